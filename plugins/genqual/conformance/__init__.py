@@ -1,0 +1,1 @@
+"""What is right: oracle, reference file, judge, envelope, faults."""

@@ -1,0 +1,1 @@
+"""What the hardware is: one file a device, enumerated without initialising it."""

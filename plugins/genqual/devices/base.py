@@ -1,0 +1,68 @@
+"""What a device must tell the pytest process. Never initialises the device and never imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from genqual.spec import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a probe found. `count` is the number of places a rank can run (cores on a CPU, cards elsewhere)."""
+
+    count: int
+    probe: str  # how we looked, as a person would repeat it: "/proc/cpuinfo", "hl-smi --query-aip=..."
+    found: str  # what the probe said, one line
+
+    @property
+    def present(self) -> bool:
+        return self.count > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where the ranks of one group run: one entry a rank in `env` and in `cores` (empty: not bound)."""
+
+    env: tuple[dict[str, str], ...]
+    cores: tuple[tuple[int, ...], ...] = ()
+    lease: tuple[str, ...] = ()  # names of what this group occupies while it computes; disjoint between groups
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareIdentity:
+    """The true hardware. `facts` is what a record keeps; `class_id` names the class without any host name.
+
+    Two hosts share `class_id` when their latencies may be compared: same device model, count installed, memory size, ISA.
+    """
+
+    device: str
+    class_id: str  # readable and stable, also a file name: "xeon-6-model-167-2c-amx-kvm"
+    facts: dict[str, Json] = field(default_factory=dict)
+
+
+class Device(Protocol):
+    """A kind of hardware. One file an implementation, registered under the entry point group `genqual.devices`."""
+
+    name: str  # the mark: xeon, cuda, hpu, xpu
+    torch_device: str  # what a rank passes to torch: cpu, cuda, hpu, xpu
+    backend: str  # torch.distributed backend: gloo, nccl, hccl, ccl
+    exclusive: bool  # True when a second process cannot open it while a group lives (Gaudi)
+    summary: str  # one line for --help
+
+    def probe(self) -> Presence:
+        """Is it here, how many, found how. Cheap, cached by the caller, never raises."""
+        ...
+
+    def identity(self) -> HardwareIdentity:
+        """The hardware of this host. Called only when present."""
+        ...
+
+    def place(self, ranks: int, cores_per_rank: int, *, taken: frozenset[str] = frozenset()) -> Placement:
+        """Where `ranks` ranks run, avoiding leases in `taken` when it can. Raises BadInput naming the count found."""
+        ...
+
+    def conditions(self) -> dict[str, Json]:
+        """What disturbs a measurement right now: load, steal, clocks, throttle reasons. Cheap; unknown is null."""
+        ...

@@ -1,0 +1,191 @@
+"""What an engine is, on both sides of the control connection. NumPy and the standard library: the pytest process reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.models.spec import ModelSpec
+from genqual.spec import Json
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """An engine as the pytest process sees it: facts, and the implementation as an entry-point string.
+
+    Registered under the entry point group `genqual.engines`; the object it names is an `EngineSpec`.
+    """
+
+    name: str
+    implementation: str  # "package.module:Class", imported in the ranks only
+    summary: str  # one line for --help and the docs
+    devices: frozenset[str]
+    dtypes: frozenset[str]
+    min_ranks: int = 1
+    max_ranks: int | None = None
+    architectures: frozenset[str] = frozenset()  # HF model_type values; empty: any
+    modules: tuple[str, ...] = ()  # what must be importable in the ranks, found without importing
+    needs_compiler: bool = False
+    lacks: tuple[tuple[str, str], ...] = ()  # (architecture, reason): upstream has no way to run it
+    options: dict[str, Json] = field(default_factory=dict)
+
+    def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
+        """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
+        if device not in self.devices:
+            return f"{self.name} runs on {', '.join(sorted(self.devices))}, not on {device}"
+        if dtype not in self.dtypes:
+            return f"{self.name} runs {', '.join(sorted(self.dtypes))}, not {dtype}"
+        if ranks < self.min_ranks or (self.max_ranks is not None and ranks > self.max_ranks):
+            most = "any number" if self.max_ranks is None else str(self.max_ranks)
+            return f"{self.name} takes {self.min_ranks} to {most} ranks, not {ranks}"
+        for name, reason in self.lacks:
+            if name == architecture:
+                return reason
+        if self.architectures and architecture not in self.architectures:
+            return f"{self.name} knows {', '.join(sorted(self.architectures))}, not {architecture}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Prompts as the model sees them: `ids` and `mask`, both (rows, length) int64, left padded, mask 1 on real tokens."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 2 or self.ids.shape != self.mask.shape or 0 in self.ids.shape:
+            raise ValueError(f"ids {self.ids.shape} and mask {self.mask.shape}: both must be (rows, length), not empty")
+        if not self.mask[:, -1].all():
+            raise ValueError("left padding only: the last column must be real tokens")
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], *, pad_id: int = 0, length: int | None = None) -> TokenBatch:
+        """Left pad `rows` to `length` (default: the longest row) with `pad_id`. Raises ValueError on an empty row."""
+        if not rows or any(len(row) == 0 for row in rows):
+            raise ValueError("a batch needs at least one row, and a row at least one token")
+        width = max(len(row) for row in rows) if length is None else length
+        if width < max(len(row) for row in rows):
+            raise ValueError(f"length {width} is shorter than the longest row, {max(len(row) for row in rows)}")
+        ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = row
+            mask[index, width - len(row) :] = 1
+        return cls(ids, mask)
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The real tokens of each row, padding removed."""
+        return [
+            [int(t) for t, m in zip(ids, mask, strict=True) if m] for ids, mask in zip(self.ids, self.mask, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a rank must load. `device` is torch's name; `cores` the CPUs this rank may use (empty: not bound)."""
+
+    model: ModelSpec
+    dtype: str
+    device: str
+    rank: int
+    world_size: int
+    local_rank: int
+    local_size: int
+    threads: int
+    options: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What loading gave on one rank: seconds, bytes of weights held by this rank, vocabulary and position limit."""
+
+    load_s: float
+    weight_bytes: int
+    parameters: int
+    vocabulary: int
+    max_positions: int | None  # None: no hard limit (ALiBi)
+    kv_bytes_per_token: int  # of one row, on this rank
+    weight_hash: str  # of what this rank holds; compared after a failure, to know that nothing was mutated
+    phases: dict[str, float] = field(default_factory=dict)  # seconds by phase: import, read, shard, compile
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A greedy run on one rank. Times are seconds on the rank's monotonic clock, synchronised on the device.
+
+    `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens were
+    on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the process.
+    """
+
+    tokens: NDArray[np.int64]
+    step_s: NDArray[np.float64]
+    wall_s: float
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Statistics of the logits at each forced step, computed in float64 on the rank's CPU, never on the device under test.
+
+    `projections` (steps, rows, 256) float32, see `engines.projection`; `top_ids` and `top_logits` (steps, rows, 16), best first;
+    `logsumexp`, `forced_logit` (steps, rows) float64; `finite` (steps, rows) bool; `logits` (steps, rows, vocabulary) float32
+    only when asked for, else None. Where a row's logits are not finite its other statistics are zero and mean nothing.
+    """
+
+    projections: NDArray[np.float32]
+    top_ids: NDArray[np.int64]
+    top_logits: NDArray[np.float64]
+    logsumexp: NDArray[np.float64]
+    forced_logit: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    logits: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one rank: `peak` since the last reset, `current`, and how they were read."""
+
+    peak: int
+    current: int
+    source: str  # "VmHWM of /proc/self/status", "torch.cuda.max_memory_allocated"
+
+
+class Engine(Protocol):
+    """A way to run a model on a device. Lives in a rank; every method is collective, called by all ranks in the same order.
+
+    Raises Unsupported (with upstream's reason) or OutOfMemory where that is the outcome; anything else is a fault.
+    """
+
+    model: Any  # torch.nn.Module of this rank; what faults are injected into
+
+    def load(self, request: LoadRequest) -> Loaded: ...
+
+    def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
+        """Greedy, exactly `new_tokens` a row (no early stop), no hook between steps: the timed path."""
+        ...
+
+    def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
+        """Force `forced` (rows, steps) through the same decode loop as `generate`, recording before each choice."""
+        ...
+
+    def score_prefill(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
+        """The same statistics from one pass over prompt + forced, without any cache."""
+        ...
+
+    def between_steps(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` between decode steps of later `generate` calls (None: stop). Raises Unsupported."""
+        ...
+
+    def memory(self, *, reset: bool = False) -> Memory: ...
+
+    def weight_hash(self) -> str: ...
+
+    def inspect(self) -> dict[str, Json]:
+        """Which kernels, shards and settings really run: evidence for the record and for tests."""
+        ...

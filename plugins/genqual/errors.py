@@ -1,0 +1,26 @@
+"""The ways genqual says no. Imports nothing, so every room may raise them.
+
+Each message is one paragraph for the person who runs the suite: the value at fault, why, and the next step.
+"""
+
+from __future__ import annotations
+
+
+class GenqualError(Exception):
+    """Base of every error that a user can cause or mend; the message is shown without a traceback."""
+
+
+class BadInput(GenqualError):
+    """An option, path or file is wrong. The plugin turns it into `pytest.UsageError` (exit code 4)."""
+
+
+class Unsupported(GenqualError):
+    """This engine cannot do this here, and the message says why. A status of its own: no failure, no silent skip."""
+
+
+class OutOfMemory(GenqualError):
+    """The device or host memory limit was met while loading or generating. An outcome, not an accident."""
+
+
+class EngineFailed(GenqualError):
+    """Every rank raised, in step, so the group is still usable; the message carries the earliest traceback."""

@@ -1,0 +1,1 @@
+"""What is run: models built from integers, real checkpoints, prompt sets."""

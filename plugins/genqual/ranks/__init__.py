@@ -1,0 +1,1 @@
+"""Where it runs: launch, pool of live groups, rank worker, channel, deadlines."""

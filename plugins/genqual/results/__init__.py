@@ -1,0 +1,1 @@
+"""What is kept: record, spool, sinks, compare, summary."""

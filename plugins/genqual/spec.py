@@ -1,0 +1,77 @@
+"""The words that every room shares: dtype, workload, case. Pure: the standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from genqual.errors import BadInput
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What `json.dumps` accepts; NaN and infinity are never written, a null and a status stand in their place."""
+
+Dtype = Literal["fp32", "bf16", "fp16"]
+DTYPES: Final[tuple[str, ...]] = get_args(Dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is asked of a model: `batch` rows of `input_length` real tokens, `new_tokens` more for each."""
+
+    batch: int
+    input_length: int
+    new_tokens: int
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value < 1:
+                raise BadInput(f"{name} {value}: must be at least 1")
+
+    @property
+    def id(self) -> str:
+        """Short and stable, as it stands in a test id: `b1-i128-n32`."""
+        return f"b{self.batch}-i{self.input_length}-n{self.new_tokens}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One way of running one model on one device; a rank group is started for it and lives across tests.
+
+    `engine` and `device` are registered names; `model` is an embedded name, a fetched name, a directory, a GGUF file
+    or a hub id; `cores_per_rank` is read on CPU devices only (0 lets the device divide what it has).
+    """
+
+    device: str
+    engine: str
+    model: str
+    dtype: str
+    ranks: int = 1
+    cores_per_rank: int = 1
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise BadInput(f"dtype {self.dtype!r}: genqual knows {', '.join(DTYPES)}")
+        if self.ranks < 1:
+            raise BadInput(f"ranks {self.ranks}: must be at least 1")
+        if self.cores_per_rank < 0:
+            raise BadInput(f"cores_per_rank {self.cores_per_rank}: must be 0 (let the device decide) or more")
+
+    @property
+    def id(self) -> str:
+        """As it stands in a test id: `xeon-deepspeed-inference-tp2-bloom-tiny-bf16`. Never a key of baselines."""
+        ranks = f"-tp{self.ranks}" if self.ranks > 1 else ""
+        model = self.model.rstrip("/").rsplit("/", 1)[-1]
+        return f"{self.device}-{self.engine}{ranks}-{model}-{self.dtype}"
+
+    def __str__(self) -> str:
+        return self.id
+
+    def as_json(self) -> dict[str, Json]:
+        """Plain data for a record or for the wire."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, object]) -> Case:
+        """The inverse of `as_json`. Raises TypeError on unknown fields."""
+        return cls(**data)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""What is checked; reads like a specification."""

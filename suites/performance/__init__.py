@@ -1,0 +1,1 @@
+"""Is it fast enough: one item a metric."""

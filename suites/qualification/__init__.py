@@ -1,0 +1,1 @@
+"""Does it stay so: soak, repeatability, faults."""
