@@ -34,7 +34,7 @@ class Placement:
 class HardwareIdentity:
     """The true hardware. `facts` is what a record keeps; `class_id` names the class without any host name.
 
-    Two hosts share `class_id` when their latencies may be compared: same device model, count installed, memory size, ISA.
+    Two hosts share `class_id` when their latencies may be compared: same device model, count, memory size and ISA.
     """
 
     device: str

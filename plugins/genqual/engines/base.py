@@ -1,4 +1,4 @@
-"""What an engine is, on both sides of the control connection. NumPy and the standard library: the pytest process reads it."""
+"""What an engine is, on both sides of the control connection. No torch: the pytest process reads it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Prompts as the model sees them: `ids` and `mask`, both (rows, length) int64, left padded, mask 1 on real tokens."""
+    """Prompts as a model sees them: `ids`, `mask` (rows, length) int64, left padded, mask 1 on real tokens."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
@@ -119,8 +119,8 @@ class Loaded:
 class Generated:
     """A greedy run on one rank. Times are seconds on the rank's monotonic clock, synchronised on the device.
 
-    `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens were
-    on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the process.
+    `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens
+    were on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the process.
     """
 
     tokens: NDArray[np.int64]
@@ -131,11 +131,12 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Statistics of the logits at each forced step, computed in float64 on the rank's CPU, never on the device under test.
+    """Statistics of the logits at each forced step, in float64 on the rank's CPU, never on the device under test.
 
-    `projections` (steps, rows, 256) float32, see `engines.projection`; `top_ids` and `top_logits` (steps, rows, 16), best first;
-    `logsumexp`, `forced_logit` (steps, rows) float64; `finite` (steps, rows) bool; `logits` (steps, rows, vocabulary) float32
-    only when asked for, else None. Where a row's logits are not finite its other statistics are zero and mean nothing.
+    `projections` (steps, rows, 256) float32, see `engines.projection`; `top_ids` and `top_logits` (steps, rows, 16),
+    best first; `logsumexp`, `forced_logit` (steps, rows) float64; `finite` (steps, rows) bool; `logits` (steps, rows,
+    vocabulary) float32 only when asked for, else None. Where a row's logits are not finite its other statistics are
+    zero and mean nothing.
     """
 
     projections: NDArray[np.float32]
@@ -157,7 +158,7 @@ class Memory:
 
 
 class Engine(Protocol):
-    """A way to run a model on a device. Lives in a rank; every method is collective, called by all ranks in the same order.
+    """A way to run a model on a device. Lives in a rank; every method is collective, called by all in the same order.
 
     Raises Unsupported (with upstream's reason) or OutOfMemory where that is the outcome; anything else is a fault.
     """
