@@ -120,7 +120,7 @@ class Generated:
     """A greedy run on one rank. Times are seconds on the rank's monotonic clock, synchronised on the device.
 
     `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens
-    were on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the process.
+    were on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the rank.
     """
 
     tokens: NDArray[np.int64]

@@ -1,0 +1,39 @@
+"""The marks, and which devices a `-m` expression names. Pure but for pytest's own expression parser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import pytest
+
+SUITES: Final = {
+    "conformance": "conformance(chapter): is it right",
+    "performance": "performance(chapter): is it fast enough; runs with --benchmark",
+    "qualification": "qualification(chapter): does it stay so",
+    "genqual_unsupported": "genqual_unsupported(reason): set by the plugin on cases that an engine cannot run",
+    "heavy": "heavy: JIT builds, real models or minutes of work; has a tox environment of its own",
+}
+
+
+def register(config: pytest.Config, devices: Iterable[tuple[str, str]]) -> None:
+    """Declare the marks: one a suite, one a device (name, summary)."""
+    for line in SUITES.values():
+        config.addinivalue_line("markers", line)
+    for name, summary in devices:
+        config.addinivalue_line("markers", f"{name}: {summary}")
+
+
+def named(markexpr: str, devices: Iterable[str]) -> frozenset[str]:
+    """The devices that `markexpr` asks for: `xeon`, `hpu and conformance`, but not the one in `not hpu`.
+
+    A device counts when its word stands in the expression and the expression is true of an item that has this device's
+    mark, whichever suite the item is of, and the word is not only ruled out.
+    """
+    words = set(re.findall(r"\w+", markexpr))
+    return frozenset(name for name in devices if name in words and not _ruled_out(markexpr, name))
+
+
+def _ruled_out(markexpr: str, name: str) -> bool:
+    return len(re.findall(rf"\b{name}\b", markexpr)) == len(re.findall(rf"\bnot\s+\(?\s*{name}\b", markexpr))

@@ -1,0 +1,192 @@
+"""The suite's command line: what each option accepts, checked where it is read. No device, git or network is touched."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from genqual.spec import DTYPES
+
+DEFAULT_UPLOAD = "sqlite:///.genqual/results.db"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A comma-separated list of names, at least one, in the order given."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing; give one name or several, with commas between")
+    return names
+
+
+def _counts(what: str) -> Callable[[str], tuple[int, ...]]:
+    """A parser for comma-separated whole numbers of at least 1."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            counts = tuple(int(part) for part in _names(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}; give for example 1,8,32") from None
+        if min(counts) < 1:
+            raise argparse.ArgumentTypeError(f"{min(counts)} cannot be a {what}; the smallest is 1")
+        return counts
+
+    return parse
+
+
+def _count(what: str) -> Callable[[str], int]:
+    """A parser for one whole number of at least 1."""
+
+    def parse(text: str) -> int:
+        counts = _counts(what)(text)
+        if len(counts) != 1:
+            raise argparse.ArgumentTypeError(f"{text!r}: give one {what}")
+        return counts[0]
+
+    return parse
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    for name in _names(text):
+        if name not in DTYPES:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a dtype that genqual knows: {', '.join(DTYPES)}")
+    return _names(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, parsed. Empty tuples and None mean: as the profile says."""
+
+    profile: str = "embedded"
+    benchmark: bool = False
+    engines: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    ranks: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+    input_lengths: tuple[int, ...] = ()
+    new_tokens: int | None = None
+    prompts: str | None = None
+    references: str | None = None
+    uploads: tuple[str, ...] = field(default=())
+    require_upload: bool = False
+    allow_absent: bool = False
+    gate: bool = False
+    launcher: str = "torchrun"
+    state_dir: str = ".genqual"
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> Options:
+        """Read the options from pytest's configuration."""
+        get = config.getoption
+        uploads: list[str] = get("genqual_upload") or [os.environ.get("GENQUAL_UPLOAD", DEFAULT_UPLOAD)]
+        return cls(
+            profile=get("genqual_profile"),
+            benchmark=get("genqual_benchmark"),
+            engines=get("genqual_engine") or (),
+            models=get("genqual_model") or (),
+            dtypes=get("genqual_dtype") or (),
+            ranks=get("genqual_ranks") or (),
+            batch_sizes=get("genqual_batch_sizes") or (),
+            input_lengths=get("genqual_input_lengths") or (),
+            new_tokens=get("genqual_new_tokens"),
+            prompts=get("genqual_prompts"),
+            references=get("genqual_references"),
+            uploads=() if get("genqual_no_upload") else tuple(uploads),
+            require_upload=get("genqual_require_upload"),
+            allow_absent=get("genqual_allow_absent"),
+            gate=get("genqual_gate"),
+            launcher=get("genqual_launcher"),
+            state_dir=get("genqual_state_dir"),
+        )
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the options in a group of their own in `pytest --help`."""
+    group = parser.getgroup("genqual", "qualify hardware and engines for LLM text generation (genqual)")
+    add = group.addoption
+    add("--benchmark", dest="genqual_benchmark", action="store_true", help="run the performance suites too")
+    add(
+        "--profile",
+        dest="genqual_profile",
+        default="embedded",
+        metavar="NAME|FILE",
+        help="what to run: a profile that genqual ships (embedded, realistic, ...) or a TOML file; default: %(default)s",
+    )
+    add("--engine", dest="genqual_engine", type=_names, metavar="NAMES", help="engines, for example transformers")
+    add(
+        "--model",
+        dest="genqual_model",
+        type=_names,
+        metavar="NAMES",
+        help="models: an embedded or fetched name (see `genqual models list`), a directory, a .gguf file or a hub id",
+    )
+    add("--dtype", dest="genqual_dtype", type=_dtypes, metavar="NAMES", help=f"any of {', '.join(DTYPES)}")
+    add("--ranks", dest="genqual_ranks", type=_counts("rank count"), metavar="COUNTS", help="ranks a group: 1,2,8")
+    add(
+        "--batch-sizes",
+        dest="genqual_batch_sizes",
+        type=_counts("batch size"),
+        metavar="SIZES",
+        help="rows generated at once, of the performance suites: 1,4,16",
+    )
+    add(
+        "--input-lengths",
+        dest="genqual_input_lengths",
+        type=_counts("input length"),
+        metavar="LENGTHS",
+        help="input tokens a row, of the performance suites: 32,128",
+    )
+    add(
+        "--new-tokens",
+        dest="genqual_new_tokens",
+        type=_count("count of new tokens"),
+        metavar="N",
+        help="tokens generated a row, of the performance suites and of --prompts",
+    )
+    add(
+        "--prompts",
+        dest="genqual_prompts",
+        metavar="SOURCE",
+        help="dataset mode: FILE.jsonl, FILE.txt or FILE.csv, each with an optional :column, or a `datasets` name; every"
+        " prompt is generated from, in order, and the pairs are kept (an interrupted run resumes)",
+    )
+    add("--references", dest="genqual_references", metavar="DIR", help="look here first for oracle references")
+    add(
+        "--upload",
+        dest="genqual_upload",
+        action="append",
+        metavar="URL",
+        help=f"where records go after they are spooled; may be repeated; default: $GENQUAL_UPLOAD or {DEFAULT_UPLOAD}",
+    )
+    add("--no-upload", dest="genqual_no_upload", action="store_true", help="spool records, send them nowhere")
+    add("--require-upload", dest="genqual_require_upload", action="store_true", help="a failed upload fails the run")
+    add(
+        "--allow-absent",
+        dest="genqual_allow_absent",
+        action="store_true",
+        help="a device named in -m may be absent; without this, a run that judged nothing on it ends non-zero",
+    )
+    add(
+        "--gate",
+        dest="genqual_gate",
+        action="store_true",
+        help="for a CI: INCONCLUSIVE, NO BASELINE and NO REFERENCE fail",
+    )
+    add(
+        "--launcher",
+        dest="genqual_launcher",
+        default="torchrun",
+        metavar="NAME",
+        help="what starts the ranks; default: %(default)s",
+    )
+    add(
+        "--state-dir",
+        dest="genqual_state_dir",
+        default=".genqual",
+        metavar="DIR",
+        help="spool, logs and generated pairs; default: %(default)s",
+    )

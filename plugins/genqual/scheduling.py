@@ -1,0 +1,29 @@
+"""Distribute tests over xdist workers by case, so that a rank group is started once. Imported only when xdist runs.
+
+`--dist loadgroup` would do, but with pytest 9.2 and xdist 3.8 it silently stops grouping: xdist renames nodes through an
+attribute that pytest's nodes no longer have. A scope read from the node id needs no renaming.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from xdist.scheduler.loadscope import LoadScopeScheduling
+
+from genqual.spec import DTYPES
+
+_CASE: Final = re.compile(rf"\[(.*?-(?:{'|'.join(DTYPES)}))(?=[-\]])")
+
+
+def scope_of(nodeid: str) -> str:
+    """The case in a node id; a test without one is a scope of its own."""
+    found = _CASE.search(nodeid)
+    return found.group(1) if found else nodeid
+
+
+class CaseScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """xdist's scope scheduling, with the case as the scope."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope_of(nodeid)
