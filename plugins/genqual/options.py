@@ -1,4 +1,4 @@
-"""The suite's command line: what each option accepts, checked where it is read. No device, git or network is touched."""
+"""The suite's command line: what each option accepts, checked where it is read. No device or network is touched."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def add_options(parser: pytest.Parser) -> None:
         dest="genqual_profile",
         default="embedded",
         metavar="NAME|FILE",
-        help="what to run: a profile that genqual ships (embedded, realistic, ...) or a TOML file; default: %(default)s",
+        help="what to run: a profile that genqual ships (embedded, realistic) or a TOML file; default: %(default)s",
     )
     add("--engine", dest="genqual_engine", type=_names, metavar="NAMES", help="engines, for example transformers")
     add(
@@ -151,8 +151,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--prompts",
         dest="genqual_prompts",
         metavar="SOURCE",
-        help="dataset mode: FILE.jsonl, FILE.txt or FILE.csv, each with an optional :column, or a `datasets` name; every"
-        " prompt is generated from, in order, and the pairs are kept (an interrupted run resumes)",
+        help="dataset mode: FILE.jsonl, FILE.txt or FILE.csv, each with an optional :column, or a `datasets` name;"
+        " every prompt is generated from, in order, and the pairs are kept (an interrupted run resumes)",
     )
     add("--references", dest="genqual_references", metavar="DIR", help="look here first for oracle references")
     add(

@@ -9,7 +9,7 @@ from genqual.errors import BadInput
 
 
 def data_dir(name: str) -> Path:
-    """The directory `baselines`, `suites` or `fixtures` that came with this genqual. Raises BadInput when it did not."""
+    """The directory `baselines`, `suites` or `fixtures` that came with this genqual. Raises BadInput if it did not."""
     for root in genqual.__path__:
         found = Path(root) / name
         if found.is_dir():

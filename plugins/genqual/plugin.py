@@ -1,11 +1,33 @@
-"""The only module with pytest hooks."""
+"""The only module with pytest hooks. It wires rooms together and decides nothing: verdicts are test outcomes."""
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
 from genqual import markers
-from genqual.options import add_options
+from genqual.devices.registry import devices
+from genqual.errors import GenqualError
+from genqual.options import Options, add_options
+from genqual.reporting import Tally, summarise
+from genqual.run import RUN, Run
+from genqual.selection import Selection
+
+_SELECTION = pytest.StashKey[Selection]()
+_TALLY = pytest.StashKey[Tally]()
+
+
+class _Reports:
+    """Hands every report to the tally; the hook itself is not told which session it belongs to."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count what was judged; under xdist the controller sees every worker's reports."""
+        self._tally.add(report)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,5 +36,117 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks."""
-    markers.register(config, ())
+    """Read the options; probe nothing yet."""
+    markers.register(config, ((device.name, device.summary) for device in devices().values()))
+    selection = Selection(Options.of(config), config.getoption("markexpr") or "")
+    config.stash[_SELECTION] = selection
+    config.stash[_TALLY] = Tally(selection)
+    config.pluginmanager.register(_Reports(config.stash[_TALLY]), "genqual-reports")
+    config.stash[RUN] = Run.of(config, selection)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a suite's tests their cases and workloads. A case is session-scoped, so that a rank group starts once."""
+    if "case" not in metafunc.fixturenames:
+        return
+    selection = metafunc.config.stash[_SELECTION]
+    mark = next(mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES)
+    try:
+        plan = selection.plan(mark.name).of_ranks(mark.kwargs.get("min_ranks", 1))
+        workloads = selection.workloads()
+    except GenqualError as error:
+        # An exception here would be a collection error with our traceback; collection is ended properly in modifyitems.
+        selection.error, plan, workloads = error, None, []
+    cases: list[Any] = []
+    if plan is not None:
+        cases = [pytest.param(case, marks=getattr(pytest.mark, case.device), id=case.id) for case in plan.cases]
+        cases += [
+            pytest.param(
+                case,
+                marks=[getattr(pytest.mark, case.device), pytest.mark.genqual_unsupported(reason)],
+                id=case.id,
+            )
+            for case, reason in plan.left_out
+        ]
+    metafunc.parametrize("case", cases, scope="session")
+    if "workload" in metafunc.fixturenames:
+        workloads = workloads[: mark.kwargs.get("workloads")]
+        metafunc.parametrize("workload", workloads, ids=[w.id for w in workloads], scope="function")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End a run whose options cannot be met, and leave the performance suites out without `--benchmark`."""
+    selection = config.stash[_SELECTION]
+    if selection.error is not None:
+        raise pytest.UsageError(str(selection.error))
+    if selection.options.benchmark:
+        return
+    timed = [item for item in items if item.get_closest_marker("performance")]
+    if timed:
+        items[:] = [item for item in items if not item.get_closest_marker("performance")]
+        config.hook.pytest_deselected(items=timed)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a case whose device is absent, with what the probe found, or whose engine cannot run it, with its reason."""
+    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    if case is None:
+        return
+    item.user_properties.append(("genqual_device", case.device))
+    found = item.config.stash[_SELECTION].presence(case.device)
+    if not found.present:
+        pytest.skip(f"{case.device} is absent: {found.probe} found {found.found}")
+    unsupported = item.get_closest_marker("genqual_unsupported")
+    if unsupported is not None:
+        item.config.stash[RUN].unsupported(case, str(unsupported.args[0]))
+        pytest.skip(f"unsupported: {unsupported.args[0]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_teststatus(
+    report: pytest.TestReport, config: pytest.Config
+) -> Generator[None, tuple[str, str, Any], tuple[str, str, Any]]:
+    """Show a verdict that is neither pass nor fail under its own name."""
+    status = yield
+    return config.stash[_TALLY].status(report) or status
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show the tables; the verdicts were given by the tests."""
+    summarise(terminalreporter, config.stash[RUN], config.stash[_TALLY])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Stop every rank, send the records, and end non-zero when a named device was not judged."""
+    config = session.config
+    run, tally = config.stash[RUN], config.stash[_TALLY]
+    run.close()
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    run.push()
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = tally.exit_status(run, exitstatus)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the ranks of a session that ended before its finish."""
+    if RUN in config.stash:
+        config.stash[RUN].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell an xdist worker which run it belongs to."""
+    node.workerinput["genqual_run"] = node.config.stash[RUN].id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Distribute by case unless the user chose a distribution; otherwise each worker would start each group."""
+    if config.getvalue("dist") != "load":
+        return None
+    from genqual.scheduling import CaseScheduling
+
+    return CaseScheduling(config, log)

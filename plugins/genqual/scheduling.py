@@ -1,7 +1,7 @@
 """Distribute tests over xdist workers by case, so that a rank group is started once. Imported only when xdist runs.
 
-`--dist loadgroup` would do, but with pytest 9.2 and xdist 3.8 it silently stops grouping: xdist renames nodes through an
-attribute that pytest's nodes no longer have. A scope read from the node id needs no renaming.
+`--dist loadgroup` would do, but with pytest 9.2 and xdist 3.8 it silently stops grouping: xdist renames nodes through
+an attribute that pytest's nodes no longer have. A scope read from the node id needs no renaming.
 """
 
 from __future__ import annotations

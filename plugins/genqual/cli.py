@@ -1,0 +1,88 @@
+"""The `genqual` command: names its subcommands, imports one only when it is used. No torch, device or network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, cast
+
+import click
+
+import genqual as package
+from genqual.errors import GenqualError
+
+USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
+    "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
+    "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
+    "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
+    "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),
+}
+"""Subcommand -> where it is, and the line that `--help` shows without importing it."""
+
+_EPILOG = """\b
+A first run, on this machine:
+  genqual doctor
+  pytest -m xeon --benchmark
+  genqual compare .genqual/results.db other.db
+
+The suite itself is pytest; `pytest --help` lists its options under "genqual".
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are strings until one is called, so that help is fast and none can break another's."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        try:
+            return cast("click.Command", getattr(import_module(module), name))
+        except ImportError as error:
+            raise GenqualError(
+                f"this installation cannot run `genqual {cmd_name}` ({error}). Reinstall genqual, with the extra that"
+                " holds what is missing"
+            ) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, name="genqual", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package.__version__, prog_name="genqual")
+def genqual() -> None:
+    """Qualify hardware and engines for LLM text generation: is it right, and is it slower?
+
+    The tests are run by pytest (`pytest -m xeon --benchmark`); this command does what comes before and after a run.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 1 it failed, 4 the command line or a file that it names is wrong."""
+    try:
+        code = genqual.main(args=arguments, prog_name="genqual", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = USAGE_ERROR
+    except click.ClickException as error:
+        error.show()
+        code = 1
+    except GenqualError as error:
+        click.echo(f"genqual: {error}", err=True)
+        code = USAGE_ERROR
+    except click.Abort:
+        click.echo("genqual: interrupted", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""`genqual reference MODEL`: what the oracle says of a model, and what honest runs of each dtype read against it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from genqual.conformance import reference as references
+from genqual.conformance import reference_file
+from genqual.conformance.oracle import oracle_for
+from genqual.conformance.reference import Reference
+from genqual.devices.registry import devices
+from genqual.engines.base import Scores, TokenBatch
+from genqual.engines.registry import engine
+from genqual.errors import BadInput, Unsupported
+from genqual.models import weights
+from genqual.models.prompts import prompt_set, token_rows
+from genqual.models.registry import cache_dir, resolve
+from genqual.models.spec import ModelSpec
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import Case
+
+# Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
+ATTENTION = ("eager", "sdpa")
+MOST_PROMPT_TOKENS = 64
+
+
+@click.command("reference")
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to write to. [default: the cache's references]")
+@click.option("--prompts", default="bloom", show_default=True, help="Prompt set: bloom, languages or code.")
+@click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Greedy tokens a prompt.")
+@click.option(
+    "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure an envelope of; '' for none."
+)
+@click.option("--reason", help="Why an existing reference that says something else is replaced; kept in its history.")
+def reference(model: str, out: Path | None, prompts: str, steps: int, schemes: str, reason: str | None) -> None:
+    """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
+
+    Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test. An existing
+    reference that differs is overwritten only with --reason.
+    """
+    spec = resolve(model)
+    target = (out or cache_dir() / "references") / spec.name
+    say(f"{spec.name}: reading the weights")
+    sha256 = weights.sha256(spec)
+    rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
+    say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
+    made = references.make(
+        spec.name, sha256, oracle_for(weights.config(spec), weights.read(spec)), rows, steps, facts={"prompts": prompts}
+    )
+    for scheme in filter(None, (part.strip() for part in schemes.split(","))):
+        made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme))
+        say(f"{spec.name}: honest {scheme} reads nrms {made.envelopes[scheme].nrms:.3g}")
+    reference_file.write(made, target, reason=reason)
+    distinct = len(np.unique(made.tokens))
+    say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+    """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
+
+    Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
+    row. All are honest, and none is the device under test.
+    """
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
+    batch = TokenBatch.of(made.prompts)
+    found = {}
+    for attention in ATTENTION:
+        say(f"{spec.name}: honest {scheme} runs with {attention} attention")
+        with cpu_generator(spec, scheme, attention) as generator:
+            try:
+                found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
+            except Unsupported as reason:
+                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                continue
+            found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
+            rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
+            found[f"{versions} {attention} row by row"] = side_by_side(rows)
+    return found
+
+
+def side_by_side(rows: Sequence[Scores]) -> Scores:
+    """The statistics of several runs of the same steps, as one batch."""
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(row, name) for row in rows], axis=1)
+
+    names = ("projections", "top_ids", "top_logits", "logsumexp", "forced_logit", "finite")
+    return Scores(**{name: joined(name) for name in names})
+
+
+@contextmanager
+def cpu_generator(spec: ModelSpec, dtype: str, attention: str) -> Iterator[Generator]:
+    """One rank of plain transformers on the CPU, ended afterwards."""
+    device, eager = devices()["xeon"], engine("transformers")
+    presence = device.probe()
+    if not presence.present:
+        raise BadInput(
+            f"envelopes are measured on a Xeon, and {presence.probe} found {presence.found}; make the reference with "
+            "--schemes '' (fp32 verdicts only), or on a host that has one"
+        )
+    case = Case("xeon", eager.name, spec.name, dtype)
+    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
+        pool = Pool(1, progress=say)
+        plan = GroupPlan(
+            case=case,
+            implementation=eager.implementation,
+            model=spec,
+            placement=device.place(1, 1),
+            torch_device=device.torch_device,
+            backend=device.backend,
+            logs=Path(logs),
+            options={**eager.options, "attn_implementation": attention},
+        )
+        try:
+            yield Generator(pool, plan)
+        finally:
+            pool.close_all()
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr, so that stdout stays for results."""
+    click.echo(text, err=True)

@@ -1,0 +1,100 @@
+"""What an honest run of a dtype reads, measured on emulations and never on the device under test. Pure: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.conformance.oracle_core import F64
+from genqual.engines.base import Scores
+from genqual.errors import BadInput
+
+# nrms in units of the dtype's rounding (2^-9, 2^-12) read 6 to 13 on honest llama, bloom and SmolLM2, 3 to 30 layers.
+ASSUMED_NRMS: Final[Mapping[str, float]] = {"bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
+
+# Honest runs of one scheme read within 1.12 of each other; further apart, one of them is not honest.
+AGREEMENT: Final = 1.25
+
+# The worst (step, row) of an honest run reads up to 3 times the median one. A bad one must be found here: among 40 rows
+# it raises sigma so far that 8 sigma would excuse it.
+OUTLIER: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """The error that honest runs of one scheme show against the oracle.
+
+    `nrms` pooled, the largest of the runs; `sigma` (steps,) logit units: RMS error at the step over rows and
+    vocabulary, the largest of the runs; `errors` (runs, steps, rows) logit units: what both are made of; `honest_runs`
+    says what was run, one name with its software versions a run.
+    """
+
+    nrms: float
+    sigma: F64
+    errors: F64
+    honest_runs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.errors.ndim != 3 or self.errors.shape[:2] != (len(self.honest_runs), len(self.sigma)):
+            raise ValueError(
+                f"errors {self.errors.shape} is not (runs, steps, rows): {len(self.honest_runs)} runs, "
+                f"{len(self.sigma)} steps"
+            )
+        if not (np.isfinite(self.nrms) and self.nrms > 0 and np.isfinite(self.sigma).all() and (self.sigma > 0).all()):
+            raise ValueError(f"an envelope is finite and above zero; nrms {self.nrms}, sigma {self.sigma}")
+
+    def select(self, spread: F64, rows: slice | list[int], steps: int) -> Envelope:
+        """Of some rows and the first `steps`; `spread` (steps, rows) is the oracle's, already selected.
+
+        nrms is that of the selection (single rows read 0.7 to 1.2 of the whole); sigma stays pooled over all rows.
+        """
+        errors = self.errors[:, :steps][:, :, rows]
+        return Envelope(_pooled(errors, spread), self.sigma[:steps], errors, self.honest_runs)
+
+
+def cell_errors(got: NDArray[np.float32], want: NDArray[np.float32]) -> F64:
+    """RMS centred error (steps, rows), logit units, of projections `got` against `want`, both (steps, rows, 256)."""
+    difference = got.astype(np.float64) - want.astype(np.float64)
+    return np.asarray(np.sqrt((difference * difference).mean(axis=-1)), dtype=np.float64)
+
+
+def measure(projections: NDArray[np.float32], spread: F64, honest: Mapping[str, Scores]) -> Envelope:
+    """The envelope of `honest` runs, teacher forced on the reference whose `projections` and `spread` are given.
+
+    Raises BadInput when there is no run, a run has another shape, is not finite or exact to the bit, or when runs
+    disagree by more than a quarter, or when one cell of a run stands out.
+    """
+    if not honest:
+        raise BadInput("an envelope needs at least one honest run; two that differ in kernels or cache are wanted")
+    for name, scores in honest.items():
+        if scores.projections.shape != projections.shape or not (
+            scores.finite.all() and np.isfinite(scores.projections).all()
+        ):
+            raise BadInput(
+                f"honest run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
+                f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
+            )
+    errors = np.stack([cell_errors(scores.projections, projections) for scores in honest.values()])
+    each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(honest)}
+    if min(each.values()) <= 0 or max(each.values()) > AGREEMENT * min(each.values()):
+        raise BadInput(
+            f"honest runs read nrms {', '.join(f'{name}: {value:.3g}' for name, value in each.items())}: more than "
+            f"{AGREEMENT} apart (or no error at all), so one of them is not an honest run of this scheme; drop it"
+        )
+    for name, cells in zip(honest, errors, strict=True):
+        if cells.max() > OUTLIER * np.median(cells):
+            step, row = (int(i) for i in np.unravel_index(int(cells.argmax()), cells.shape))
+            raise BadInput(
+                f"honest run {name!r} is off by {cells[step, row]:.3g} at step {step} of prompt {row}, in the median "
+                f"by {np.median(cells):.3g}: a fault there would widen the envelope for everyone; drop this run"
+            )
+    sigma = np.sqrt((errors * errors).mean(axis=2)).max(axis=0)
+    return Envelope(max(each.values()), sigma, errors, tuple(honest))
+
+
+def _pooled(errors: F64, spread: F64) -> float:
+    return float(np.sqrt((errors * errors).mean(axis=(1, 2)).max() / (spread * spread).mean()))

@@ -1,0 +1,109 @@
+"""Judge a run by itself: what holds of any model, with no oracle and no second run. Pure: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from genqual.conformance.judgement import Judgement, lane_of
+from genqual.conformance.oracle_core import I64
+from genqual.engines.base import Scores
+
+
+def judge_finite(scores: Scores, *, dtype: str) -> Judgement:
+    """Judge whether every logit of every row and step is finite, those of padded rows included."""
+    cells = scores.finite.size
+    bad = np.argwhere(~scores.finite)
+    if not len(bad):
+        return _own("pass", dtype, f"All logits are finite at {cells} choices.", cells)
+    step, row = (int(i) for i in bad[0])
+    text = f"Logits are not finite in {len(bad)} of {cells} choices, first at step {step} of prompt {row}."
+    return _own("fail", dtype, text, cells, worst=(step, row))
+
+
+def judge_choice(tokens: I64, scores: Scores, *, dtype: str) -> Judgement:
+    """Judge whether each of `tokens` (rows, steps) has the highest logit of `scores`, forced on these very tokens.
+
+    Equal logits are equal choices: a dtype of eight bits ties often, and which of two equals wins is nobody's fault.
+    """
+    chosen = np.asarray(tokens.T)
+    if chosen.shape != scores.finite.shape:
+        text = f"{chosen.shape} tokens (steps x prompts) were chosen, {scores.finite.shape} were scored."
+        return _own("fail", dtype, text, chosen.size, tier="tokens")
+    best = scores.top_logits[..., 0]
+    wrong = ~scores.finite | (scores.forced_logit < best)
+    if not wrong.any():
+        return _own("pass", dtype, f"Each of {chosen.size} tokens has the highest logit.", chosen.size, tier="tokens")
+    step, row = (int(i) for i in np.argwhere(wrong)[0])
+    text = (
+        f"Step {step} of prompt {row} chose {chosen[step, row]}, but its own logits favour "
+        f"{scores.top_ids[step, row, 0]} by {best[step, row] - scores.forced_logit[step, row]:.4g} "
+        f"({int(wrong.sum())} of {chosen.size} choices)."
+    )
+    return _own("fail", dtype, text, chosen.size, tier="tokens", worst=(step, row), flips=int(wrong.sum()))
+
+
+def judge_agreement(tokens: Sequence[I64], *, dtype: str) -> Judgement:
+    """Judge whether all ranks chose the same `tokens` (rows, steps), one array a rank; at least two ranks."""
+    if len(tokens) < 2:
+        raise ValueError(f"{len(tokens)} rank cannot disagree; this property needs two")
+    for rank, other in enumerate(tokens[1:], start=1):
+        differs = np.argwhere(other != tokens[0])
+        if len(differs):
+            row, step = (int(i) for i in differs[0])
+            text = (
+                f"Rank {rank} chose {other[row, step]} at step {step} of prompt {row}, rank 0 chose "
+                f"{tokens[0][row, step]}: the ranks went on with different texts."
+            )
+            return _own("fail", dtype, text, other.size, tier="tokens", worst=(step, row), flips=len(differs))
+    text = f"{len(tokens)} ranks agree on {tokens[0].size} tokens."
+    return _own("pass", dtype, text, tokens[0].size, tier="tokens")
+
+
+def judge_unmutated(loaded: Sequence[str], now: Sequence[str], *, dtype: str) -> Judgement:
+    """Judge whether the weight hashes by rank are those that loading gave."""
+    changed = [rank for rank, (a, b) in enumerate(zip(loaded, now, strict=True)) if a != b]
+    if changed:
+        text = (
+            f"The weights of rank {', '.join(map(str, changed))} are not those that were loaded: a run wrote to them."
+        )
+        return _own("fail", dtype, text, len(now), tier="weights")
+    return _own("pass", dtype, f"The weights of {len(now)} rank(s) are as they were loaded.", len(now), tier="weights")
+
+
+def _own(
+    status: str,
+    dtype: str,
+    text: str,
+    cells: int,
+    *,
+    tier: str = "logits",
+    worst: tuple[int, int] | None = None,
+    flips: int = 0,
+) -> Judgement:
+    return Judgement(
+        status,  # type: ignore[arg-type]
+        lane_of(dtype),
+        tier,  # type: ignore[arg-type]
+        text,
+        flips=flips,
+        flips_beyond_margin=flips,
+        worst=worst,
+        judged=cells,
+        total=cells,
+    )
+
+
+def rows_of(scores: Scores, rows: Sequence[int]) -> Scores:
+    """The statistics of some rows, in that order."""
+    chosen = list(rows)
+    return Scores(
+        projections=scores.projections[:, chosen],
+        top_ids=scores.top_ids[:, chosen],
+        top_logits=scores.top_logits[:, chosen],
+        logsumexp=scores.logsumexp[:, chosen],
+        forced_logit=scores.forced_logit[:, chosen],
+        finite=scores.finite[:, chosen],
+        logits=None if scores.logits is None else scores.logits[:, chosen],
+    )

@@ -1,0 +1,118 @@
+"""What a judgement says, and what each lane tolerates. Pure: NumPy only; no pytest, no torch, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from genqual.conformance.envelope import ASSUMED_NRMS, Envelope
+from genqual.conformance.oracle_core import F64
+from genqual.conformance.reference_data import Reference
+from genqual.spec import Json
+
+Lane = Literal["fp32", "declared"]
+Tier = Literal["logits", "tokens"]
+Status = Literal["pass", "fail", "no_reference"]
+
+FP32_LIMIT: Final = 1e-5
+ENVELOPE_FACTOR: Final = 1.25
+MARGIN_SIGMAS: Final = 8.0
+
+NO_REFERENCE: Final = "There is no reference of this model, so nothing was judged: make one with `genqual reference`."
+
+# Rotary angles in fp32 are position x frequency: their rounding grows with the position, and with it an honest error.
+_FP32_POSITIONS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict and what it rests on. `explanation` is one paragraph for the person who reads the test's failure.
+
+    `nrms` (dimensionless) must stay at or under `limit` (under, in the fp32 lane); `ratio` is nrms in the lane's own
+    unit: 1 is the honest envelope in the declared lane, the limit in the fp32 lane. `flips` counts argmax choices that
+    differ, `flips_beyond_margin` those that no honest error explains. `worst` is the (step, row) nearest to or
+    furthest beyond its bound. `judged` of `total` (step, row) cells were judged. None: not measured.
+    """
+
+    status: Status
+    lane: Lane
+    tier: Tier
+    explanation: str
+    nrms: float | None = None
+    limit: float | None = None
+    ratio: float | None = None
+    flips: int = 0
+    flips_beyond_margin: int = 0
+    worst: tuple[int, int] | None = None
+    judged: int = 0
+    total: int = 0
+    independent: bool | None = None  # of the oracle from the engines; None where no oracle was asked
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "pass"
+
+    def as_json(self) -> dict[str, Json]:
+        """Plain data for a record."""
+        return {**asdict(self), "worst": list(self.worst) if self.worst else None, "passed": self.passed}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tolerance:
+    """What a lane allows: `limit` on nrms, `unit` what `ratio` counts in, `sigma` (steps,) logit units, `k` sigmas."""
+
+    lane: Lane
+    limit: float
+    unit: float
+    sigma: F64
+    k: float
+    words: str  # how it was come by, for the explanation
+
+    @property
+    def bound(self) -> F64:
+        """Logit units an honest choice may fall behind, and a row's RMS error may reach; (steps, 1)."""
+        return self.k * self.sigma[:, None]
+
+
+def lane_of(dtype: str) -> Lane:
+    """The lane that scores of `dtype` are judged in. TF32 is no fp32: the caller turns it off."""
+    return "fp32" if dtype == "fp32" else "declared"
+
+
+def fp32_limit_at(longest: int, limit: float = FP32_LIMIT) -> float:
+    """The fp32 lane's limit on nrms for rows of `longest` positions: `limit` up to 1024, then in proportion."""
+    return limit * max(1.0, longest / _FP32_POSITIONS)
+
+
+def against_oracle(reference: Reference, dtype: str, fp32_limit: float, factor: float, k: float) -> Tolerance | None:
+    """What an engine of `dtype` may differ from `reference`; None when it has no envelope of that scheme."""
+    if lane_of(dtype) == "fp32":
+        limit = fp32_limit_at(reference.longest, fp32_limit)
+        sigma = np.full(reference.steps, limit * reference.pooled_spread)
+        return Tolerance("fp32", limit, limit, sigma, k, f"{reference.longest} positions")
+    envelope = reference.envelopes.get(dtype)
+    if envelope is None:
+        return None
+    words = f"{factor} x the {dtype} envelope {envelope.nrms:.3g} of {len(envelope.honest_runs)} honest runs"
+    return Tolerance("declared", factor * envelope.nrms, envelope.nrms, envelope.sigma, k, words)
+
+
+def between_runs(
+    envelope: Envelope | None, spread: float, steps: int, dtype: str, fp32_limit: float, factor: float, k: float
+) -> Tolerance | None:
+    """What two runs of `dtype` may differ from each other; None for a scheme about which nothing is known.
+
+    Two honest errors add up to sqrt(2) of one when they are independent. Without an envelope the assumed one of the
+    dtype stands in. sigma is the same at each step: a property's prompts are not those of the envelope.
+    """
+    if lane_of(dtype) == "fp32":
+        return Tolerance("fp32", fp32_limit, fp32_limit, np.full(steps, fp32_limit * spread), k, "two runs")
+    assumed = ASSUMED_NRMS.get(dtype)
+    if envelope is None and assumed is None:
+        return None
+    honest, source = (envelope.nrms, "measured") if envelope is not None else (assumed or 0.0, "assumed, not measured")
+    unit = float(np.sqrt(2.0)) * honest
+    words = f"sqrt 2 x {factor} x the {dtype} envelope {honest:.3g}, {source}"
+    return Tolerance("declared", factor * unit, unit, np.full(steps, unit * spread), k, words)

@@ -1,0 +1,122 @@
+"""The `deepspeed-inference` engine: DeepSpeed's AutoTP over the ranks. Kernel injection is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from genqual.engines import prebuild
+from genqual.engines.base import LoadRequest
+from genqual.engines.clocked import Phases
+from genqual.engines.hf import HfEngine
+from genqual.engines.reading import read
+from genqual.engines.runtime import BACKENDS, DTYPES
+from genqual.errors import Unsupported
+from genqual.spec import Json
+
+# init_inference refuses prompts beyond max_out_tokens (1024). Only its injected kernels allocate by it.
+_NO_LIMIT = 1 << 20
+
+
+class DeepSpeedInference(HfEngine):
+    """Options: `attn_implementation`; `kernel_inject` (refused with upstream's reason wherever it cannot run)."""
+
+    name = "deepspeed-inference"
+
+    def make(self, request: LoadRequest, phases: Phases) -> Any:
+        if request.options.get("kernel_inject"):
+            raise Unsupported(_why_no_injection(request))
+        # How many ranks share this host. torchrun sets another name, and without it the shared memory is used before it
+        # is there: SIGSEGV.
+        os.environ["LOCAL_SIZE"] = str(request.local_size)
+        deepspeed = prebuild.deepspeed_on_cpu() if request.device == "cpu" else importlib.import_module("deepspeed")
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        phases.end("import")
+        self._shm = self._shared_memory(request)
+        phases.end("compile")
+        model = read(request)
+        phases.end("read")
+        with quiet():
+            if request.world_size > 1:
+                deepspeed.init_distributed(dist_backend=BACKENDS[request.device], verbose=False)
+            self._deepspeed = deepspeed.init_inference(
+                model,
+                dtype=DTYPES[request.dtype],
+                tensor_parallel={"tp_size": request.world_size},
+                replace_with_kernel_inject=False,
+                max_out_tokens=_NO_LIMIT,
+            )
+            if request.world_size > 1 and model.config.model_type == "bloom":
+                self._deepspeed.module.transformer.register_forward_pre_hook(_always_a_mask, with_kwargs=True)
+        self._version = deepspeed.__version__
+        phases.end("shard")
+        return self._deepspeed.module
+
+    def run_generate(self, **inputs: Any) -> Any:
+        return self._deepspeed.generate(**inputs)
+
+    def details(self) -> dict[str, Json]:
+        return {
+            "deepspeed": self._version,
+            "all_reduce": "none" if self.request.world_size == 1 else self._all_reduce(),
+            "shared_memory": self._shm,
+        }
+
+    def _shared_memory(self, request: LoadRequest) -> str:
+        """Make sure of DeepSpeed's shared-memory operator, or that DeepSpeed does without; which, in words."""
+        if request.device != "cpu":
+            return "not on this device"
+        if request.world_size == 1:
+            outcome = "not needed by one rank"
+        elif request.local_size != request.world_size:
+            outcome = "not across hosts"
+        else:
+            outcome = prebuild.prebuild(prebuild.to_stderr)
+        if outcome not in {"built", "cached"}:
+            # It is initialised only when all ranks share a host, yet called regardless: take it away.
+            importlib.import_module("deepspeed.comm")
+            sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+        return outcome
+
+    def _all_reduce(self) -> str:
+        if self._shm in {"built", "cached"}:
+            return "DeepSpeed shared memory"
+        return BACKENDS[self.device]
+
+
+def _always_a_mask(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Give BLOOM the mask that transformers 5 leaves out of batches without padding.
+
+    DeepSpeed shards ALiBi by replacing `build_alibi_tensor`, which that version calls only when there is a mask;
+    without one it adds all heads' slopes to this rank's heads and stops with a shape error.
+    """
+    if kwargs.get("attention_mask") is None:
+        ids = kwargs["input_ids"] if kwargs.get("input_ids") is not None else args[0]
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        kwargs["attention_mask"] = ids.new_ones((ids.shape[0], past + ids.shape[1]))
+    return args, kwargs
+
+
+def _why_no_injection(request: LoadRequest) -> str:
+    if request.device == "cpu":
+        return "DeepSpeed's kernel injection has no CPU kernels; leave kernel_inject out to run AutoTP"
+    return (
+        "DeepSpeed's kernel injection supports BLOOM up to transformers 4.43.4 and ends the process otherwise; genqual "
+        "needs 4.55; leave kernel_inject out to run AutoTP"
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what DeepSpeed prints to standard output: banners, with nothing that `inspect` does not say."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield

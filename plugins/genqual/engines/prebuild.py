@@ -1,0 +1,106 @@
+"""Build DeepSpeed's shared-memory all-reduce before ranks need it: `python -m genqual.engines.prebuild`. CPU only.
+
+DeepSpeed compiles it at first use, silently, inside whichever rank comes first. Here one process builds, says so, and
+the others wait for its lock. Without a C++ compiler DeepSpeed falls back to gloo, and `inspect` says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from filelock import FileLock, Timeout
+
+from genqual.errors import EngineFailed
+
+Outcome = Literal["built", "cached", "no compiler", "not offered"]
+
+ABOUT: Final = "half a minute to two minutes"
+WAIT_S: Final = 900.0  # a build by another process; several times what a slow, busy host took
+_STALE_S: Final = 1800.0
+
+
+def deepspeed_on_cpu() -> Any:
+    """The deepspeed package, told to use the CPU and to keep to warnings. Takes seconds the first time."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    return importlib.import_module("deepspeed")
+
+
+def find_tools() -> bool:
+    """Whether a C++ compiler and ninja are here; ninja from its wheel is put on the path, which no venv need be."""
+    if shutil.which("ninja") is None:
+        try:
+            os.environ["PATH"] += os.pathsep + str(importlib.import_module("ninja").BIN_DIR)
+        except ImportError:
+            return False
+    return shutil.which(os.environ.get("CXX", "g++")) is not None and shutil.which("ninja") is not None
+
+
+def prebuild(progress: Callable[[str], None]) -> Outcome:
+    """Build the operator unless it is there, telling `progress` what happens. Raises EngineFailed when it cannot."""
+    deepspeed_on_cpu()
+    from deepspeed.accelerator import get_accelerator
+    from torch.utils.cpp_extension import _get_build_directory
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None or not builder.is_compatible(verbose=False):
+        return "not offered"
+    if not find_tools():
+        return "no compiler"
+    folder = Path(_get_build_directory(builder.name, verbose=False))
+    library = folder / f"{builder.name}.so"
+    lock = FileLock(folder.parent / f"{builder.name}.genqual.lock")
+    try:
+        with lock.acquire(timeout=WAIT_S):
+            _drop_stale_baton(folder / "lock", progress)
+            cached = library.is_file()
+            if not cached:
+                progress(f"building DeepSpeed's shared-memory all-reduce into {folder} ({ABOUT}, once a host)")
+            start = time.perf_counter()
+            builder.load(verbose=False)  # a moment when it is there: ninja looks at the dates
+            if not cached:
+                progress(f"built in {time.perf_counter() - start:.0f} s")
+    except Timeout as error:
+        raise EngineFailed(
+            f"another process has been building {library} for {WAIT_S:.0f} s; look for it, or remove {lock.lock_file}"
+        ) from error
+    return "cached" if cached else "built"
+
+
+def _drop_stale_baton(baton: Path, progress: Callable[[str], None]) -> None:
+    """Remove torch's own lock when its owner must be dead: torch would wait for it for ever."""
+    try:
+        age = time.time() - baton.stat().st_mtime
+    except FileNotFoundError:
+        return
+    if age > _STALE_S:
+        progress(f"removing {baton}, left behind {age / 60:.0f} minutes ago by a build that was killed")
+        baton.unlink(missing_ok=True)
+
+
+def to_stderr(text: str) -> None:
+    """A line for whoever waits; standard output may be a channel."""
+    print(f"genqual: {text}", file=sys.stderr, flush=True)  # noqa: T201  progress of a build is for the terminal
+
+
+def main() -> int:
+    """Build, and say what came of it. No outcome is a failure: without the operator DeepSpeed uses gloo."""
+    outcome = prebuild(to_stderr)
+    said = {
+        "built": "DeepSpeed's shared-memory all-reduce is ready",
+        "cached": "DeepSpeed's shared-memory all-reduce was built before: nothing to do",
+        "no compiler": "no C++ compiler or no ninja: DeepSpeed will use gloo only; install both for shared memory",
+        "not offered": "this DeepSpeed has no shared-memory all-reduce for this platform: it will use gloo only",
+    }
+    to_stderr(said[outcome])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Find engines by the entry point group `genqual.engines`. No torch; an entry point may belong to anybody's package."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Final
+
+from genqual.engines.base import EngineSpec
+from genqual.errors import BadInput
+
+GROUP: Final = "genqual.engines"
+
+
+@lru_cache(maxsize=1)
+def engines() -> dict[str, EngineSpec]:
+    """Every registered engine by name, sorted. Raises BadInput when an entry point is broken or claims a taken name."""
+    found: dict[str, EngineSpec] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            spec = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise BadInput(
+                f"engine {entry.name!r}: its entry point {entry.value} cannot be loaded ({error}); "
+                "mend or uninstall the package that registers it"
+            ) from error
+        if not isinstance(spec, EngineSpec):
+            raise BadInput(f"engine {entry.name!r}: {entry.value} is a {type(spec).__name__}, not an EngineSpec")
+        if spec.name != entry.name:
+            raise BadInput(f"engine {entry.name!r}: {entry.value} calls itself {spec.name!r}; the two must be one name")
+        if entry.name in found and found[entry.name] != spec:
+            raise BadInput(f"engine {entry.name!r} is registered twice; uninstall one of the packages that provide it")
+        found[entry.name] = spec
+    return found
+
+
+def engine(name: str) -> EngineSpec:
+    """The engine called `name`. Raises BadInput that lists the names."""
+    known = engines()
+    if name not in known:
+        listing = ", ".join(known) or "none; is genqual installed (pip install -e .)?"
+        raise BadInput(f"engine {name!r}: not registered under {GROUP}; known: {listing}")
+    return known[name]

@@ -1,0 +1,31 @@
+"""The `transformers-tp` engine: the tensor parallelism of transformers itself. Each rank reads only its shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genqual.engines.base import LoadRequest
+from genqual.engines.clocked import Phases
+from genqual.engines.group import join, plan_auto
+from genqual.engines.hf import HfEngine
+from genqual.engines.reading import read, tensor_parallel_plan
+from genqual.errors import Unsupported
+from genqual.spec import Json
+
+
+class TransformersTP(HfEngine):
+    """Option `attn_implementation`. Sharding happens in from_pretrained, by the model's own plan."""
+
+    name = "transformers-tp"
+
+    def make(self, request: LoadRequest, phases: Phases) -> Any:
+        if not tensor_parallel_plan(request):
+            raise Unsupported(f"transformers has no tensor parallel plan for {request.model.architecture}")
+        join(request)
+        phases.end("join")
+        model = read(request, **plan_auto(request.world_size))
+        phases.end("shard")
+        return model
+
+    def details(self) -> dict[str, Json]:
+        return {"tp_plan": {str(name): str(style) for name, style in (self.model._tp_plan or {}).items()}}

@@ -1,0 +1,68 @@
+"""The types of what fixtures give to a test, and the outcome of a test that cannot be judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from genqual.conformance import judge
+from genqual.conformance.judgement import Judgement
+from genqual.conformance.reference import Reference
+from genqual.engines.base import Scores, TokenBatch
+
+
+class Judge(Protocol):
+    """Records a judgement and makes it the outcome of the running test."""
+
+    def __call__(self, judgement: Judgement) -> None: ...
+
+
+class Timed(Protocol):
+    """Makes the verdict on one metric of the workload the outcome of the running test."""
+
+    def __call__(self, metric: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one."""
+
+    prompts: TokenBatch
+    forced: NDArray[np.int64]
+    reference: Reference | None
+
+    @property
+    def steps(self) -> int:
+        return int(self.forced.shape[1])
+
+    def padded(self, columns: int) -> TokenBatch:
+        """The same prompts behind `columns` more columns of padding."""
+        return TokenBatch.of(self.prompts.rows, length=self.prompts.ids.shape[1] + columns)
+
+    def row(self, index: int) -> tuple[TokenBatch, NDArray[np.int64]]:
+        """One prompt alone, without padding, and its tokens."""
+        return TokenBatch.of([self.prompts.rows[index]]), self.forced[[index]]
+
+    def same(self, a: Scores, b: Scores, *, dtype: str) -> Judgement:
+        """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one."""
+        known = self.reference
+        return judge.judge_same(
+            a,
+            b,
+            dtype=dtype,
+            reference_spread=known.pooled_spread if known else None,
+            envelope=known.envelopes.get(dtype) if known else None,
+        )
+
+
+def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:
+    """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
+    node.user_properties.append(("genqual_verdict", status))
+    text = f"{status.upper().replace('_', ' ')}: {why}"
+    if gate:
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)

@@ -1,0 +1,151 @@
+"""Measure each workload once, bound it by the roofline, look up its baseline, keep one record of all its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from genqual.devices.registry import devices
+from genqual.errors import BadInput
+from genqual.models.prompts import synthetic_rows
+from genqual.paths import data_dir
+from genqual.performance import baseline, gate, launches, metrics
+from genqual.performance.baseline import BaselineFile, Subject
+from genqual.performance.bounds import Roofline
+from genqual.performance.launches import Measurement, Measurements
+from genqual.performance.verdict import GateResult
+from genqual.ranks.handle import Generator
+from genqual.recording import Recorder
+from genqual.spec import Case, Json, Workload
+
+WARMUP: Final = 1
+PROBE: Final = "genqual.performance.roofline:probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One workload's metrics and what the gate says of each, with the record that keeps them."""
+
+    measurement: Measurement
+    metrics: dict[str, metrics.Metric]
+    gates: dict[str, GateResult]
+    record: Path
+
+    @property
+    def summary(self) -> dict[str, Json]:
+        """Every metric's value, for pytest-benchmark's `extra_info`."""
+        return {name: one.value for name, one in self.metrics.items()}
+
+
+class Measuring:
+    """What the performance items of one process share: each is of the same runs, so TTFT and TPOT belong together."""
+
+    def __init__(self, repetitions: int, progress: Callable[[str], None]) -> None:
+        self.wrong: set[Case] = set()  # cases that failed a judgement: their latencies are of wrong answers
+        self._repetitions = repetitions
+        self._progress = progress
+        self._measurements = Measurements()
+        self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
+        self._baselines: dict[str, BaselineFile | None] = {}
+        self._published: dict[tuple[Case, Workload], Published] = {}
+
+    def publish(
+        self,
+        generator: Generator,
+        workload: Workload,
+        recorder: Recorder,
+        *,
+        weights_sha256: str | None,
+        inspection: dict[str, Json],
+        label: str,
+    ) -> Published:
+        """The metrics of `workload`, measured and recorded at the first call.
+
+        Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
+        """
+        case = generator.case
+        key = (case, workload)
+        if key not in self._published:
+            measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
+            found = self._metrics(generator, measured) if measured.status == "ok" else {}
+            gates = {name: self._gate(case, measured, one) for name, one in found.items()}
+            wrong = case in self.wrong
+            path = recorder.measurement(
+                case,
+                workload,
+                found,
+                gates,
+                weights_sha256=weights_sha256,
+                protocol={"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none"},
+                inspection=inspection,
+                status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
+                message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
+                label=label,
+            )
+            self._published[key] = Published(measured, found, gates, path)
+        return self._published[key]
+
+    def _measure(self, generator: Generator, workload: Workload) -> Measurement:
+        case = generator.case
+        vocabulary = generator.loaded[0].vocabulary
+        rows = synthetic_rows(vocabulary, workload.batch, workload.input_length, seed=0)
+        self._progress(f"measuring {case} {workload.id}")
+        with generator.undisturbed():
+            return launches.measure(
+                generator,
+                workload,
+                rows,
+                repetitions=self._repetitions,
+                warmup=WARMUP,
+                threads=max(1, case.cores_per_rank) * case.ranks,
+                conditions=devices()[case.device].conditions,
+            )
+
+    def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Metric]:
+        return metrics.compute(
+            measured.runs,
+            measured.workload,
+            measured.loaded,
+            rooflines=self._roofline(generator),
+            peak_memory=measured.peak_memory,
+        )
+
+    def _roofline(self, generator: Generator) -> tuple[Roofline, ...]:
+        """What the ranks could do at most, probed once a case, all ranks at the same time."""
+        case = generator.case
+        if case not in self._rooflines:
+            self._progress(f"probing the roofline of {case}")
+            params: dict[str, Json] = {"dtype": case.dtype, "threads": max(1, case.cores_per_rank), "seconds": 1.0}
+            replies = generator.invoke(PROBE, params)
+            self._rooflines[case] = tuple(Roofline.from_json(_object(reply.value)) for reply in replies)
+        return self._rooflines[case]
+
+    def _gate(self, case: Case, measured: Measurement, metric: metrics.Metric) -> GateResult:
+        subject = Subject(
+            metric=metric.name,
+            under_test="engine",
+            engine=case.engine,
+            dtype=case.dtype,
+            ranks=case.ranks,
+            cores_per_rank=case.cores_per_rank,
+            weights=tuple(rank.weight_hash for rank in measured.loaded),
+            batch=measured.workload.batch,
+            input_length=measured.workload.input_length,
+            new_tokens=measured.workload.new_tokens,
+        )
+        known = self._baseline(case.device)
+        return gate.judge(subject.key, metric, known.entry(subject.key) if known else None)
+
+    def _baseline(self, device: str) -> BaselineFile | None:
+        class_id = devices()[device].identity().class_id
+        if class_id not in self._baselines:
+            self._baselines[class_id] = baseline.find(data_dir("baselines") / "latency", class_id)
+        return self._baselines[class_id]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise BadInput(f"the roofline probe answered {type(value).__name__}, not an object; reinstall genqual")
+    return value

@@ -1,0 +1,109 @@
+"""Load any model with torch and transformers; in a rank only. A weight the checkpoint does not give is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from genqual.errors import BadInput
+from genqual.models import weights
+from genqual.models.build import build, dtype_option
+from genqual.models.spec import ModelSpec
+from genqual.spec import Json
+
+_PROBLEMS: Final = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+
+
+def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None = None, **from_pretrained: Any) -> Any:
+    """The transformers model of `spec`: eval mode, no gradients.
+
+    Embedded models are built in memory; with options of `from_pretrained` (`device_map`, `quantization_config`,
+    `tp_plan`, ...) they are loaded from the cache directory like any checkpoint. GGUF is dequantised.
+
+    Raises BadInput when the checkpoint lacks a weight, has one too many or one of another shape, when this transformers
+    would read its rotary base wrongly, and when a hub id cannot be found.
+    """
+    if spec.source == "embedded" and not from_pretrained:
+        return build(spec, dtype, attn_implementation=attn_implementation)
+    options: dict[str, Any] = dict(from_pretrained) | dtype_option(dtype)
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    model, info = _from_pretrained(spec, options)
+    problems = {kind: sorted(map(str, info[kind])) for kind in _PROBLEMS if info.get(kind)}
+    if problems:
+        told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}" for kind, names in problems.items())
+        raise BadInput(
+            f"model {spec.location}: the checkpoint and {type(model).__name__} disagree ({told}). What it lacks "
+            "would be random, so nothing is judged: use a complete checkpoint of a causal language model"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if spec.source == "gguf":
+        file = Path(spec.location)
+        try:
+            return _loaded(str(file.parent), gguf_file=file.name, **(_dequantised() | options))
+        except ImportError as error:
+            raise BadInput(f"model {file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
+    if spec.source != "hub":
+        _check_rotary(weights.config(spec), spec.location)
+        return _loaded(str(weights.directory(spec)), use_safetensors=True, local_files_only=True, **options)
+    try:
+        return _loaded(spec.location, revision=spec.revision or None, use_safetensors=True, **options)
+    except OSError as error:  # what huggingface_hub raises for no network, no such repository, no permission
+        first = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"model {spec.location}: not in the local hub cache and not to be had ({first}); "
+            "download it where there is a network and name its directory"
+        ) from error
+
+
+def _dequantised() -> dict[str, Any]:
+    # Late versions of transformers 5 keep GGUF blocks packed unless told otherwise; before, there was no choice.
+    if hasattr(transformers, "GgufConfig"):
+        return {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    return {}
+
+
+def _check_rotary(config: dict[str, Json], where: str) -> None:
+    # transformers 5 writes `rope_parameters` only; 4 does not know it and takes its default base without a word.
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict) or int(transformers.__version__.split(".")[0]) >= 5:
+        return
+    scaled = rope.get("rope_type", "default") != "default" and not config.get("rope_scaling")
+    if rope.get("rope_theta") != config.get("rope_theta") or scaled:
+        raise BadInput(
+            f"model {where}: its config.json was written by transformers 5, and {transformers.__version__} would "
+            f"ignore rope_parameters {rope}; add rope_theta (and rope_scaling) of these values to config.json"
+        )
+
+
+def _loaded(where: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    # Weights of another shape are "ignored" so that they are reported by name with the rest, and then refused.
+    reported: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(where, **(reported | options))
+    return found
+
+
+def state_hash(model: Any) -> str:
+    """The canonical hash of a model's parameters, as `weights.sha256` has it for the checkpoint it came from.
+
+    Equal to it when the model is complete, unsharded and in a dtype that holds the checkpoint exactly. Tied parameters
+    count once and buffers not at all. Raises ValueError on a parameter without storage (offloaded, meta).
+    """
+    return weights.hash_state(_float32(model))
+
+
+def _float32(model: Any) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(f"{name} has no storage here (offloaded or meta), so it cannot be hashed")
+        yield name, parameter.detach().to(device="cpu", dtype=torch.float32).contiguous().numpy()

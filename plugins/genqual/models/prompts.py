@@ -1,0 +1,134 @@
+"""Prompt sets, and tokens to text and back. NumPy and `tokenizers` only: `transformers` would import torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from genqual.errors import BadInput
+from genqual.models import embedded, prompt_texts
+from genqual.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """Texts to go on from; `labels` name them in ids: a number, a language code, a programming language."""
+
+    name: str
+    texts: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+_SETS: Final[dict[str, PromptSet]] = {
+    "bloom": PromptSet("bloom", prompt_texts.BLOOM, tuple(map(str, range(len(prompt_texts.BLOOM))))),
+    "languages": PromptSet("languages", tuple(prompt_texts.LANGUAGES.values()), tuple(prompt_texts.LANGUAGES)),
+    "code": PromptSet("code", tuple(prompt_texts.CODE.values()), tuple(prompt_texts.CODE)),
+}
+
+
+def prompt_set(name: str) -> PromptSet:
+    """`bloom` (the eight of the BLOOM scripts), `languages` (46) or `code` (13). Raises BadInput on another name."""
+    if name not in _SETS:
+        raise BadInput(f"prompt set {name!r}: genqual has {', '.join(_SETS)}")
+    return _SETS[name]
+
+
+def token_rows(spec: ModelSpec, texts: Sequence[str], *, max_tokens: int | None = None) -> list[list[int]]:
+    """The tokens of each text, at most the first `max_tokens`. Embedded models read bytes, byte b as token b + 3.
+
+    A real model's tokenizer.json decides, special first tokens included. Raises BadInput when it has none, or when a
+    text gives no token at all.
+    """
+    if max_tokens is not None and max_tokens < 1:
+        raise BadInput(f"max_tokens {max_tokens}: must be at least 1")
+    encode = _bytes_of if spec.source == "embedded" else _encoder(spec)
+    rows = [encode(text)[:max_tokens] for text in texts]
+    for index, row in enumerate(rows):
+        if not row:
+            raise BadInput(f"prompt {index} ({texts[index]!r}): no token at all; a prompt needs at least one")
+    return rows
+
+
+def decode(spec: ModelSpec, ids: Iterable[int]) -> str:
+    """Text of tokens. A token that stands for no text shows as `<817>`, a byte outside UTF-8 as `\\xff`."""
+    if spec.source == "embedded":
+        return _shown(ids, _is_byte, _text_of_bytes)
+    tokenizer = _tokenizer(spec)
+    return _shown(
+        ids,
+        lambda token: tokenizer.id_to_token(token) is not None,
+        lambda run: str(tokenizer.decode(run, skip_special_tokens=False)),
+    )
+
+
+def synthetic_rows(vocabulary: int, rows: int, length: int, seed: int) -> list[list[int]]:
+    """`rows` x `length` token ids in [3, vocabulary), the same on every machine: the input of a latency workload.
+
+    Drawn modulo from 32-bit words of SHAKE-128; the bias is below vocabulary / 2^32. Raises BadInput on an empty range.
+    """
+    if vocabulary <= embedded.BYTE_OFFSET or rows < 1 or length < 1:
+        raise BadInput(f"synthetic prompts of vocabulary {vocabulary}, {rows} rows, length {length}: nothing to draw")
+    found = []
+    for row in range(rows):  # a stream a row, so that more rows or a longer length keep what was there
+        stream = hashlib.shake_128(f"genqual/prompt/{seed}/{row}".encode()).digest(4 * length)
+        words = np.frombuffer(stream, dtype="<u4") % np.uint32(vocabulary - embedded.BYTE_OFFSET)
+        found.append([int(word) + embedded.BYTE_OFFSET for word in words])
+    return found
+
+
+def _bytes_of(text: str) -> list[int]:
+    return [byte + embedded.BYTE_OFFSET for byte in text.encode()]
+
+
+def _is_byte(token: int) -> bool:
+    return embedded.BYTE_OFFSET <= token < embedded.BYTE_OFFSET + 256
+
+
+def _text_of_bytes(run: Sequence[int]) -> str:
+    return bytes(token - embedded.BYTE_OFFSET for token in run).decode(errors="backslashreplace")
+
+
+def _shown(ids: Iterable[int], has_text: Callable[[int], bool], text_of: Callable[[list[int]], str]) -> str:
+    pieces = [
+        text_of(list(run)) if readable else "".join(f"<{token}>" for token in run)
+        for readable, run in groupby(map(int, ids), has_text)
+    ]
+    return "".join(pieces)
+
+
+def _encoder(spec: ModelSpec) -> Callable[[str], list[int]]:
+    tokenizer = _tokenizer(spec)
+    return lambda text: list(tokenizer.encode(text).ids)
+
+
+def _tokenizer(spec: ModelSpec) -> Any:
+    if spec.source != "directory":
+        raise BadInput(
+            f"model {spec.name}: a {spec.source} model has no tokenizer.json here; use a checkpoint directory "
+            "(python -m genqual.models.convert SRC.gguf DIRECTORY makes one of a GGUF file)"
+        )
+    file = Path(spec.location) / "tokenizer.json"
+    if not file.is_file():
+        raise BadInput(
+            f"model {spec.name}: no tokenizer.json in {file.parent}; copy it there, or give prompts as tokens"
+        )
+    return _read_tokenizer(str(file), file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_tokenizer(file: str, _changed_ns: int) -> Any:
+    try:
+        tokenizer = Tokenizer.from_file(file)
+    except Exception as error:  # tokenizers raises no narrower class, whatever is wrong
+        raise BadInput(f"{file}: not a tokenizer of this `tokenizers` release ({error}); download it again") from error
+    tokenizer.no_padding()  # what training left behind must not shape a prompt
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,144 @@
+"""Read and write safetensors without a framework: bf16 and f16 become float32 exactly. Pure: NumPy only.
+
+The safetensors package cannot hand bf16 to NumPy, and does not say by how much a file is cut short; so reading is ours.
+Format: https://huggingface.co/docs/safetensors, eight bytes of header length, a JSON header, the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.errors import BadInput
+
+_STORED: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_LONGEST_HEADER: Final = 100_000_000  # the format's own limit, bytes
+_SINGLE: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file: `start` and `stop` are byte positions in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def header(file: Path) -> dict[str, Entry]:
+    """The tensors of one file by name. Raises BadInput when the file is cut short or is not safetensors."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > _LONGEST_HEADER:
+            raise BadInput(f"{file}: not a safetensors file ({size} bytes, header length {length}); download it again")
+        if 8 + length > size:
+            raise BadInput(
+                f"{file}: cut short: its header alone needs {8 + length} bytes, the file has {size}; download it again"
+            )
+        raw = stream.read(length)
+    try:
+        entries = {
+            name: _entry(file, 8 + length, item) for name, item in json.loads(raw).items() if name != "__metadata__"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file}: its safetensors header cannot be read ({error}); download it again") from error
+    promised = max((entry.stop for entry in entries.values()), default=8 + length)
+    if promised > size:
+        raise BadInput(
+            f"{file}: cut short: its header promises {promised} bytes, the file has {size}; download it again"
+        )
+    return entries
+
+
+def _entry(file: Path, base: int, item: dict[str, object]) -> Entry:
+    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
+        raise TypeError(f"an entry is {item!r}")
+    start, stop = (base + int(offset) for offset in offsets)
+    dims = tuple(int(size) for size in shape)
+    stored = _STORED.get(dtype)
+    if start < base or stop < start or (stored and stop - start != int(np.prod(dims)) * stored.itemsize):
+        raise ValueError(f"{dtype} of shape {dims} cannot lie in bytes {offsets}")
+    return Entry(file, dtype, dims, start, stop)
+
+
+def read(name: str, entry: Entry) -> NDArray[np.float32]:
+    """One tensor as float32, exactly as stored. Raises BadInput on a dtype that float32 cannot hold."""
+    stored = _STORED.get(entry.dtype)
+    if stored is None:
+        raise BadInput(
+            f"{entry.file}: {name} is {entry.dtype}; genqual reads {', '.join(_STORED)}: "
+            "give it an unquantised checkpoint"
+        )
+    count = (entry.stop - entry.start) // stored.itemsize
+    raw = np.fromfile(entry.file, dtype=stored, count=count, offset=entry.start).reshape(entry.shape)
+    if entry.dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)  # bf16 is the upper half of float32
+    return raw.astype(np.float32, copy=False)
+
+
+def checkpoint(directory: Path) -> dict[str, Entry]:
+    """The tensors of a checkpoint directory, sharded or not. Raises BadInput naming a file that is missing or torn."""
+    index = directory / _INDEX
+    if (directory / _SINGLE).is_file():
+        return header(directory / _SINGLE)
+    if not index.is_file():
+        pickled = sorted(file.name for file in directory.glob("pytorch_model*.bin"))
+        found = f" (it holds {pickled[0]}: genqual opens no pickles, save it as safetensors)" if pickled else ""
+        raise BadInput(f"{directory}: neither {_SINGLE} nor {_INDEX} is there{found}")
+    try:
+        shards = {str(shard) for shard in json.loads(index.read_text())["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BadInput(f"{index}: not a safetensors index ({error}); download it again") from error
+    found_entries: dict[str, Entry] = {}
+    for shard in sorted(shards):
+        if Path(shard).name != shard or not (directory / shard).is_file():
+            raise BadInput(f"{directory}: {_INDEX} names {shard}, which is not there; download that file")
+        found_entries |= header(directory / shard)
+    return found_entries
+
+
+class Tensors(Mapping[str, NDArray[np.float32]]):
+    """Tensors read when asked for, so that a model larger than memory can be walked through."""
+
+    def __init__(self, entries: Mapping[str, Entry], stored_names: Mapping[str, str]) -> None:
+        """`stored_names` maps the name to show to the name in `entries`."""
+        self._entries, self._stored = entries, stored_names
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        stored = self._stored[name]
+        return read(stored, self._entries[stored])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def write_bf16(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write float32 arrays as a bf16 safetensors file. Raises ValueError when bf16 would change a value."""
+    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, values in tensors.items():
+        described[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [at, at + 2 * values.size]}
+        at += 2 * values.size
+    raw = json.dumps(described, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    with file.open("wb") as stream:
+        stream.write(len(raw).to_bytes(8, "little") + raw)
+        for name, values in tensors.items():
+            bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
+            if (bits & 0xFFFF).any():
+                raise ValueError(f"{name} is not exact in bf16")
+            stream.write((bits >> 16).astype("<u2").tobytes())

@@ -1,0 +1,140 @@
+"""The weights of a model as float32 arrays, and their hash, in a process without torch. Pure: NumPy, files, hashlib."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.errors import BadInput
+from genqual.models import embedded, integers, safetensor
+from genqual.models.catalogue import cache_dir
+from genqual.models.spec import ModelSpec
+from genqual.spec import Json
+
+
+def config(spec: ModelSpec) -> dict[str, Json]:
+    """The Hugging Face config dict. Raises BadInput for a GGUF file or a hub id: those are read by the ranks only."""
+    if spec.source == "embedded":
+        return embedded.config(spec.location)
+    read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
+    return read
+
+
+def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+    """Every parameter by transformers' name. bf16 and f16 are widened exactly. Raises BadInput as `config` does."""
+    return dict(lazily(spec))
+
+
+def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
+    """As `read`, but a tensor of a directory is read when it is asked for."""
+    if spec.source == "embedded":
+        return integers.state(spec.location)
+    entries = safetensor.checkpoint(_local(spec))
+    tied = config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
+    names = {_parameter(stored, spec.architecture): stored for stored in entries}
+    # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
+    kept = {name: stored for name, stored in names.items() if name and not (tied and name == "lm_head.weight")}
+    return safetensor.Tensors(entries, kept)
+
+
+def _parameter(stored: str, architecture: str) -> str | None:
+    """transformers' parameter name of a stored tensor; None for a buffer that old checkpoints carry along."""
+    if stored.endswith("rotary_emb.inv_freq"):
+        return None
+    if architecture == "bloom" and not stored.startswith(("transformer.", "lm_head.")):
+        return f"transformer.{stored}"  # as bigscience published them
+    return stored
+
+
+def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
+    """The canonical SHA-256 of a set of named weights, in hex: the same for any order of `items` and on any machine.
+
+    Each tensor is hashed over its name, shape and little-endian float32 bytes, and the digests, sorted by name, are
+    hashed again; so tensors may come one at a time. Raises ValueError on a name given twice or another dtype.
+    """
+    digests: dict[str, bytes] = {}
+    for name, values in items:
+        if name in digests or values.dtype != np.float32:
+            raise ValueError(f"{name}: {values.dtype}, must be float32 and come once")
+        digest = hashlib.sha256(f"{name}\0{','.join(map(str, values.shape))}\0".encode())
+        digest.update(np.ascontiguousarray(values, dtype="<f4").reshape(-1).data)
+        digests[name] = digest.digest()
+    whole = hashlib.sha256()
+    for name in sorted(digests):
+        whole.update(digests[name])
+    return whole.hexdigest()
+
+
+def sha256(spec: ModelSpec) -> str:
+    """The canonical hash of a model's weights. For a directory it is kept in the cache until a file of it changes."""
+    if spec.source == "embedded":
+        return _embedded_hash(spec.location)
+    directory = _local(spec)
+    files = sorted(directory.glob("*.safetensors")) + sorted(directory.glob("*.json"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    key = hashlib.sha256(json.dumps([1, str(directory.resolve()), stats]).encode()).hexdigest()
+    kept = cache_dir() / "hashes" / key
+    if kept.is_file():
+        return kept.read_text().strip()
+    weights = lazily(spec)
+    found = hash_state((name, weights[name]) for name in weights)
+    _keep(kept, found)
+    return found
+
+
+@lru_cache(maxsize=16)
+def _embedded_hash(name: str) -> str:
+    return hash_state(integers.tensors(name))
+
+
+def _keep(file: Path, text: str) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
+            stream.write(text + "\n")
+        Path(stream.name).replace(file)
+    except OSError:
+        return  # a cache that cannot be written costs time, nothing else
+
+
+def directory(spec: ModelSpec) -> Path:
+    """A checkpoint directory of this model: its own, or an embedded model written once into the cache, in bf16 (exact).
+
+    For engines that load from files only. It holds config.json and model.safetensors, no tokenizer.
+    """
+    if spec.source != "embedded":
+        return _local(spec)
+    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        (scratch / "config.json").write_text(json.dumps(config(spec) | {"torch_dtype": "bfloat16"}, indent=2) + "\n")
+        safetensor.write_bf16(scratch / "model.safetensors", integers.state(spec.location))
+        scratch.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another rank was first, with the same bytes
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _local(spec: ModelSpec) -> Path:
+    if spec.source == "directory":
+        return Path(spec.location)
+    how = (
+        f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
+        if spec.source == "gguf"
+        else f"download {spec.location} and name the directory that holds config.json and safetensors"
+    )
+    raise BadInput(f"model {spec.name}: weights of a {spec.source} model cannot be read outside an engine; {how}")

@@ -1,0 +1,205 @@
+"""Read a committed latency baseline, one JSON file a hardware class. Never writes; no torch, no pytest, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NoReturn
+
+import rfc8785
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from genqual.errors import BadInput
+
+VERSION: Final = 1
+_CLASS_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_RESERVED: Final = frozenset({"schema"})  # baselines/latency/schema.json describes these files and is not one
+
+Positive = Annotated[float, Field(gt=0)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Subject(_Strict):
+    """What a baseline is about. Its canonical JSON is hashed to the entry's key, so no test may rename it away.
+
+    `weights` are the weight hashes of the ranks in rank order; `metric` is a name of `definitions.DEFINITIONS`.
+    """
+
+    metric: NonEmpty
+    under_test: Literal["engine", "driver", "kernels", "node"]
+    engine: NonEmpty
+    dtype: NonEmpty
+    ranks: Annotated[int, Field(ge=1)]
+    cores_per_rank: Annotated[int, Field(ge=0)]
+    weights: Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
+    batch: Annotated[int, Field(ge=1)]
+    input_length: Annotated[int, Field(ge=1)]
+    new_tokens: Annotated[int, Field(ge=1)]
+
+    @property
+    def key(self) -> str:
+        """SHA-256, hex, of the RFC 8785 form of this subject."""
+        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json"))).hexdigest()
+
+
+class Range(_Strict):
+    """Both ends allowed."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class Launch(_Strict):
+    """One fresh process. `z` is what the gate compares, a natural logarithm; times are seconds of the candidate.
+
+    `steps` were measured; neighbours among them are alike, and `autocorrelation_steps` says over how many steps.
+    """
+
+    z: float
+    steps: Annotated[int, Field(ge=1)]
+    p50_s: Positive
+    p90_s: Positive
+    p99_s: Positive
+    autocorrelation_steps: Positive | None
+    cpu_share: Annotated[float, Field(ge=0)] | None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Launch:
+        if not self.p50_s <= self.p90_s <= self.p99_s:
+            raise ValueError(f"quantiles {self.p50_s}, {self.p90_s}, {self.p99_s} s: must not fall")
+        return self
+
+
+class Provenance(_Strict):
+    """Who measured these launches, of which commit, when and why."""
+
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
+    author: NonEmpty
+    reason: NonEmpty
+    date: AwareDatetime
+    genqual: NonEmpty
+
+
+class Anchor(_Strict):
+    """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
+
+    launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
+    provenance: Provenance
+
+
+class Entry(_Strict):
+    """The launches that one subject is judged against.
+
+    `frozen_source` is the hash of the frozen step's source, null where no frozen step ran beside the candidate;
+    `probes` were measured with the launches, `admission` is what a later run's probes must lie in to be judged.
+    """
+
+    subject: Subject
+    unit: NonEmpty
+    launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
+    frozen_source: NonEmpty | None
+    probes: dict[str, float]
+    admission: dict[str, Range]
+    provenance: Provenance
+    anchor: Anchor
+
+
+class BaselineFile(_Strict):
+    """All baselines of one hardware class. `fingerprint` tells the hardware, driver and software they were made on."""
+
+    schema_: Annotated[str, Field(alias="$schema")] = "schema.json"
+    version: Literal[1]
+    class_id: Annotated[str, Field(pattern=f"^{_CLASS_ID.pattern}$")]
+    fingerprint: dict[str, JsonValue]
+    entries: dict[str, Entry]
+
+    @model_validator(mode="after")
+    def _keyed_by_content(self) -> BaselineFile:
+        for key, entry in self.entries.items():
+            if key != entry.subject.key:
+                raise ValueError(f"entry {key[:12]}: its subject hashes to {entry.subject.key[:12]}; edited by hand?")
+        return self
+
+    def entry(self, key: str) -> Entry | None:
+        """The entry of a subject's key, or None: there is no baseline."""
+        return self.entries.get(key)
+
+
+def find(directory: Path, class_id: str) -> BaselineFile | None:
+    """The baselines of a hardware class, or None when none were ever committed. Raises BadInput, as `read` does."""
+    if not _CLASS_ID.fullmatch(class_id) or class_id in _RESERVED:
+        raise BadInput(
+            f"hardware class {class_id!r}: must be lower-case letters, digits, '.', '_' and '-', not 'schema'"
+        )
+    if not directory.is_dir():
+        raise BadInput(f"baselines {directory}: no such directory; give the one that holds schema.json")
+    path = directory / f"{class_id}.json"
+    if not path.exists():
+        return None
+    found = read(path)
+    if found.class_id != class_id:
+        raise BadInput(f"{path}: holds baselines of {found.class_id}, not of {class_id}; was it copied or renamed?")
+    return found
+
+
+def read(path: Path) -> BaselineFile:
+    """Read and check one file. Raises BadInput for anything but a whole, unambiguous file of a version we know."""
+    restore = "restore it from version control"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read as UTF-8 text: {error}; {restore}") from error
+    try:
+        data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not the JSON of a baseline: {error}; {restore}") from error
+    version = data.get("version") if isinstance(data, dict) else None
+    if type(version) is not int or version < 1:
+        raise BadInput(f"{path}: no version; is this a latency baseline? {restore}")
+    if version > VERSION:
+        raise BadInput(f"{path}: version {version}, this genqual reads up to {VERSION}; install a newer genqual")
+    try:
+        return BaselineFile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BadInput(f"{path}: {place}: {first['msg']}{more}; {restore}") from error
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema that is published beside the files, baselines/latency/schema.json."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "genqual latency baseline"}
+    return head | {k: v for k, v in BaselineFile.model_json_schema(by_alias=True).items() if k != "title"}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"key {key[:64]!r} stands twice in one object, and readers differ in which they take")
+        found[key] = value
+    return found
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number; an unknown is null")
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits} is too large for a number")
+    return number

@@ -1,0 +1,234 @@
+"""A live group of ranks as pytest holds it: start, call, close, and what follows when one falls. No torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Final, NoReturn
+
+from genqual.engines.base import Loaded
+from genqual.errors import BadInput, EngineFailed, GenqualError, OutOfMemory, Unsupported
+from genqual.ranks import diagnosis, processes
+from genqual.ranks.channel import Arrays, ChannelError, Door
+from genqual.ranks.codec import decode
+from genqual.ranks.errors import GroupLost
+from genqual.ranks.launch import Job, launcher, listen_address, rank_environment
+from genqual.ranks.links import Links, Reply
+from genqual.ranks.plan import GroupPlan
+from genqual.spec import Json
+
+Progress = Callable[[str], None]
+_STATUSES: Final[Mapping[str, type[GenqualError]]] = {
+    **{"Unsupported": Unsupported, "OutOfMemory": OutOfMemory, "BadInput": BadInput, "Exception": EngineFailed},
+}
+POLL_S: Final = 0.2  # how often the launcher itself is looked at; answers are noticed at once
+GRACE_S: Final = 3.0  # after the first error, for the other ranks to answer
+REACT_S: Final = 2.5  # after a death, for the launcher to stop the others
+REPORT_S: Final = 6.0  # for it to report, once it does
+CLOSE_S: Final = 15.0  # for an orderly exit
+NEWS_S: Final = 15.0  # between progress messages
+
+
+def _quiet(_: str) -> None:
+    """Nobody wants to hear of progress."""
+
+
+class RankGroup:
+    """The processes of one `GroupPlan`, loaded and ready. Not thread-safe: one caller at a time."""
+
+    BACKSTOP_S: ClassVar[float] = 20.0  # beyond a deadline a rank ends itself, should pytest be unable to
+
+    def __init__(self, plan: GroupPlan, progress: Progress | None = None) -> None:
+        self.plan = plan
+        self.loaded: tuple[Loaded, ...] = ()
+        self.mark = uuid.uuid4().hex
+        self.logs = plan.logs.resolve() / f"{plan.case.id}-{self.mark[:8]}"
+        self._progress = progress or _quiet
+        self._links = Links(plan.case.ranks)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._launcher = launcher(plan.launcher)
+
+    @classmethod
+    def start(cls, plan: GroupPlan, progress: Progress | None = None) -> RankGroup:
+        """Launch, connect and load. Raises GroupLost, or Unsupported, OutOfMemory, EngineFailed when loading did so."""
+        group = cls(plan, progress)
+        try:
+            group._launch()
+            request: dict[str, Json] = {
+                **{"implementation": plan.implementation, "model": plan.model.as_json()},
+                **{"dtype": plan.case.dtype, "device": plan.torch_device, "options": plan.options},
+            }
+            replies = group.call("load", request, deadline_s=plan.deadlines.call("load"))
+            group.loaded = tuple(decode(Loaded, reply.value, reply.arrays) for reply in replies)
+        except BaseException:
+            group.kill()
+            raise
+        return group
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls may be made. A rank that died since the last call is found, and told, by the next one."""
+        return self._process is not None
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids by rank; of ranks on other hosts, theirs."""
+        return tuple(self._links.pids[rank] for rank in sorted(self._links.pids))
+
+    def _launch(self) -> None:
+        plan = self.plan
+        self.logs.mkdir(parents=True, exist_ok=True)
+        job = Job(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments)
+        door = Door(listen_address(job))
+        try:
+            control = {
+                processes.MARK: self.mark,
+                "GENQUAL_CONTROL": f"{door.address[0]}:{door.address[1]}",
+                "GENQUAL_AUTHKEY": door.key.hex(),
+                "GENQUAL_LOGS": str(self.logs),
+                "GENQUAL_BACKEND": plan.backend,
+                **self._launcher.environment(job),
+            }
+            environment = rank_environment(plan.placement, job, control)
+            new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
+            command = self._launcher.command(replace(job, exports=new))
+            self._progress(f"{plan.case}: starting {job.ranks} rank(s) with {plan.launcher}, logs in {self.logs}")
+            with (self.logs / "launcher.log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches pytest alone, which ends the group
+                )
+            seen = self._sighting("start", plan.deadlines.start())
+            while not self._links.complete:
+                if self._exited or time.time() > seen.began + seen.deadline_s:
+                    self._lose(seen)
+                self._links.admit(door, POLL_S, lambda text: self._progress(f"{plan.case}: {text}"))
+        finally:
+            door.close()
+
+    @property
+    def _exited(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def _sighting(self, method: str, deadline_s: float) -> diagnosis.Sighting:
+        plan = self.plan
+        return diagnosis.Sighting(plan.case.id, method, plan.case.ranks, time.time(), deadline_s)
+
+    def call(
+        self,
+        method: str,
+        fields: Mapping[str, Json] | None = None,
+        arrays: Arrays | None = None,
+        *,
+        deadline_s: float,
+    ) -> tuple[Reply, ...]:
+        """Send one request to all ranks and return their answers in rank order.
+
+        Raises Unsupported, OutOfMemory, BadInput or EngineFailed when all ranks raised alike: the group lives on.
+        Raises GroupLost when a rank died, gave no answer or fell out of step: the group is ended. Raises ChannelError,
+        before anything is sent, when the request itself cannot cross.
+        """
+        if self._process is None:
+            raise RuntimeError(f"{self.plan.case}: this group was ended; ask the pool for a live one")
+        try:
+            return self._exchange(method, dict(fields or {}), dict(arrays or {}), deadline_s)
+        except (GenqualError, GroupLost, ChannelError):
+            raise
+        except BaseException:  # Ctrl-C in the middle of a call leaves the ranks out of step
+            self.kill()
+            raise
+
+    def _exchange(self, method: str, fields: dict[str, Json], arrays: Arrays, deadline_s: float) -> tuple[Reply, ...]:
+        seen = self._sighting(method, deadline_s)
+        seen.idle = self._links.disturbed
+        start = time.monotonic()
+        backstop_s = deadline_s + self.BACKSTOP_S
+        self._links.ask({"method": method, "fields": fields, "backstop_s": backstop_s}, arrays, seen)
+        replies: dict[int, Reply] = {}
+        limit, news = start + deadline_s, start + NEWS_S
+        while len(replies) + len(seen.raised) < self._links.ranks and not (seen.gone or seen.broken or self._exited):
+            if time.monotonic() >= limit:
+                break
+            fell = bool(seen.raised)
+            self._links.gather(seen, replies, max(0.0, min(POLL_S, limit - time.monotonic())))
+            if seen.raised and not fell:
+                limit = min(limit, time.monotonic() + GRACE_S)
+            if time.monotonic() > news:
+                news += NEWS_S
+                said = processes.tail(self.logs / "rank0.log", lines=1)
+                self._progress(f"{self.plan.case}: {method}, {time.monotonic() - start:.0f} s; rank 0 said: {said}")
+        if len(replies) == self._links.ranks:
+            return tuple(replies[rank] for rank in sorted(replies))
+        if len(seen.raised) == self._links.ranks and len({error["kind"] for error in seen.raised.values()}) == 1:
+            self._raise_status(seen)
+        seen.answered = set(replies)
+        self._lose(seen)
+
+    def _raise_status(self, seen: diagnosis.Sighting) -> NoReturn:
+        rank, first = min(seen.raised.items(), key=lambda item: float(str(item[1]["at"])))
+        where = f"(`{seen.method}`, rank {rank} first, every rank alike)"
+        if first["kind"] == "Exception":
+            said = f"{first['type']}: {first['message']}"
+            raise EngineFailed(f"{self.plan.case}: {said} {where}\n{first['traceback']}")
+        raise _STATUSES[str(first["kind"])](f"{self.plan.case}: {first['message']} {where}")
+
+    def _lose(self, seen: diagnosis.Sighting) -> NoReturn:
+        """Collect every trace of what happened, end the group, raise GroupLost."""
+        start = time.monotonic()
+        self._links.gather(seen, {}, 0)
+        while seen.gone and not self._exited:
+            # A launcher that saw the death stops the others soon; one that saw nothing amiss has nothing to report.
+            reacts = len(seen.gone) == self._links.ranks or len(seen.gone) > 1
+            if time.monotonic() - start > (REPORT_S if reacts else REACT_S):
+                break
+            self._links.gather(seen, {}, POLL_S)
+        here = {process.pid for process in processes.members(self.mark)}  # ranks on other hosts cannot be asked
+        live = [rank for rank, pid in self._links.pids.items() if pid in here and rank not in seen.gone]
+        processes.dump_stacks([self._links.pids[rank] for rank in live], [self._file(rank, "stack") for rank in live])
+        seen.launcher = self.plan.launcher
+        seen.launcher_code = None if self._process is None else self._process.poll()
+        seen.stacks = {rank: processes.tail(self._file(rank, "stack"), lines=80) for rank in range(seen.ranks)}
+        self.kill()
+        logs = [self._file(rank, "log") for rank in range(seen.ranks)]
+        seen.logs = {rank: (str(file), processes.tail(file)) for rank, file in enumerate(logs)}
+        seen.folder = str(self.logs)
+        seen.launcher_log = processes.tail(self.logs / "launcher.log", lines=60)
+        seen.exits = self._launcher.exits(processes.tail(self.logs / "launcher.log", lines=10_000, limit=1 << 20))
+        raise diagnosis.lost(seen)
+
+    def _file(self, rank: int, suffix: str) -> Path:
+        return self.logs / f"rank{rank}.{suffix}"
+
+    def close(self) -> None:
+        """Let the ranks leave in order; end them when they do not. Never raises because of a rank."""
+        if self._process is None:
+            return
+        try:
+            self._exchange("shutdown", {}, {}, CLOSE_S)
+            if code := self._process.wait(CLOSE_S):
+                self._progress(
+                    f"{self.plan.case}: {self.plan.launcher} {diagnosis.describe_exit(code)}, see {self.logs}"
+                )
+        except (GenqualError, GroupLost, subprocess.TimeoutExpired) as error:
+            self._progress(f"the group did not leave in order: {str(error).splitlines()[0]}")
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End every process of the group now. May be called at any time, more than once."""
+        if self._process is None:
+            return
+        survivors = processes.end(self._process, self.mark)
+        self._links.close()
+        self._process = None  # only now: a second Ctrl-C in between leaves the work to the next call
+        if survivors:
+            self._progress(f"{self.plan.case}: processes {survivors} survived SIGKILL (uninterruptible, see `ps`)")

@@ -1,0 +1,187 @@
+"""What a test holds: typed calls on the live group of one case. No torch, no pytest."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.engines.base import Generated, Loaded, Memory, Scores, TokenBatch
+from genqual.ranks.channel import Arrays
+from genqual.ranks.codec import decode
+from genqual.ranks.group import RankGroup
+from genqual.ranks.links import Reply
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import Case, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """SHA-256 by rank of what each computed: its greedy choices and, where it scored, its 16 best ids."""
+
+    choices: tuple[str, ...]
+    top: tuple[str, ...] = ()
+
+    @property
+    def agree(self) -> bool:
+        """Whether all ranks made the same choices."""
+        return len(set(self.choices)) <= 1
+
+
+class Generator:
+    """One case, ready to generate. Every call goes to all ranks of its live group, started or replaced when needed.
+
+    Raises Unsupported, OutOfMemory or EngineFailed when every rank did (the group lives on), GroupLost when not.
+    """
+
+    def __init__(self, pool: Pool, plan: GroupPlan) -> None:
+        self._pool = pool
+        self.plan = plan
+        self.ranks_agree: Agreement | None = None
+        """Of the last generate or score; None before the first."""
+        self._warm: set[tuple[str, str]] = set()
+
+    @property
+    def case(self) -> Case:
+        return self.plan.case
+
+    @property
+    def group(self) -> RankGroup:
+        """The live group; starts it."""
+        return self._pool.get(self.plan)
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """What loading gave, by rank; starts the group."""
+        return list(self.group.loaded)
+
+    def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
+        """Greedy, exactly `new_tokens` a row. Tokens of rank 0; a step takes as long as on its slowest rank.
+
+        `cpu_s` is the CPU time of all ranks together.
+        """
+        ranks = self.generate_ranks(batch, new_tokens)
+        return Generated(
+            tokens=ranks[0].tokens,
+            step_s=np.max([one.step_s for one in ranks], axis=0),
+            wall_s=max(one.wall_s for one in ranks),
+            cpu_s=sum(one.cpu_s for one in ranks),
+        )
+
+    def generate_ranks(self, batch: TokenBatch, new_tokens: int) -> list[Generated]:
+        """As `generate`, with what each rank saw, in rank order."""
+        replies = self._compute("generate", {"new_tokens": new_tokens}, batch, steps=new_tokens)
+        return [decode(Generated, reply.value, reply.arrays) for reply in replies]
+
+    def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
+        """Force `forced` (rows, steps) through the timed decode loop; statistics of rank 0."""
+        return self._scores("score", batch, forced, logits)
+
+    def score_prefill(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
+        """The same statistics from one pass over prompt + forced, without any cache."""
+        return self._scores("score_prefill", batch, forced, logits)
+
+    def memory(self, *, reset: bool = False) -> list[Memory]:
+        """Bytes by rank."""
+        return [decode(Memory, reply.value) for reply in self._call("memory", {"reset": reset})]
+
+    def inspect(self) -> list[dict[str, Json]]:
+        """Which kernels, shards and settings really run, by rank."""
+        return [reply.value["inspect"] for reply in self._call("inspect")]
+
+    def weight_hash(self) -> list[str]:
+        """Of what each rank holds now, by rank."""
+        return [str(reply.value["weight_hash"]) for reply in self._call("weight_hash")]
+
+    def invoke(
+        self,
+        entry: str,
+        params: Mapping[str, Json] | None = None,
+        arrays: Arrays | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> tuple[Reply, ...]:
+        """Call `module:function(engine, **params, **arrays)` in every rank; each answer is its mapping or dataclass.
+
+        The function finds its rank in the environment, as RANK. `deadline_s` overrides the plan's for long work.
+        """
+        return self._call("invoke", {"entry": entry, "params": dict(params or {})}, arrays, deadline_s=deadline_s)
+
+    @contextlib.contextmanager
+    def fault(self, entry: str, **params: Json) -> Iterator[None]:
+        """Inject `module:function(engine, rank, **params)` for a block; what it returned undoes it afterwards.
+
+        Ends the group instead when healing fails. A lost group needs no healing.
+        """
+        group = self.group
+        self._call("fault", {"entry": entry, "params": params})
+        try:
+            yield
+        finally:
+            if group.alive:
+                try:
+                    self._call("heal")
+                except BaseException:
+                    self._pool.drop(self.plan)
+                    raise
+
+    @contextlib.contextmanager
+    def undisturbed(self, *others: Generator) -> Iterator[None]:
+        """Keep the cores and cards of this case (and of `others`) for several calls; else each call leases them."""
+        with self._pool.computing(self.plan, *(other.plan for other in others)):
+            yield
+
+    def restart(self) -> None:
+        """End the group, so that the next call runs in fresh processes."""
+        self._pool.drop(self.plan)
+
+    def verify_unmutated(self) -> bool:
+        """Compare weight hashes with those at load, by rank; on a difference end the group and return False.
+
+        For after a failed verdict or an OutOfMemory, so that no later test inherits damaged weights.
+        """
+        now = self.weight_hash()
+        if now == [one.weight_hash for one in self.group.loaded]:
+            return True
+        self._pool.drop(self.plan)
+        return False
+
+    def _scores(
+        self, method: Literal["score", "score_prefill"], batch: TokenBatch, forced: NDArray[np.int64], logits: bool
+    ) -> Scores:
+        replies = self._compute(method, {"logits": logits}, batch, steps=forced.shape[1], forced=forced)
+        return decode(Scores, replies[0].value, replies[0].arrays)
+
+    def _compute(
+        self, method: str, fields: dict[str, Json], batch: TokenBatch, *, steps: int, **arrays: NDArray[Any]
+    ) -> tuple[Reply, ...]:
+        rows, length = batch.ids.shape
+        sent = {"ids": batch.ids, "mask": batch.mask, **arrays}
+        replies = self._call(method, fields, sent, rows=rows, length=length, steps=steps)
+        agree = [reply.value.pop("agree") for reply in replies]
+        tops = tuple(one["top"] for one in agree if "top" in one)
+        self.ranks_agree = Agreement(tuple(one["choices"] for one in agree), tops)
+        return replies
+
+    def _call(
+        self,
+        method: str,
+        fields: dict[str, Json] | None = None,
+        arrays: Arrays | None = None,
+        *,
+        deadline_s: float | None = None,
+        **work: int,
+    ) -> tuple[Reply, ...]:
+        with self._pool.computing(self.plan):
+            group = self._pool.get(self.plan)
+            call = (group.mark, method)
+            if deadline_s is None:
+                deadline_s = self.plan.deadlines.call(method, first=call not in self._warm, **work)
+            replies = group.call(method, fields, arrays, deadline_s=deadline_s)
+            self._warm.add(call)
+            return replies

@@ -1,0 +1,224 @@
+"""How a rank group is started: one command line a launcher, never a launcher of our own. No torch, starts nothing.
+
+torchrun is the default and the one the suite's tests run; docs/launchers.md says which others were run where.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from genqual.devices.base import Placement
+from genqual.errors import BadInput
+
+MODULE: Final = "genqual.ranks.worker"
+# What a surrounding job (torchrun, an MPI shell) may have left in the environment and would mislead our ranks.
+_FOREIGN: Final = re.compile(
+    r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR|"
+    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(?!RUNTIME_DIR)\w+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a launcher is asked for: `ranks` processes, on this host or spread evenly over `hosts`."""
+
+    ranks: int
+    logs: Path
+    hosts: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()  # the user's own, passed to the launcher as they are
+    exports: tuple[str, ...] = ()  # names of variables that other hosts must be given
+
+    def __post_init__(self) -> None:
+        if self.ranks % max(len(self.hosts), 1):
+            raise BadInput(f"{self.ranks} ranks on {len(self.hosts)} hosts: every host must get the same number")
+
+    @property
+    def ranks_per_host(self) -> int:
+        return self.ranks // max(len(self.hosts), 1)
+
+    @property
+    def several_hosts(self) -> bool:
+        return len(self.hosts) > 1
+
+
+class Launcher(Protocol):
+    """A program that starts ranks. Stateless; `log` is what the launcher itself wrote."""
+
+    name: str
+    program: str  # a module if it has a dot, else an executable on the PATH
+
+    def command(self, job: Job) -> list[str]: ...
+
+    def environment(self, job: Job) -> dict[str, str]: ...
+
+    def exits(self, log: str) -> dict[int, int]:
+        """Exit codes by rank, as the launcher reported them; a signal is negative. Unreported ranks are left out."""
+        ...
+
+
+class Torchrun:
+    """PyTorch's own launcher. One host: on several, torchrun needs a starter on each of them."""
+
+    name = "torchrun"
+    program = "torch.distributed.run"
+
+    def command(self, job: Job) -> list[str]:
+        if job.several_hosts:
+            raise BadInput(f"--launcher torchrun on {', '.join(job.hosts)}: it starts ranks on this host only; "
+                           "use --launcher mpirun or srun for several hosts")  # fmt: skip
+        # The agent binds port 0 and keeps the store it got as the ranks' MASTER_PORT: no port can be taken meanwhile.
+        # A literal address, because a host's own name need not resolve.
+        return [
+            *(
+                sys.executable,
+                "-m",
+                self.program,
+                "--nnodes=1",
+                f"--nproc-per-node={job.ranks}",
+                "--max-restarts=0",
+                "--monitor-interval=0.1",
+            ),
+            *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--rdzv-conf=is_host=1", "--local-addr=127.0.0.1"),
+            *(f"--log-dir={job.logs / 'torchrun'}", *job.arguments, "--module", MODULE),
+        ]
+
+    def environment(self, job: Job) -> dict[str, str]:
+        return {}
+
+    def exits(self, log: str) -> dict[int, int]:
+        found = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", log)
+        return {int(rank): int(code) for rank, code in found}
+
+
+class DeepSpeed:
+    """DeepSpeed's launcher on this host; its multi-node form does not export our variables."""
+
+    name = "deepspeed"
+    program = "deepspeed.launcher.runner"
+
+    def command(self, job: Job) -> list[str]:
+        if job.several_hosts:
+            raise BadInput(f"--launcher deepspeed on {', '.join(job.hosts)}: it passes only variables of its own list "
+                           "to other hosts; use --launcher mpirun or srun")  # fmt: skip
+        return [
+            *(sys.executable, "-m", self.program, f"--num_gpus={job.ranks}", "--hostfile=/dev/null"),
+            *("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank", *job.arguments),
+            *("--module", MODULE),
+        ]
+
+    def environment(self, job: Job) -> dict[str, str]:
+        return {}
+
+    def exits(self, log: str) -> dict[int, int]:
+        return {}  # it logs the code of the first process to fail without saying which rank it was
+
+
+class Mpirun:
+    """Open MPI. Variables cross to other hosts by name (`-x NAME`), so that no secret stands in a command line."""
+
+    name = "mpirun"
+    program = "mpirun"
+
+    def command(self, job: Job) -> list[str]:
+        where = ["--host", ",".join(f"{host}:{job.ranks_per_host}" for host in job.hosts)] if job.hosts else []
+        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        # Binding is ours (LOCAL_SIZE, cores by local rank), and a host may have fewer slots than ranks want cores.
+        exports = [word for name in sorted(job.exports) for word in ("-x", name)]
+        return [
+            *(self.program, *root, "-np", str(job.ranks), *where, "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"),
+            *(*exports, *job.arguments, sys.executable, "-u", "-m", MODULE),
+        ]
+
+    def environment(self, job: Job) -> dict[str, str]:
+        return _master(job)
+
+    def exits(self, log: str) -> dict[int, int]:
+        killed = re.findall(r"process rank (\d+) with PID \d+ on node \S+ exited on\s+signal (\d+)", log)
+        left = re.findall(r"Process name: \[\S+,(\d+)\]\s+Exit code:\s+(\d+)", log)
+        return {int(rank): -int(sign) for rank, sign in killed} | {int(rank): int(code) for rank, code in left}
+
+
+class Srun:
+    """Slurm, inside an allocation (`salloc`, `sbatch`)."""
+
+    name = "srun"
+    program = "srun"
+
+    def command(self, job: Job) -> list[str]:
+        where = [f"--nodes={len(job.hosts)}", f"--nodelist={','.join(job.hosts)}"] if job.hosts else ["--nodes=1"]
+        return [
+            *(self.program, f"--ntasks={job.ranks}", f"--ntasks-per-node={job.ranks_per_host}", *where),
+            *("--export=ALL", "--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", *job.arguments),
+            *(sys.executable, "-u", "-m", MODULE),
+        ]
+
+    def environment(self, job: Job) -> dict[str, str]:
+        return _master(job)
+
+    def exits(self, log: str) -> dict[int, int]:
+        left = re.findall(r"task (\d+): Exited with exit code (\d+)", log)
+        killed = re.findall(r"task (\d+): (Killed|Terminated|Segmentation fault|Aborted)", log)
+        signals = {"Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Aborted": 6}
+        return {int(rank): int(code) for rank, code in left} | {int(rank): -signals[word] for rank, word in killed}
+
+
+LAUNCHERS: Final[Mapping[str, Launcher]] = {one.name: one for one in (Torchrun(), DeepSpeed(), Mpirun(), Srun())}
+
+
+def launcher(name: str) -> Launcher:
+    """Look a launcher up. Raises BadInput naming those that exist, or the package that is missing."""
+    if name not in LAUNCHERS:
+        raise BadInput(f"--launcher {name}: genqual knows {', '.join(LAUNCHERS)}")
+    found = LAUNCHERS[name]
+    package = found.program.partition(".")[0]
+    if "." in found.program and importlib.util.find_spec(package) is None:
+        raise BadInput(f"--launcher {name} needs {package}, which is not installed for {sys.executable}; "
+                       "install genqual with the extra of your device, for example genqual[xeon]")  # fmt: skip
+    return found
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now; for launchers that cannot hold it until the ranks bind it, so it may be taken."""
+    with socket.create_server((host, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def listen_address(job: Job) -> str:
+    """The address of this host that every rank can reach: loopback, or the one that faces the other hosts."""
+    if not job.several_hosts:
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting a UDP socket sends nothing
+        probe.connect((job.hosts[-1], 9))
+        return str(probe.getsockname()[0])
+
+
+def _master(job: Job) -> dict[str, str]:
+    return {"MASTER_ADDR": job.hosts[0] if job.several_hosts else "127.0.0.1", "MASTER_PORT": str(free_port())}
+
+
+def rank_environment(placement: Placement, job: Job, control: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the launcher, and so of every rank: ours, cleaned, plus what all ranks share.
+
+    What differs between ranks travels as JSON and is applied by the worker before it imports anything heavy.
+    """
+    ours = {name: value for name, value in os.environ.items() if not _FOREIGN.fullmatch(name)}
+    shared = dict(set.intersection(*(set(env.items()) for env in placement.env))) if placement.env else {}
+    fixed = {
+        "LOCAL_SIZE": str(job.ranks_per_host),  # DeepSpeed dies by SIGSEGV without it under torchrun
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # a folder named `torch` where pytest was started must not shadow the package
+        "GENQUAL_RANK_ENV": json.dumps(placement.env),
+        "GENQUAL_CORES": json.dumps(placement.cores),
+    }
+    if not job.several_hosts and "lo" in {name for _, name in socket.if_nameindex()}:
+        fixed["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    return {**ours, **fixed, **shared, **control}

@@ -1,0 +1,115 @@
+"""Who computes where: one file lock a core or card, so that two runs on a host share none. No torch, no device."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+import filelock
+import psutil
+
+from genqual.errors import BadInput
+
+WAIT_S: Final = 3600.0
+NEWS_S: Final = 30.0
+
+
+def runtime_dir() -> Path:
+    """Where lock files live: GENQUAL_RUNTIME_DIR (set it alike for users who share a host), else this user's own.
+
+    Not XDG_RUNTIME_DIR: a login has it and a cron job of the same user has not, and the two must meet. Raises BadInput
+    when the folder in the temporary directory belongs to somebody else.
+    """
+    given = os.environ.get("GENQUAL_RUNTIME_DIR")
+    folder = Path(given) if given else Path(tempfile.gettempdir()) / f"genqual-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not given and folder.stat().st_uid != os.getuid():
+        raise BadInput(f"{folder} belongs to another user; set GENQUAL_RUNTIME_DIR to a folder of your own")
+    return folder
+
+
+class Leases:
+    """The leases that this process holds. Reentrant: a name held already is counted, not taken again.
+
+    Deadlock-free by two rules. Names are taken in sorted order, all or none. And the pool never waits here while it
+    keeps other leases: it gives those up first.
+    """
+
+    def __init__(self, folder: Path | None = None, progress: Callable[[str], None] | None = None) -> None:
+        self._folder = folder
+        self._progress = progress
+        self._held: dict[str, tuple[filelock.FileLock, int]] = {}
+
+    @property
+    def held(self) -> frozenset[str]:
+        return frozenset(self._held)
+
+    def taken(self) -> frozenset[str]:
+        """Names that other live processes hold now: a hint for `Device.place`, stale a moment later."""
+        holders = {file: self._holder(file) for file in self._dir().glob("*.holder")}
+        return frozenset(name for name, pid in holders.values() if pid not in (0, os.getpid()))
+
+    def take(self, names: Collection[str], *, wait_s: float = WAIT_S) -> bool:
+        """Hold all of `names`, or none: False when another process kept one of them for `wait_s` seconds."""
+        done: list[str] = []
+        for name in sorted(set(names)):
+            if not self._take(name, wait_s):
+                self.release(done)
+                return False
+            done.append(name)
+        return True
+
+    def release(self, names: Collection[str]) -> None:
+        """Give back one count of each name."""
+        for name in sorted(set(names), reverse=True):
+            lock, count = self._held[name]
+            if count > 1:
+                self._held[name] = lock, count - 1
+                continue
+            del self._held[name]
+            self._file(name, "holder").unlink(missing_ok=True)
+            lock.release()
+
+    def _take(self, name: str, wait_s: float) -> bool:
+        if name in self._held:
+            lock, count = self._held[name]
+            self._held[name] = lock, count + 1
+            return True
+        lock = filelock.FileLock(self._file(name, "lock"))
+        left = wait_s
+        while True:
+            try:
+                lock.acquire(timeout=min(left, NEWS_S))
+                break
+            except filelock.Timeout:
+                left -= NEWS_S
+                if left <= 0:
+                    return False
+                if self._progress is not None:
+                    self._progress(f"waiting for {name}, held by process {self._holder(self._file(name, 'holder'))[1]}")
+        self._held[name] = lock, 1
+        about = {"name": name, "pid": os.getpid(), "born": psutil.Process().create_time()}
+        self._file(name, "holder").write_text(json.dumps(about))
+        return True
+
+    def _dir(self) -> Path:
+        folder = self._folder or runtime_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _file(self, name: str, suffix: str) -> Path:
+        return self._dir() / f"{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.{suffix}"
+
+    def _holder(self, file: Path) -> tuple[str, int]:
+        """Name and pid of a live holder; pid 0 when there is none (it died, or is just taking or giving back)."""
+        try:
+            about = json.loads(file.read_text())
+            born = psutil.Process(about["pid"]).create_time()
+        except (OSError, ValueError, psutil.Error):
+            return "", 0
+        return str(about["name"]), int(about["pid"]) if born == about["born"] else 0

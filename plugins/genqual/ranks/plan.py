@@ -1,0 +1,46 @@
+"""What a rank group is made of, fixed before it starts. Pure: no process is started here, no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genqual.devices.base import Placement
+from genqual.models.spec import ModelSpec
+from genqual.ranks.deadlines import Deadlines
+from genqual.spec import Case, Json
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """Everything that a launcher and the ranks need to know. Equal `key`s may share one live group."""
+
+    case: Case
+    implementation: str  # of the engine, "package.module:Class"
+    model: ModelSpec
+    placement: Placement
+    torch_device: str
+    backend: str  # of torch.distributed; the ranks find it in GENQUAL_BACKEND
+    logs: Path  # a folder for each group is made in it
+    options: dict[str, Json] = field(default_factory=dict)
+    exclusive: bool = False  # the device serves one process at a time: its lease is held while the group lives
+    launcher: str = "torchrun"
+    launcher_arguments: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+    @property
+    def key(self) -> str:
+        """Hash of what shapes the processes; logs and deadlines do not."""
+        parts = {
+            "case": self.case.as_json(),
+            "implementation": self.implementation,
+            "model": self.model.as_json(),
+            "placement": [self.placement.env, self.placement.cores, self.placement.lease],
+            "device": [self.torch_device, self.backend, self.exclusive],
+            "options": self.options,
+            "launcher": [self.launcher, self.launcher_arguments, self.hosts],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

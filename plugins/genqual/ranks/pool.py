@@ -1,0 +1,112 @@
+"""The live groups of one pytest process: least recently used out, lost ones replaced, none left behind. No torch."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from genqual.errors import BadInput
+from genqual.ranks.group import Progress, RankGroup
+from genqual.ranks.leases import WAIT_S, Leases
+from genqual.ranks.plan import GroupPlan
+
+
+class Pool:
+    """Keeps up to `size` groups alive; two, because comparing degrees of tensor parallelism needs two.
+
+    Cores and cards are leased: for the life of the group where the device is exclusive, else while it computes
+    (`computing`). Not thread-safe.
+    """
+
+    def __init__(self, size: int = 2, *, leases: Leases | None = None, progress: Progress | None = None) -> None:
+        if size < 1:
+            raise BadInput(f"pool of {size} groups: at least 1")
+        self._size = size
+        self._progress = progress
+        self._live: OrderedDict[str, RankGroup] = OrderedDict()
+        self._busy: frozenset[str] | set[str] = frozenset()
+        self._owner = os.getpid()
+        self.leases = Leases(progress=progress) if leases is None else leases
+        atexit.register(self.close_all)
+
+    def get(self, plan: GroupPlan) -> RankGroup:
+        """Return the live group of `plan`, started now if need be. Raises what `RankGroup.start` raises."""
+        group = self._live.pop(plan.key, None)
+        if group is not None and not group.alive:
+            self._end(group)
+            group = None
+        if group is None:
+            self._make_room(plan)
+            with self.computing(plan):
+                group = RankGroup.start(plan, self._progress)
+                if plan.exclusive:
+                    self.leases.take(plan.placement.lease)  # one count more than `computing`: kept until the end
+        self._live[plan.key] = group
+        return group
+
+    @contextlib.contextmanager
+    def computing(self, *plans: GroupPlan) -> Iterator[None]:
+        """Hold the cores and cards of `plans` for a block, so that nobody else computes there.
+
+        A nested block must not want more than the outer one (RuntimeError): it would wait while holding.
+        """
+        names = {name for plan in plans for name in plan.placement.lease}
+        if self._busy and not names <= self._busy:
+            raise RuntimeError(f"{plans[0].case} needs {sorted(names - self._busy)} while {sorted(self._busy)} are "
+                               "held: name all plans in the outer `computing`")  # fmt: skip
+        outer, self._busy = self._busy, self._busy | names
+        try:
+            with self._leased(names):
+                yield
+        finally:
+            self._busy = outer
+
+    @contextlib.contextmanager
+    def _leased(self, names: set[str]) -> Iterator[None]:
+        if not self.leases.take(names, wait_s=0):
+            # Never wait while holding: two runs that each keep a card and wait for the other's would wait for ever.
+            for key, group in list(self._live.items()):
+                if group.plan.exclusive:
+                    self._end(self._live.pop(key))
+            if not self.leases.take(names):
+                raise BadInput(f"waited {WAIT_S:.0f} s for {', '.join(sorted(names))}, which another run holds; "
+                               "end it, or give this run other cores or cards")  # fmt: skip
+        try:
+            yield
+        finally:
+            self.leases.release(names)
+
+    def drop(self, plan: GroupPlan) -> None:
+        """End the group of `plan`, if it lives; the next `get` starts a fresh one."""
+        group = self._live.pop(plan.key, None)
+        if group is not None:
+            self._end(group)
+
+    def close_all(self) -> None:
+        """End every group. At exit, at the end of a session, or on Ctrl-C; harmless twice."""
+        if os.getpid() != self._owner:  # a fork inherited this pool, not its groups
+            return
+        while self._live:
+            _, group = self._live.popitem()
+            self._end(group)
+        atexit.unregister(self.close_all)
+
+    def _make_room(self, plan: GroupPlan) -> None:
+        wanted = set(plan.placement.lease)
+        for key, group in list(self._live.items()):
+            clash = (plan.exclusive or group.plan.exclusive) and wanted & set(group.plan.placement.lease)
+            if clash:
+                self._end(self._live.pop(key))
+        while len(self._live) >= self._size:
+            _, oldest = self._live.popitem(last=False)
+            self._end(oldest)
+
+    def _end(self, group: RankGroup) -> None:
+        try:
+            group.close()
+        finally:
+            if group.plan.exclusive:
+                self.leases.release(group.plan.placement.lease)

@@ -1,0 +1,99 @@
+"""What the terminal shows at the end, and the exit status of a run that judged nothing. Gives no verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from rich.console import Console, RenderableType
+
+from genqual.results.record import Record
+from genqual.results.summary import summary
+from genqual.run import Run
+from genqual.selection import Selection
+
+UNJUDGED: Final = {
+    "no_baseline": ("no baseline", "B", "NO BASELINE"),
+    "no_reference": ("no reference", "R", "NO REFERENCE"),
+    "inconclusive": ("inconclusive", "I", "INCONCLUSIVE"),
+}
+
+
+class Tally:
+    """What became of each device's tests, read off the reports: the controller sees those of every xdist worker."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.judged: Counter[str] = Counter()
+        self.records: list[Path] = []
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Count a report that carries a verdict, and note the records that its test spooled."""
+        found = _properties(report)
+        if report.when == "call" and found.get("genqual_verdict") in ("pass", "fail", "regressed", "improved"):
+            self.judged[found["genqual_device"]] += 1
+        for name, value in report.user_properties:
+            if name == "genqual_record" and Path(str(value)) not in self.records:
+                self.records.append(Path(str(value)))
+
+    def status(self, report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Category, letter and word of a test that was not judged; None for every other."""
+        if not isinstance(report, pytest.TestReport) or not report.skipped:
+            return None
+        known = UNJUDGED.get(_properties(report).get("genqual_verdict", ""))
+        return known and (known[0], known[1], (known[2], {"yellow": True}))
+
+    def unjudged(self) -> list[str]:
+        """The devices that `-m` names and on which nothing was judged."""
+        return [name for name in sorted(self._selection.named) if not self.judged[name]]
+
+    def exit_status(self, run: Run, status: int) -> int:
+        """Non-zero where nothing was judged that was asked for, or an upload was required and failed."""
+        if self.unjudged() and not run.options.allow_absent:
+            return int(pytest.ExitCode.TESTS_FAILED)
+        if run.options.require_upload and run.pushed is not None and not run.pushed.ok:
+            return int(pytest.ExitCode.TESTS_FAILED)
+        # All skipped on an absent device that was allowed, or an empty selection of it, is what the user asked for.
+        return int(pytest.ExitCode.OK) if self._selection.named and run.options.allow_absent else status
+
+
+def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None:
+    """Write the tables of this run's records, where they went, and what stayed unjudged."""
+    if terminal.config.option.collectonly:
+        return
+    records = [Record.from_bytes(path.read_bytes()) for path in tally.records if path.is_file()]
+    width = min(terminal._tw.fullwidth, 160)
+    if records:
+        terminal.section("genqual")
+        terminal.write(rendered(summary(records, width), width, color=terminal._tw.hasmarkup))
+    lines = list(run.warnings) + (run.pushed.lines() if run.pushed else [])
+    if records:
+        lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
+    for name in tally.unjudged():
+        why = _why(run, name)
+        lines.append(f"{name} was asked for and nothing was judged on it: {why}")
+    if lines:
+        terminal.section("genqual: records")
+        for line in lines:
+            terminal.write_line(line)
+
+
+def rendered(what: RenderableType, width: int, *, color: bool) -> str:
+    """A rich renderable as text for pytest's terminal."""
+    console = Console(width=width, force_terminal=color, no_color=not color, highlight=False)
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+def _why(run: Run, device: str) -> str:
+    found = run.selection.presence(device)
+    if not found.present:
+        return f"{found.probe} found {found.found}. --allow-absent accepts an absent device"
+    return "no selected test gave a verdict (deselected, skipped, or without a reference or baseline)"
+
+
+def _properties(report: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in getattr(report, "user_properties", ())}

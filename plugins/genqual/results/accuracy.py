@@ -1,0 +1,40 @@
+"""Whether a measurement's text was judged, and judged right. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from genqual.results.cells import cells, failed
+from genqual.results.record import Record
+
+
+class Accuracy:
+    """Which configurations of one side were judged, and which were wrong; the newest verdict of each kind counts."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._judged = [cell.last for cell in cells(records, "judgement")]
+
+    def fault(self, record: Record) -> str | None:
+        """Why this measurement's text cannot be trusted: a failed verdict on its hardware, engine and architecture.
+
+        The fp32 lane counts for every dtype, since it finds the faults of logic that hide in bf16's noise.
+        """
+        for judged in self._of(record):
+            if failed(judged) and judged.judgement is not None:
+                what = judged.judgement
+                return f"accuracy failed: {what.property} in the {what.lane} lane on {judged.model.name}"
+        return None
+
+    def known(self, record: Record) -> bool:
+        """Whether anything about this configuration was judged."""
+        return any(True for _ in self._of(record))
+
+    def _of(self, record: Record) -> Iterable[Record]:
+        subject = record.key_of("hardware", "engine")
+        return (
+            judged
+            for judged in self._judged
+            if judged.key_of("hardware", "engine") == subject
+            and judged.model.architecture == record.model.architecture
+            and judged.precision.dtype in (record.precision.dtype, "fp32")
+        )

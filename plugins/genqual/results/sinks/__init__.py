@@ -1,0 +1,1 @@
+"""Where records are sent: one file a kind of place, chosen by the URL's scheme."""

@@ -1,0 +1,106 @@
+"""Read the records that a person names: a database, a directory, a file, with a selector behind #. Changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from genqual.errors import BadInput
+from genqual.results.record import CorruptRecord, FutureRecord, Record
+from genqual.results.sinks.base import Query
+from genqual.results.sinks.registry import open_sink
+from genqual.results.sinks.urls import redact
+
+FORMS: Final = (
+    "a database (results.db, sqlite:///results.db), a directory of records (.genqual/spool) or a file of records"
+    " (.json, .jsonl), each with an optional selector: results.db#run=3f2a or results.db#class=NAME&engine=NAME"
+)
+
+_SELECTOR = re.compile(r"(.*)#(\w+=[^#&]*(?:&\w+=[^#&]*)*)", re.DOTALL)
+_NAMES: Final = {field.name: field.name for field in fields(Query)} | {"class": "class_id"}
+_SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+
+
+def load(spec: str) -> list[Record]:
+    """The records that `spec` names, verified, oldest first, each once. Raises BadInput or SinkFailed, never empty."""
+    place, query = _parsed(spec)
+    found = {record.id: record for record in _read(place, query)}
+    if not found:
+        raise BadInput(f"{redact(spec)}: {_why_empty(place, query)}")
+    return sorted(found.values(), key=lambda record: (record.created, record.id))
+
+
+def _parsed(spec: str) -> tuple[str, Query]:
+    match = _SELECTOR.fullmatch(spec)
+    if match is None:
+        return spec, Query()
+    conditions = {}
+    for condition in match[2].split("&"):
+        name, _, value = condition.partition("=")
+        if name not in _NAMES:
+            raise BadInput(f"{redact(spec)}: no selector {name!r}; there are {', '.join(sorted(_NAMES))}")
+        conditions[_NAMES[name]] = value
+    return match[1], Query(**conditions)
+
+
+def _read(place: str, query: Query) -> Iterator[Record]:
+    if "://" in place:
+        sink = open_sink(place)
+        try:
+            yield from sink.read(query)
+        finally:
+            sink.close()
+        return
+    path = Path(place).expanduser()
+    try:
+        yield from _from_path(path, query)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}. Give {FORMS}") from None
+
+
+def _from_path(path: Path, query: Query) -> Iterator[Record]:
+    if path.is_dir():
+        files = sorted(path.glob("*.json")) or sorted((path / "spool").glob("*.json"))
+        for file in files:
+            yield from filter(query.matches, _from_bytes(file, file.read_bytes()))
+        return
+    with path.open("rb") as stream:
+        start = stream.read(len(_SQLITE_MAGIC))
+        if start != _SQLITE_MAGIC:
+            yield from filter(query.matches, _from_bytes(path, start + stream.read()))
+            return
+    yield from _read(f"sqlite:///{path.absolute()}", query)
+
+
+def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
+    """One record, or one a line."""
+    lines = [data] if data.lstrip()[:2] in (b"{\n", b"{\r") else data.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Record.from_bytes(line)
+        except FutureRecord as error:
+            raise BadInput(f"{path}, line {number}: {error}") from None
+        except CorruptRecord as error:
+            raise BadInput(
+                f"{path}, line {number}: {error}. Take the file away (`genqual push` quarantines damaged files of its"
+                f" spool), or give {FORMS}"
+            ) from None
+
+
+def _why_empty(place: str, query: Query) -> str:
+    everything = list(_read(place, Query()))
+    if not everything:
+        return f"no record there. Give {FORMS}"
+    wanted = ", ".join(f"{name}={value}" for name, value in query.conditions.items())
+    runs, classes = Counter(r.run for r in everything), Counter(r.system.class_id for r in everything)
+    held = "; ".join(
+        f"{what}: {', '.join(name for name, _ in counts.most_common(8))}"
+        for what, counts in (("runs", runs), ("classes", classes))
+    )
+    return f"none of its {len(everything)} records has {wanted}; it holds {held}"

@@ -1,0 +1,177 @@
+"""One run of the suite: rank groups, references, measurements and the spool, shared by its tests."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from genqual.conformance import reference_file
+from genqual.conformance.oracle import Oracle, oracle_for
+from genqual.conformance.reference import Reference, check_weights
+from genqual.devices.registry import devices
+from genqual.engines.registry import engine
+from genqual.measuring import Measuring, Published
+from genqual.models import weights
+from genqual.models.registry import cache_dir, resolve
+from genqual.options import Options
+from genqual.paths import data_dir
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.recording import Recorder
+from genqual.results.push import PushReport, push
+from genqual.results.spool import Spool
+from genqual.selection import Selection
+from genqual.spec import Case, Json, Workload
+
+
+class Run:
+    """What the tests of one process share. Nothing is started or read before a test asks."""
+
+    def __init__(
+        self, options: Options, selection: Selection, identifier: str, progress: Callable[[str], None]
+    ) -> None:
+        self.options = options
+        self.selection = selection
+        self.id = identifier
+        self.progress = progress
+        self.state = Path(options.state_dir).absolute()
+        self.warnings: list[str] = []
+        self.pushed: PushReport | None = None
+        self._generators: dict[Case, Generator] = {}
+        self._inspections: dict[Case, dict[str, Json]] = {}
+        self._references: dict[str, Reference | str] = {}
+        self._oracles: dict[str, Oracle] = {}
+
+    @classmethod
+    def of(cls, config: pytest.Config, selection: Selection) -> Run:
+        """The run of this pytest process; an xdist worker belongs to its controller's run."""
+        given = getattr(config, "workerinput", {}).get("genqual_run")
+        return cls(Options.of(config), selection, given or secrets.token_hex(8), _progress_of(config))
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Live rank groups; room for two, because comparing degrees of tensor parallelism needs two."""
+        return Pool(2, progress=self.progress)
+
+    @cached_property
+    def spool(self) -> Spool:
+        return Spool(self.state / "spool", announce=self.warnings.append)
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        """Writes the records of this run."""
+        return Recorder(self.spool, self.id, shlex.join(["pytest", *sys.argv[1:]]))
+
+    def generator(self, case: Case) -> Generator:
+        """The handle of `case`; its ranks start at the first call."""
+        if case not in self._generators:
+            self._generators[case] = Generator(self.pool, self._plan(case))
+        return self._generators[case]
+
+    def _plan(self, case: Case) -> GroupPlan:
+        device, spec = devices()[case.device], engine(case.engine)
+        return GroupPlan(
+            case=case,
+            implementation=spec.implementation,
+            model=resolve(case.model),
+            placement=device.place(case.ranks, case.cores_per_rank, taken=self.pool.leases.taken()),
+            torch_device=device.torch_device,
+            backend=device.backend,
+            logs=self.state / "logs" / self.id,
+            options=dict(spec.options),
+            exclusive=device.exclusive,
+            launcher=self.options.launcher,
+        )
+
+    def weights_sha256(self, model: str) -> str | None:
+        """SHA-256 of the whole checkpoint, or None where it cannot be read in this process."""
+        spec = resolve(model)
+        return weights.sha256(spec) if spec.source in ("embedded", "directory") else None
+
+    def reference(self, model: str) -> Reference | str:
+        """The oracle's reference of `model`, or why there is none. Raises BadInput on one that is not sound."""
+        if model not in self._references:
+            self._references[model] = self._read_reference(model)
+        return self._references[model]
+
+    def _read_reference(self, model: str) -> Reference | str:
+        name = resolve(model).name
+        places = [Path(self.options.references)] if self.options.references else []
+        places += [data_dir("baselines") / "references", cache_dir() / "references"]
+        for place in places:
+            if (place / name).is_dir():
+                found = reference_file.read(place / name)
+                sha256 = self.weights_sha256(model)
+                if sha256 is not None:
+                    check_weights(found, sha256)
+                return found
+        return f"no reference of {name} in {', '.join(map(str, places))}; `genqual reference {model}` makes one"
+
+    def oracle(self, model: str) -> Oracle:
+        """Our own implementation of `model`, over its weights; kept, because a free run is re-scored with it."""
+        if model not in self._oracles:
+            spec = resolve(model)
+            self._oracles.clear()  # one at a time: a float64 copy of the weights is large
+            self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
+        return self._oracles[model]
+
+    def inspection(self, case: Case) -> dict[str, Json]:
+        """What rank 0 says really runs: kernels, shards, settings; asked once a case."""
+        if case not in self._inspections:
+            self._inspections[case] = self.generator(case).inspect()[0]
+        return self._inspections[case]
+
+    @cached_property
+    def measuring(self) -> Measuring:
+        """What the performance items share."""
+        return Measuring(self.selection.profile.repetitions, self.progress)
+
+    def publish(self, case: Case, workload: Workload, *, label: str) -> Published:
+        """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
+        return self.measuring.publish(
+            self.generator(case),
+            workload,
+            self.recorder,
+            weights_sha256=self.weights_sha256(case.model),
+            inspection=self.inspection(case),
+            label=label,
+        )
+
+    def unsupported(self, case: Case, reason: str) -> Path:
+        """Record, once, that the case's engine cannot run it."""
+        return self.recorder.unsupported(case, reason, weights_sha256=self.weights_sha256(case.model))
+
+    def push(self) -> None:
+        """Send what is spooled; an upload never changes a verdict."""
+        if self.options.uploads and "recorder" in self.__dict__:
+            self.pushed = push(self.spool, self.options.uploads)
+
+    def close(self) -> None:
+        """End every rank of this process. Harmless twice."""
+        if "pool" in self.__dict__:
+            self.pool.close_all()
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def _progress_of(config: pytest.Config) -> Callable[[str], None]:
+    """A line on the terminal for long steps; nothing where output is no terminal, or pytest is quiet."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+
+    def show(text: str) -> None:
+        terminal = reporter or config.pluginmanager.get_plugin("terminalreporter")
+        capture = config.pluginmanager.get_plugin("capturemanager")
+        if terminal is None or capture is None or not terminal.isatty or config.option.verbose < 0:
+            return
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(f"  genqual: {text}", cyan=True)
+
+    return show

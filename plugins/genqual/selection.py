@@ -1,0 +1,73 @@
+"""Which devices and cases this run is about. Devices are probed here, once each; nothing is initialised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from genqual import profiles
+from genqual.devices.base import Presence
+from genqual.devices.registry import devices
+from genqual.errors import GenqualError
+from genqual.markers import named
+from genqual.options import Options
+from genqual.profiles import Plan, Profile
+from genqual.spec import Case, Workload
+
+
+@dataclass
+class Selection:
+    """The devices named or present, and the cases of each suite on them. Filled on first use."""
+
+    options: Options
+    markexpr: str
+    error: GenqualError | None = None  # raised as a usage error when collection is over, see plugin.py
+    _presence: dict[str, Presence] = field(default_factory=dict)
+    _profile: Profile | None = None
+    _plans: dict[str, Plan] = field(default_factory=dict)
+
+    def presence(self, device: str) -> Presence:
+        """What the device's probe found; looked up once a run."""
+        if device not in self._presence:
+            self._presence[device] = devices()[device].probe()
+        return self._presence[device]
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The devices that `-m` asks for."""
+        return named(self.markexpr, devices())
+
+    @property
+    def devices(self) -> list[str]:
+        """The devices to make cases for: those that `-m` names, else those that are present."""
+        asked = self.named
+        return [name for name in devices() if name in asked or (not asked and self.presence(name).present)]
+
+    @property
+    def profile(self) -> Profile:
+        """The profile, read once. Raises BadInput."""
+        if self._profile is None:
+            self._profile = profiles.load(self.options.profile)
+        return self._profile
+
+    def plan(self, suite: str) -> Plan:
+        """The cases of `suite` (conformance, performance) on every selected device; ranks are checked where present."""
+        if suite not in self._plans:
+            rows = self.profile.performance if suite == "performance" else self.profile.conformance
+            plans = [
+                profiles.plan(rows, self.options, device=name, cores_per_rank=self.profile.cores_per_rank)
+                for name in self.devices
+            ]
+            cases = tuple(case for plan in plans for case in plan.cases)
+            self._check_places(cases)
+            self._plans[suite] = Plan(cases, tuple(item for plan in plans for item in plan.left_out))
+        return self._plans[suite]
+
+    def workloads(self) -> list[Workload]:
+        """What the performance suites ask of each case."""
+        return self.profile.workloads(self.options)
+
+    def _check_places(self, cases: Iterable[Case]) -> None:
+        for case in cases:
+            if self.presence(case.device).present:
+                devices()[case.device].place(case.ranks, case.cores_per_rank)

@@ -1,0 +1,42 @@
+"""Greedy output is right: the logits, the choice and the text, against an independent oracle."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.conformance import judge, judge_own
+from genqual.conformance.judge_free import Rescore
+from genqual.conformance.reference import Reference
+from genqual.given import Judge, Passage
+from genqual.ranks.handle import Generator
+
+pytestmark = pytest.mark.conformance("greedy")
+
+
+def test_logits_match_the_oracle(generator: Generator, reference: Reference, passage: Passage, judge_it: Judge) -> None:
+    """Teacher forcing through the timed decode loop, along the oracle's own greedy path."""
+    scores = generator.score(passage.prompts, passage.forced)
+    judge_it(judge.judge_scores(scores, reference, dtype=generator.case.dtype))
+
+
+def test_free_run_follows_the_oracle(
+    generator: Generator, reference: Reference, passage: Passage, rescore: Rescore, judge_it: Judge
+) -> None:
+    """The tokens equal the oracle's until a step that the dtype may honestly decide otherwise; then re-scored."""
+    run = generator.generate(passage.prompts, passage.steps)
+    judge_it(judge.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))
+
+
+def test_a_chosen_token_is_the_argmax_of_its_own_logits(
+    generator: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """Sampling, processors and the cache may not stand between the logits and the choice."""
+    run = generator.generate(passage.prompts, passage.steps)
+    own = generator.score(passage.prompts, run.tokens)
+    judge_it(judge_own.judge_choice(run.tokens, own, dtype=generator.case.dtype))
+
+
+def test_every_logit_is_finite(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """In padded rows too: a short row attends to fewer positions than the kernel loads."""
+    scores = generator.score(passage.padded(17), passage.forced)
+    judge_it(judge_own.judge_finite(scores, dtype=generator.case.dtype))

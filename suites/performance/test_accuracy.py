@@ -1,0 +1,29 @@
+"""Latency of wrong answers is worth nothing: each timed case is judged by the oracle first, on the timed group."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.conformance import judge
+from genqual.conformance.judge_free import Rescore
+from genqual.conformance.reference import Reference
+from genqual.given import Judge, Passage
+from genqual.ranks.handle import Generator
+
+pytestmark = pytest.mark.performance("accuracy")
+
+
+def test_timed_logits_match_the_oracle(
+    generator: Generator, reference: Reference, passage: Passage, judge_it: Judge
+) -> None:
+    """The decode loop that is timed, with given tokens forced through it."""
+    scores = generator.score(passage.prompts, passage.forced)
+    judge_it(judge.judge_scores(scores, reference, dtype=generator.case.dtype))
+
+
+def test_timed_text_follows_the_oracle(
+    generator: Generator, reference: Reference, passage: Passage, rescore: Rescore, judge_it: Judge
+) -> None:
+    """The very call that is timed, without any hook."""
+    run = generator.generate(passage.prompts, passage.steps)
+    judge_it(judge.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))

@@ -1,0 +1,19 @@
+"""What a case costs before and while it runs: load time, once a case, and peak memory of each workload."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.given import Timed
+
+
+@pytest.mark.performance("memory", workloads=1)
+def test_load_time(timed: Timed) -> None:
+    """From the request to load until the slowest rank can generate."""
+    timed("load_s")
+
+
+@pytest.mark.performance("memory")
+def test_peak_memory(timed: Timed) -> None:
+    """The rank that used most; running out of memory is an outcome of its own."""
+    timed("peak_memory")

@@ -1,0 +1,14 @@
+"""How much work a device does: tokens a second, and what that is of what it could do."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.given import Timed
+
+pytestmark = pytest.mark.performance("throughput")
+
+
+def test_output_tokens_per_second(timed: Timed) -> None:
+    """New tokens of all rows over end-to-end latency; msec per token, MBU and MFU are in the same record."""
+    timed("tokens_per_s")

@@ -1,0 +1,70 @@
+"""One process of plain transformers for all quick tests of this room: importing torch takes longer than the models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual.conformance.faults import CATALOGUE
+
+from .harness import LEVEL, NEW, ROWS, Answers, run
+
+FORCED = np.random.default_rng(5).integers(3, 1000, (len(ROWS), 6)).tolist()  # what no model would say
+
+
+def faults_of(engine: str, model: str, ranks: int = 1) -> list[str]:
+    """Names of the faults of logits that fit."""
+    architecture = model.partition("-")[0]
+    return [
+        name
+        for name, fault in CATALOGUE.items()
+        if fault.kind == "logits" and fault.fits(engine=engine, architecture=architecture, ranks=ranks)
+    ]
+
+
+def steps(engine: str, model: str, ranks: int = 1, key: str = "") -> list[list[Any]]:
+    """What each engine is asked: both batches, forced tokens by decoding, in one pass and exactly, facts, faults."""
+    forced = {"rows": ROWS, "forced": FORCED}
+    key = key or model
+    return [
+        ["generate", f"{key}.padded", {"rows": ROWS, "new": NEW}],
+        ["generate", f"{key}.level", {"rows": LEVEL, "new": NEW}],
+        ["score", f"{key}.score", forced],
+        ["score", f"{key}.one_pass", forced | {"prefill": True}],
+        ["exact", f"{key}.exact", forced],
+        ["facts", f"{key}.facts", {}],
+        *(["faulty", f"{key}.{name}", {"name": name} | forced] for name in faults_of(engine, model, ranks)),
+    ]
+
+
+@pytest.fixture(scope="session")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """What the `transformers` engine answers, by model and key."""
+    llama = [
+        *steps("transformers", "llama-tiny"),
+        ["between", "between", {"rows": LEVEL, "new": 5}],
+        ["misbehave", "rank_raise", {"name": "rank_raise", "rows": LEVEL, "new": 4, "message": "on purpose"}],
+        ["misbehave", "rank_sleep", {"name": "rank_sleep", "rows": LEVEL, "new": 4, "seconds": 0.5}],
+        ["resisting", "resisting", {"rows": LEVEL, "new": NEW, "stop": 7}],
+        ["memory", "memory", {"megabytes": 200}],
+        ["starve", "starve", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
+    ]
+    bloom = [
+        *steps("transformers", "bloom-tiny"),
+        ["refused", "sdpa", {"attn_implementation": "sdpa"}],
+    ]
+    plain: dict[str, Any] = {"engine": "transformers"}
+    answers = run(
+        tmp_path_factory.mktemp("eager"),
+        plain | {"model": "llama-tiny", "steps": llama},
+        plain | {"model": "bloom-tiny", "steps": bloom},
+        plain
+        | {"model": "llama-tiny", "options": {"attn_implementation": "eager"}}
+        | {"steps": [["facts", "manual.facts", {}], ["score", "manual", {"rows": ROWS, "forced": FORCED}]]},
+        plain
+        | {"model": "llama-tiny", "dtype": "bf16"}
+        | {"steps": [["facts", "bf16.facts", {}], ["score", "bf16", {"rows": ROWS, "forced": FORCED}]]},
+    )
+    return answers[0]

@@ -1,0 +1,67 @@
+"""Start `scripts/rank.py` in processes of its own and read its answers. No torch on this side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCRIPT = Path(__file__).parent / "scripts" / "rank.py"
+LIMIT_S = 300.0  # several times the slowest plan on a busy host; a plan that takes longer hangs
+
+ROWS = [[3, 141, 59, 26], [535, 89, 79, 32, 384, 626, 43], [11, 7]]  # three lengths, so two rows are padded
+LEVEL = [[3, 141, 59, 26], [535, 89, 79, 32]]  # one length: transformers 5 drops the mask
+NEW = 12
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one rank wrote: `words` and `arrays` by "key.name"; `stderr` of all ranks."""
+
+    words: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+    stderr: str
+
+    def __getitem__(self, key: str) -> Any:
+        return self.arrays[key] if key in self.arrays else self.words[key]
+
+
+def run(folder: Path, *plans: dict[str, Any], ranks: int = 1, **env: str) -> list[Answers]:
+    """The answers of each rank to `plans`. Fails with the ranks' stderr when they could not be carried out."""
+    file, out = folder / "plan.json", folder / "answer"
+    file.write_text(json.dumps(plans))
+    done = start([str(file), str(out)], ranks=ranks, **env)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = []
+    for rank in range(ranks):
+        with np.load(f"{out}.rank{rank}.npz") as arrays:
+            words = json.loads(Path(f"{out}.rank{rank}.json").read_text())
+            found.append(Answers(words, {name: arrays[name] for name in arrays.files}, done.stderr))
+    return found
+
+
+def start(arguments: list[str], *, ranks: int = 1, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the script to its end, under torchrun when there are ranks to be."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    return subprocess.run(
+        [sys.executable, *launcher, str(SCRIPT), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def nrms(logits: NDArray[Any], exact: NDArray[Any]) -> float:
+    """RMS of the centred error over the standard deviation of `exact`, dimensionless."""
+    a, b = np.asarray(logits, dtype=np.float64), np.asarray(exact, dtype=np.float64)
+    error = (a - a.mean(axis=-1, keepdims=True)) - (b - b.mean(axis=-1, keepdims=True))
+    return float(np.sqrt(np.mean(error**2)) / np.std(b))

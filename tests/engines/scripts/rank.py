@@ -1,0 +1,184 @@
+"""Stand in for a rank: load one engine, do what a plan says, write the answers. Started by Python or by torchrun.
+
+A plan is JSON: {"engine", "model", "dtype", "options", "steps": [[action, key, arguments], ...]}; a list of them is
+carried out one after another. What an action returns goes to OUT.rank<N>.npz (arrays) and OUT.rank<N>.json (everything
+else), by key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genqual.conformance.faults import fault
+from genqual.engines.base import LoadRequest, TokenBatch
+from genqual.engines.registry import engine as spec_of
+from genqual.errors import GenqualError
+from genqual.models.registry import resolve
+
+
+def fetch(entry: str) -> Any:
+    module, name = entry.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Rank:
+    """One method an action; each takes JSON and returns JSON, or a mapping with arrays in it."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        self.rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        self.engine = fetch(spec_of(plan["engine"]).implementation)()
+        self.import_s = time.perf_counter() - start
+        self.request = LoadRequest(
+            *(resolve(plan["model"]), plan.get("dtype", "fp32"), "cpu", self.rank, world, self.rank, world, 1),
+            plan.get("options", {}),
+        )
+        self.loaded = self.engine.load(self.request)
+
+    def facts(self) -> dict[str, Any]:
+        return dataclasses.asdict(self.loaded) | {"module_import_s": self.import_s, "inspect": self.engine.inspect()}
+
+    def generate(self, rows: list[list[int]], new: int) -> dict[str, Any]:
+        return dataclasses.asdict(self.engine.generate(TokenBatch.of(rows), new))
+
+    def score(self, rows: list[list[int]], forced: list[list[int]], prefill: bool = False) -> dict[str, Any]:
+        call = self.engine.score_prefill if prefill else self.engine.score
+        return dataclasses.asdict(call(TokenBatch.of(rows), np.array(forced), logits=True))
+
+    def exact(self, rows: list[list[int]], forced: list[list[int]]) -> dict[str, Any]:
+        """What `score` should see, (steps, rows, vocabulary): float64, one row at a time, no cache, no padding."""
+        import torch
+
+        model = fetch("genqual.models.load:load")(self.request.model, torch.float64)
+        out = []
+        for row, choice in zip(rows, forced, strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([row + choice[:-1]]), use_cache=False).logits[0]
+            out.append(logits[len(row) - 1 :].numpy())
+        return {"logits": np.stack(out, axis=1)}
+
+    def faulty(self, name: str, rows: list[list[int]], forced: list[list[int]]) -> dict[str, Any]:
+        """Projections with a fault (decoding, in one pass) and after it was taken back; hashes with and after it."""
+        found = fault(name)
+        batch, choice = TokenBatch.of(rows), np.array(forced)
+        undo = fetch(found.entry)(self.engine, self.rank, **found.params)
+        spoilt, one_pass = self.engine.score(batch, choice), self.engine.score_prefill(batch, choice)
+        hashed = self.engine.weight_hash()
+        undo()
+        healed = self.engine.score(batch, choice)
+        return {
+            "decode": spoilt.projections,
+            "prefill": one_pass.projections,
+            "finite": spoilt.finite,
+            "healed": healed.projections,
+            "hash_with": hashed,
+            "hash_after": self.engine.weight_hash(),
+        }
+
+    def misbehave(self, name: str, rows: list[list[int]], new: int, **params: Any) -> dict[str, Any]:
+        found = fault(name)
+        undo = fetch(found.entry)(self.engine, self.rank, on_rank=0, **params)
+        answer: dict[str, Any] = {"raised": ""}
+        try:
+            answer |= self.generate(rows, new)
+        except RuntimeError as error:
+            answer["raised"] = str(error)
+        undo()
+        return answer | {"again": self.engine.generate(TokenBatch.of(rows), new).tokens}
+
+    def between(self, rows: list[list[int]], new: int) -> dict[str, Any]:
+        """Generate with a callback that takes 20 ms, then without; when it was called, and both runs."""
+        calls: list[float] = []
+
+        def callback() -> None:
+            calls.append(time.perf_counter())
+            time.sleep(0.02)  # something that the clock must see
+
+        self.engine.between_steps(callback)
+        with_callback = self.generate(rows, new)
+        self.engine.between_steps(None)
+        return {
+            "calls": len(calls),
+            "with": with_callback["tokens"],
+            "with_s": with_callback["step_s"],
+        } | self.generate(rows, new)
+
+    def memory(self, megabytes: int) -> dict[str, Any]:
+        """Peaks around an array that is touched and let go, with a reset after it."""
+        before = self.engine.memory()
+        block = np.ones(megabytes << 20, dtype=np.uint8)
+        del block
+        gc.collect()
+        after = self.engine.memory(reset=True)
+        return {key: dataclasses.asdict(m) for key, m in zip("abc", (before, after, self.engine.memory()), strict=True)}
+
+    def starve(self, rows: list[list[int]], new: int, megabytes: int) -> dict[str, Any]:
+        """Call with a batch that does not fit into `megabytes` more, then generate as before."""
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + (megabytes << 20), hard))
+        big = TokenBatch.of([list(range(512))] * 1024)
+        try:
+            self.engine.score_prefill(big, np.ones((1024, 400), dtype=np.int64))
+            raised = ""
+        except GenqualError as error:
+            raised = f"{type(error).__name__}: {error}, context {error.__context__}, cause {error.__cause__}"
+        answer = {"raised": raised} | self.generate(rows, new)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        return answer
+
+    def resisting(self, rows: list[list[int]], new: int, stop: int) -> dict[str, Any]:
+        """Generate with a checkpoint whose generation_config.json samples, punishes repetition and stops at `stop`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.engine.model.save_pretrained(folder)
+            hostile = {
+                "do_sample": True,
+                "temperature": 9.0,
+                "repetition_penalty": 9.0,
+                "eos_token_id": stop,
+                "max_length": 6,
+            }
+            (Path(folder) / "generation_config.json").write_text(json.dumps(hostile))
+            engine = type(self.engine)()
+            engine.load(dataclasses.replace(self.request, model=resolve(folder)))
+        return dataclasses.asdict(engine.generate(TokenBatch.of(rows), new))
+
+    def refused(self, model: str | None = None, **options: Any) -> str:
+        """What a second engine says to another model or to `options`."""
+        wanted = self.request.model if model is None else resolve(model)
+        try:
+            type(self.engine)().load(dataclasses.replace(self.request, model=wanted, options=options))
+        except GenqualError as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+
+def main() -> int:
+    out = f"{sys.argv[2]}.rank{os.environ.get('RANK', '0')}"
+    words: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
+    for plan in json.loads(Path(sys.argv[1]).read_text()):
+        rank = Rank(plan)
+        for action, key, arguments in plan["steps"]:
+            answer = getattr(rank, action)(**arguments)
+            for name, value in (answer if isinstance(answer, dict) else {"": answer}).items():
+                (arrays if isinstance(value, np.ndarray) else words)[f"{key}.{name}".rstrip(".")] = value
+    np.savez(f"{out}.npz", **arrays)
+    Path(f"{out}.json").write_text(json.dumps(words))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Plain transformers through our engine: tokens, times, scores, memory, against float64 and against itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genqual.engines.projection import project
+
+from .checks import decoding_is_right, fault_shows
+from .conftest import FORCED, faults_of
+from .harness import LEVEL, NEW, ROWS, Answers, nrms
+
+MODELS = ("llama-tiny", "bloom-tiny")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_decoding_and_one_pass_agree_with_an_exact_pass_over_each_row_alone(eager: Answers, model: str) -> None:
+    decoding_is_right(eager, model)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_statistics_are_those_of_the_logits(eager: Answers, model: str) -> None:
+    logits = eager[f"{model}.score.logits"].astype(np.float64)
+    assert logits.shape == (len(FORCED[0]), len(ROWS), 1024)
+    assert np.array_equal(eager[f"{model}.score.projections"], project(logits))
+    order = np.argsort(-logits, axis=-1, kind="stable")[..., :16]
+    assert np.array_equal(eager[f"{model}.score.top_ids"], order)
+    assert np.array_equal(eager[f"{model}.score.top_logits"], np.take_along_axis(logits, order, axis=-1))
+    assert np.allclose(eager[f"{model}.score.logsumexp"], np.logaddexp.reduce(logits, axis=-1), rtol=1e-12)
+    forced = np.array(FORCED).T[..., None]
+    assert np.array_equal(eager[f"{model}.score.forced_logit"], np.take_along_axis(logits, forced, axis=-1)[..., 0])
+    assert eager[f"{model}.score.finite"].all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_greedy_tokens_are_the_choices_of_their_own_scores(eager: Answers, model: str) -> None:
+    tokens = eager[f"{model}.padded.tokens"]
+    assert tokens.shape == (len(ROWS), NEW)
+    assert tokens.dtype == np.int64
+    assert len(np.unique(tokens)) > 6
+
+
+def test_a_checkpoint_that_samples_and_stops_changes_nothing(eager: Answers) -> None:
+    assert eager["resisting.tokens"].tolist() == eager["llama-tiny.level.tokens"].tolist()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_each_step_of_a_batch_is_stamped_in_order(eager: Answers, model: str) -> None:
+    stamps = eager[f"{model}.padded.step_s"]
+    assert stamps.shape == (NEW,)
+    assert stamps[0] > 0
+    assert (np.diff(stamps) > 0).all()
+    assert stamps[-1] <= eager[f"{model}.padded.wall_s"]
+    assert eager[f"{model}.padded.cpu_s"] > 0
+
+
+def test_a_callback_runs_between_steps_and_changes_no_token(eager: Answers) -> None:
+    assert eager["between.calls"] == 5
+    assert eager["between.with"].tolist() == eager["between.tokens"].tolist()
+    assert (np.diff(eager["between.with_s"]) > 0.02).all()  # the callback's 20 ms lie inside the step
+    assert eager["between.step_s"][-1] < 5 * 0.02  # and are gone after it was taken away
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_load_reports_what_the_rank_holds(eager: Answers, model: str) -> None:
+    kv = {"llama-tiny": 3 * 2 * 8 * 8 * 4, "bloom-tiny": 3 * 2 * 192 * 4}[
+        model
+    ]  # layers x (k, v) x heads x width x bytes
+    assert eager[f"{model}.facts.kv_bytes_per_token"] == kv
+    assert eager[f"{model}.facts.weight_bytes"] == 4 * eager[f"{model}.facts.parameters"]
+    assert eager[f"{model}.facts.max_positions"] == {"llama-tiny": 4096, "bloom-tiny": None}[model]
+    assert eager[f"{model}.facts.vocabulary"] == 1024
+    assert sum(eager[f"{model}.facts.phases"].values()) == pytest.approx(eager[f"{model}.facts.load_s"], rel=0.05)
+
+
+def test_the_import_is_on_the_clock(eager: Answers) -> None:
+    assert eager["llama-tiny.facts.phases"]["import"] > 0.5 * eager["llama-tiny.facts.module_import_s"]
+    assert eager["llama-tiny.facts.phases"]["read"] < eager["llama-tiny.facts.phases"]["import"]
+
+
+def test_bf16_differs_as_bf16_does(eager: Answers) -> None:
+    assert 1e-3 < nrms(eager["bf16.logits"], eager["llama-tiny.exact.logits"]) < 5e-2
+    assert eager["bf16.facts.inspect"]["dtypes"] == ["bfloat16"]
+    assert eager["bf16.facts.kv_bytes_per_token"] * 2 == eager["llama-tiny.facts.kv_bytes_per_token"]
+
+
+def test_inspect_shows_the_attention_that_ran(eager: Answers) -> None:
+    chosen, manual = eager["llama-tiny.facts.inspect"], eager["manual.facts.inspect"]
+    assert chosen["attn_implementation"] == "sdpa"
+    assert any("scaled_dot_product" in name for name in chosen["operators"])
+    assert manual["attn_implementation"] == "eager"
+    assert not any("scaled_dot_product" in name for name in manual["operators"])
+    assert nrms(eager["manual.logits"], eager["llama-tiny.score.logits"]) < 3e-6
+
+
+def test_inspect_proves_full_fp32_and_the_threads_asked_for(eager: Answers) -> None:
+    found = eager["llama-tiny.facts.inspect"]
+    assert found["fp32_exact"] is True
+    assert (found["threads"], found["interop_threads"]) == (1, 1)
+
+
+def test_an_attention_that_the_model_lacks_is_unsupported(eager: Answers) -> None:
+    assert eager["sdpa"].startswith("Unsupported: bloom-tiny has no sdpa attention")
+
+
+def test_a_peak_is_seen_and_forgotten_after_a_reset(eager: Answers) -> None:
+    before, after, reset = (eager[f"memory.{key}"] for key in "abc")
+    assert after["peak"] >= before["current"] + (200 << 20)
+    assert after["current"] < after["peak"] - (150 << 20)
+    if "not reset" not in after["source"]:
+        assert reset["peak"] < after["peak"] - (150 << 20)
+
+
+def test_out_of_memory_is_an_outcome_after_which_the_engine_works(eager: Answers) -> None:
+    raised = eager["starve.raised"]
+    assert raised.startswith("OutOfMemory: score_prefill ran out of memory")
+    assert raised.endswith("context None, cause None")  # either would keep the tensors that did not fit
+    assert eager["starve.tokens"].tolist() == eager["llama-tiny.level.tokens"].tolist()
+    assert len(LEVEL) == len(eager["starve.tokens"])
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(model, name) for model in MODELS for name in faults_of("transformers", model)]
+)
+def test_every_fault_shows_and_is_taken_back(eager: Answers, model: str, name: str) -> None:
+    fault_shows(eager, model, name)
+
+
+@pytest.mark.parametrize("name", ["stale_kv", "decode_only"])
+def test_a_fault_of_decoding_leaves_the_one_pass_alone(eager: Answers, name: str) -> None:
+    assert np.array_equal(eager[f"llama-tiny.{name}.prefill"], eager["llama-tiny.one_pass.projections"])
+
+
+@pytest.mark.parametrize("name", ["sign_flip", "row_zeroed", "rotary_theta_1pct"])
+def test_a_changed_weight_or_table_changes_the_hash(eager: Answers, name: str) -> None:
+    assert eager[f"llama-tiny.{name}.hash_with"] != eager["llama-tiny.facts.weight_hash"]
+
+
+def test_a_rank_raises_once_at_its_step(eager: Answers) -> None:
+    assert eager["rank_raise.raised"] == "on purpose"
+    assert eager["rank_raise.again"].tolist() == eager["llama-tiny.level.tokens"][:, :4].tolist()
+
+
+def test_a_rank_sleeps_once_at_its_step(eager: Answers) -> None:
+    pauses = np.diff(eager["rank_sleep.step_s"])  # step 2 is the third forward pass
+    assert (pauses > 0.4).tolist() == [False, True, False]

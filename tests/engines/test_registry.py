@@ -1,0 +1,118 @@
+"""Engines as the pytest process sees them: facts without torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genqual.conformance import faults
+from genqual.engines import registry, specs
+from genqual.engines.base import EngineSpec
+from genqual.errors import BadInput
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Replace the registered entry points by (name, value) pairs."""
+
+    def replace(*pairs: tuple[str, str]) -> None:
+        found = [EntryPoint(name, value, registry.GROUP) for name, value in pairs]
+        monkeypatch.setattr(registry, "entry_points", lambda group: found)
+        registry.engines.cache_clear()
+
+    yield replace
+    registry.engines.cache_clear()
+
+
+def test_the_four_engines_are_registered_under_their_names() -> None:
+    assert list(registry.engines()) == [
+        "deepspeed-inference",
+        "transformers",
+        "transformers-compiled",
+        "transformers-tp",
+    ]
+    assert registry.engine("transformers") is specs.TRANSFORMERS
+
+
+def test_an_unknown_engine_lists_the_known() -> None:
+    with pytest.raises(BadInput, match=r"'vllm'.*deepspeed-inference, transformers, transformers-compiled"):
+        registry.engine("vllm")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        ((("gone", "genqual.engines.specs:GONE"),), "GONE"),
+        ((("gone", "genqual.engines.no_such:X"),), "no_such"),
+        ((("odd", "genqual.engines.specs:ALL_DTYPES"),), "not an EngineSpec"),
+        ((("other", "genqual.engines.specs:TRANSFORMERS"),), "must be one name"),
+    ],
+)
+def test_a_broken_entry_point_is_named(entries: Any, pairs: tuple[tuple[str, str], ...], says: str) -> None:
+    entries(*pairs)
+    with pytest.raises(BadInput, match=says):
+        registry.engines()
+
+
+def test_a_name_registered_twice_by_one_package_counts_once(entries: Any) -> None:
+    entries(*[("transformers", "genqual.engines.specs:TRANSFORMERS")] * 2)  # an editable install beside a wheel
+    assert list(registry.engines()) == ["transformers"]
+
+
+@pytest.mark.parametrize("spec", registry.engines().values(), ids=lambda spec: spec.name)
+def test_an_implementation_is_a_file_of_this_room(spec: EngineSpec) -> None:
+    module, _, name = spec.implementation.partition(":")
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    assert f"class {name}" in Path(found.origin).read_text(encoding="utf-8")
+
+
+def test_reading_engines_and_faults_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from genqual.engines import registry; from genqual.conformance import faults; "
+        "registry.engines(); print(sorted({'torch', 'transformers', 'deepspeed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "ranks", "architecture", "says"),
+    [
+        ("transformers", "xeon", 1, "bloom", None),
+        ("transformers", "hpu", 1, "llama", None),
+        ("transformers", "xeon", 2, "llama", "takes 1 to 1 ranks"),
+        ("transformers-compiled", "hpu", 1, "llama", "not on hpu"),
+        ("transformers-tp", "xeon", 2, "llama", None),
+        ("transformers-tp", "xeon", 2, "bloom", "no tensor parallel plan for BLOOM"),
+        ("transformers-tp", "xeon", 1, "llama", "takes 2 to any number"),
+        ("deepspeed-inference", "xeon", 1, "bloom", None),
+        ("deepspeed-inference", "xeon", 8, "llama", None),
+        ("deepspeed-inference", "xeon", 2, "gpt2", "knows bloom, llama"),
+    ],
+)
+def test_what_runs_where(engine: str, device: str, ranks: int, architecture: str, says: str | None) -> None:
+    reason = registry.engine(engine).why_not(device=device, dtype="bf16", ranks=ranks, architecture=architecture)
+    assert reason is None if says is None else says in str(reason)
+
+
+@pytest.mark.parametrize("fault", faults.CATALOGUE.values(), ids=lambda fault: fault.name)
+def test_a_fault_names_a_function_and_engines_that_exist(fault: faults.Fault) -> None:
+    module, _, name = fault.entry.partition(":")
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    assert f"def {name}(engine: Any, rank: int" in Path(found.origin).read_text(encoding="utf-8")
+    assert fault.engines <= set(registry.engines())
+
+
+def test_an_unknown_fault_lists_the_known() -> None:
+    with pytest.raises(BadInput, match=r"'typo'.*stale_kv.*rank_raise"):
+        faults.fault("typo")

@@ -1,0 +1,49 @@
+"""Checkpoint directories for the tests of this room, whole and broken. NumPy and safetensors."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from genqual.models import embedded, integers
+
+State = dict[str, NDArray[Any]]
+
+
+def checkpoint(directory: Path, state: Mapping[str, NDArray[Any]], config: Mapping[str, Any]) -> Path:
+    """`state` and `config` as a directory, written by the safetensors package, not by genqual."""
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(dict(state), directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+def llama_tiny(directory: Path, change: Callable[[State], object] | None = None, **config: Any) -> Path:
+    """llama-tiny as a directory, after `change` of its weights."""
+    state: State = dict(integers.state("llama-tiny"))
+    if change is not None:
+        change(state)
+    return checkpoint(directory, state, embedded.config("llama-tiny") | config)
+
+
+def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
+    """What `load` must take (`whole`, `written` by genqual) and what it must refuse, by name."""
+    extra = np.zeros((4, 4), dtype=np.float32)
+    shutil.copytree(written, room / "written")
+    return {
+        "written": room / "written",
+        "whole": llama_tiny(room / "whole"),
+        "without head": llama_tiny(room / "headless", lambda s: s.pop("lm_head.weight")),
+        "without norm": llama_tiny(room / "normless", lambda s: s.pop("model.norm.weight")),
+        "with more": llama_tiny(room / "more", lambda s: s.update({"model.layers.0.self_attn.q_proj.extra": extra})),
+        "misshapen": llama_tiny(
+            room / "misshapen", lambda s: s.update({"model.norm.weight": np.ones(64, dtype=np.float32)})
+        ),
+    }

@@ -1,0 +1,147 @@
+"""Weights without torch: names, the canonical hash, its cache, and models that engines must read themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genqual.errors import BadInput
+from genqual.models import integers, weights
+from genqual.models.registry import resolve
+from genqual.models.spec import ModelSpec
+
+from .checkpoints import State, checkpoint, llama_tiny
+
+
+def test_a_directory_is_the_model_it_holds(tmp_path: Path) -> None:
+    spec = resolve(str(llama_tiny(tmp_path / "m")))
+    read, made = weights.read(spec), integers.state("llama-tiny")
+    assert sorted(read) == sorted(made)
+    assert all(np.array_equal(read[name], made[name]) for name in made)
+    assert weights.config(spec) == weights.config(resolve("llama-tiny"))
+
+
+def test_the_hash_by_hand() -> None:
+    one = hashlib.sha256(b"a\x001,2\x00" + np.array([1, 2], "<f4").tobytes()).digest()
+    two = hashlib.sha256(b"b\x00\x00" + np.array(3, "<f4").tobytes()).digest()
+    items = [("b", np.array(3, np.float32)), ("a", np.array([[1, 2]], np.float32))]
+    assert weights.hash_state(items) == hashlib.sha256(one + two).hexdigest()
+    assert weights.hash_state(reversed(items)) == weights.hash_state(items)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"a": np.array([1.0, 2.0], np.float32)},
+        {"b": np.array([[1.0, 2.0]], np.float32)},
+        {"a": np.array([[1.0], [2.0]], np.float32)},
+        {"a": np.array([[1.0, -2.0]], np.float32)},
+        {},
+    ],
+)
+def test_the_hash_sees_name_shape_and_value(items: State) -> None:
+    assert weights.hash_state(items.items()) != weights.hash_state([("a", np.array([[1.0, 2.0]], np.float32))])
+
+
+def test_a_view_hashes_as_what_it_shows() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert weights.hash_state([("a", values.T)]) == weights.hash_state([("a", values.T.copy())])
+
+
+def test_the_hash_refuses_doubles_and_repetitions() -> None:
+    with pytest.raises(ValueError, match="float64"):
+        weights.hash_state([("a", np.zeros(2))])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="once"):
+        weights.hash_state([("a", np.zeros(2, np.float32))] * 2)
+
+
+def test_the_hash_of_a_directory_is_kept_until_a_file_changes(tmp_path: Path, own_cache: Path) -> None:
+    made = llama_tiny(tmp_path / "m")
+    spec = resolve(str(made))
+    first = weights.sha256(spec)
+    (kept,) = (own_cache / "hashes").iterdir()
+    kept.write_text("remembered\n")
+    assert weights.sha256(spec) == "remembered"
+    raw = bytearray((made / "model.safetensors").read_bytes())
+    raw[-1] ^= 0x80  # the sign of one weight; the size stays
+    stamp = (made / "model.safetensors").stat().st_mtime_ns
+    (made / "model.safetensors").write_bytes(raw)
+    os.utime(made / "model.safetensors", ns=(stamp + 1, stamp + 1))
+    assert weights.sha256(spec) not in (first, "remembered")
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = resolve(str(llama_tiny(tmp_path / "m")))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("GENQUAL_CACHE", str(tmp_path / "file" / "cache"))
+    assert weights.sha256(spec) == weights.sha256(resolve("llama-tiny"))
+
+
+def test_a_tied_head_is_no_weight_of_its_own(tmp_path: Path) -> None:
+    """Some checkpoints store the head that is the embedding, others do not: the same model, the same hash."""
+
+    def tie(state: State) -> None:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"].copy()
+
+    stored = resolve(str(llama_tiny(tmp_path / "stored", tie, tie_word_embeddings=True)))
+    without = resolve(
+        str(llama_tiny(tmp_path / "without", lambda s: s.pop("lm_head.weight"), tie_word_embeddings=True))
+    )
+    assert weights.sha256(stored) == weights.sha256(without)
+    assert "lm_head.weight" not in weights.read(stored)
+    untied = resolve(str(llama_tiny(tmp_path / "untied", tie)))
+    assert "lm_head.weight" in weights.read(untied)
+
+
+def test_bloom_as_bigscience_published_it(tmp_path: Path) -> None:
+    """Without the prefix `transformer.`, and tied without the config saying so."""
+    state = {name.removeprefix("transformer."): values for name, values in integers.state("bloom-tiny").items()}
+    config = {
+        key: value for key, value in weights.config(resolve("bloom-tiny")).items() if key != "tie_word_embeddings"
+    }
+    read = weights.read(resolve(str(checkpoint(tmp_path / "m", state, config))))
+    assert set(read) == set(integers.state("bloom-tiny")) - {"lm_head.weight"}
+
+
+def test_buffers_of_old_llama_checkpoints_are_left_out(tmp_path: Path) -> None:
+    buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
+    spec = resolve(str(llama_tiny(tmp_path / "m", lambda state: state.update(buffer))))
+    assert weights.sha256(spec) == weights.sha256(resolve("llama-tiny"))
+
+
+def test_tensors_are_read_when_asked_for(tmp_path: Path) -> None:
+    made = llama_tiny(tmp_path / "m")
+    lazy = weights.lazily(resolve(str(made)))
+    file = made / "model.safetensors"
+    raw = file.read_bytes()
+    file.write_bytes(raw[:-4] + b"\x00\x00\x80\x3f")
+    flat = {name: lazy[name].reshape(-1)[-1] for name in lazy}
+    assert 1.0 in flat.values(), "read before it was asked for"
+
+
+@pytest.mark.parametrize("name", ["bloom-tiny", "llama-tiny"])
+def test_an_embedded_model_is_written_once_and_exactly(name: str) -> None:
+    spec = resolve(name)
+    where = weights.directory(spec)
+    stamp = (where / "model.safetensors").stat().st_mtime_ns
+    assert weights.directory(spec) == where
+    assert (where / "model.safetensors").stat().st_mtime_ns == stamp
+    assert [path.name for path in where.parent.iterdir()] == [where.name]
+    assert weights.sha256(resolve(str(where))) == weights.sha256(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (ModelSpec("x", "gguf", "/models/x.gguf", "llama"), r"python -m genqual\.models\.convert /models/x\.gguf"),
+        (ModelSpec("n", "hub", "org/n", ""), "download org/n"),
+    ],
+)
+def test_what_only_an_engine_can_read_says_what_to_do(spec: ModelSpec, told: str) -> None:
+    for ask in (weights.config, weights.read, weights.sha256, weights.directory):
+        with pytest.raises(BadInput, match=told):
+            ask(spec)

@@ -1,0 +1,1 @@
+"""What is fast enough: metrics, roofline, verdict, baseline file, and their display."""

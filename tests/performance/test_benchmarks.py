@@ -1,0 +1,91 @@
+"""The programs in tests/benchmarks: their arithmetic on made-up arms, and that they start. Never their timings."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.benchmarks.ratios import alternate, summarise, table
+from tests.benchmarks.tpot_overhead import Arms
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("module", ["tpot_overhead", "time_to_verdict"])
+def test_help_says_what_is_compared(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"tests.benchmarks.{module}", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout
+    assert "Exit status 0" in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "torch"]
+
+
+@given(st.floats(0.5, 2.0), st.floats(0.9, 1.1))
+def test_a_steady_drift_cancels(truth: float, drift: float) -> None:
+    clock = 1.0
+
+    def host() -> float:
+        nonlocal clock
+        clock *= drift
+        return clock
+
+    ratios = alternate(lambda: truth * host(), host, 9)
+    assert len(ratios) == 9
+    assert ratios == pytest.approx([truth] * 9)
+
+
+def test_the_interval_holds_the_median_as_often_as_it_says() -> None:
+    source = random.Random(1)
+    held = 0
+    for _ in range(2000):
+        found = summarise([source.lognormvariate(0.0, 0.1) for _ in range(15)], confidence=0.95)
+        held += found.low <= 1.0 <= found.high
+    # The binomial bound is 96.5 % for 15 values; three standard errors of 2000 draws are 1.2 %.
+    assert abs(held / 2000 - 0.965) < 0.013
+
+
+def test_the_interval_by_hand() -> None:
+    found = summarise([float(n) for n in range(1, 11)], confidence=0.95)
+    # P(at most 1 of 10 below the median) = 11/1024; twice that is 2.1 %, with 2 of 10 it would be 10.9 %.
+    assert (found.low, found.median, found.high) == (2.0, 5.5, 9.0)
+
+
+def test_too_few_ratios_hold_nothing() -> None:
+    assert summarise([1.0] * 8).within(0.0)
+    with pytest.raises(ValueError, match="more rounds"):
+        summarise([1.0] * 7)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "within"), [(0.995, 1.005, True), (0.985, 1.0, False), (1.0, 1.015, False), (0.9, 1.1, False)]
+)
+def test_within_needs_the_whole_interval(low: float, high: float, within: bool) -> None:
+    middle = math.sqrt(low * high)
+    assert summarise([low] * 4 + [middle] + [high] * 4).within(0.01) is within
+
+
+def test_arms_that_did_other_work_are_not_compared() -> None:
+    arms = object.__new__(Arms)
+    arms.tokens = {"ours": [[1, 2]], "generate": [[1, 2]]}
+    arms.check()
+    arms.tokens["bare loop"] = [[1, 3]]
+    with pytest.raises(SystemExit, match="bare loop made other tokens"):
+        arms.check()
+
+
+def test_a_table_lines_up() -> None:
+    assert table([["a", "bb"], ["ccc", "d"]]) == "a    bb\n-------\nccc  d"

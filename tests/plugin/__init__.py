@@ -1,0 +1,1 @@
+"""The plugin: options, selection, outcomes and exit codes, as a user sees them."""

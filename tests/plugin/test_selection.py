@@ -1,0 +1,142 @@
+"""What is selected, what is refused, and how a run ends that judged nothing."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from genqual import markers
+from tests.plugin.suite import suite
+
+DEVICES = ("cuda", "hpu", "xeon", "xpu")
+
+
+@pytest.mark.parametrize(
+    ("expression", "devices"),
+    [
+        ("", set()),
+        ("xeon", {"xeon"}),
+        ("hpu and conformance", {"hpu"}),
+        ("xeon or cuda", {"xeon", "cuda"}),
+        ("not hpu", set()),
+        ("conformance and not (hpu)", set()),
+        ("(xeon or hpu) and not cuda", {"xeon", "hpu"}),
+        ("xeonish", set()),
+    ],
+)
+def test_devices_named_in_an_expression(expression: str, devices: set[str]) -> None:
+    assert markers.named(expression, DEVICES) == devices
+
+
+@pytest.mark.parametrize(("device", "probe"), [("hpu", "hl-smi"), ("cuda", "nvidia-smi"), ("xpu", "xpu-smi")])
+def test_an_absent_device_is_never_green(device: str, probe: str, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    run = suite(tmp_path, "-m", device, "-rs", env={"PATH": str(empty)})
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert f"{device} is absent" in run.stdout
+    assert probe in run.stdout
+    assert f"{device} was asked for and nothing was judged on it" in run.stdout
+    assert "passed" not in run.stdout
+
+
+def test_an_absent_device_may_be_allowed(tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", "hpu", "--allow-absent", env={"PATH": str(tmp_path)})
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", "xeon", "-k", "no_test_is_called_this")
+    assert run.returncode == 5, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ranks", "300"], ["--ranks 300", "xeon"]),
+        (["--ranks", "0"], ["0 cannot be a rank count"]),
+        (["--batch-sizes", "0"], ["0 cannot be a batch size", "the smallest is 1"]),
+        (["--input-lengths", "many"], ["'many' is not a list of input length"]),
+        (["--new-tokens", "1,2"], ["give one"]),
+        (["--dtype", "fp7"], ["'fp7'", "fp32, bf16, fp16"]),
+        (["--engine", "tensorflow"], ["tensorflow", "transformers"]),
+        (["--model", "no/such/directory/anywhere"], ["no/such/directory/anywhere"]),
+        (["--model", "lama-tiny"], ["lama-tiny", "llama-tiny"]),
+        (["--profile", "embeded"], ["embeded", "Did you mean embedded?"]),
+        (["--engine", "transformers-tp", "--model", "bloom-tiny"], ["no tensor parallel plan"]),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", "xeon", *arguments)
+    said = run.stdout + run.stderr
+    assert run.returncode == 4, said
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+
+
+def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 7)
+    run = suite(tmp_path, "-m", "xeon", "--model", str(model))
+    said = run.stdout + run.stderr
+    assert run.returncode == 4, said
+    assert "model.safetensors" in said
+    assert "truncated" in said.lower()
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[conformance\n", ["not TOML"]),
+        ("[conformance]\npromts = 'bloom'\n", ["no key 'promts'", "prompts"]),
+        ("[performance]\nbatch_sizes = [0]\n", ["batch_sizes"]),
+        ("[[conformance.cases]]\nengine = 'transformers'\n", ["at least one model"]),
+    ],
+)
+def test_a_profile_is_checked(text: str, words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    run = suite(tmp_path, "-m", "xeon", "--profile", str(path))
+    assert run.returncode == 4, run.stdout + run.stderr
+    for word in (*words, "mine.toml"):
+        assert word in run.stdout + run.stderr
+
+
+def test_performance_needs_benchmark(tmp_path: Path) -> None:
+    plain = suite(tmp_path, "-m", "xeon", "--collect-only", "-q")
+    timed = suite(tmp_path, "-m", "xeon", "--collect-only", "-q", "--benchmark")
+    assert "test_time_to_first_token" not in plain.stdout
+    assert "deselected" in plain.stdout
+    assert "test_time_to_first_token[xeon-transformers-llama-30m-bf16-b1-i32-n32]" in timed.stdout
+
+
+def test_ids_are_stable_and_readable(tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", "xeon", "--collect-only", "-q")
+    for name in (
+        "test_greedy.py::test_logits_match_the_oracle[xeon-transformers-bloom-tiny-fp32]",
+        "test_parallelism.py::test_tensor_parallel_degree[xeon-deepspeed-inference-tp2-llama-tiny-bf16]",
+    ):
+        assert name in run.stdout
+    assert "test_tensor_parallel_degree[xeon-transformers-" not in run.stdout
+
+
+def test_options_narrow_and_override_the_profile(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", "xeon", "--benchmark", "--collect-only", "-q",
+        "--engine", "transformers-compiled", "--model", "llama-tiny", "--dtype", "fp32",
+        "--batch-sizes", "3", "--input-lengths", "7,9", "--new-tokens", "5",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    ids = [line for line in run.stdout.splitlines() if "::" in line]
+    assert ids
+    assert all("[xeon-transformers-compiled-llama-tiny-fp32" in line for line in ids)
+    latency = [line for line in ids if "test_time_per_output_token" in line]
+    assert sorted(line.rsplit("-", 3)[2] for line in latency) == ["i7", "i9"]

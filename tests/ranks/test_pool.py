@@ -1,0 +1,153 @@
+"""Which groups live, and who holds their cores and cards. No processes: groups are stand-ins here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genqual.devices.base import Placement
+from genqual.errors import BadInput
+from genqual.ranks.errors import GroupLost
+from genqual.ranks.group import RankGroup
+from genqual.ranks.leases import Leases
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from tests.ranks.conftest import stand_in_plan
+
+
+class FakeGroup:
+    """Remembers that it was started and closed."""
+
+    def __init__(self, plan: GroupPlan, events: list[str]) -> None:
+        self.plan, self.events, self.alive = plan, events, True
+
+    def close(self) -> None:
+        self.alive = False
+        self.events.append(f"close {self.plan.case.model}")
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+
+    def start(plan: GroupPlan, progress: Any = None) -> FakeGroup:
+        found.append(f"start {plan.case.model}")
+        if plan.options.get("lost"):
+            raise GroupLost("lost at start", None)
+        return FakeGroup(plan, found)
+
+    monkeypatch.setattr(RankGroup, "start", start)
+    return found
+
+
+def plan(logs: Path, name: str, *lease: str, **changes: Any) -> GroupPlan:
+    base = stand_in_plan(logs, ranks=1, **changes)
+    return replace(base, case=replace(base.case, model=name), placement=Placement(env=({},), lease=lease))
+
+
+@pytest.fixture
+def pool(tmp_path: Path, events: list[str]) -> Pool:
+    return Pool(2, leases=Leases(tmp_path))
+
+
+def test_the_least_recently_used_group_makes_room(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    a, b, c = (plan(tmp_path, name) for name in "abc")
+    first = pool.get(a)
+    pool.get(b)
+    assert pool.get(a) is first
+    pool.get(c)
+    assert events == ["start a", "start b", "close b", "start c"]
+    assert pool.get(a) is first
+    pool.close_all()
+    pool.close_all()
+    assert sorted(events[-2:]) == ["close a", "close c"]
+
+
+def test_logs_and_deadlines_do_not_make_another_group_but_options_do(tmp_path: Path) -> None:
+    a = plan(tmp_path, "a")
+    assert replace(a, logs=tmp_path / "else").key == a.key
+    assert replace(a, options={"compile": True}).key != a.key
+    assert replace(a, placement=Placement(env=({"X": "1"},))).key != a.key
+    assert replace(a, launcher="mpirun").key != a.key
+
+
+def test_a_lost_group_is_replaced(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    a = plan(tmp_path, "a")
+    first = pool.get(a)
+    first.alive = False  # type: ignore[misc]
+    assert pool.get(a) is not first
+    pool.drop(a)
+    pool.drop(a)
+    assert events == ["start a", "close a", "start a", "close a"]
+
+
+def test_an_exclusive_device_is_leased_for_the_life_of_its_group(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    cards = plan(tmp_path, "a", "card0", "card1", exclusive=True)
+    others = Leases(tmp_path)
+    pool.get(cards)
+    assert not others.take(["card0"], wait_s=0)
+    # A second model on one of these cards: the first must leave, although the pool has room.
+    pool.get(plan(tmp_path, "b", "card1", exclusive=True))
+    assert events == ["start a", "close a", "start b"]
+    assert others.take(["card0"], wait_s=0)
+    others.release(["card0"])
+    pool.close_all()
+    assert pool.leases.held == frozenset()
+
+
+def test_shared_cores_are_leased_only_while_computing(pool: Pool, tmp_path: Path) -> None:
+    one = plan(tmp_path, "a", "core0", "core1")
+    others = Leases(tmp_path)
+    with pool.computing(one):
+        assert not others.take(["core1"], wait_s=0)
+        with pool.computing(one):
+            pool.get(one)
+    assert pool.leases.held == frozenset()
+    assert others.take(["core0", "core1"], wait_s=0)
+    others.release(["core0", "core1"])
+    pool.close_all()
+
+
+def test_a_start_that_fails_leaves_no_lease(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(GroupLost):
+        pool.get(plan(tmp_path, "a", "card0", exclusive=True, options={"lost": True}))
+    assert pool.leases.held == frozenset()
+
+
+def test_waiting_gives_up_cards_first(
+    pool: Pool, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.get(plan(tmp_path, "a", "card0", exclusive=True))
+    other_run = Leases(tmp_path)
+    assert other_run.take(["card1"])
+    held_while_waiting: list[frozenset[str]] = []
+    take = Leases.take
+
+    def watched(self: Leases, names: Any, *, wait_s: float = 1.0) -> bool:
+        if wait_s and not self.held >= set(names):
+            held_while_waiting.append(self.held)
+            other_run.release(["card1"])
+        return take(self, names, wait_s=wait_s)
+
+    monkeypatch.setattr(Leases, "take", watched)
+    pool.get(plan(tmp_path, "b", "card1", exclusive=True))
+    assert held_while_waiting == [frozenset()]
+    assert events == ["start a", "close a", "start b"]
+    pool.close_all()
+
+
+def test_a_nested_block_must_not_want_more(pool: Pool, tmp_path: Path) -> None:
+    a, b = plan(tmp_path, "a", "core0"), plan(tmp_path, "b", "core1")
+    with pool.computing(a), pytest.raises(RuntimeError, match=r"needs \['core1'\] while \['core0'\] are held"):
+        pool.get(b)
+    with pool.computing(a, b):
+        pool.get(b)
+    pool.close_all()
+
+
+def test_a_pool_has_room_for_one_at_least() -> None:
+    with pytest.raises(BadInput, match="pool of 0"):
+        Pool(0)

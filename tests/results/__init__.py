@@ -1,0 +1,1 @@
+"""Tests of what is kept: no device, no torch, no network."""

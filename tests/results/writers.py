@@ -1,0 +1,33 @@
+"""Processes that send into one database at the same moment, each record twice. Prints what was new to each sending."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from genqual.results.sinks.sql import SqlSink
+from tests.results.make import record
+
+
+def main(database: str, processes: int, each: int) -> None:
+    start, go = os.pipe()
+    children = []
+    for number in range(processes):
+        child = os.fork()
+        if child == 0:
+            os.close(go)
+            os.read(start, 1)  # returns when the parent closes its end: all begin together
+            made = [record(run=f"run-{number}", attempt=attempt) for attempt in range(1, each + 1)]
+            sink = SqlSink.open(f"sqlite:///{database}")
+            new = sum(sink.send([one]) + sink.send([one]) for one in made)
+            sink.close()
+            os.write(1, f"{new}\n".encode())
+            os._exit(0)
+        children.append(child)
+    os.close(go)
+    statuses = [os.waitpid(child, 0)[1] for child in children]
+    sys.exit(1 if any(statuses) else 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
