@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -56,6 +57,16 @@ def _dtypes(text: str) -> tuple[str, ...]:
     return _names(text)
 
 
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a factor; give a number above 0, such as 2")
+    return factor
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The command line, parsed. Empty tuples and None mean: as the profile says."""
@@ -76,6 +87,7 @@ class Options:
     allow_absent: bool = False
     gate: bool = False
     launcher: str = "torchrun"
+    deadline_scale: float = 1.0
     state_dir: str = ".genqual"
 
     @classmethod
@@ -100,6 +112,7 @@ class Options:
             allow_absent=get("genqual_allow_absent"),
             gate=get("genqual_gate"),
             launcher=get("genqual_launcher"),
+            deadline_scale=get("genqual_deadline_scale"),
             state_dir=get("genqual_state_dir"),
         )
 
@@ -184,9 +197,35 @@ def add_options(parser: pytest.Parser) -> None:
         help="what starts the ranks; default: %(default)s",
     )
     add(
+        "--deadline-scale",
+        dest="genqual_deadline_scale",
+        type=_factor,
+        default=1.0,
+        metavar="FACTOR",
+        help="stretch (2) or shorten (0.5) what a rank may take before it counts as hung; default: %(default)s",
+    )
+    add(
         "--state-dir",
         dest="genqual_state_dir",
         default=".genqual",
         metavar="DIR",
         help="spool, logs and generated pairs; default: %(default)s",
     )
+
+
+PATH_OPTIONS = ("--model", "--profile", "--prompts", "--references", "--state-dir")
+
+
+def misread_path(config: pytest.Config) -> str:
+    """Why this command line lost the project's settings, or nothing.
+
+    pytest looks for its settings before plugins are known, and takes an existing path after a space for a test
+    directory: `--model /data/llama` would move the root there, and collect everything.
+    """
+    args, here = config.invocation_params.args, config.invocation_params.dir
+    if config.inipath is not None or not (here / "pyproject.toml").is_file():
+        return ""
+    for option, value in zip(args, args[1:], strict=False):
+        if option in PATH_OPTIONS and (here / str(value)).exists():
+            return f"{option} {value}: write {option}={value}; after a space pytest takes a path for a test directory"
+    return ""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import pytest
 
 from genqual import markers
 from genqual.devices.registry import devices
-from genqual.errors import GenqualError
-from genqual.options import Options, add_options
+from genqual.errors import GenqualError, Unsupported
+from genqual.options import Options, add_options, misread_path
+from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
 from genqual.selection import Selection
+from genqual.spec import Case
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -37,6 +40,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options; probe nothing yet."""
+    reason = misread_path(config)
+    if reason:
+        raise pytest.UsageError(reason)
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
     selection = Selection(Options.of(config), config.getoption("markexpr") or "")
     config.stash[_SELECTION] = selection
@@ -47,10 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a suite's tests their cases and workloads. A case is session-scoped, so that a rank group starts once."""
-    if "case" not in metafunc.fixturenames:
+    mark = next((mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES), None)
+    if mark is None or "case" not in metafunc.fixturenames:
         return
     selection = metafunc.config.stash[_SELECTION]
-    mark = next(mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES)
     try:
         plan = selection.plan(mark.name).of_ranks(mark.kwargs.get("min_ranks", 1))
         workloads = selection.workloads()
@@ -88,19 +94,53 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=timed)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a case whose device is absent, with what the probe found, or whose engine cannot run it, with its reason."""
+    case = _case_of(item)
+    if case is not None:
+        item.user_properties.append(("genqual_device", case.device))
+        found = item.config.stash[_SELECTION].presence(case.device)
+        if not found.present:
+            pytest.skip(f"{case.device} is absent: {found.probe} found {found.found}")
+        unsupported = item.get_closest_marker("genqual_unsupported")
+        if unsupported is not None:
+            _unsupported(item, case, str(unsupported.args[0]))
+    with _told_plainly(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """Tell our own errors in their own words; a traceback of ours explains nothing to the person who runs the suite."""
+    with _told_plainly(item):
+        return (yield)
+
+
+@contextmanager
+def _told_plainly(item: pytest.Item) -> Iterator[None]:
+    case = _case_of(item)
+    try:
+        yield
+    except Unsupported as reason:
+        if case is None:
+            raise
+        _unsupported(item, case, str(reason))
+    except (GenqualError, GroupLost) as error:
+        if case is None:
+            raise
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+
+def _case_of(item: pytest.Item) -> Case | None:
     case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
-    if case is None:
-        return
-    item.user_properties.append(("genqual_device", case.device))
-    found = item.config.stash[_SELECTION].presence(case.device)
-    if not found.present:
-        pytest.skip(f"{case.device} is absent: {found.probe} found {found.found}")
-    unsupported = item.get_closest_marker("genqual_unsupported")
-    if unsupported is not None:
-        item.config.stash[RUN].unsupported(case, str(unsupported.args[0]))
-        pytest.skip(f"unsupported: {unsupported.args[0]}")
+    return case if isinstance(case, Case) else None
+
+
+def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
+    path = item.config.stash[RUN].unsupported(case, reason)
+    item.user_properties.append(("genqual_record", str(path)))
+    pytest.skip(f"unsupported: {reason}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,6 +21,7 @@ from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
 from genqual.paths import data_dir
+from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
@@ -88,6 +89,7 @@ class Run:
             options=dict(spec.options),
             exclusive=device.exclusive,
             launcher=self.options.launcher,
+            deadlines=Deadlines(scale=self.options.deadline_scale),
         )
 
     def weights_sha256(self, model: str) -> str | None:

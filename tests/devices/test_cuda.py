@@ -116,6 +116,7 @@ def test_no_tool_and_no_cards_are_two_reasons(tools: Path) -> None:
     assert Cuda().probe().found.endswith("nvidia-smi is not on PATH")
     nvidia_smi(tools, ["No devices were found"], code=6)
     assert Cuda().probe().count == 0
+    assert "pynvml is not installed" in Cuda().probe().found
     assert "No devices were found; nvidia-smi exited with 6" in Cuda().probe().found
     with pytest.raises(BadInput, match=r"0 cuda cards: .*No devices were found"):
         Cuda().identity()

@@ -148,6 +148,8 @@ class TestLimits:
             ({"a": "400000 100000", "a/b": "max 100000"}, "/a/b", "/", 4),  # a parent binds its children
             ({"": "200000 100000"}, "/docker/abc", "/docker/abc", 2),  # a container sees its own group at the top
             ({"sub": "100000 100000"}, "/docker/abc/sub", "/docker/abc", 1),
+            ({"a": "400000 100000", "a/b": "200000 100000"}, "/a/b", "/", 2),
+            ({"a": "200000 100000", "a/b": "400000 100000"}, "/a/b", "/", 2),
             ({"": "200000 100000"}, "/../elsewhere", "/", 2),  # a namespace hides where the process really is
             ({"a": "max 100000"}, "/a", "/", 32),
             ({"other": "100000 100000"}, "/a", "/", 32),
@@ -176,10 +178,17 @@ class TestLimits:
         with pytest.raises(BadInput, match="--ranks 4: this host has 3 xeon cores"):
             xeon.place(4, 1)
 
-    def test_throttled_periods_are_reported(self, root: Path) -> None:
-        xeon = Xeon(cgroup_v2(BIG.write(root), {"a": "200000 100000"}, group="/a/b"))
-        stat = "usage_usec 5\nnr_periods 70\nnr_throttled 7\nthrottled_usec 2500000"
-        write(root, "sys/fs/cgroup/a/cpu.stat", stat)
+    @pytest.mark.parametrize(
+        ("directory", "stat"),
+        [("a", "usage_usec 5\nthrottled_usec 2500000"), ("cpu,cpuacct/a", "throttled_time 2500000000")],
+    )
+    def test_throttled_periods_are_reported(self, root: Path, directory: str, stat: str) -> None:
+        BIG.write(root)
+        if directory == "a":
+            xeon = Xeon(cgroup_v2(root, {"a": "200000 100000"}, group="/a/b"))
+        else:
+            xeon = Xeon(cgroup_v1(root, 200000, group="/a"))
+        write(root, f"sys/fs/cgroup/{directory}/cpu.stat", f"nr_periods 70\nnr_throttled 7\n{stat}")
         now = xeon.conditions()
         assert (now["quota_periods"], now["quota_throttled"], now["quota_throttled_s"]) == (70, 7, 2.5)
 

@@ -12,6 +12,13 @@ from genqual.conformance.faults import CATALOGUE
 from .harness import LEVEL, NEW, ROWS, Answers, run
 
 FORCED = np.random.default_rng(5).integers(3, 1000, (len(ROWS), 6)).tolist()  # what no model would say
+# 20 columns: equals at the edge of the top 16 and inside it; a row with NaN and one with an infinity.
+TIES: list[list[float | None]] = [
+    [0.0, 5.0, 0.0, 5.0, *[1.0] * 15, 9.0],
+    [None, *[2.0] * 19],
+    [1e39, *[2.0] * 19],
+]
+NARROW = [[1.0 + 2.0**-9, *[-float(k) for k in range(19)]]]  # bf16 rounds the first to 1
 
 
 def faults_of(engine: str, model: str, ranks: int = 1) -> list[str]:
@@ -48,6 +55,9 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["misbehave", "rank_raise", {"name": "rank_raise", "rows": LEVEL, "new": 4, "message": "on purpose"}],
         ["misbehave", "rank_sleep", {"name": "rank_sleep", "rows": LEVEL, "new": 4, "seconds": 0.5}],
         ["resisting", "resisting", {"rows": LEVEL, "new": NEW, "stop": 7}],
+        ["recorded", "ties", {"logits": TIES, "dtype": "float32"}],
+        ["recorded", "narrow", {"logits": NARROW, "dtype": "bfloat16"}],
+        *(["product", precision, {"precision": precision}] for precision in ("highest", "medium")),
         ["memory", "memory", {"megabytes": 200}],
         ["starve", "starve", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
     ]

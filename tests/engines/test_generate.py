@@ -33,6 +33,25 @@ def test_statistics_are_those_of_the_logits(eager: Answers, model: str) -> None:
     assert eager[f"{model}.score.finite"].all()
 
 
+def test_equal_logits_are_ordered_by_id(eager: Answers) -> None:
+    assert eager["ties.top_ids"][0, 0].tolist() == [19, 1, 3, *range(4, 17)]
+    assert eager["ties.top_logits"][0, 0].tolist() == [9.0, 5.0, 5.0, *[1.0] * 13]
+
+
+def test_a_row_that_is_not_finite_says_so_and_leaves_zeros(eager: Answers) -> None:
+    assert eager["ties.finite"].tolist() == [[True, False, False]]
+    for name in ("top_logits", "projections", "logsumexp", "forced_logit"):
+        assert not eager[f"ties.{name}"][0, 1:].any()
+    assert np.isnan(eager["ties.logits"][0, 1, 0])
+    assert np.isinf(eager["ties.logits"][0, 2, 0])
+
+
+def test_narrow_logits_are_widened_not_rounded_again(eager: Answers) -> None:
+    assert eager["narrow.forced_logit"].item() == 1.0
+    exact = np.logaddexp.reduce([1.0, *[-float(k) for k in range(19)]])
+    assert eager["narrow.logsumexp"].item() == pytest.approx(exact, rel=1e-14)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_greedy_tokens_are_the_choices_of_their_own_scores(eager: Answers, model: str) -> None:
     tokens = eager[f"{model}.padded.tokens"]
@@ -100,13 +119,19 @@ def test_inspect_proves_full_fp32_and_the_threads_asked_for(eager: Answers) -> N
     assert (found["threads"], found["interop_threads"]) == (1, 1)
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_the_probe_for_full_fp32_tells_what_a_product_shows(eager: Answers, precision: str) -> None:
+    error = nrms(eager[f"{precision}.single"], eager[f"{precision}.double"])
+    assert eager[f"{precision}.claimed"] is (error < 1e-6)  # "medium" is bf16 where the CPU has it, else nothing
+
+
 def test_an_attention_that_the_model_lacks_is_unsupported(eager: Answers) -> None:
     assert eager["sdpa"].startswith("Unsupported: bloom-tiny has no sdpa attention")
 
 
 def test_a_peak_is_seen_and_forgotten_after_a_reset(eager: Answers) -> None:
     before, after, reset = (eager[f"memory.{key}"] for key in "abc")
-    assert after["peak"] >= before["current"] + (200 << 20)
+    assert after["peak"] >= before["current"] + (190 << 20)  # the kernel counts a thread's last pages late
     assert after["current"] < after["peak"] - (150 << 20)
     if "not reset" not in after["source"]:
         assert reset["peak"] < after["peak"] - (150 << 20)

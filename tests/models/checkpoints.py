@@ -25,19 +25,24 @@ def checkpoint(directory: Path, state: Mapping[str, NDArray[Any]], config: Mappi
     return directory
 
 
-def llama_tiny(directory: Path, change: Callable[[State], object] | None = None, **config: Any) -> Path:
-    """llama-tiny as a directory, after `change` of its weights."""
+def llama_tiny(
+    directory: Path, change: Callable[[State], object] | None = None, without: tuple[str, ...] = (), **config: Any
+) -> Path:
+    """llama-tiny as a directory, after `change` of its weights and of its `config`."""
     state: State = dict(integers.state("llama-tiny"))
     if change is not None:
         change(state)
-    return checkpoint(directory, state, embedded.config("llama-tiny") | config)
+    described = embedded.config("llama-tiny") | config
+    return checkpoint(directory, state, {key: value for key, value in described.items() if key not in without})
 
 
 def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
     """What `load` must take (`whole`, `written` by genqual) and what it must refuse, by name."""
     extra = np.zeros((4, 4), dtype=np.float32)
     shutil.copytree(written, room / "written")
+    rope = {"rope_type": "default", "rope_theta": 5000.0}
     return {
+        "config of 5": llama_tiny(room / "five", without=("rope_theta",), rope_parameters=rope),
         "written": room / "written",
         "whole": llama_tiny(room / "whole"),
         "without head": llama_tiny(room / "headless", lambda s: s.pop("lm_head.weight")),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,15 @@ def test_a_whole_checkpoint_loads_as_it_was_written(peer: Peer, name: str) -> No
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(peer: Peer, name: str, told: str) -> None:
     assert told in peer.answers[f"load {name}"].get("error", "it was loaded")
+
+
+def test_a_config_of_transformers_5_is_read_rightly_or_refused(peer: Peer) -> None:
+    """transformers 4 would take its default rotary base for it, without a word."""
+    answer = peer.answers["load config of 5"]
+    if int(version("transformers").split(".")[0]) >= 5:
+        assert answer == {"hash": weights.sha256(resolve("llama-tiny"))}
+    else:
+        assert "add rope_theta" in answer["error"]
 
 
 def test_shards_written_by_transformers_are_read_without_it(peer: Peer) -> None:

@@ -17,7 +17,7 @@ def suite(
 ) -> subprocess.CompletedProcess[str]:
     """`pytest ARGS` with its records below `state`; the output is text, width 120, without colour."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--state-dir", str(state), *args],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--state-dir={state}", *args],
         cwd=ROOT,
         env={**os.environ, "COLUMNS": "120", "GENQUAL_UPLOAD": f"sqlite:///{state}/results.db", **(env or {})},
         capture_output=True,

@@ -84,7 +84,7 @@ def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path
     (model / "config.json").write_text(json.dumps({"model_type": "llama"}))
     header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 7)
-    run = suite(tmp_path, "-m", "xeon", "--model", str(model))
+    run = suite(tmp_path, "-m", "xeon", f"--model={model}")
     said = run.stdout + run.stderr
     assert run.returncode == 4, said
     assert "model.safetensors" in said
@@ -104,10 +104,16 @@ def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path
 def test_a_profile_is_checked(text: str, words: list[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    run = suite(tmp_path, "-m", "xeon", "--profile", str(path))
+    run = suite(tmp_path, "-m", "xeon", f"--profile={path}")
     assert run.returncode == 4, run.stdout + run.stderr
     for word in (*words, "mine.toml"):
         assert word in run.stdout + run.stderr
+
+
+def test_a_path_after_a_space_would_lose_the_settings(tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", "xeon", "--model", str(tmp_path))
+    assert run.returncode == 4, run.stdout + run.stderr
+    assert f"write --model={tmp_path}" in run.stdout + run.stderr
 
 
 def test_performance_needs_benchmark(tmp_path: Path) -> None:

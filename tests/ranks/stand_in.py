@@ -19,6 +19,7 @@ from genqual.errors import OutOfMemory, Unsupported
 from genqual.spec import Json
 
 VOCABULARY = 61
+EVERY = -1
 
 
 def expected_tokens(batch: TokenBatch, new_tokens: int) -> NDArray[np.int64]:
@@ -116,7 +117,7 @@ def _hook(engine: StandIn, rank: int, on: int, action: Callable[[], object]) -> 
     def undo() -> None:
         engine.hook = lambda: None
 
-    if rank == on:
+    if on in (rank, EVERY):
         engine.hook = act
     return undo
 

@@ -37,7 +37,7 @@ from tests.ranks.conftest import stand_in_plan
 def test_hang():
     here = Path(__file__).parent
     generator = Generator(Pool(leases=Leases(here / "leases")), stand_in_plan(here / "logs"))
-    with generator.fault("tests.ranks.stand_in:hold_the_gil", on=1):
+    with generator.fault("tests.ranks.stand_in:hold_the_gil", on=-1):
         (here / "mark.part").write_text(generator.group.mark)
         (here / "mark.part").rename(here / "mark")
         generator.generate(TokenBatch.of([[1]]), 1)
@@ -79,9 +79,9 @@ def test_no_rank_is_left_when_pytest_ends(tmp_path: Path, end: signal.Signals, c
             assert run.poll() is None, (tmp_path / "out").read_text()
             assert time.monotonic() < limit
             time.sleep(0.1)  # until the group is up, in another process
-        time.sleep(0.5)  # and the request has reached rank 1, which then holds its GIL for ever
+        time.sleep(0.5)  # and the request has reached the ranks, which then hold their GILs for ever
         mark = (tmp_path / "mark").read_text()
-        assert len(processes.members(mark)) == 3, "torchrun and two ranks"
+        assert len(processes.members(mark)) == 3, "torchrun and two ranks, busy in C code"
         run.send_signal(end)
         assert run.wait(15) == code
         limit = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""Command lines and environments of launchers. Only torchrun's (test_group.py) are also run by this suite."""
+"""Command lines and environments of launchers; test_group.py and test_launchers.py run them."""
 
 from __future__ import annotations
 
@@ -128,13 +128,13 @@ def test_unknown_launchers_uneven_jobs_and_missing_packages_are_told(monkeypatch
 def test_the_environment_is_cleaned_and_shared_parts_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "GENQUAL_GROUP"):
         monkeypatch.setenv(name, "stale")
-    monkeypatch.setenv("GENQUAL_RUNTIME_DIR", "kept")
+    monkeypatch.setenv("GENQUAL_CACHE", "kept")
     placement = Placement(env=({"OMP_NUM_THREADS": "3", "CARD": "0"}, {"OMP_NUM_THREADS": "3", "CARD": "1"}))
     env = rank_environment(placement, Job(2, LOGS), {"GENQUAL_CONTROL": "here"})
     assert not {"RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "GENQUAL_GROUP", "CARD"} & set(
         env
     )
-    assert env["GENQUAL_RUNTIME_DIR"] == "kept"
+    assert env["GENQUAL_CACHE"] == "kept"
     assert env["GENQUAL_CONTROL"] == "here"
     assert env["OMP_NUM_THREADS"] == "3"  # the same for all, so also for the launcher
     assert env["LOCAL_SIZE"] == "2"

@@ -19,7 +19,7 @@ def write_until_killed(spool: Spool, wire: int) -> None:
     """Each id goes over the wire once `write` has returned."""
     whole = os.write
     # Byte by byte, as a slow disk: most of the time of a write is then spent inside a file.
-    os.write = lambda descriptor, data: whole(descriptor, data[:1])
+    os.write = lambda descriptor, data: whole(descriptor, bytes(data)[:1])
     made = record(run=f"pid-{os.getpid()}")
     for attempt in range(1, 1_000_000):
         written = made.model_copy(update={"attempt": attempt})

@@ -200,6 +200,7 @@ def test_one_wrong_attempt_among_right_ones_refuses_all() -> None:
     wrong = record(attempt=2, outcome=Outcome(status="accuracy_fail", message="step 3"), metrics=(timing(),))
     row = only(compare([record(), wrong, record(attempt=3)], [record(**H100)]))
     assert (row.statuses, row.speedup) == (("accuracy_fail", "ok"), None)
+    assert row.refused == "A: accuracy failed: step 3"
 
 
 def test_no_speedup_from_a_simulation() -> None:

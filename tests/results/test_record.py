@@ -171,6 +171,24 @@ def test_now_is_a_moment_a_record_takes_and_sorts_as_text() -> None:
     assert record(created=first).created <= record(created=second).created
 
 
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("pytest -m xeon --model org/name@v1", "pytest -m xeon --model org/name@v1"),
+        ("pytest --upload sqlite:///a@b.db -q", "pytest --upload sqlite:///a@b.db -q"),
+        ("pytest --upload postgresql://u:s3cr3t@h/x -q", "pytest --upload 'postgresql://***@h/x' -q"),
+        ("pytest --upload=postgresql://u:s3cr3t@h/x", "pytest '--upload=postgresql://***@h/x'"),
+        ("GENQUAL_UPLOAD='pg://u:s3cr3t pw@h/x' pytest", "'GENQUAL_UPLOAD=pg://***@h/x' pytest"),
+        ("pytest 'postgresql://u:s3cr3t@h/x", "'pytest '\"'\"'postgresql://***@h/x'"),
+    ],
+)
+def test_a_password_in_the_command_is_not_kept(command: str, kept: str) -> None:
+    made = record(command=command)
+    assert made.command == kept
+    assert b"s3cr3t" not in made.to_bytes()
+    assert Record.from_bytes(made.to_bytes()) == made
+
+
 def changed(made: Record, path: str, value: object) -> dict[str, Any]:
     body = as_dict(made)
     *parents, last = path.split(".")

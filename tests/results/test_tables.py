@@ -15,7 +15,7 @@ from genqual.results.compare import compare
 from genqual.results.compare_view import as_markdown, as_table
 from genqual.results.display import number
 from genqual.results.metric import Gate, Metric
-from genqual.results.parts import Outcome
+from genqual.results.parts import Outcome, Workload
 from genqual.results.record import Record
 from genqual.results.summary import conformance_table, performance_table, summary
 from genqual.results.text import clean, markdown, spread
@@ -113,6 +113,23 @@ def test_a_cell_without_a_number_says_how_it_ended(status: str, word: str) -> No
     assert ["llama-30m bf16", "outcome", word] in rows
 
 
+def nowhere(**fields: Any) -> Record:
+    """A case that ended before any workload was asked of it."""
+    return record(status="unsupported", **fields).model_copy(update={"workload": Workload()})
+
+
+def test_a_case_that_cannot_run_at_all_says_so_once() -> None:
+    table = drawn(performance_table([measured(0.0125), nowhere(model="bloom-30m")]))
+    rows = cells(table)
+    assert rows[1] == ["case", "metric", "b1 i32", "verdict"]
+    assert ["bloom-30m bf16", "outcome", "-", "UNSUPPORTED"] in rows
+    assert sum("UNSUPPORTED" in line for line in table) == 1
+
+
+def test_a_run_that_measured_nothing_has_no_performance_table() -> None:
+    assert performance_table([nowhere()]) is None
+
+
 def test_a_number_that_came_with_wrong_text_is_not_shown() -> None:
     wrong = record(outcome=Outcome(status="accuracy_fail", message="x"), metrics=(timing(),))
     text = "\n".join(drawn(performance_table([wrong])))
@@ -200,6 +217,11 @@ def test_of_several_verdicts_on_a_property_the_worst_is_shown_with_their_count()
 def test_a_judgement_that_could_not_be_made_says_why() -> None:
     oom = verdict(word="no_reference").model_copy(update={"outcome": Outcome(status="oom", message="x")})
     assert cells(drawn(conformance_table([oom])))[3][-1] == "OOM"
+
+
+def test_a_verdict_that_needs_a_reference_says_so_though_its_outcome_is_skipped() -> None:
+    skipped = verdict(word="no_reference").model_copy(update={"outcome": Outcome(status="skipped", message="x")})
+    assert cells(drawn(conformance_table([skipped])))[3][-1] == "NO REFERENCE"
 
 
 def test_a_foreign_lane_is_named() -> None:

@@ -56,11 +56,11 @@ def _directories(root: Path) -> Iterator[Path]:
     for line in (read(root / "proc/self/mountinfo") or "").splitlines():
         mount, _, source = line.partition(" - ")
         before, after = mount.split(), source.split()
-        if len(before) < 5 or len(after) < 3:
+        if len(before) < 5 or not after:
             continue
-        # v2 has one hierarchy, listed without a controller; of v1's only the one that carries `cpu` matters.
+        # v2 has one hierarchy, listed without a controller. In v1 any hierarchy may carry `cpu`; others lack its files.
         wanted = {"cgroup2": "", "cgroup": "cpu"}.get(after[0], "none")
-        if wanted not in groups or (wanted and wanted not in after[2].split(",")):
+        if wanted not in groups:
             continue
         inside = _inside(groups[wanted], mounted=before[3])
         for part in (inside, *inside.parents):

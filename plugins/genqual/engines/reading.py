@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
 from transformers import AutoConfig
 
 from genqual.engines.base import LoadRequest
@@ -14,6 +15,7 @@ from genqual.models.load import load
 
 def read(request: LoadRequest, **from_pretrained: Any) -> Any:
     """The model, on the CPU or where `from_pretrained` puts it. Raises Unsupported on an attention it lacks."""
+    transformers.utils.logging.disable_progress_bar()  # a rank's output is a log
     wanted = request.options.get("attn_implementation")
     if wanted is not None and not isinstance(wanted, str):
         raise BadInput(f"attn_implementation {wanted!r}: must be a name such as eager or sdpa")

@@ -103,5 +103,6 @@ def _run(arguments: Sequence[str], *, seconds: float, told: str, next_step: str)
     except subprocess.TimeoutExpired as error:
         raise BadInput(f"{told} within {seconds:.0f} s; {next_step}") from error
     except subprocess.CalledProcessError as error:
-        lines = str(error.stderr or error.stdout).strip().splitlines() or [f"exit code {error.returncode}"]
-        raise BadInput(f"{told} ({lines[-1]}); {next_step}") from error
+        # The reason is in the last lines: some errors of transformers wrap theirs over three.
+        last = " ".join(str(error.stderr or error.stdout).splitlines()[-4:]).split()
+        raise BadInput(f"{told} ({' '.join(last) or f'exit code {error.returncode}'}); {next_step}") from error

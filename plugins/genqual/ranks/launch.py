@@ -1,6 +1,7 @@
 """How a rank group is started: one command line a launcher, never a launcher of our own. No torch, starts nothing.
 
-torchrun is the default and the one the suite's tests run; docs/launchers.md says which others were run where.
+torchrun is the default, and every failure is tested under it. deepspeed and Open MPI's mpirun are run by heavy tests
+where installed, on one host. srun, and several hosts, are proved by their command lines only.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MODULE: Final = "genqual.ranks.worker"
 # What a surrounding job (torchrun, an MPI shell) may have left in the environment and would mislead our ranks.
 _FOREIGN: Final = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR|"
-    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(?!RUNTIME_DIR)\w+)"
+    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(GROUP|CONTROL|AUTHKEY|LOGS|BACKEND|RANK_ENV|CORES))"
 )
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Collection
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +42,10 @@ class Leases:
     """
 
     def __init__(self, folder: Path | None = None, progress: Callable[[str], None] | None = None) -> None:
-        self._folder = folder
+        self._given = folder
         self._progress = progress
         self._held: dict[str, tuple[filelock.FileLock, int]] = {}
+        self._locks: dict[str, filelock.FileLock] = {}
 
     @property
     def held(self) -> frozenset[str]:
@@ -51,7 +53,7 @@ class Leases:
 
     def taken(self) -> frozenset[str]:
         """Names that other live processes hold now: a hint for `Device.place`, stale a moment later."""
-        holders = {file: self._holder(file) for file in self._dir().glob("*.holder")}
+        holders = {file: self._holder(file) for file in self._folder.glob("*.holder")}
         return frozenset(name for name, pid in holders.values() if pid not in (0, os.getpid()))
 
     def take(self, names: Collection[str], *, wait_s: float = WAIT_S) -> bool:
@@ -80,7 +82,7 @@ class Leases:
             lock, count = self._held[name]
             self._held[name] = lock, count + 1
             return True
-        lock = filelock.FileLock(self._file(name, "lock"))
+        lock = self._lock(name)
         left = wait_s
         while True:
             try:
@@ -93,17 +95,26 @@ class Leases:
                 if self._progress is not None:
                     self._progress(f"waiting for {name}, held by process {self._holder(self._file(name, 'holder'))[1]}")
         self._held[name] = lock, 1
-        about = {"name": name, "pid": os.getpid(), "born": psutil.Process().create_time()}
-        self._file(name, "holder").write_text(json.dumps(about))
+        self._file(name, "holder").write_text(json.dumps({"name": name, **self._self}))
         return True
 
-    def _dir(self) -> Path:
-        folder = self._folder or runtime_dir()
+    @cached_property
+    def _folder(self) -> Path:
+        folder = self._given or runtime_dir()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @cached_property
+    def _self(self) -> dict[str, float]:
+        return {"pid": os.getpid(), "born": psutil.Process().create_time()}
+
+    def _lock(self, name: str) -> filelock.FileLock:
+        if name not in self._locks:  # kept, because a call on a large host takes many
+            self._locks[name] = filelock.FileLock(self._file(name, "lock"))
+        return self._locks[name]
+
     def _file(self, name: str, suffix: str) -> Path:
-        return self._dir() / f"{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.{suffix}"
+        return self._folder / f"{re.sub(r'[^A-Za-z0-9.-]', '_', name)}.{suffix}"
 
     def _holder(self, file: Path) -> tuple[str, int]:
         """Name and pid of a live holder; pid 0 when there is none (it died, or is just taking or giving back)."""

@@ -44,10 +44,8 @@ def kind_of(error: BaseException) -> str:
     """Name the status that an error stands for: Unsupported, OutOfMemory, BadInput or Exception."""
     if isinstance(error, Unsupported):
         return "Unsupported"
-    # torch.OutOfMemoryError by name: no torch here. Its CPU allocator has only a RuntimeError and this sentence.
+    # torch.OutOfMemoryError by name: no torch here. Engines raise OutOfMemory; this is for functions that are invoked.
     if isinstance(error, OutOfMemory | MemoryError) or "OutOfMemoryError" in {c.__name__ for c in type(error).__mro__}:
-        return "OutOfMemory"
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error):
         return "OutOfMemory"
     return "BadInput" if isinstance(error, BadInput) else "Exception"
 

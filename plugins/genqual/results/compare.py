@@ -154,8 +154,9 @@ def _refusal(cell: Cell, accuracy: Accuracy, side: str) -> str | None:
     """Why no speedup may be stated from this cell."""
     if any(record.provenance.kind == "simulated" for record in cell.records):
         return f"{side} is simulated"
-    if cell.status == "accuracy_fail":
-        return f"{side}: accuracy failed: {cell.last.outcome.message or 'the measured text was wrong'}"
+    for record in cell.records:
+        if record.outcome.status == "accuracy_fail":
+            return f"{side}: accuracy failed: {record.outcome.message or 'the measured text was wrong'}"
     if fault := accuracy.fault(cell.last):
         return f"{side}: {fault}"
     if cell.status != "ok":

@@ -28,6 +28,7 @@ from genqual.results.parts import (
     System,
     Workload,
 )
+from genqual.results.sinks.urls import redact_command
 from genqual.results.verdict import Judgement
 from genqual.spec import Json
 
@@ -62,7 +63,9 @@ class Record(Part):
 
     `run` names one invocation of the suite and `attempt` counts its tries, so that a repeated measurement is another
     record. `protocol` holds what defines the metrics beyond their definition (warm-up, clock, hooks) and is part of the
-    key; `labels` (a test's id) are not. Raises ValidationError, a ValueError, on anything JSON cannot hold.
+    key; `labels` (a test's id) are not. `command` repeats it; passwords in its URLs are not kept.
+
+    Raises ValidationError, a ValueError, on anything JSON cannot hold.
     """
 
     schema_: Annotated[str, Field(alias="schema", pattern=r"^genqual/1\.\d+$")] = SCHEMA
@@ -82,7 +85,7 @@ class Record(Part):
     provenance: Provenance = Provenance()
     protocol: Facts = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
-    command: str = ""
+    command: Annotated[str, AfterValidator(redact_command)] = ""
 
     _body: bytes = PrivateAttr(b"")
 

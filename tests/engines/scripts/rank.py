@@ -115,6 +115,31 @@ class Rank:
             "with_s": with_callback["step_s"],
         } | self.generate(rows, new)
 
+    def recorded(self, logits: list[list[float | None]], dtype: str) -> dict[str, Any]:
+        """The statistics of one step of `logits` (null is NaN) in a torch dtype, as the engine records them."""
+        import torch
+
+        from genqual.engines.statistics import ScoreRecorder
+
+        rows = [[float("nan") if value is None else value for value in row] for row in logits]
+        recorder = ScoreRecorder(keep_logits=True)
+        recorder.add(torch.tensor(rows, dtype=getattr(torch, dtype)), np.zeros(len(rows), dtype=np.int64))
+        return dataclasses.asdict(recorder.scores())
+
+    def product(self, precision: str) -> dict[str, Any]:
+        """An fp32 matrix product at torch's `precision`, beside float64, and what the probe says of it."""
+        import torch
+
+        from genqual.engines.runtime import fp32_is_exact
+
+        torch.set_float32_matmul_precision(precision)
+        rng = np.random.default_rng(1)
+        a, b = (torch.from_numpy(rng.standard_normal((128, 128))) for _ in "ab")
+        answer = {"single": (a.float() @ b.float()).numpy(), "double": (a @ b).numpy()}
+        exact = fp32_is_exact(torch.device("cpu"))
+        torch.set_float32_matmul_precision("highest")
+        return answer | {"claimed": exact}
+
     def memory(self, megabytes: int) -> dict[str, Any]:
         """Peaks around an array that is touched and let go, with a reset after it."""
         before = self.engine.memory()

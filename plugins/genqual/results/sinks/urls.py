@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Final
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -25,6 +26,16 @@ def redact(url: str) -> str:
     head, userinfo, host = _split(url)
     shown = f"{head}{HIDDEN}@{host}" if userinfo else url
     return _SECRET.sub(rf"\g<1>{HIDDEN}", shown)
+
+
+def redact_command(command: str) -> str:
+    """A command line, as a shell would read it, with every URL in it redacted; unchanged when none needs it."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # an open quote: no shell would run it, but a password may stand in it all the same
+        words = [command]
+    shown = [redact(word) if "://" in word else word for word in words]
+    return command if shown == words else shlex.join(shown)
 
 
 def scrub(text: str, url: str) -> str:

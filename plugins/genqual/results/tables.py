@@ -1,0 +1,59 @@
+"""What the terminal's tables share: how a case is named, grouped and coloured. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from genqual.results.cells import Cell
+from genqual.results.text import clean
+
+_STYLES: Final = {
+    "PASS": "green",
+    "IMPROVED": "green",
+    "FAIL": "bold red",
+    "REGRESSED": "bold red",
+    "ACCURACY": "bold red",
+    "ERROR": "red",
+    "TIMEOUT": "red",
+    "OOM": "magenta",
+}
+
+
+def styled(word: str) -> Text:
+    """A verdict or status; colour only repeats what the word says."""
+    return Text(word, style=_STYLES.get(word, ""))
+
+
+def said(word: str) -> str:
+    """`no_baseline` as a person reads it: NO BASELINE."""
+    return word.upper().replace("_", " ")
+
+
+def table(title: str, where: str) -> Table:
+    """An empty table under its title."""
+    full = f"{title}  {where}".rstrip()
+    return Table(title=full, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def by_case(found: Iterable[Cell]) -> list[tuple[tuple[str, ...], list[Cell]]]:
+    """The cells of each case, under the lines that name it: what ran, how, and where when there are several places."""
+    every = list(found)
+    many = len({cell.last.system.class_id for cell in every}) > 1
+    groups: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+    for cell in every:
+        record = cell.last
+        lines = [f"{record.model.name} {record.precision.dtype}", record.engine.label]
+        groups[tuple(clean(line) for line in [*lines, *([record.system.class_id] if many else [])])].append(cell)
+    return sorted(groups.items())
+
+
+def classes(found: Iterable[Cell]) -> str:
+    """The hardware class, when there is one; else it stands in each case."""
+    names = {cell.last.system.class_id for cell in found}
+    return clean(next(iter(names))) if len(names) == 1 else ""
