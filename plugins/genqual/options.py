@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from genqual.errors import GenqualError
+from genqual.results.push import DEFAULT_UPLOAD
+from genqual.results.sinks.registry import open_sink
 from genqual.spec import DTYPES
-
-DEFAULT_UPLOAD = "sqlite:///.genqual/results.db"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -55,6 +57,15 @@ def _dtypes(text: str) -> tuple[str, ...]:
         if name not in DTYPES:
             raise argparse.ArgumentTypeError(f"{name!r} is not a dtype that genqual knows: {', '.join(DTYPES)}")
     return _names(text)
+
+
+def _sink(text: str) -> str:
+    """A URL that a sink takes; nothing is connected to."""
+    try:
+        open_sink(text).close()
+    except GenqualError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _factor(text: str) -> float:
@@ -172,6 +183,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--upload",
         dest="genqual_upload",
         action="append",
+        type=_sink,
         metavar="URL",
         help=f"where records go after they are spooled; may be repeated; default: $GENQUAL_UPLOAD or {DEFAULT_UPLOAD}",
     )
@@ -225,7 +237,7 @@ def misread_path(config: pytest.Config) -> str:
     args, here = config.invocation_params.args, config.invocation_params.dir
     if config.inipath is not None or not (here / "pyproject.toml").is_file():
         return ""
-    for option, value in zip(args, args[1:], strict=False):
+    for option, value in itertools.pairwise(args):
         if option in PATH_OPTIONS and (here / str(value)).exists():
             return f"{option} {value}: write {option}={value}; after a space pytest takes a path for a test directory"
     return ""

@@ -82,16 +82,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """End a run whose options cannot be met, and leave the performance suites out without `--benchmark`."""
+    """End a run whose options cannot be met, and leave out what was not asked for."""
     selection = config.stash[_SELECTION]
     if selection.error is not None:
         raise pytest.UsageError(str(selection.error))
-    if selection.options.benchmark:
-        return
-    timed = [item for item in items if item.get_closest_marker("performance")]
-    if timed:
-        items[:] = [item for item in items if not item.get_closest_marker("performance")]
-        config.hook.pytest_deselected(items=timed)
+    left = [item for item in items if not _wanted(item, selection.options)]
+    if left:
+        items[:] = [item for item in items if _wanted(item, selection.options)]
+        config.hook.pytest_deselected(items=left)
+
+
+def _wanted(item: pytest.Item, options: Options) -> bool:
+    """Performance needs `--benchmark`; a test of a data set needs one."""
+    if item.get_closest_marker("performance") and not options.benchmark:
+        return False
+    needs = {mark.kwargs.get("needs") for mark in item.iter_markers("conformance")}
+    return "prompts" not in needs or options.prompts is not None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -56,8 +56,9 @@ class Recorder:
         shape: tuple[int, int] | None,
         label: str,
         inspection: Mapping[str, Json],
+        protocol: Mapping[str, Json],
     ) -> Path:
-        """A verdict on one property; `shape` is (steps, rows) of what was judged."""
+        """A verdict on one property; `shape` is (steps, rows) of what was judged, `protocol` the test's parameters."""
         return self._spool.write(
             Record(
                 run=self._run,
@@ -68,6 +69,7 @@ class Recorder:
                 ),
                 outcome=_outcome(judgement),
                 judgement=verdict.Judgement.of(prop, judgement),
+                protocol=dict(protocol),
                 labels={"test": label},
                 command=self._command,
             )

@@ -106,6 +106,11 @@ def test_a_dataset_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         read_prompts("tldr_news", split="nope")
 
 
+def test_a_field_of_several_lines_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b'prompt\r\n"one\r\ntwo"\r\nthree\r\n')
+    assert list(read_prompts(str(tmp_path / "x.csv"))) == ["one\r\ntwo", "three"]
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 

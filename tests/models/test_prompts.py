@@ -38,6 +38,7 @@ def test_any_tokens_at_all_can_be_shown(ids: list[int]) -> None:
 
 def test_unknown_tokens_and_torn_characters_are_visible() -> None:
     euro = [byte + 3 for byte in "€".encode()]
+    assert prompts.decode(EMBEDDED, [258, 259]) == "\\xff<259>"
     assert prompts.decode(EMBEDDED, [72 + 3, 817, 0, *euro, 105 + 3, *euro[:1]]) == "H<817><0>€i\\xe2"
 
 

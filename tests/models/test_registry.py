@@ -154,9 +154,10 @@ def test_what_is_called_gguf_and_is_not(tmp_path: Path, raw: bytes) -> None:
         registry.resolve(str(tmp_path / "x.gguf"))
 
 
-def test_a_gguf_file_cut_inside_its_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [50, 67], ids=["in a key", "in its value"])
+def test_a_gguf_file_cut_inside_its_header(tmp_path: Path, keep: int) -> None:
     file = gguf_file(tmp_path / "x.gguf")
-    file.write_bytes(file.read_bytes()[:50])
+    file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(BadInput, match="not a whole GGUF file"):
         registry.resolve(str(file))
 

@@ -14,7 +14,8 @@ from genqual.engines.base import Scores
 def judge_finite(scores: Scores, *, dtype: str) -> Judgement:
     """Judge whether every logit of every row and step is finite, those of padded rows included."""
     cells = scores.finite.size
-    bad = np.argwhere(~scores.finite)
+    sound = scores.finite & np.isfinite(scores.projections).all(axis=-1) & np.isfinite(scores.logsumexp)
+    bad = np.argwhere(~sound)
     if not len(bad):
         return _own("pass", dtype, f"All logits are finite at {cells} choices.", cells)
     step, row = (int(i) for i in bad[0])
@@ -32,7 +33,8 @@ def judge_choice(tokens: I64, scores: Scores, *, dtype: str) -> Judgement:
         text = f"{chosen.shape} tokens (steps x prompts) were chosen, {scores.finite.shape} were scored."
         return _own("fail", dtype, text, chosen.size, tier="tokens")
     best = scores.top_logits[..., 0]
-    wrong = ~scores.finite | (scores.forced_logit < best)
+    # "not >=", because every comparison with nan is False.
+    wrong = ~scores.finite | ~(scores.forced_logit >= best)
     if not wrong.any():
         return _own("pass", dtype, f"Each of {chosen.size} tokens has the highest logit.", chosen.size, tier="tokens")
     step, row = (int(i) for i in np.argwhere(wrong)[0])
@@ -49,6 +51,9 @@ def judge_agreement(tokens: Sequence[I64], *, dtype: str) -> Judgement:
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} rank cannot disagree; this property needs two")
     for rank, other in enumerate(tokens[1:], start=1):
+        if other.shape != tokens[0].shape:
+            text = f"Rank {rank} gave tokens {other.shape} (rows, steps), rank 0 {tokens[0].shape}."
+            return _own("fail", dtype, text, tokens[0].size, tier="tokens")
         differs = np.argwhere(other != tokens[0])
         if len(differs):
             row, step = (int(i) for i in differs[0])
@@ -93,6 +98,15 @@ def _own(
         judged=cells,
         total=cells,
     )
+
+
+def judge_whole(problems: Sequence[str], count: int, *, dtype: str) -> Judgement:
+    """Judge whether a data set was generated from completely: no problem, and at least one pair."""
+    found = list(problems) if count else ["no prompt at all", *problems]
+    if found:
+        text = f"{found[0]}" + (f" (and {len(found) - 1} more problems)" if len(found) > 1 else "")
+        return _own("fail", dtype, f"The pairs are not those of the data set: {text}.", count, tier="tokens")
+    return _own("pass", dtype, f"{count} prompts, each with its pair, in order.", count, tier="tokens")
 
 
 def rows_of(scores: Scores, rows: Sequence[int]) -> Scores:

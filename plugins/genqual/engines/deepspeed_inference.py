@@ -85,9 +85,15 @@ class DeepSpeedInference(HfEngine):
         return outcome
 
     def _all_reduce(self) -> str:
-        if self._shm in {"built", "cached"}:
-            return "DeepSpeed shared memory"
-        return BACKENDS[self.device]
+        """Which all-reduce DeepSpeed calls, by its own conditions: is the operator there, has the CPU its vectors."""
+        backend = importlib.import_module("deepspeed.comm.comm").cdb
+        needed = 1 if self.request.dtype == "fp32" else 2  # AVX2, AVX-512BW
+        if (
+            getattr(backend, "shm_comm_op", None) is None
+            or getattr(backend, "shm_vector_kernel_level", needed) < needed
+        ):
+            return BACKENDS[self.device]
+        return "DeepSpeed shared memory"
 
 
 def _always_a_mask(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from genqual.results.cells import Cell, cells, failed
 from genqual.results.record import Record
-from genqual.results.tables import by_case, classes, said, styled, table
+from genqual.results.tables import by_case, classes, said, styled, table, titled
 from genqual.results.text import clean, spread
 
 
@@ -41,7 +41,7 @@ def conformance_table(records: Iterable[Record]) -> RenderableType | None:
     found = cells(records, "judgement")
     if not found:
         return None
-    shown = table("Is it right?", classes(found))
+    shown = table()
     shown.add_column("case", overflow="fold", min_width=16)
     shown.add_column("property", overflow="fold")
     for name in ("nrms", "of limit"):
@@ -52,7 +52,7 @@ def conformance_table(records: Iterable[Record]) -> RenderableType | None:
         for label, (words, cell, verdict) in zip(spread(case, len(rows)), rows, strict=True):
             shown.add_row(*map(Text, (label, words, *_numbers(cell))), styled(verdict))
         shown.add_section()
-    return shown
+    return titled("Is it right?", classes(found), [shown])
 
 
 def _rows(properties: Sequence[_Property]) -> list[tuple[str, Cell | None, str]]:

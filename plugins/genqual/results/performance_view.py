@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,14 +15,15 @@ from genqual.results.cells import Cell, cells
 from genqual.results.display import SUMMARY, Shown, number
 from genqual.results.parts import Workload
 from genqual.results.record import Record
-from genqual.results.tables import by_case, classes, said, styled, table
-from genqual.results.text import spread
+from genqual.results.tables import by_case, classes, said, styled, table, titled
+from genqual.results.text import clean, spread
 
-_STATUS: Final = {"accuracy_fail": "ACCURACY", "unsupported": "UNSUPP."}
+_STATUS: Final = {"accuracy_fail": "WRONG", "unsupported": "UNSUPP"}
 # Worst first: what a person must see before anything else.
 _VERDICTS: Final = ("regressed", "inconclusive", "no_baseline", "pass", "improved")
 
-_CASE, _METRIC, _VERDICT, _CELL = 24, 12, 14, 10  # columns of a terminal, padding included
+# Columns of a terminal: the widest metric, verdict and number ("memory MiB", "INCONCLUSIVE", "TIMEOUT"), and a gap.
+_METRIC, _VERDICT, _NUMBER, _GAP = 10, 12, 7, 2
 
 
 def performance_table(records: Iterable[Record], width: int = 100) -> RenderableType | None:
@@ -33,31 +34,49 @@ def performance_table(records: Iterable[Record], width: int = 100) -> Renderable
     """
     found = cells(records, "measurement")
     workloads = sorted({cell.last.workload for cell in found} - {Workload()}, key=_size)
-    room = max(1, (width - _CASE - _METRIC - _VERDICT) // _CELL)
-    parts = [workloads[start : start + room] for start in range(0, len(workloads), room)]
-    return Group(*(_performance_part(found, part) for part in parts)) if parts else None
-
-
-def _performance_part(found: Sequence[Cell], workloads: Sequence[Workload]) -> Table:
+    if not workloads:
+        return None
     tokens = {workload.new_tokens for workload in workloads}
     same = f"{next(iter(tokens))} new tokens" if len(tokens) == 1 and None not in tokens else ""
-    shown_table = table("Is it fast enough?", ", ".join(filter(None, (classes(found), same))))
-    shown_table.add_column("case", overflow="fold", min_width=16)
-    shown_table.add_column("metric", no_wrap=True)
-    for workload in workloads:
-        shown_table.add_column(_heading(workload, short=bool(same)), justify="right", no_wrap=True)
-    shown_table.add_column("verdict", overflow="fold")
+    heads = {workload: _heading(workload, short=bool(same)) for workload in workloads}
+    parts = [_part(found, {workload: heads[workload] for workload in some}) for some in _packed(found, heads, width)]
+    return titled("Is it fast enough?", ", ".join(filter(None, (classes(found), same))), parts)
+
+
+def _packed(found: Sequence[Cell], heads: Mapping[Workload, str], width: int) -> list[list[Workload]]:
+    """The workloads in their order, as many in each part as a terminal of `width` columns shows unbroken."""
+    case = max(len(line) for lines, _ in by_case(found) for line in lines)
+    room = width - case - _GAP - _METRIC - _GAP - _VERDICT
+    parts: list[list[Workload]] = [[]]
+    left = room
+    for workload, head in heads.items():
+        wanted = max(_NUMBER, *(len(line) for line in head.splitlines())) + _GAP
+        if parts[-1] and wanted > left:
+            parts.append([])
+            left = room
+        parts[-1].append(workload)
+        left -= wanted
+    return parts
+
+
+def _part(found: Sequence[Cell], workloads: Mapping[Workload, str]) -> Table:
+    shown = table()
+    shown.add_column("case", overflow="fold", min_width=16)
+    shown.add_column("metric", no_wrap=True)
+    for head in workloads.values():
+        shown.add_column(Text(head), justify="right", no_wrap=True)
+    shown.add_column("verdict", overflow="fold")
     here = [cell for cell in found if cell.last.workload in (*workloads, Workload())]
     for case, group in by_case(here):
         at = {cell.last.workload: cell for cell in group}
         rows = [how for how in SUMMARY if any(_number(cell, how) for cell in group)] or [Shown("", "outcome")]
         for label, how in zip(spread(case, len(rows)), rows, strict=True):
-            shown = [_cell(at.get(workload), how) for workload in workloads]
+            numbers = [_cell(at.get(workload), how) for workload in workloads]
             whole = at.get(Workload())
             verdict = styled(whole.status.upper()) if whole and len(at) == 1 else _gate_verdict(group, how)
-            shown_table.add_row(Text(label), Text(how.title), *shown, verdict)
-        shown_table.add_section()
-    return shown_table
+            shown.add_row(Text(label), Text(how.title), *numbers, verdict)
+        shown.add_section()
+    return shown
 
 
 def _cell(cell: Cell | None, how: Shown) -> Text:
@@ -88,7 +107,7 @@ def _gate_verdict(group: Iterable[Cell], how: Shown) -> Text:
 def _heading(workload: Workload, *, short: bool) -> str:
     """`b4 i128` over its column, with the new tokens below unless the title says them."""
     if workload.batch is None or workload.input_length is None:
-        return workload.label
+        return clean(workload.label)
     head = f"b{workload.batch} i{workload.input_length}"
     return head if short or workload.new_tokens is None else f"{head}\nn{workload.new_tokens}"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +19,7 @@ _STYLES: Final = {
     "IMPROVED": "green",
     "FAIL": "bold red",
     "REGRESSED": "bold red",
-    "ACCURACY": "bold red",
+    "WRONG": "bold red",
     "ERROR": "red",
     "TIMEOUT": "red",
     "OOM": "magenta",
@@ -35,10 +36,17 @@ def said(word: str) -> str:
     return word.upper().replace("_", " ")
 
 
-def table(title: str, where: str) -> Table:
-    """An empty table under its title."""
-    full = f"{title}  {where}".rstrip()
-    return Table(title=full, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def table() -> Table:
+    """An empty table, without lines at its sides: two spaces between columns."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+
+
+def titled(title: str, where: str, tables: Iterable[Table]) -> RenderableType:
+    """The tables under one heading, a blank line before each."""
+    parts: list[RenderableType] = [Text(f"{title}  {where}".rstrip(), style="bold")]
+    for each in tables:
+        parts += [Text(""), each]
+    return Group(*parts)
 
 
 def by_case(found: Iterable[Cell]) -> list[tuple[tuple[str, ...], list[Cell]]]:
