@@ -75,6 +75,13 @@ def test_arm_and_systems_without_proc_are_absent_and_say_so(root: Path) -> None:
     assert Xeon(root).probe().count == 0
 
 
+def test_a_list_that_does_not_parse_is_an_absence_and_not_a_crash(root: Path) -> None:
+    Host().write(root)
+    write(root, "sys/devices/system/node/node0/cpulist", "0-?")
+    presence = Xeon(root).probe()
+    assert (presence.count, "does not parse" in presence.found) == (0, True)
+
+
 def test_a_guest_with_one_core_and_a_bare_tree(root: Path) -> None:
     write(root, "sys/devices/system/clocksource/clocksource0/available_clocksource", "tsc kvm-clock acpi_pm")
     xeon = Xeon(GUEST.write(root))

@@ -10,7 +10,7 @@ from genqual.spec import Json
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What a probe found. `count` is the number of places a rank can run (cores on a CPU, cards elsewhere)."""
+    """What a probe found. `count` is where ranks can run: CPUs to bind one to, hyperthreads included, or cards."""
 
     count: int
     probe: str  # how we looked, as a person would repeat it: "/proc/cpuinfo", "hl-smi --query-aip=..."
@@ -47,7 +47,7 @@ class Device(Protocol):
 
     name: str  # the mark: xeon, cuda, hpu, xpu
     torch_device: str  # what a rank passes to torch: cpu, cuda, hpu, xpu
-    backend: str  # torch.distributed backend: gloo, nccl, hccl, ccl
+    backend: str  # torch.distributed backend: gloo, nccl, hccl, xccl
     exclusive: bool  # True when a second process cannot open it while a group lives (Gaudi)
     summary: str  # one line for --help
 
