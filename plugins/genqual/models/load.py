@@ -88,7 +88,7 @@ def _check_rotary(config: dict[str, Json], where: str) -> None:
 
 def _loaded(where: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     # Weights of another shape are "ignored" so that they are reported by name with the rest, and then refused.
-    reported: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": False}
+    reported: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(where, **(reported | options))
     return found
 
