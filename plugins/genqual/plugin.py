@@ -158,6 +158,7 @@ def pytest_report_teststatus(
     return config.stash[_TALLY].status(report) or status
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Show the tables; the verdicts were given by the tests."""
     summarise(terminalreporter, config.stash[RUN], config.stash[_TALLY])

@@ -48,16 +48,25 @@ def run(folder: Path, *plans: dict[str, Any], ranks: int = 1, **env: str) -> lis
 
 
 def start(arguments: list[str], *, ranks: int = 1, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the script to its end, under torchrun when there are ranks to be."""
+    """Run the script to its end, under torchrun when there are ranks to be; nothing outlives the time limit."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    command = [sys.executable, *launcher, str(SCRIPT), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as child:
+        try:
+            stdout, stderr = child.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            # torchrun gives each rank a session of its own; ended politely, it ends them.
+            child.terminate()
+            try:
+                stdout, stderr = child.communicate(timeout=60)
+            finally:
+                child.kill()
+            stderr += f"\nstopped after {LIMIT_S:.0f} s"
+    return subprocess.CompletedProcess(command, child.returncode, stdout, stderr)
 
 
 def nrms(logits: NDArray[Any], exact: NDArray[Any]) -> float:

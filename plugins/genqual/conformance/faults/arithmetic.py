@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from genqual.conformance.faults.places import Undo, changed, hooked, nothing, places
+from genqual.engines.evidence import local
 from genqual.errors import BadInput
 
 
@@ -18,10 +19,9 @@ def zeroed_head(engine: Any, rank: int, *, layer: int = 1, head: int = 0, on_ran
     found = places(engine.model).layer(layer)
     width = int(found.attention.head_dim)
 
-    def silence(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        keep = torch.ones_like(args[0])
-        keep[..., head * width : (head + 1) * width] = 0
-        return (args[0] * keep, *args[1:])
+    def silence(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+        # In place and on this rank's part: arithmetic of one rank on a DTensor would wait for the others for ever.
+        local(args[0])[..., head * width : (head + 1) * width] = 0
 
     return hooked(engine, found.attention_out.register_forward_pre_hook(silence))
 
