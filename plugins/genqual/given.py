@@ -27,6 +27,12 @@ class Timed(Protocol):
     def __call__(self, metric: str) -> None: ...
 
 
+class Quote(Protocol):
+    """Shows, at the end of the run, how the first prompt goes on with `tokens` (rows, steps)."""
+
+    def __call__(self, tokens: NDArray[np.int64]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one."""

@@ -28,12 +28,15 @@ class Tally:
         self._selection = selection
         self.judged: Counter[str] = Counter()
         self.records: list[Path] = []
+        self.texts: list[str] = []
 
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
         found = _properties(report)
         if report.when == "call" and found.get("genqual_verdict") in ("pass", "fail", "regressed", "improved"):
             self.judged[found["genqual_device"]] += 1
+        if report.when == "call" and "genqual_text" in found:
+            self.texts.append(found["genqual_text"])
         for name, value in report.user_properties:
             if name == "genqual_record" and Path(str(value)) not in self.records:
                 self.records.append(Path(str(value)))
@@ -68,6 +71,10 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     if records:
         terminal.section("genqual")
         terminal.write(rendered(summary(records, width), width, color=terminal._tw.hasmarkup))
+    if tally.texts:
+        terminal.section("genqual: greedy text")
+        for text in tally.texts:
+            terminal.write_line(text)
     lines = list(run.warnings) + (run.pushed.lines() if run.pushed else [])
     if records:
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")

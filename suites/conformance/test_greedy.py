@@ -7,7 +7,7 @@ import pytest
 from genqual.conformance import judge, judge_own
 from genqual.conformance.judge_free import Rescore
 from genqual.conformance.reference import Reference
-from genqual.given import Judge, Passage
+from genqual.given import Judge, Passage, Quote
 from genqual.ranks.handle import Generator
 
 pytestmark = pytest.mark.conformance("greedy")
@@ -20,10 +20,11 @@ def test_logits_match_the_oracle(generator: Generator, reference: Reference, pas
 
 
 def test_free_run_follows_the_oracle(
-    generator: Generator, reference: Reference, passage: Passage, rescore: Rescore, judge_it: Judge
+    generator: Generator, reference: Reference, passage: Passage, rescore: Rescore, quote: Quote, judge_it: Judge
 ) -> None:
     """The tokens equal the oracle's until a step that the dtype may honestly decide otherwise; then re-scored."""
     run = generator.generate(passage.prompts, passage.steps)
+    quote(run.tokens)
     judge_it(judge.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))
 
 
