@@ -12,6 +12,8 @@ SUITES: Final = {
     "conformance": "conformance(chapter): is it right",
     "performance": "performance(chapter): is it fast enough; runs with --benchmark",
     "qualification": "qualification(chapter): does it stay so",
+}
+OTHERS: Final = {
     "genqual_unsupported": "genqual_unsupported(reason): set by the plugin on cases that an engine cannot run",
     "heavy": "heavy: JIT builds, real models or minutes of work; has a tox environment of its own",
 }
@@ -19,7 +21,7 @@ SUITES: Final = {
 
 def register(config: pytest.Config, devices: Iterable[tuple[str, str]]) -> None:
     """Declare the marks: one a suite, one a device (name, summary)."""
-    for line in SUITES.values():
+    for line in (*SUITES.values(), *OTHERS.values()):
         config.addinivalue_line("markers", line)
     for name, summary in devices:
         config.addinivalue_line("markers", f"{name}: {summary}")

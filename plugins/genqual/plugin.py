@@ -172,7 +172,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run.close()
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    run.push()
+    if tally.records:
+        run.push()
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 

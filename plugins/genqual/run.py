@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +67,20 @@ class Run:
         return Spool(self.state / "spool", announce=self.warnings.append)
 
     @cached_property
+    def logs(self) -> Path:
+        """Where ranks write their output; a temporary directory where the state directory cannot be written."""
+        wanted = self.state / "logs" / self.id
+        try:
+            wanted.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            elsewhere = Path(tempfile.mkdtemp(prefix="genqual-logs-"))
+            self.warnings.append(
+                f"{wanted} cannot be written ({error.strerror}), so the ranks' logs are in {elsewhere}"
+            )
+            return elsewhere
+        return wanted
+
+    @cached_property
     def recorder(self) -> Recorder:
         """Writes the records of this run."""
         return Recorder(self.spool, self.id, shlex.join(["pytest", *sys.argv[1:]]))
@@ -85,7 +100,7 @@ class Run:
             placement=device.place(case.ranks, case.cores_per_rank, taken=self.pool.leases.taken()),
             torch_device=device.torch_device,
             backend=device.backend,
-            logs=self.state / "logs" / self.id,
+            logs=self.logs,
             options=dict(spec.options),
             exclusive=device.exclusive,
             launcher=self.options.launcher,
@@ -152,7 +167,7 @@ class Run:
 
     def push(self) -> None:
         """Send what is spooled; an upload never changes a verdict."""
-        if self.options.uploads and "recorder" in self.__dict__:
+        if self.options.uploads:
             self.pushed = push(self.spool, self.options.uploads)
 
     def close(self) -> None:

@@ -1,0 +1,163 @@
+"""What a run leaves behind: outcomes under their own names, JUnit, pytest-benchmark's files, records, exit codes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plugin.suite import ROOT, suite
+
+SMALL = ("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--batch-sizes", "2")
+SHORT = ("--input-lengths", "16", "--new-tokens", "6")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state directory of one small run of everything, with its output beside it."""
+    state = tmp_path_factory.mktemp("ran")
+    run = suite(
+        state, "-m", "xeon", "--benchmark", *SMALL, *SHORT, f"--junitxml={state}/junit.xml",
+        f"--benchmark-json={state}/bench.json", f"--benchmark-storage=file://{state}/saved", "--benchmark-save=mine",
+    )  # fmt: skip
+    (state / "out.txt").write_text(run.stdout + run.stderr)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return state
+
+
+def bodies(state: Path) -> list[dict[str, Any]]:
+    with sqlite3.connect(state / "results.db") as database:
+        return [json.loads(body) for (body,) in database.execute("select body from records")]
+
+
+def test_an_unjudged_metric_is_shown_and_is_no_pass(ran: Path) -> None:
+    said = (ran / "out.txt").read_text()
+    assert "7 no baseline" in said
+    cases = {case.get("name", ""): case for case in ET.parse(ran / "junit.xml").iter("testcase")}
+    metrics = [case for name, case in cases.items() if name.startswith(("test_time_", "test_load", "test_peak"))]
+    assert len(metrics) == 4
+    for case in metrics:
+        skipped = case.find("skipped")
+        assert skipped is not None
+        assert "NO BASELINE" in str(skipped.get("message"))
+    judged = next(case for name, case in cases.items() if name.startswith("test_logits_match_the_oracle"))
+    assert judged.find("skipped") is None
+
+
+def test_every_judgement_and_measurement_is_a_record(ran: Path) -> None:
+    found = bodies(ran)
+    kinds = [body["kind"] for body in found]
+    assert kinds.count("judgement") == 12 + 2  # twelve of conformance, two of the timed path
+    assert kinds.count("measurement") == 1
+    assert len(found) == len(list((ran / "spool").glob("*.json")))
+    assert {body["provenance"]["kind"] for body in found} == {"measured"}
+    assert all(body["model"]["weights_sha256"] for body in found)
+
+
+def test_pytest_benchmark_shows_the_recorded_samples(ran: Path) -> None:
+    (measured,) = [body for body in bodies(ran) if body["kind"] == "measurement"]
+    metrics = {metric["name"]: metric for metric in measured["metrics"]}
+    shown = {b["name"].partition("[")[0]: b for b in json.loads((ran / "bench.json").read_text())["benchmarks"]}
+    for test, metric in (
+        ("test_time_to_first_token", "ttft"),
+        ("test_time_per_output_token", "tpot"),
+        ("test_end_to_end_latency", "e2e"),
+        ("test_inter_token_latency", "itl_p50"),
+    ):
+        assert shown[test]["stats"]["data"] == metrics[metric]["samples"]
+        assert shown[test]["stats"]["median"] == pytest.approx(statistics.median(metrics[metric]["samples"]))
+    ttft, tpot, e2e = (metrics[name]["samples"] for name in ("ttft", "tpot", "e2e"))
+    assert [a + 5 * b for a, b in zip(ttft, tpot, strict=True)] == pytest.approx(e2e)
+    assert len(metrics["itl_p50"]["samples"]) == 5 * 5
+
+
+def test_pytest_benchmark_compare_reads_the_saved_run(ran: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest_benchmark", f"--storage=file://{ran}/saved", "compare"],
+        capture_output=True, text=True, check=False, cwd=ran,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "test_time_per_output_token" in run.stdout
+
+
+def test_gate_mode_fails_what_was_not_judged(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", "xeon", "--benchmark", "--gate", *SMALL, *SHORT, "--no-upload", "-k", "test_time_to_first_token"
+    )
+    assert run.returncode == 1, run.stdout
+    assert "NO BASELINE" in run.stdout
+    assert "1 failed" in run.stdout
+
+
+def test_a_reference_of_other_weights_is_named_and_fails(tmp_path: Path) -> None:
+    references = tmp_path / "references"
+    shutil.copytree(ROOT / "baselines" / "references" / "llama-30m", references / "llama-tiny")
+    run = suite(tmp_path, "-m", "xeon", *SMALL, "--no-upload", f"--references={references}", "-k", "test_logits_match")
+    assert run.returncode == 1, run.stdout
+    assert "the reference was made from weights 98e06c0e" in run.stdout
+    assert "those under test are 09dc2558" in run.stdout
+    assert "Traceback" not in run.stdout
+
+
+def test_a_model_without_a_reference_is_judged_by_its_properties(tmp_path: Path) -> None:
+    made = "from genqual.models import registry, weights; print(weights.directory(registry.resolve('llama-tiny')))"
+    source = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True).stdout.strip()
+    model = tmp_path / "somebodys-model"
+    shutil.copytree(source, model)
+    run = suite(
+        tmp_path, "-m", "xeon", "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
+        "-k", "oracle or cache or bits",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout
+    assert "2 passed" in run.stdout
+    assert "2 no reference" in run.stdout
+    assert "genqual reference" in suite(
+        tmp_path, "-m", "xeon", "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
+        "-k", "test_logits_match", "--gate",
+    ).stdout  # fmt: skip
+
+
+def test_a_path_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
+    run = suite(
+        Path("/proc/genqual"), "-m", "xeon", *SMALL, "-k", "test_logits_match_the_oracle",
+        env={"TMPDIR": str(tmp_path), "GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
+    )  # fmt: skip
+    said = run.stdout
+    assert run.returncode == 0, said
+    assert "1 passed" in said
+    assert "cannot be written" in said
+    assert "FAILED" in said  # the upload, which changes no verdict
+    assert "Traceback" not in said
+    assert len(list(tmp_path.glob("genqual-spool-*/*.json"))) == 1
+
+
+def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", "xeon", *SMALL, "-k", "test_logits_match_the_oracle", "--require-upload",
+        env={"GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
+    )  # fmt: skip
+    assert run.returncode == 1, run.stdout
+    assert "1 passed" in run.stdout
+
+
+def test_xdist_keeps_a_case_on_one_worker(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", "xeon", "--engine", "transformers", "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits"
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "6 passed" in run.stdout
+    workers: dict[str, set[str]] = {}
+    for line in run.stdout.splitlines():
+        if line.startswith("[gw") and "PASSED" in line:
+            model = "bloom" if "bloom-tiny" in line else "llama"
+            workers.setdefault(model, set()).add(line[1:4])
+    assert {len(names) for names in workers.values()} == {1}
+    assert len({body["run"] for body in bodies(tmp_path)}) == 1
