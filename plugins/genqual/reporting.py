@@ -14,6 +14,7 @@ from genqual.results.summary import summary
 from genqual.run import Run
 from genqual.selection import Selection
 
+LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
 UNJUDGED: Final = {
     "no_baseline": ("no baseline", "B", "NO BASELINE"),
     "no_reference": ("no reference", "R", "NO REFERENCE"),
@@ -67,7 +68,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     if terminal.config.option.collectonly:
         return
     records = [Record.from_bytes(path.read_bytes()) for path in tally.records if path.is_file()]
-    width = min(terminal._tw.fullwidth, 160)
+    width = min(terminal._tw.fullwidth, 160) if terminal.isatty else LOG_WIDTH
     if records:
         terminal.section("genqual")
         terminal.write(rendered(summary(records, width), width, color=terminal._tw.hasmarkup))
