@@ -212,8 +212,12 @@ class RankGroup:
         """Let the ranks leave in order; end them when they do not. Never raises because of a rank."""
         if self._process is None:
             return
+        left = False
         try:
             self._exchange("shutdown", {}, {}, CLOSE_S)
+            if not self.plan.exclusive:
+                left = True  # nothing of theirs outlives them: a second and a half of tearing down torch helps nobody
+                return
             if code := self._process.wait(CLOSE_S):
                 self._progress(
                     f"{self.plan.case}: {self.plan.launcher} {diagnosis.describe_exit(code)}, see {self.logs}"
@@ -221,13 +225,13 @@ class RankGroup:
         except (GenqualError, GroupLost, subprocess.TimeoutExpired) as error:
             self._progress(f"the group did not leave in order: {str(error).splitlines()[0]}")
         finally:
-            self.kill()
+            self.kill(politely=not left)
 
-    def kill(self) -> None:
-        """End every process of the group now. May be called at any time, more than once."""
+    def kill(self, *, politely: bool = True) -> None:
+        """End every process of the group now, SIGTERM first if `politely`. At any time, more than once."""
         if self._process is None:
             return
-        survivors = processes.end(self._process, self.mark)
+        survivors = processes.end(self._process, self.mark, politely=politely)
         self._links.close()
         self._process = None  # only now: a second Ctrl-C in between leaves the work to the next call
         if survivors:

@@ -48,9 +48,12 @@ def dump_stacks(pids: Iterable[int], files: Iterable[Path]) -> None:
         last = sizes
 
 
-def end(launcher: subprocess.Popen[bytes], mark: str) -> list[int]:
-    """End the whole group, SIGTERM to the launcher first, SIGKILL to whatever is left. Returns pids that survived."""
-    if launcher.poll() is None:
+def end(launcher: subprocess.Popen[bytes], mark: str, *, politely: bool = True) -> list[int]:
+    """End the whole group, SIGTERM to the launcher first, SIGKILL to whatever is left. Returns pids that survived.
+
+    Without `politely` SIGKILL comes first: for ranks that have said that they are done.
+    """
+    if politely and launcher.poll() is None:
         launcher.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             launcher.wait(TERM_S)
