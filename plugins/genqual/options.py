@@ -97,7 +97,7 @@ class Options:
     require_upload: bool = False
     allow_absent: bool = False
     gate: bool = False
-    launcher: str = "torchrun"
+    launcher: str = "auto"
     deadline_scale: float = 1.0
     state_dir: str = ".genqual"
 
@@ -204,9 +204,9 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--launcher",
         dest="genqual_launcher",
-        default="torchrun",
+        default="auto",
         metavar="NAME",
-        help="what starts the ranks; default: %(default)s",
+        help="what starts the ranks: torchrun, deepspeed, mpirun, srun; default: torchrun for several, none for one",
     )
     add(
         "--deadline-scale",

@@ -51,7 +51,7 @@ class RankGroup:
         self._progress = progress or _quiet
         self._links = Links(plan.case.ranks)
         self._process: subprocess.Popen[bytes] | None = None
-        self._launcher = launcher(plan.launcher)
+        self._launcher = launcher(plan.starter)
 
     @classmethod
     def start(cls, plan: GroupPlan, progress: Progress | None = None) -> RankGroup:
@@ -97,7 +97,8 @@ class RankGroup:
             environment = rank_environment(plan.placement, job, control)
             new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
             command = self._launcher.command(replace(job, exports=new))
-            self._progress(f"{plan.case}: starting {job.ranks} rank(s) with {plan.launcher}, logs in {self.logs}")
+            with_ = "" if plan.starter == "none" else f" with {plan.starter}"
+            self._progress(f"{plan.case}: starting {job.ranks} rank(s){with_}, logs in {self.logs}")
             with (self.logs / "launcher.log").open("wb") as log:
                 self._process = subprocess.Popen(
                     command,
@@ -194,7 +195,7 @@ class RankGroup:
         here = {process.pid for process in processes.members(self.mark)}  # ranks on other hosts cannot be asked
         live = [rank for rank, pid in self._links.pids.items() if pid in here and rank not in seen.gone]
         processes.dump_stacks([self._links.pids[rank] for rank in live], [self._file(rank, "stack") for rank in live])
-        seen.launcher = self.plan.launcher
+        seen.launcher = self.plan.starter
         seen.launcher_code = None if self._process is None else self._process.poll()
         seen.stacks = {rank: processes.tail(self._file(rank, "stack"), lines=80) for rank in range(seen.ranks)}
         self.kill()
@@ -203,6 +204,8 @@ class RankGroup:
         seen.folder = str(self.logs)
         seen.launcher_log = processes.tail(self.logs / "launcher.log", lines=60)
         seen.exits = self._launcher.exits(processes.tail(self.logs / "launcher.log", lines=10_000, limit=1 << 20))
+        if self.plan.starter == "none" and seen.launcher_code is not None:
+            seen.exits = {0: seen.launcher_code}
         raise diagnosis.lost(seen)
 
     def _file(self, rank: int, suffix: str) -> Path:
@@ -220,7 +223,7 @@ class RankGroup:
                 return
             if code := self._process.wait(CLOSE_S):
                 self._progress(
-                    f"{self.plan.case}: {self.plan.launcher} {diagnosis.describe_exit(code)}, see {self.logs}"
+                    f"{self.plan.case}: {self.plan.starter} {diagnosis.describe_exit(code)}, see {self.logs}"
                 )
         except (GenqualError, GroupLost, subprocess.TimeoutExpired) as error:
             self._progress(f"the group did not leave in order: {str(error).splitlines()[0]}")

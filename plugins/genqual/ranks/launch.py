@@ -100,6 +100,24 @@ class Torchrun:
         return {int(rank): int(code) for rank, code in found}
 
 
+class Alone:
+    """One rank needs no launcher: it is started as the program it is, a second and a half sooner than by torchrun."""
+
+    name = "none"
+    program = sys.executable
+
+    def command(self, job: Job) -> list[str]:
+        if job.ranks != 1:
+            raise BadInput(f"--launcher none starts one rank, not {job.ranks}; use --launcher torchrun")
+        return [sys.executable, "-u", "-m", MODULE]
+
+    def environment(self, job: Job) -> dict[str, str]:
+        return {**_master(job), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+
+    def exits(self, log: str) -> dict[int, int]:
+        return {}  # nobody stands between: the exit code of the process is the rank's
+
+
 class DeepSpeed:
     """DeepSpeed's launcher on this host; its multi-node form does not export our variables."""
 
@@ -172,7 +190,9 @@ class Srun:
         return {int(rank): int(code) for rank, code in left} | {int(rank): -signals[word] for rank, word in killed}
 
 
-LAUNCHERS: Final[Mapping[str, Launcher]] = {one.name: one for one in (Torchrun(), DeepSpeed(), Mpirun(), Srun())}
+LAUNCHERS: Final[Mapping[str, Launcher]] = {
+    one.name: one for one in (Torchrun(), DeepSpeed(), Mpirun(), Srun(), Alone())
+}
 
 
 def launcher(name: str) -> Launcher:
@@ -181,7 +201,7 @@ def launcher(name: str) -> Launcher:
         raise BadInput(f"--launcher {name}: genqual knows {', '.join(LAUNCHERS)}")
     found = LAUNCHERS[name]
     package = found.program.partition(".")[0]
-    if "." in found.program and importlib.util.find_spec(package) is None:
+    if "." in found.program and not isinstance(found, Alone) and importlib.util.find_spec(package) is None:
         raise BadInput(f"--launcher {name} needs {package}, which is not installed for {sys.executable}; "
                        "install genqual with the extra of your device, for example genqual[xeon]")  # fmt: skip
     return found

@@ -26,10 +26,17 @@ class GroupPlan:
     logs: Path  # a folder for each group is made in it
     options: dict[str, Json] = field(default_factory=dict)
     exclusive: bool = False  # the device serves one process at a time: its lease is held while the group lives
-    launcher: str = "torchrun"
+    launcher: str = "auto"  # none for one rank, torchrun for several
     launcher_arguments: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     deadlines: Deadlines = field(default_factory=Deadlines)
+
+    @property
+    def starter(self) -> str:
+        """The launcher that is used."""
+        if self.launcher != "auto":
+            return self.launcher
+        return "torchrun" if self.case.ranks > 1 else "none"
 
     @property
     def key(self) -> str:
@@ -41,6 +48,6 @@ class GroupPlan:
             "placement": [self.placement.env, self.placement.cores, self.placement.lease],
             "device": [self.torch_device, self.backend, self.exclusive],
             "options": self.options,
-            "launcher": [self.launcher, self.launcher_arguments, self.hosts],
+            "launcher": [self.starter, self.launcher_arguments, self.hosts],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
