@@ -97,18 +97,21 @@ def test_table_json_and_saved_run_show_our_samples(tmp_path: Path) -> None:
     assert (lowest, highest) == (0.0, 12500.0)
     assert mean == pytest.approx(1e3 * sum(SAMPLES) / len(SAMPLES), abs=1e-3)
 
+    # Away from the settings above: pytest warns there that our package was imported before its own hook.
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
     compared = subprocess.run(
         [
             sys.executable,
             "-m",
             "pytest_benchmark",
             "--storage",
-            "store",
+            f"file://{tmp_path}/store",
             "compare",
             "--time-unit=ms",
             "--columns=median",
         ],
-        cwd=tmp_path,
+        cwd=elsewhere,
         capture_output=True,
         text=True,
         timeout=60,

@@ -83,7 +83,7 @@ def test_no_rank_is_left_when_pytest_ends(tmp_path: Path, end: signal.Signals, c
         mark = (tmp_path / "mark").read_text()
         assert len(processes.members(mark)) == 3, "torchrun and two ranks, busy in C code"
         run.send_signal(end)
-        assert run.wait(15) == code
+        assert run.wait(45) == code  # a busy host takes its time; that it ends at all is what counts
         limit = time.monotonic() + 10
         while processes.members(mark) and time.monotonic() < limit:
             time.sleep(0.1)  # torchrun needs a moment to see that its ranks are gone
