@@ -59,6 +59,10 @@ def test_next():
 """
 
 
+def heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("end", "code"),
     [
@@ -72,7 +76,8 @@ def test_no_rank_is_left_when_pytest_ends(tmp_path: Path, end: signal.Signals, c
     (tmp_path / "test_hanging.py").write_text(HANGING)
     command = [*PYTEST, "-c", os.devnull, "--rootdir", str(tmp_path), str(tmp_path)]
     with (tmp_path / "out").open("w") as out:
-        run = subprocess.Popen(command, stdout=out, stderr=out, cwd=tmp_path)
+        # A shell that runs us in the background has SIGINT ignored, and a child would inherit that: Ctrl-C is heeded.
+        run = subprocess.Popen(command, stdout=out, stderr=out, cwd=tmp_path, preexec_fn=heed_ctrl_c)
     try:
         limit = time.monotonic() + 60
         while not (tmp_path / "mark").exists():

@@ -1,7 +1,7 @@
 """Read and write safetensors without a framework: bf16 and f16 become float32 exactly. Pure: NumPy only.
 
 The safetensors package cannot hand bf16 to NumPy, and does not say by how much a file is cut short; so reading is ours.
-Format: https://huggingface.co/docs/safetensors, eight bytes of header length, a JSON header, the data.
+Format: the safetensors specification; eight bytes of header length, a JSON header, the data.
 """
 
 from __future__ import annotations
