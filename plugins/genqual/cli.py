@@ -17,6 +17,10 @@ USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
+    "engines": (
+        "genqual.commands.engines:engines",
+        "List the engines, the options they take, and what they cannot do.",
+    ),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
     "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),

@@ -18,7 +18,7 @@ from genqual.performance.launches import Measurement, Measurements
 from genqual.performance.verdict import GateResult
 from genqual.ranks.handle import Generator
 from genqual.recording import Recorder
-from genqual.spec import Case, Json, Workload
+from genqual.spec import Case, Json, Workload, compute_dtype
 
 WARMUP: Final = 1
 PROBE: Final = "genqual.performance.roofline:probe"
@@ -117,7 +117,11 @@ class Measuring:
         case = generator.case
         if case not in self._rooflines:
             self._progress(f"probing the roofline of {case}")
-            params: dict[str, Json] = {"dtype": case.dtype, "threads": max(1, case.cores_per_rank), "seconds": 1.0}
+            params: dict[str, Json] = {
+                "dtype": compute_dtype(case.dtype),
+                "threads": max(1, case.cores_per_rank),
+                "seconds": 1.0,
+            }
             replies = generator.invoke(PROBE, params)
             self._rooflines[case] = tuple(Roofline.from_json(_object(reply.value)) for reply in replies)
         return self._rooflines[case]

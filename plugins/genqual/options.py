@@ -14,7 +14,7 @@ import pytest
 from genqual.errors import GenqualError
 from genqual.results.push import DEFAULT_UPLOAD
 from genqual.results.sinks.registry import open_sink
-from genqual.spec import DTYPES
+from genqual.spec import PRECISIONS
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -54,8 +54,8 @@ def _count(what: str) -> Callable[[str], int]:
 
 def _dtypes(text: str) -> tuple[str, ...]:
     for name in _names(text):
-        if name not in DTYPES:
-            raise argparse.ArgumentTypeError(f"{name!r} is not a dtype that genqual knows: {', '.join(DTYPES)}")
+        if name not in PRECISIONS:
+            raise argparse.ArgumentTypeError(f"{name!r} is not a dtype that genqual knows: {', '.join(PRECISIONS)}")
     return _names(text)
 
 
@@ -140,7 +140,14 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAME|FILE",
         help="what to run: a profile that genqual ships (embedded, realistic) or a TOML file; default: %(default)s",
     )
-    add("--engine", dest="genqual_engine", type=_names, metavar="NAMES", help="engines, for example transformers")
+    add(
+        "--engine",
+        dest="genqual_engine",
+        type=_names,
+        metavar="NAMES",
+        help="engines, each with options of its own where wanted: transformers,accelerate:placement=disk (several"
+        " options with +); `genqual engines` lists them",
+    )
     add(
         "--model",
         dest="genqual_model",
@@ -148,7 +155,7 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help="models: an embedded or fetched name (see `genqual models list`), a directory, a .gguf file or a hub id",
     )
-    add("--dtype", dest="genqual_dtype", type=_dtypes, metavar="NAMES", help=f"any of {', '.join(DTYPES)}")
+    add("--dtype", dest="genqual_dtype", type=_dtypes, metavar="NAMES", help=f"any of {', '.join(PRECISIONS)}")
     add("--ranks", dest="genqual_ranks", type=_counts("rank count"), metavar="COUNTS", help="ranks a group: 1,2,8")
     add(
         "--batch-sizes",

@@ -14,7 +14,7 @@ from genqual.errors import BadInput
 from genqual.models.registry import resolve
 from genqual.options import Options
 from genqual.paths import data_dir
-from genqual.spec import DTYPES, Case, Workload
+from genqual.spec import PRECISIONS, Case, Workload
 
 T = TypeVar("T")
 
@@ -107,8 +107,9 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
     engines = options.engines
     overridden = False
     if engines:
-        kept = tuple(row for row in rows if row.engine in engines)
-        missing = tuple(name for name in engines if name not in {row.engine for row in rows})
+        kept = tuple(row for row in rows if row.engine in engines or row.engine.partition(":")[0] in engines)
+        found = {row.engine for row in kept} | {row.engine.partition(":")[0] for row in kept}
+        missing = tuple(name for name in engines if name not in found)
         overridden = bool(missing)
         rows = kept + tuple(Row(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
     cases: dict[Case, str | None] = {}
@@ -162,8 +163,8 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
             if "engine" not in table or not table.get("models"):
                 raise fail("every cases table needs an engine and at least one model")
             for dtype in table.get("dtypes", []):
-                if dtype not in DTYPES:
-                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join(DTYPES)}")
+                if dtype not in PRECISIONS:
+                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join(PRECISIONS)}")
             engine(table["engine"])
             made.append(
                 Row(

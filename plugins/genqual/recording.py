@@ -134,12 +134,19 @@ def _subject(case: Case, weights_sha256: str | None, inspection: Mapping[str, Js
         "engine": parts.Engine(
             name=case.engine,
             ranks=case.ranks,
-            parallelism={"tensor": case.ranks} if case.ranks > 1 else {},
+            parallelism=_parallelism(case),
             options={**engine(case.engine).options, "cores_per_rank": case.cores_per_rank},
             inspection=dict(inspection),
         ),
         "precision": parts.Precision(dtype=case.dtype),
     }
+
+
+def _parallelism(case: Case) -> dict[str, int]:
+    """What the ranks share: one model's tensors, or nothing, each with prompts of its own."""
+    if case.ranks == 1:
+        return {}
+    return {"data" if engine(case.engine).streams else "tensor": case.ranks}
 
 
 @cache

@@ -11,9 +11,9 @@ from typing import Final
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-from genqual.spec import DTYPES
+from genqual.spec import PRECISIONS
 
-_CASE: Final = re.compile(rf"\[(.*?-(?:{'|'.join(DTYPES)}))(?=[-\]])")
+_CASE: Final = re.compile(rf"\[(.*?-(?:{'|'.join(PRECISIONS)}))(?=[-\]])")
 
 
 def scope_of(nodeid: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, TypeAlias, get_args
@@ -13,6 +14,23 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 DTYPES: Final[tuple[str, ...]] = get_args(Dtype)
+
+SCHEMES: Final[Mapping[str, Dtype]] = {
+    "int8-weight": "bf16",
+    "int8-dynamic": "bf16",
+    "int8-smoothquant": "bf16",
+    "int8-bitsandbytes": "bf16",
+    "int8-deepspeed": "bf16",
+}
+"""Quantisation schemes, each with the dtype of what is not quantised. Declared as a dtype is, judged by an envelope."""
+
+PRECISIONS: Final[tuple[str, ...]] = (*DTYPES, *SCHEMES)
+"""What a case may declare: a dtype, or a quantisation scheme."""
+
+
+def compute_dtype(precision: str) -> str:
+    """The dtype of activations, and of weights that stay as they are, under a declared `precision`."""
+    return SCHEMES.get(precision, precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +56,9 @@ class Workload:
 class Case:
     """One way of running one model on one device; a rank group is started for it and lives across tests.
 
-    `engine` and `device` are registered names; `model` is an embedded name, a fetched name, a directory, a GGUF file
-    or a hub id; `cores_per_rank` is read on CPU devices only (0 lets the device divide what it has).
+    `device` is a registered name, `engine` one that may carry options (`accelerate:placement=disk`); `model` is an
+    embedded name, a fetched name, a directory, a GGUF file or a hub id; `dtype` one of PRECISIONS; `cores_per_rank` is
+    read on CPU devices only (0 lets the device divide what it has).
     """
 
     device: str
@@ -50,8 +69,8 @@ class Case:
     cores_per_rank: int = 1
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise BadInput(f"dtype {self.dtype!r}: genqual knows {', '.join(DTYPES)}")
+        if self.dtype not in PRECISIONS:
+            raise BadInput(f"dtype {self.dtype!r}: genqual knows {', '.join(PRECISIONS)}")
         if self.ranks < 1:
             raise BadInput(f"ranks {self.ranks}: must be at least 1")
         if self.cores_per_rank < 0:
@@ -62,7 +81,8 @@ class Case:
         """As it stands in a test id: `xeon-deepspeed-inference-tp2-bloom-tiny-bf16`. Never a key of baselines."""
         ranks = f"-tp{self.ranks}" if self.ranks > 1 else ""
         model = self.model.rstrip("/").rsplit("/", 1)[-1]
-        return f"{self.device}-{self.engine}{ranks}-{model}-{self.dtype}"
+        engine = re.sub(r"[^\w.:=+-]", "_", self.engine)  # an id is a part of file names
+        return f"{self.device}-{engine}{ranks}-{model}-{self.dtype}"
 
     def __str__(self) -> str:
         return self.id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,25 @@ def test_reading_engines_and_faults_imports_nothing_heavy() -> None:
 def test_what_runs_where(engine: str, device: str, ranks: int, architecture: str, says: str | None) -> None:
     reason = registry.engine(engine).why_not(device=device, dtype="bf16", ranks=ranks, architecture=architecture)
     assert reason is None if says is None else says in str(reason)
+
+
+def test_options_ride_behind_a_name() -> None:
+    spec = registry.engine("transformers-compiled:cache_bucket=64+compile_mode=max-autotune")
+    assert spec.options == {"cache_bucket": 64, "compile_mode": "max-autotune"}
+    assert spec.name == "transformers-compiled:cache_bucket=64+compile_mode=max-autotune"
+    assert spec.implementation == specs.TRANSFORMERS_COMPILED.implementation
+    assert specs.TRANSFORMERS_COMPILED.options == {}
+
+
+@pytest.mark.parametrize("setting", ["cache_buckets=64", "cache_bucket", "cache_bucket=", "cache_bucket=64+", ""])
+def test_an_option_that_an_engine_does_not_take_lists_those_it_does(setting: str) -> None:
+    with pytest.raises(BadInput, match=r"no option=value that transformers-compiled takes; it takes .*cache_bucket="):
+        registry.engine(f"transformers-compiled:{setting}")
+
+
+def test_a_precision_that_upstream_cannot_run_is_refused_with_its_reason() -> None:
+    spec = replace(specs.TRANSFORMERS, lacks_dtypes=(("int8-deepspeed", "upstream says no"),))
+    assert spec.why_not(device="xeon", dtype="int8-deepspeed", ranks=1, architecture="llama") == "upstream says no"
 
 
 @pytest.mark.parametrize("fault", faults.CATALOGUE.values(), ids=lambda fault: fault.name)

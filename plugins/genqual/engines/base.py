@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -32,11 +32,17 @@ class EngineSpec:
     needs_compiler: bool = False
     lacks: tuple[tuple[str, str], ...] = ()  # (architecture, reason): upstream has no way to run it
     options: dict[str, Json] = field(default_factory=dict)
+    accepts: Mapping[str, str] = field(default_factory=dict)  # option -> what it takes, one line; see `registry.engine`
+    lacks_dtypes: tuple[tuple[str, str], ...] = ()  # (precision, reason): known, and upstream cannot run it here
+    streams: bool = False  # each rank generates for prompts of its own; it holds no shard of anybody's activations
 
     def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
         """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
         if device not in self.devices:
             return f"{self.name} runs on {', '.join(sorted(self.devices))}, not on {device}"
+        for name, reason in self.lacks_dtypes:
+            if name == dtype:
+                return reason
         if dtype not in self.dtypes:
             return f"{self.name} runs {', '.join(sorted(self.dtypes))}, not {dtype}"
         if ranks < self.min_ranks or (self.max_ranks is not None and ranks > self.max_ranks):

@@ -16,7 +16,7 @@ from genqual.engines.base import LoadRequest
 from genqual.engines.clocked import Phases
 from genqual.engines.hf import HfEngine
 from genqual.engines.reading import read
-from genqual.engines.runtime import BACKENDS, DTYPES
+from genqual.engines.runtime import BACKENDS, dtype_of
 from genqual.errors import Unsupported
 from genqual.spec import Json
 
@@ -47,7 +47,7 @@ class DeepSpeedInference(HfEngine):
                 deepspeed.init_distributed(dist_backend=BACKENDS[request.device], verbose=False)
             self._deepspeed = deepspeed.init_inference(
                 model,
-                dtype=DTYPES[request.dtype],
+                dtype=dtype_of(request.dtype),
                 tensor_parallel={"tp_size": request.world_size},
                 replace_with_kernel_inject=False,
                 max_out_tokens=_NO_LIMIT,

@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoConfig
 
 from genqual.engines.base import LoadRequest
-from genqual.engines.runtime import DTYPES
+from genqual.engines.runtime import dtype_of
 from genqual.errors import BadInput, Unsupported
 from genqual.models.load import load
 
@@ -20,7 +20,7 @@ def read(request: LoadRequest, **from_pretrained: Any) -> Any:
     if wanted is not None and not isinstance(wanted, str):
         raise BadInput(f"attn_implementation {wanted!r}: must be a name such as eager or sdpa")
     try:
-        model = load(request.model, DTYPES[request.dtype], attn_implementation=wanted, **from_pretrained)
+        model = load(request.model, dtype_of(request.dtype), attn_implementation=wanted, **from_pretrained)
     except (ValueError, ImportError) as error:
         if wanted is None or "att" not in str(error).lower():
             raise

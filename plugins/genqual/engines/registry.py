@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Final
 
 from genqual.engines.base import EngineSpec
 from genqual.errors import BadInput
+from genqual.spec import Json
 
 GROUP: Final = "genqual.engines"
 
@@ -35,9 +38,31 @@ def engines() -> dict[str, EngineSpec]:
 
 
 def engine(name: str) -> EngineSpec:
-    """The engine called `name`. Raises BadInput that lists the names."""
+    """The engine called `name`, or `name:option=value+option=value`: then with these options, and called so.
+
+    Values are JSON where they can be (true, 8), else text. Raises BadInput that lists the names, or the options.
+    """
+    base, _, settings = name.partition(":")
     known = engines()
-    if name not in known:
+    if base not in known:
         listing = ", ".join(known) or "none; is genqual installed (pip install -e .)?"
-        raise BadInput(f"engine {name!r}: not registered under {GROUP}; known: {listing}")
-    return known[name]
+        raise BadInput(f"engine {base!r}: not registered under {GROUP}; known: {listing}")
+    spec = known[base]
+    if base == name:
+        return spec
+    given: dict[str, Json] = {}
+    for setting in settings.split("+"):
+        option, sign, value = setting.partition("=")
+        if option not in spec.accepts or not sign or not value:
+            takes = "; ".join(f"{key}={what}" for key, what in spec.accepts.items()) or "no option"
+            raise BadInput(f"engine {name!r}: {setting!r} is no option=value that {base} takes; it takes {takes}")
+        given[option] = _value(value)
+    return replace(spec, name=name, options={**spec.options, **given})
+
+
+def _value(text: str) -> Json:
+    try:
+        value: Json = json.loads(text)
+    except ValueError:
+        return text
+    return value

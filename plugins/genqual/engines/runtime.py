@@ -16,8 +16,15 @@ import torch
 
 from genqual.engines.base import LoadRequest, Memory
 from genqual.errors import OutOfMemory
+from genqual.spec import compute_dtype
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """torch's dtype of activations under a declared precision, and of weights that a scheme leaves as they are."""
+    return DTYPES[compute_dtype(precision)]
+
 
 BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl", "hpu": "hccl", "xpu": "xccl"}  # torch.distributed's, by device
 

@@ -6,16 +6,19 @@ from typing import Final
 
 from genqual.engines.base import EngineSpec
 
+_ATTENTION: Final = {"attn_implementation": "eager or sdpa; absent, transformers chooses"}
+
 ALL_DTYPES: Final = frozenset({"fp32", "bf16", "fp16"})
 
 TRANSFORMERS: Final = EngineSpec(
     name="transformers",
     implementation="genqual.engines.transformers_eager:TransformersEager",
-    summary="transformers' own generate, eager PyTorch, one rank (option attn_implementation: eager or sdpa)",
+    summary="transformers' own generate, eager PyTorch, one rank",
     devices=frozenset({"xeon", "cuda", "hpu", "xpu"}),
     dtypes=ALL_DTYPES,
     max_ranks=1,
     modules=("torch", "transformers"),
+    accepts=_ATTENTION,
 )
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(
@@ -27,6 +30,11 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
     max_ranks=1,
     modules=("torch", "transformers"),
     needs_compiler=True,
+    accepts={
+        **_ATTENTION,
+        "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
+        "cache_bucket": "cache lengths are multiples of so many tokens (128)",
+    },
 )
 
 TRANSFORMERS_TP: Final = EngineSpec(
@@ -38,6 +46,7 @@ TRANSFORMERS_TP: Final = EngineSpec(
     min_ranks=2,
     modules=("torch", "transformers", "accelerate"),
     architectures=frozenset({"llama"}),
+    accepts=_ATTENTION,
     lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
 )
 
@@ -49,4 +58,5 @@ DEEPSPEED_INFERENCE: Final = EngineSpec(
     dtypes=ALL_DTYPES,
     modules=("torch", "transformers", "deepspeed"),
     architectures=frozenset({"bloom", "llama"}),
+    accepts={**_ATTENTION, "kernel_inject": "true: DeepSpeed's own kernels, where platform and version have them"},
 )
