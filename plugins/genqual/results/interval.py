@@ -1,4 +1,4 @@
-"""Bootstrap intervals of a ratio from raw samples. Pure: NumPy only.
+"""Bootstrap intervals of a value and of a ratio from raw samples. Pure: NumPy only.
 
 The steps of one launch are not independent, so with a single launch an interval is too narrow to decide anything on;
 verdicts are the latency gate's.
@@ -39,6 +39,15 @@ def ratio_interval(over: Sequence[Metric], under: Sequence[Metric]) -> tuple[flo
     if sides[0] is None or sides[1] is None:
         return None
     low, high = np.quantile(sides[0] / sides[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def interval(attempts: Sequence[Metric]) -> tuple[float, float] | None:
+    """The 95 % percentile interval of a metric's value over `attempts`, or None as for `ratio_interval`."""
+    drawn = _resampled(attempts, np.random.default_rng(SEED))
+    if drawn is None:
+        return None
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
