@@ -123,6 +123,10 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, list[floa
     """Seconds of everything, in one alternated run: `ours n`, `process`, `pool`."""
     others: dict[str, Callable[[Path, int, int], float]] = {"process": process, "pool": pool}
     found: dict[str, list[float]] = {name: [] for name in (*(f"ours {n}" for n in options.checks), *others)}
+    # Once for nothing: whoever came first would pay for compiling modules and for reading libraries from the disk.
+    ours(directory, 1, options.ranks)
+    for other in others.values():
+        other(directory, 0, options.ranks)
     for turn in range(options.rounds):
         for checks in options.checks:
             found[f"ours {checks}"].append(ours(directory, checks, options.ranks))

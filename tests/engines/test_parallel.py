@@ -21,8 +21,18 @@ RUNS = (
 each_run = pytest.mark.parametrize(("engine", "model"), RUNS)
 
 
+def buffers() -> set[Path]:
+    """The all-reduce buffers of DeepSpeed that have a name on this host."""
+    return set(Path("/dev/shm").glob("deepspeed_*"))  # where Linux keeps the names of shared memory
+
+
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Answers]:
+def buffers_before() -> set[Path]:
+    return buffers()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, buffers_before: set[Path]) -> list[Answers]:
     """Both ranks' answers to all three runs, one after another in one launch."""
     plans = [
         {"engine": engine, "model": model, "steps": steps(engine, model, 2, f"{engine}.{model}")}
@@ -82,6 +92,11 @@ def test_deepspeed_reduces_through_shared_memory_and_says_so(ranks: list[Answers
     assert found["all_reduce"] == "DeepSpeed shared memory"
     assert sum(n for name, n in found["operators"].items() if name.startswith("deepspeed.inference_all_reduce_")) == 7
     assert found["modules"]["LinearAllreduce"] == 2 * 3
+
+
+def test_no_shared_memory_is_left_behind(ranks: list[Answers], buffers_before: set[Path]) -> None:
+    assert ranks[0]["deepspeed-inference.llama-tiny.facts.inspect"]["all_reduce"] == "DeepSpeed shared memory"
+    assert buffers() <= buffers_before
 
 
 def test_transformers_reduces_through_gloo(ranks: list[Answers]) -> None:

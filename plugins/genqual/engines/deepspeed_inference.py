@@ -9,7 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from genqual.engines import prebuild
 from genqual.engines.base import LoadRequest
@@ -22,6 +24,8 @@ from genqual.spec import Json
 
 # init_inference refuses prompts beyond max_out_tokens (1024). Only its injected kernels allocate by it.
 _NO_LIMIT = 1 << 20
+
+_HAVE_SHM: Final = frozenset({"built", "cached"})  # outcomes of the build with which there is an operator
 
 
 class DeepSpeedInference(HfEngine):
@@ -45,6 +49,8 @@ class DeepSpeedInference(HfEngine):
         with quiet():
             if request.world_size > 1:
                 deepspeed.init_distributed(dist_backend=BACKENDS[request.device], verbose=False)
+                if self._shm in _HAVE_SHM:
+                    unname_shared_memory(request.rank)
             self._deepspeed = deepspeed.init_inference(
                 model,
                 dtype=dtype_of(request.dtype),
@@ -78,7 +84,7 @@ class DeepSpeedInference(HfEngine):
             outcome = "not across hosts"
         else:
             outcome = prebuild.prebuild(prebuild.to_stderr)
-        if outcome not in {"built", "cached"}:
+        if outcome not in _HAVE_SHM:
             # It is initialised only when all ranks share a host, yet called regardless: take it away.
             importlib.import_module("deepspeed.comm")
             sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
@@ -94,6 +100,18 @@ class DeepSpeedInference(HfEngine):
         ):
             return BACKENDS[self.device]
         return "DeepSpeed shared memory"
+
+
+def unname_shared_memory(rank: int) -> None:
+    """Take this rank's all-reduce buffer (66 MiB) out of /dev/shm, now that every rank has it mapped. Collective.
+
+    DeepSpeed never does: each group would leave its buffers behind until the host restarts. Without a name the kernel
+    frees the memory with its last process, killed or not.
+    """
+    torch.distributed.barrier()  # a rank has mapped all buffers before it leaves init_distributed
+    where = f"{os.environ['MASTER_ADDR']}_{os.environ['MASTER_PORT']}"
+    name = f"deepspeed_allreduce_buffer_{os.getuid()}_{where}_{rank}"
+    Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108  where Linux keeps the names of shared memory
 
 
 def _always_a_mask(

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
+from genqual.engines.importing import uncollected
 from genqual.errors import EngineFailed
 
 Outcome = Literal["built", "cached", "no compiler", "not offered"]
@@ -29,7 +30,8 @@ _STALE_S: Final = 1800.0
 def deepspeed_on_cpu() -> Any:
     """The deepspeed package, told to use the CPU and to keep to warnings. Takes seconds the first time."""
     os.environ["DS_ACCELERATOR"] = "cpu"
-    return importlib.import_module("deepspeed")
+    with uncollected():
+        return importlib.import_module("deepspeed")
 
 
 def find_tools() -> bool:
