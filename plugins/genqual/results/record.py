@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 from genqual.errors import GenqualError
 from genqual.results.canonical import canonical, digest, parse
 from genqual.results.metric import Metric
+from genqual.results.outputs import Outputs
 from genqual.results.part import Count, Facts, Name, Part
 from genqual.results.parts import (
     Engine,
@@ -81,6 +82,7 @@ class Record(Part):
     workload: Workload
     outcome: Outcome = Outcome()
     metrics: tuple[Metric, ...] = ()
+    outputs: Outputs | None = None
     judgement: Judgement | None = None
     provenance: Provenance = Provenance()
     protocol: Facts = Field(default_factory=dict)
@@ -137,11 +139,6 @@ class Record(Part):
         record._body = raw
         return record
 
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some fields changed, validated again and under its own id (pydantic's own would keep the old)."""
-        fields = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
-        return type(self).model_validate({**fields, **(update or {})})
-
     def facets(self) -> dict[str, Json]:
         """What makes two records comparable, by facet: hardware, engine, model, dtype, workload, definition.
 
@@ -151,15 +148,10 @@ class Record(Part):
         judged = self.judgement
         return {
             "hardware": {"class": self.system.class_id, "used": self.system.used},
-            "engine": {
-                "name": self.engine.name,
-                "ranks": self.engine.ranks,
-                "parallelism": dict(self.engine.parallelism),
-                "options": self.engine.options,
-            },
+            "engine": self.engine.model_dump(mode="json", exclude={"inspection"}),
             "model": {"weights": self.model.weights_sha256} if self.model.weights_sha256 else model,
-            "dtype": self.precision.dtype,
-            "workload": self.workload.model_dump(mode="json", exclude_none=True),  # a field added later keeps keys
+            "dtype": self.precision.model_dump(mode="json"),
+            "workload": self.workload.defining(),
             "definition": {
                 "kind": self.kind,
                 "protocol": self.protocol,
