@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
+    "schema": ("genqual.commands.schema:schema", "The JSON Schema of a record, for readers in any language."),
     "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),
 }
 """Subcommand -> where it is, and the line that `--help` shows without importing it."""

@@ -35,14 +35,17 @@ class Names:
         digest = hmac.new(f"genqual:{self.key}".encode(), text.encode(), hashlib.sha256).hexdigest()
         return f"{PREFIX}{digest[:_DIGITS]}"
 
-    def facts(self, value: Json) -> Json:
+    def facts(self, value: Mapping[str, Json]) -> dict[str, Json]:
         """A copy of `value` with every serial number in it, however deep, as `name` keeps it."""
+        return {
+            key: self.name(item) if key in SERIALS and isinstance(item, str) else self._deep(item)
+            for key, item in value.items()
+        }
+
+    def _deep(self, value: Json) -> Json:
         if isinstance(value, Mapping):
-            return {
-                key: self.name(item) if key in SERIALS and isinstance(item, str) else self.facts(item)
-                for key, item in value.items()
-            }
-        return [self.facts(item) for item in value] if isinstance(value, list) else value
+            return self.facts(value)
+        return [self._deep(item) for item in value] if isinstance(value, list) else value
 
     def text(self, message: str) -> str:
         """A message, such as a launcher's, without this machine's name."""

@@ -23,6 +23,8 @@ class Ran(Protocol):
     def tokens(self) -> NDArray[np.int64]: ...
     @property
     def wall_s(self) -> float: ...
+    @property
+    def streamed(self) -> NDArray[np.int64] | None: ...
 
 
 class Outputs(Part):
@@ -48,13 +50,13 @@ class Outputs(Part):
             return None
         tokens = np.asarray(runs[0].tokens)
         kept = max(1, min(len(tokens), KEPT // max(1, tokens.shape[1])))
-        streams = [getattr(run, "streamed", None) for run in runs]
+        streams = [run.streamed for run in runs if run.streamed is not None]
         return cls(
             rows=_rows(tokens[:kept]),
             lengths=tuple(_length(row, end_token) for row in tokens.tolist()),
             runs_sha256=tuple(tokens_sha256(run.tokens) for run in runs),
             wall_s=tuple(float(run.wall_s) for run in runs),
-            streamed=None if any(one is None for one in streams) else _rows(np.stack(streams)[:, :kept]),
+            streamed=_rows(np.stack(streams)[:, :kept]) if len(streams) == len(runs) else None,
             end_token=end_token,
         )
 

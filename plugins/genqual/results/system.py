@@ -57,7 +57,7 @@ class System(Part):
         given = {name: value for name, value in data.items() if value is not None}
         derived = _of_facts(facts) if isinstance(facts, Mapping) else {}
         found = {**{name: value for name, value in derived.items() if value}, **given}
-        actual = digest({"class": "genqual-class/1", **{name: plain(found.get(name), name) for name in _CLASS}})
+        actual = class_hash(found)
         if found.setdefault("class_sha256", actual) != actual:
             raise ValueError(f"class_sha256 is not the hash of {', '.join(_CLASS)}: leave it out, or hash those")
         return found
@@ -91,6 +91,11 @@ class System(Part):
     def with_peaks(self, rates: Mapping[str, float], source: str) -> Self:
         """The same system, with what a roofline probe measured on one device."""
         return self.model_copy(update={"peak_rates": dict(rates), "peak_source": source}) if rates else self
+
+
+def class_hash(fields: Mapping[str, Any]) -> str:
+    """SHA-256 over the class of the hardware: no host name, no serial number, no version of software."""
+    return digest({"class": "genqual-class/1", **{name: plain(fields.get(name), name) for name in _CLASS}})
 
 
 def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
