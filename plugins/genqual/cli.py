@@ -16,6 +16,7 @@ USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
+    "db": ("genqual.commands.db:db", "Make or migrate the tables of a database that results go to."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
     "engines": (
         "genqual.commands.engines:engines",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from genqual import subject
 from genqual.commands.schema import schema as schema_command
@@ -25,6 +27,7 @@ from genqual.results import installed
 from genqual.results.names import PREFIX, Names
 from genqual.results.outputs import KEPT, Outputs, tokens_sha256
 from genqual.results.parts import System
+from genqual.results.performance_view import performance_table
 from genqual.results.record import CorruptRecord, Record
 from genqual.results.schema import FILE, json_schema
 from genqual.results.spool import Spool
@@ -235,6 +238,14 @@ def test_a_measurement_keeps_what_was_asked_and_what_came_of_it(recorder: Record
     assert (made.model.checkpoint, made.software.freeze_sha256 is None) == ("built", False)
     assert made.outputs is not None
     assert made.outputs.streamed == ((0, 4),) * 2
+
+
+def test_the_tables_of_a_run_take_what_a_recorder_writes(recorder: Recorder) -> None:
+    """Generate arguments are no key of a column: two runs of one workload stand in one."""
+    made = [measured(recorder, runs=runs(1, 2, 4)) for _ in range(2)]
+    page = io.StringIO()
+    Console(file=page, width=120).print(performance_table(made, 120))
+    assert page.getvalue().count("b2 i3") == 1
 
 
 def test_a_second_measurement_is_a_second_attempt_under_the_same_key(recorder: Recorder) -> None:

@@ -125,6 +125,9 @@ class Precision(Part):
     scheme: Name | None = None
 
 
+_TOLD = ("real_input_tokens", "real_new_tokens", "generate_arguments")
+
+
 class Workload(Part):
     """What was asked: a batch of `input_length` real tokens and `new_tokens` more, or a prompt set and its steps.
 
@@ -149,10 +152,14 @@ class Workload(Part):
         asked = {"batch": workload.batch, "input_length": workload.input_length, "new_tokens": workload.new_tokens}
         return cls.model_validate({**asked, **more})
 
+    @property
+    def asked(self) -> Workload:
+        """What was asked alone, without what came of it and how an engine was told; it can be a key."""
+        return self.model_copy(update={name: None for name in _TOLD})
+
     def defining(self) -> dict[str, Json]:
-        """What was asked, without what came of it and how an engine was told: part of the content key."""
-        told = {"real_input_tokens", "real_new_tokens", "generate_arguments"}
-        return self.model_dump(mode="json", exclude_none=True, exclude=told)  # a field added later keeps keys
+        """The same as plain data: part of the content key. A field that is added later, and null, keeps keys."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=set(_TOLD))
 
     @property
     def label(self) -> str:

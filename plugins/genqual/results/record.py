@@ -104,7 +104,8 @@ class Record(Part):
 
     def model_post_init(self, context: Any, /) -> None:
         """Keep the canonical body: what is stored is what was validated, whatever happens to a dict in here later."""
-        self._body = canonical(self.model_dump(mode="json", by_alias=True))
+        read = context.get("body") if isinstance(context, dict) else None
+        self._body = read or canonical(self.model_dump(mode="json", by_alias=True))
 
     @property
     def id(self) -> str:
@@ -135,9 +136,7 @@ class Record(Part):
         actual = hashlib.sha256(raw).hexdigest()
         if claimed != actual:
             raise CorruptRecord(f"the id is {claimed!r}, the content hashes to {actual}: it was changed after writing")
-        record = _validated(body)
-        record._body = raw
-        return record
+        return _validated(body, raw)
 
     def facets(self) -> dict[str, Json]:
         """What makes two records comparable, by facet: hardware, engine, model, dtype, workload, definition.
@@ -191,10 +190,13 @@ def _check_version(body: Mapping[str, Json]) -> None:
         raise CorruptRecord(f"the record is {schema}, which was never published; this genqual reads genqual/{MAJOR}.x")
 
 
-def _validated(body: dict[str, Json]) -> Record:
-    """`body` as a record, without what only a later minor version knows. Raises CorruptRecord on any other flaw."""
+def _validated(body: dict[str, Json], raw: bytes) -> Record:
+    """`body` as a record that keeps its bytes, `raw`; without what only a later minor version knows.
+
+    Raises CorruptRecord on any other flaw.
+    """
     try:
-        return Record.model_validate(body)
+        return Record.model_validate(body, context={"body": raw})
     except ValidationError as error:
         flaws = error.errors()
     for flaw in flaws:
@@ -206,4 +208,4 @@ def _validated(body: dict[str, Json]) -> Record:
         for step in parents:
             holder = holder[step]
         del holder[name]
-    return _validated(body)
+    return _validated(body, raw)

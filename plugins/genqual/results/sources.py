@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from genqual.errors import BadInput
 from genqual.results.record import CorruptRecord, FutureRecord, Record
@@ -21,7 +21,7 @@ FORMS: Final = (
 )
 
 _SELECTOR = re.compile(r"(.*)#(\w+=[^#&]*(?:&\w+=[^#&]*)*)", re.DOTALL)
-_NAMES: Final = {field.name: field.name for field in fields(Query)} | {"class": "class_id"}
+_NAMES: Final = {f.name: f.name for f in fields(Query) if f.name != "newest"} | {"class": "class_id", "node": "host"}
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 
 
@@ -38,7 +38,7 @@ def _parsed(spec: str) -> tuple[str, Query]:
     match = _SELECTOR.fullmatch(spec)
     if match is None:
         return spec, Query()
-    conditions = {}
+    conditions: dict[str, Any] = {}
     for condition in match[2].split("&"):
         name, _, value = condition.partition("=")
         if name not in _NAMES:
