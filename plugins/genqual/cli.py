@@ -26,6 +26,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
     "schema": ("genqual.commands.schema:schema", "The JSON Schema of a record, for readers in any language."),
+    "sign": ("genqual.commands.trust:sign", "Sign what a run recorded: a DSSE envelope over its manifest."),
+    "verify": ("genqual.commands.trust:verify", "Check a run: signatures, hashes, completeness, audits."),
     "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),
 }
 """Subcommand -> where it is, and the line that `--help` shows without importing it."""

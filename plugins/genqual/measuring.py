@@ -68,8 +68,9 @@ class Measuring:
         case = generator.case
         key = (case, workload)
         if key not in self._published:
-            measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
-            found = self._metrics(generator, measured) if measured.status == "ok" else {}
+            with recorder.attempt(case, workload):
+                measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
+                found = self._metrics(generator, measured) if measured.status == "ok" else {}
             gates = {name: self._gate(case, measured, one) for name, one in found.items()}
             wrong = case in self.wrong
             path = recorder.measurement(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from genqual.conformance.judgement import Judgement
+from genqual.errors import GenqualError, Unsupported
 from genqual.performance import metrics
 from genqual.performance.definitions import DEFINITIONS
 from genqual.performance.verdict import GateResult
+from genqual.ranks.errors import GroupLost
 from genqual.results import parts, verdict
 from genqual.results.metric import Gate, Metric
 from genqual.results.outputs import Outputs, Ran
 from genqual.results.record import Record
 from genqual.results.spool import Spool
+from genqual.results.trust.journal import Journal
 from genqual.spec import Case, Json, Workload
 from genqual.subject import asked_bytes, names, subject
 from genqual.subject import workload as asked
@@ -26,17 +30,50 @@ Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail"
 class Recorder:
     """Writes the records of one run; `label` is a test's id, kept beside a record and never part of its key."""
 
-    def __init__(self, spool: Spool, run: str, command: str) -> None:
+    def __init__(self, spool: Spool, run: str, command: str, journal: Path | None = None) -> None:
         self._spool = spool
+        self._journal = Journal(journal)
         self._run = run
         self._command = command
         self._attempts: Counter[str] = Counter()
+        self._begun: set[tuple[Case, Workload]] = set()
 
     def _write(self, made: Record) -> Path:
         """Spool as the next attempt at what its key names: a second measurement never stands in for the first."""
         self._attempts[made.key] += 1
         attempt = self._attempts[made.key]
-        return self._spool.write(made if attempt == 1 else made.model_copy(update={"attempt": attempt}))
+        made = made if attempt == 1 else made.model_copy(update={"attempt": attempt})
+        path = self._spool.write(made)
+        self._journal.wrote(made.id)
+        return path
+
+    @contextmanager
+    def attempt(self, case: Case, workload: Workload) -> Iterator[None]:
+        """Around the measuring of a workload: noted before it begins, recorded when it ends without numbers.
+
+        What was begun and left no record shows in the run's manifest, whoever ended it.
+        """
+        if (case, workload) in self._begun:
+            yield
+            return
+        self._begun.add((case, workload))
+        self._journal.begin(_subject(case, workload))
+        try:
+            yield
+        except (GenqualError, GroupLost) as error:
+            text = error.headline if isinstance(error, GroupLost) else str(error)
+            self.measurement(
+                case,
+                workload,
+                {},
+                {},
+                weights_sha256=None,
+                protocol={},
+                inspection={},
+                status="unsupported" if isinstance(error, Unsupported) else "error",
+                message=f"{type(error).__name__}: {text}",
+            )
+            raise
 
     def judgement(
         self,
@@ -110,7 +147,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"test": label} if label else {},
+                labels={"subject": _subject(case, workload)} | ({"test": label} if label else {}),
                 command=self._command,
             )
         )
@@ -127,6 +164,11 @@ class Recorder:
                 command=self._command,
             )
         )
+
+
+def _subject(case: Case, workload: Workload) -> str:
+    """What the journal calls an attempt."""
+    return f"{case} {workload.id}"
 
 
 def _ended(status: Status, message: str) -> parts.Outcome:

@@ -155,7 +155,7 @@ class Workload(Part):
     @property
     def asked(self) -> Workload:
         """What was asked alone, without what came of it and how an engine was told; it can be a key."""
-        return self.model_copy(update={name: None for name in _TOLD})
+        return self.model_copy(update=dict.fromkeys(_TOLD))
 
     def defining(self) -> dict[str, Json]:
         """The same as plain data: part of the content key. A field that is added later, and null, keeps keys."""

@@ -63,6 +63,10 @@ class Place:
         stems = (name[:-5] for name in _names(self.directory) if name.endswith(".json"))
         return sorted(stem for stem in stems if _ID.fullmatch(stem))
 
+    def has(self, identifier: str) -> bool:
+        """Whether a file here is named after this id; nothing is read."""
+        return self.exists() and (self.directory / f"{identifier}.json").is_file()
+
     def read(self, identifier: str) -> Record | SetAside:
         """The verified record, or what became of its file: quarantined when damaged, else left where it is."""
         path = self.directory / f"{identifier}.json"

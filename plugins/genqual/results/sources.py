@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
     """One record, or one a line."""
     lines = [data] if data.lstrip()[:2] in (b"{\n", b"{\r") else data.splitlines()
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and envelope_in(line) is not None):
             continue
         try:
             yield Record.from_bytes(line)
@@ -91,6 +92,17 @@ def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
                 f"{path}, line {number}: {error}. Take the file away (`genqual push` quarantines damaged files of its"
                 f" spool), or give {FORMS}"
             ) from None
+
+
+def envelope_in(line: bytes) -> dict[str, Any] | None:
+    """The DSSE envelope that a signed session starts with, as JSON; None where `line` is none."""
+    if b'"payloadType"' not in line:
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "payloadType" in found and "schema" not in found else None
 
 
 def _why_empty(place: str, query: Query) -> str:
