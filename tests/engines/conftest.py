@@ -60,6 +60,8 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         *(["product", precision, {"precision": precision}] for precision in ("highest", "medium")),
         ["memory", "memory", {"megabytes": 200}],
         ["starve", "starve", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
+        ["held", "held", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
+        ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
     ]
     bloom = [
         *steps("transformers", "bloom-tiny"),

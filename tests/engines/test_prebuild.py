@@ -22,6 +22,21 @@ def test_a_stale_baton_is_removed_and_said(tmp_path: Path) -> None:
     assert "left behind 120 minutes ago" in said[0]
 
 
+def test_a_baton_nobody_works_for_is_stale_soon(tmp_path: Path) -> None:
+    baton = tmp_path / "lock"
+    baton.touch()
+    a_minute_ago = time.time() - 60
+    os.utime(baton, (a_minute_ago, a_minute_ago))
+    said: list[str] = []
+    with subprocess.Popen([sys.executable, "-c", "input()"], cwd=tmp_path, stdin=subprocess.PIPE) as builder:
+        prebuild._drop_stale_baton(baton, said.append)
+        assert baton.exists()
+        builder.kill()
+    prebuild._drop_stale_baton(baton, said.append)
+    assert not baton.exists()
+    assert "killed" in said[0]
+
+
 def test_a_fresh_baton_and_none_are_left_alone(tmp_path: Path) -> None:
     baton = tmp_path / "lock"
     said: list[str] = []

@@ -1,28 +1,25 @@
-"""Processes that send into one database at the same moment, each record twice. Prints what was new to each process."""
+"""Processes that send into one database at the same moment, each record twice. Prints what was new to each sending."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from genqual.results.sinks.registry import open_sink
+from genqual.results.sinks.sql import SqlSink
 from tests.results.make import record
 
 
-def main(url: str, processes: int, each: int, at_once: int) -> None:
+def main(database: str, processes: int, each: int) -> None:
     start, go = os.pipe()
     children = []
     for number in range(processes):
         child = os.fork()
         if child == 0:
             os.close(go)
-            made = [record(run=f"run-{number}", attempt=attempt) for attempt in range(1, each + 1)]
-            sink = open_sink(url)
             os.read(start, 1)  # returns when the parent closes its end: all begin together
-            new = 0
-            for first in range(0, each, at_once):
-                some = made[first : first + at_once]
-                new += sink.send(some) + sink.send(some)
+            made = [record(run=f"run-{number}", attempt=attempt) for attempt in range(1, each + 1)]
+            sink = SqlSink.open(f"sqlite:///{database}")
+            new = sum(sink.send([one]) + sink.send([one]) for one in made)
             sink.close()
             os.write(1, f"{new}\n".encode())
             os._exit(0)
@@ -33,4 +30,4 @@ def main(url: str, processes: int, each: int, at_once: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

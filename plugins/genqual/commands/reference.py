@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import numpy as np
@@ -32,6 +32,10 @@ from genqual.spec import Case
 # Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
 ATTENTION = ("eager", "sdpa")
 MOST_PROMPT_TOKENS = 64
+_PACKAGES: Final = {
+    **dict.fromkeys(("int8-weight", "int8-dynamic", "int8-smoothquant"), ("torchao",)),
+    "int8-bitsandbytes": ("bitsandbytes", "accelerate"),
+}
 
 
 @click.command("reference")
@@ -42,28 +46,50 @@ MOST_PROMPT_TOKENS = 64
 @click.option(
     "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure an envelope of; '' for none."
 )
+@click.option(
+    "--add", is_flag=True, help="Measure these schemes only, for the reference that is there; the rest stays."
+)
 @click.option("--reason", help="Why an existing reference that says something else is replaced; kept in its history.")
-def reference(model: str, out: Path | None, prompts: str, steps: int, schemes: str, reason: str | None) -> None:
+def reference(
+    model: str, out: Path | None, prompts: str, steps: int, schemes: str, add: bool, reason: str | None
+) -> None:
     """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
 
-    Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test. An existing
-    reference that differs is overwritten only with --reason.
+    Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test; those of
+    quantisation schemes from the library that quantises. An existing reference that differs is overwritten only with
+    --reason.
     """
     spec = resolve(model)
     target = (out or cache_dir() / "references") / spec.name
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
-    rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
-    say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
-    made = references.make(
-        spec.name, sha256, oracle_for(weights.config(spec), weights.read(spec)), rows, steps, facts={"prompts": prompts}
-    )
+    if add:
+        made = reference_file.read(target)
+        references.check_weights(made, sha256)
+    else:
+        made = _made(spec, sha256, prompts, steps)
     for scheme in filter(None, (part.strip() for part in schemes.split(","))):
         made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme))
-        say(f"{spec.name}: honest {scheme} reads nrms {made.envelopes[scheme].nrms:.3g}")
+        say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
     reference_file.write(made, target, reason=reason)
     distinct = len(np.unique(made.tokens))
     say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def _made(spec: ModelSpec, sha256: str, prompts: str, steps: int) -> Reference:
+    """What the oracle says, without envelopes."""
+    rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
+    say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
+    return references.make(
+        spec.name, sha256, oracle_for(weights.config(spec), weights.read(spec)), rows, steps, facts={"prompts": prompts}
+    )
+
+
+def _spread(made: Reference, scheme: str) -> str:
+    """The envelope's nrms, and the least and most of its runs: how far honest runs lie apart."""
+    envelope = made.envelopes[scheme]
+    each = np.sqrt((envelope.errors**2).mean(axis=(1, 2))) / made.pooled_spread
+    return f"{envelope.nrms:.3g} ({len(each)} runs, {each.min():.3g} to {each.max():.3g})"
 
 
 def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
@@ -72,7 +98,8 @@ def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scor
     Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
     row. All are honest, and none is the device under test.
     """
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
+    packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     batch = TokenBatch.of(made.prompts)
     found = {}
     for attention in ATTENTION:
@@ -102,7 +129,7 @@ def side_by_side(rows: Sequence[Scores]) -> Scores:
 @contextmanager
 def cpu_generator(spec: ModelSpec, dtype: str, attention: str) -> Iterator[Generator]:
     """One rank of plain transformers on the CPU, ended afterwards."""
-    device, eager = devices()["xeon"], engine("transformers")
+    device, eager = devices()["xeon"], engine("accelerate" if dtype == "int8-bitsandbytes" else "transformers")
     presence = device.probe()
     if not presence.present:
         raise BadInput(

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,10 +16,17 @@ from genqual.engines import prebuild
 from genqual.engines.base import LoadRequest
 from genqual.engines.clocked import Phases
 from genqual.engines.hf import HfEngine
-from genqual.engines.reading import read
+from genqual.engines.reading import empty, read
 from genqual.engines.runtime import BACKENDS, dtype_of
-from genqual.errors import Unsupported
+from genqual.errors import BadInput, Unsupported
+from genqual.models.load import converted
 from genqual.spec import Json
+
+LOADS: Final = ("unsharded", "meta", "presharded")
+NO_SHARDS: Final = (
+    "load=presharded: DeepSpeed writes and reads shards for its injected kernels only, which exist on CUDA and refuse "
+    "this transformers; and it keeps them as pickles, which genqual does not open. Use load=meta"
+)
 
 # init_inference refuses prompts beyond max_out_tokens (1024). Only its injected kernels allocate by it.
 _NO_LIMIT = 1 << 20
@@ -29,13 +35,24 @@ _HAVE_SHM: Final = frozenset({"built", "cached"})  # outcomes of the build with 
 
 
 class DeepSpeedInference(HfEngine):
-    """Options: `attn_implementation`; `kernel_inject` (refused with upstream's reason wherever it cannot run)."""
+    """Options: `attn_implementation`; `load`, one of LOADS; `kernel_inject` (refused with upstream's reason).
+
+    unsharded: every rank reads the whole model and keeps its share. meta: the model starts without storage, and
+    DeepSpeed reads each matrix of the checkpoint and keeps its share at once. presharded is refused: see NO_SHARDS.
+    """
 
     name = "deepspeed-inference"
 
     def make(self, request: LoadRequest, phases: Phases) -> Any:
         if request.options.get("kernel_inject"):
             raise Unsupported(_why_no_injection(request))
+        self._load = request.options.get("load", "unsharded")
+        if self._load not in LOADS:
+            raise BadInput(f"load {self._load!r}: DeepSpeed-Inference is loaded {', '.join(LOADS)}")
+        if self._load == "presharded":
+            raise Unsupported(NO_SHARDS)
+        if self._load == "meta" and request.world_size < 2:
+            raise Unsupported("load=meta: with one rank DeepSpeed injects nothing, and so reads no checkpoint either")
         # How many ranks share this host. torchrun sets another name, and without it the shared memory is used before it
         # is there: SIGSEGV.
         os.environ["LOCAL_SIZE"] = str(request.local_size)
@@ -44,8 +61,17 @@ class DeepSpeedInference(HfEngine):
         phases.end("import")
         self._shm = self._shared_memory(request)
         phases.end("compile")
-        model = read(request)
-        phases.end("read")
+        checkpoint: dict[str, Any] = {}
+        if self._load == "meta":
+            # DeepSpeed keeps a file's dtype, whatever it was asked for, and looks for BLOOM's names without prefix.
+            bare = "transformer." if request.model.architecture == "bloom" else ""
+            file = converted(request.model, dtype_of(request.dtype), without=bare)
+            checkpoint = {"checkpoint": {"type": "ds_model", "checkpoints": [str(file)], "version": 1.0}}
+            phases.end("convert")
+            model = empty(request)
+        else:
+            model = read(request)
+            phases.end("read")
         with quiet():
             if request.world_size > 1:
                 deepspeed.init_distributed(dist_backend=BACKENDS[request.device], verbose=False)
@@ -57,6 +83,7 @@ class DeepSpeedInference(HfEngine):
                 tensor_parallel={"tp_size": request.world_size},
                 replace_with_kernel_inject=False,
                 max_out_tokens=_NO_LIMIT,
+                **checkpoint,
             )
             if request.world_size > 1 and model.config.model_type == "bloom":
                 self._deepspeed.module.transformer.register_forward_pre_hook(_always_a_mask, with_kwargs=True)
@@ -64,12 +91,16 @@ class DeepSpeedInference(HfEngine):
         phases.end("shard")
         return self._deepspeed.module
 
+    def share(self, request: LoadRequest) -> float:
+        return 1.0 / request.world_size if request.options.get("load") == "meta" else 1.0
+
     def run_generate(self, **inputs: Any) -> Any:
         return self._deepspeed.generate(**inputs)
 
     def details(self) -> dict[str, Json]:
         return {
             "deepspeed": self._version,
+            "load": self._load,
             "all_reduce": "none" if self.request.world_size == 1 else self._all_reduce(),
             "shared_memory": self._shm,
         }
@@ -85,9 +116,7 @@ class DeepSpeedInference(HfEngine):
         else:
             outcome = prebuild.prebuild(prebuild.to_stderr)
         if outcome not in _HAVE_SHM:
-            # It is initialised only when all ranks share a host, yet called regardless: take it away.
-            importlib.import_module("deepspeed.comm")
-            sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+            prebuild.without_shared_memory()
         return outcome
 
     def _all_reduce(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import torch
@@ -16,20 +16,62 @@ from genqual.engines import runtime
 from genqual.spec import Json
 
 _INDEX: Final = re.compile(r"\.(\d+)\.")
+_NARROW: Final = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
 _CHUNK: Final = 1 << 26  # bytes hashed at a time, so that a hash costs no copy of the weights
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor: of a DTensor its shard, of any other the tensor itself."""
+    """This rank's part of a tensor: of a DTensor its shard, of a ZeRO parameter its partition, else itself."""
+    if hasattr(tensor, "ds_tensor"):
+        return tensor.ds_tensor.detach()
     part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part.detach()
+
+
+def parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a parameter is stored as: itself, or the integers, scales and pre-scales of a quantised one, by name."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None or hasattr(tensor, "to_local"):
+        yield name, local(tensor)
+        return
+    for attribute in flatten()[0]:
+        yield from parts(f"{name}.{attribute}", getattr(tensor, attribute))
+
+
+def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of this rank as they are stored, wherever they lie: here, or where accelerate's hooks fetch them.
+
+    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module.
+    """
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        fetched = offloaded(module)
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            yield from parts(name, fetched[leaf] if parameter.is_meta and fetched is not None else parameter)
+            scales = getattr(parameter, "SCB", None)
+            scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
+            if scales is not None and leaf == "weight":
+                yield f"{name}.SCB", scales
+
+
+def offloaded(module: Any) -> Mapping[str, torch.Tensor] | None:
+    """Where accelerate fetches the parameters of `module` from, by their names in it; None when it does not."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        found: Mapping[str, torch.Tensor] | None = getattr(one, "weights_map", None)
+        if getattr(one, "offload", False) and found is not None:
+            return found
+    return None
 
 
 def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers of this rank by name, each storage once (tied weights share one)."""
     seen: set[tuple[int, int]] = set()
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        part = local(tensor)
+    for name, part in [*stored(model), *((name, local(buffer)) for name, buffer in model.named_buffers())]:
         key = (part.data_ptr(), part.numel())
         if part.numel() and key in seen:
             continue
@@ -38,8 +80,8 @@ def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of the parameters that this rank holds."""
-    return sum(local(p).numel() * p.element_size() for p in model.parameters())
+    """Bytes of the parameters that this rank holds, here or offloaded, scales included."""
+    return sum(part.numel() * part.element_size() for _, part in stored(model))
 
 
 def parameters(model: Any) -> int:
@@ -52,7 +94,7 @@ def weight_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for name, part in tensors(model):
         digest.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
-        flat = part.reshape(-1).view(torch.uint8)
+        flat = part.contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _CHUNK):
             digest.update(flat[start : start + _CHUNK].cpu().numpy().data)
     return digest.hexdigest()
@@ -64,23 +106,32 @@ def cache_bytes(cache: Any) -> int:
 
 
 class _Operators(TorchDispatchMode):
-    """Counts what reaches the dispatcher. torch's profiler would say the same, and writes to stderr."""
+    """Counts what reaches the dispatcher, and of that what is given 8-bit numbers to compute with.
+
+    torch's profiler would say the same, and writes to stderr.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.narrow: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.counts[str(func)] += 1
+        if any(isinstance(value, torch.Tensor) and value.dtype in _NARROW for value in args):
+            self.narrow[str(func)] += 1
         return func(*args, **(kwargs or {}))
 
 
-def operators(model: Any, device: torch.device) -> dict[str, Json]:
-    """Operators that one pass over two tokens calls, with their counts. Collective, like any pass."""
+def operators(model: Any, device: torch.device) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Operators that one pass over two tokens calls, with their counts, and those of them given 8-bit operands.
+
+    Collective, like any pass.
+    """
     ids = torch.ones((1, 2), dtype=torch.int64, device=device)
     with torch.no_grad(), _Operators() as seen:
         model(input_ids=ids, use_cache=False, return_dict=True)
-    return dict(sorted(seen.counts.items()))
+    return dict(sorted(seen.counts.items())), dict(sorted(seen.narrow.items()))
 
 
 def of_torch(device: torch.device) -> dict[str, Json]:
@@ -106,14 +157,17 @@ def of_model(model: Any, device: torch.device) -> dict[str, Json]:
     """
     first = {
         name: list(part.shape)
-        for name, part in ((name, local(p)) for name, p in model.named_parameters())
+        for name, part in stored(model)
         if not (found := _INDEX.search(name)) or found.group(1) == "0"
     }
+    ran, narrow = operators(model, device)
     return {
         "model": type(model).__name__,
         "attn_implementation": model.config._attn_implementation,
-        "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
+        "dtypes": sorted({str(part.dtype).removeprefix("torch.") for _, part in stored(model)}),
+        "weight_bytes": weight_bytes(model),
         "modules": dict(sorted(Counter(type(module).__name__ for module in model.modules()).items())),
         "shards": first,
-        "operators": operators(model, device),
+        "operators": ran,
+        "operators_8bit": narrow,
     }

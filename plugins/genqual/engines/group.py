@@ -23,6 +23,13 @@ def join(request: LoadRequest) -> None:
     dist.init_process_group(backend, rank=request.rank, world_size=request.world_size)
 
 
+def join_alone(request: LoadRequest) -> None:
+    """Make a group of the only rank, for upstream code that wants one; several ranks join their own."""
+    if request.world_size == 1 and not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]  # torch forgot to list it
+        dist.init_process_group(BACKENDS[request.device], rank=0, world_size=1, store=store)
+
+
 def plan_auto(ranks: int) -> dict[str, Any]:
     """Arguments of from_pretrained for the model's own plan over `ranks`; transformers 5 moved them into a config."""
     if "tp_plan" in {field.name for field in dataclasses.fields(DistributedConfig)}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
-from genqual.engines import evidence, runtime
+from genqual.engines import evidence, preflight, runtime
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.clocked import IMPORT_S, Phases
 from genqual.engines.loops import BetweenSteps, ForcingProcessor, StepClock
@@ -35,13 +34,16 @@ class HfEngine:
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
-        self._told: tuple[Any, dict[str, Json]] | None = None  # config and arguments of the last generate
 
     # What a subclass decides.
 
     def make(self, request: LoadRequest, phases: Phases) -> Any:
         """This rank's model, on its device. Ends its own phases: read, shard, compile."""
         raise NotImplementedError
+
+    def share(self, request: LoadRequest) -> float:
+        """How much of the whole model this rank holds in host memory while it loads, of 1."""
+        return 1.0
 
     def run_generate(self, **inputs: Any) -> Any:
         """Call upstream's generate."""
@@ -74,6 +76,7 @@ class HfEngine:
         runtime.setup(request)
         self._torch_device = runtime.place(request)
         phases.end("import")
+        self._preflight = preflight.check(request, self.name, self.share(request))
         self.model = self.make(request, phases)
         self.model.eval()
         self.model.requires_grad_(False)
@@ -110,13 +113,7 @@ class HfEngine:
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         if len(clock.stamps) != new_tokens:
             raise RuntimeError(f"generate ran {len(clock.stamps)} steps, not {new_tokens}")
-        return Generated(
-            tokens=tokens,
-            step_s=np.array(clock.stamps) - start,
-            wall_s=wall,
-            cpu_s=cpu,
-            streamed=None if clock.first is None else clock.first.cpu().numpy().astype(np.int64),
-        )
+        return Generated(tokens=tokens, step_s=np.array(clock.stamps) - start, wall_s=wall, cpu_s=cpu)
 
     @runtime.mapping_oom
     def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
@@ -159,18 +156,9 @@ class HfEngine:
 
     def inspect(self) -> dict[str, Json]:
         found = evidence.of_torch(self._torch_device) | evidence.of_model(self.model, self._torch_device)
-        return found | {"engine": self.name, "cache": self._cache_class, "generate": self._arguments()} | self.details()
+        return found | {"engine": self.name, "cache": self._cache_class, "preflight": self._preflight} | self.details()
 
     # Inside.
-
-    def _arguments(self) -> dict[str, Json]:
-        """What the last generate was told, word for word; objects by the name of their class."""
-        if self._told is None:
-            return {}
-        config, others = self._told
-        told: dict[str, Json] = json.loads(json.dumps(config.to_diff_dict(), default=str))
-        told.pop("transformers_version", None)
-        return told | others
 
     def _synchronise(self) -> None:
         runtime.synchronise(self.device)
@@ -190,7 +178,6 @@ class HfEngine:
             pad_token_id=0,
             **{name: options.pop(name) for name in ("compile_config", "disable_compile") if name in options},
         )
-        self._told = config, {name: type(value).__name__ for name, value in options.items()}
         with torch.no_grad():
             out = self.run_generate(
                 input_ids=self._tensor(batch.ids),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 from collections.abc import Iterator
 
 
@@ -21,3 +22,12 @@ def uncollected() -> Iterator[None]:
         gc.freeze()
         if was_on:
             gc.enable()
+
+
+def leave_out_torchao() -> None:
+    """Keep transformers from importing torchao with its model classes, which takes as long as half of torch.
+
+    Only a checkpoint that torchao quantised needs it there; what genqual quantises, it does through torchao itself.
+    """
+    for module in ("transformers.utils.import_utils", "transformers.utils"):
+        importlib.import_module(module).is_torchao_available = lambda *_, **__: False  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ the others wait for its lock. Without a C++ compiler DeepSpeed falls back to glo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import psutil
 from filelock import FileLock, Timeout
 
 from genqual.engines.importing import uncollected
@@ -25,6 +27,7 @@ Outcome = Literal["built", "cached", "no compiler", "not offered"]
 ABOUT: Final = "half a minute to two minutes"
 WAIT_S: Final = 900.0  # a build by another process; several times what a slow, busy host took
 _STALE_S: Final = 1800.0
+_MOMENT_S: Final = 20.0
 
 
 def deepspeed_on_cpu() -> Any:
@@ -45,16 +48,31 @@ def find_tools() -> bool:
 
 
 def prebuild(progress: Callable[[str], None]) -> Outcome:
-    """Build the operator unless it is there, telling `progress` what happens. Raises EngineFailed when it cannot."""
+    """Build the all-reduce unless it is there, telling `progress` what happens. Raises EngineFailed when it cannot."""
+    return _build("ShareMemCommBuilder", "shared-memory all-reduce", progress)
+
+
+def async_io(progress: Callable[[str], None]) -> Outcome:
+    """The same for `async_io`, by which ZeRO reads from and writes to NVMe; "not offered" without libaio's headers."""
+    return _build("AsyncIOBuilder", "async_io", progress)
+
+
+def without_shared_memory() -> None:
+    """Keep DeepSpeed from its shared-memory all-reduce: initialised only when all ranks share a host, yet called."""
+    importlib.import_module("deepspeed.comm")
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Outcome:
     deepspeed_on_cpu()
     from deepspeed.accelerator import get_accelerator
     from torch.utils.cpp_extension import _get_build_directory
 
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
-    if builder is None or not builder.is_compatible(verbose=False):
-        return "not offered"
     if not find_tools():
         return "no compiler"
+    builder = get_accelerator().create_op_builder(builder_name)
+    if builder is None or not builder.is_compatible(verbose=False):
+        return "not offered"
     folder = Path(_get_build_directory(builder.name, verbose=False))
     library = folder / f"{builder.name}.so"
     lock = FileLock(folder.parent / f"{builder.name}.genqual.lock")
@@ -63,7 +81,7 @@ def prebuild(progress: Callable[[str], None]) -> Outcome:
             _drop_stale_baton(folder / "lock", progress)
             cached = library.is_file()
             if not cached:
-                progress(f"building DeepSpeed's shared-memory all-reduce into {folder} ({ABOUT}, once a host)")
+                progress(f"building DeepSpeed's {what} into {folder} ({ABOUT}, once a host)")
             start = time.perf_counter()
             builder.load(verbose=False)  # a moment when it is there: ninja looks at the dates
             if not cached:
@@ -76,14 +94,27 @@ def prebuild(progress: Callable[[str], None]) -> Outcome:
 
 
 def _drop_stale_baton(baton: Path, progress: Callable[[str], None]) -> None:
-    """Remove torch's own lock when its owner must be dead: torch would wait for it for ever."""
+    """Remove torch's own lock when its owner must be dead: torch would wait for it for ever.
+
+    Whoever builds there has a compiler running in that folder, but for a moment at either end.
+    """
     try:
         age = time.time() - baton.stat().st_mtime
     except FileNotFoundError:
         return
-    if age > _STALE_S:
+    if age > _STALE_S or (age > _MOMENT_S and not _builders(baton.parent)):
         progress(f"removing {baton}, left behind {age / 60:.0f} minutes ago by a build that was killed")
         baton.unlink(missing_ok=True)
+
+
+def _builders(folder: Path) -> list[int]:
+    """Processes that work in `folder`, as ninja and the compilers it starts do; those of others may be hidden."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder):
+                found.append(process.pid)
+    return found
 
 
 def to_stderr(text: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from transformers import AutoConfig
+from accelerate import init_empty_weights
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from genqual.engines.base import LoadRequest
 from genqual.engines.runtime import dtype_of
 from genqual.errors import BadInput, Unsupported
+from genqual.models import weights
+from genqual.models.build import dtype_option
 from genqual.models.load import load
 
 
@@ -30,6 +33,18 @@ def read(request: LoadRequest, **from_pretrained: Any) -> Any:
             f"{request.model.name} has no {wanted} attention: transformers took {model.config._attn_implementation}"
         )
     return model
+
+
+def empty(request: LoadRequest) -> Any:
+    """The model as `request` says, its parameters without storage; buffers are real, for no checkpoint has them all."""
+    spec = request.model
+    where = spec.location if spec.source == "hub" else str(weights.directory(spec))
+    config = AutoConfig.from_pretrained(where, revision=spec.revision or None)
+    options: dict[str, Any] = dtype_option(dtype_of(request.dtype))
+    if "attn_implementation" in request.options:
+        options["attn_implementation"] = request.options["attn_implementation"]
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, **options).eval()
 
 
 def tensor_parallel_plan(request: LoadRequest) -> dict[str, str]:

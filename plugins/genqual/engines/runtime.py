@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import os
@@ -14,6 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
 
+from genqual.engines import preflight
 from genqual.engines.base import LoadRequest, Memory
 from genqual.errors import OutOfMemory
 from genqual.spec import compute_dtype
@@ -31,6 +33,8 @@ BACKENDS: Final = {"cpu": "gloo", "cuda": "nccl", "hpu": "hccl", "xpu": "xccl"} 
 # How allocators say it in a plain RuntimeError; accelerators have a type of their own.
 _ALLOCATOR_WORDS: Final = ("can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
 
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -40,6 +44,7 @@ def setup(request: LoadRequest) -> None:
 
     `torch.use_deterministic_algorithms` stays off: it fills every fresh tensor, which would be timed.
     """
+    preflight.limit_host_memory(request)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic cuBLAS for a few MB
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "0")
     torch.set_num_threads(request.threads)
@@ -107,7 +112,11 @@ def mapping_oom(method: Callable[P, R]) -> Callable[P, R]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                raise OutOfMemory(
+                    f"{method.__name__} filled a disk: {error}; make room, or offload to another"
+                ) from error
             if not is_out_of_memory(error):
                 raise
             message = f"{method.__name__} ran out of memory: {(str(error) or type(error).__name__).splitlines()[0]}"

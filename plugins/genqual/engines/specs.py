@@ -6,7 +6,18 @@ from typing import Final
 
 from genqual.engines.base import EngineSpec
 
-_ATTENTION: Final = {"attn_implementation": "eager or sdpa; absent, transformers chooses"}
+_COMMON: Final = {
+    "attn_implementation": "eager or sdpa; absent, transformers chooses",
+    "host_memory": "what a rank may allocate on the host (700MB, 1.5GiB), held by the kernel: a batch beyond it is OOM",
+}
+
+_GRAPHS: Final = {
+    "graphs": "none, compile, cuda or hpu: how the decode step is run",
+    "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
+    "cache_bucket": "with compile and cuda, cache lengths are multiples of so many tokens (128)",
+}
+
+_TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})
 
 ALL_DTYPES: Final = frozenset({"fp32", "bf16", "fp16"})
 
@@ -15,10 +26,10 @@ TRANSFORMERS: Final = EngineSpec(
     implementation="genqual.engines.transformers_eager:TransformersEager",
     summary="transformers' own generate, eager PyTorch, one rank",
     devices=frozenset({"xeon", "cuda", "hpu", "xpu"}),
-    dtypes=ALL_DTYPES,
+    dtypes=ALL_DTYPES | _TORCHAO,
     max_ranks=1,
     modules=("torch", "transformers"),
-    accepts=_ATTENTION,
+    accepts={**_COMMON, **_GRAPHS},
 )
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(
@@ -26,15 +37,11 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
     implementation="genqual.engines.transformers_compiled:TransformersCompiled",
     summary="transformers' generate with a static cache and a torch.compile'd decode step, one rank",
     devices=frozenset({"xeon", "cuda", "xpu"}),
-    dtypes=ALL_DTYPES,
+    dtypes=ALL_DTYPES | _TORCHAO,
     max_ranks=1,
     modules=("torch", "transformers"),
     needs_compiler=True,
-    accepts={
-        **_ATTENTION,
-        "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
-        "cache_bucket": "cache lengths are multiples of so many tokens (128)",
-    },
+    accepts={**_COMMON, **_GRAPHS},
 )
 
 TRANSFORMERS_TP: Final = EngineSpec(
@@ -46,7 +53,7 @@ TRANSFORMERS_TP: Final = EngineSpec(
     min_ranks=2,
     modules=("torch", "transformers", "accelerate"),
     architectures=frozenset({"llama"}),
-    accepts=_ATTENTION,
+    accepts=_COMMON,
     lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
 )
 
@@ -58,5 +65,49 @@ DEEPSPEED_INFERENCE: Final = EngineSpec(
     dtypes=ALL_DTYPES,
     modules=("torch", "transformers", "deepspeed"),
     architectures=frozenset({"bloom", "llama"}),
-    accepts={**_ATTENTION, "kernel_inject": "true: DeepSpeed's own kernels, where platform and version have them"},
+    accepts={
+        **_COMMON,
+        "load": "unsharded, meta (no rank ever holds the whole model) or presharded",
+        "kernel_inject": "true: DeepSpeed's own kernels, where platform and version have them",
+    },
+    lacks_dtypes=(
+        (
+            "int8-deepspeed",
+            "DeepSpeed's int8 lives in its injected kernels, which exist on CUDA only and refuse transformers after "
+            "4.43.4; AutoTP would cast the weights to int8 without scales",
+        ),
+    ),
+)
+
+ACCELERATE: Final = EngineSpec(
+    name="accelerate",
+    implementation="genqual.engines.accelerated:Accelerate",
+    summary="accelerate: one process, weights spread over devices, or offloaded to the host or to disk",
+    devices=frozenset({"xeon", "cuda", "xpu"}),
+    dtypes=ALL_DTYPES | {"int8-bitsandbytes"},
+    max_ranks=1,
+    modules=("torch", "transformers", "accelerate"),
+    accepts={
+        **_COMMON,
+        "placement": "auto (device_map), split, cpu-offload, disk-offload, disk (half of the layers), dispatch",
+        "max_memory": "what the device may hold with placement=auto (200MB, 40GiB, as accelerate reads it)",
+        "offload_folder": "where placements on disk put the weights; default: the temporary directory",
+    },
+)
+
+DEEPSPEED_ZERO: Final = EngineSpec(
+    name="deepspeed-zero",
+    implementation="genqual.engines.deepspeed_zero:DeepSpeedZero",
+    summary="DeepSpeed ZeRO-3 inference: weights shared by all ranks, a stream of own prompts in each",
+    devices=frozenset({"xeon", "cuda", "xpu"}),
+    dtypes=ALL_DTYPES,
+    modules=("torch", "transformers", "deepspeed"),
+    architectures=frozenset({"bloom", "llama"}),
+    streams=True,
+    accepts={
+        **_COMMON,
+        "offload": "none, cpu or nvme: where partitions wait until they are gathered",
+        "nvme_path": "folder on the NVMe, with offload=nvme; default: the temporary directory",
+        "synced_gpus": "false lets a stream that has ended leave its peers waiting: only to show that this hangs",
+    },
 )

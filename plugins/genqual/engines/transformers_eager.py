@@ -1,23 +1,51 @@
-"""The `transformers` engine: an eager PyTorch model in one rank. Sharding and compiling live elsewhere."""
+"""The `transformers` engine: transformers' own generate in one rank, eager or by graphs. Sharding lives elsewhere."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from genqual.engines.base import LoadRequest
 from genqual.engines.clocked import Phases
+from genqual.engines.graphs import Graphs, graphs_of
 from genqual.engines.hf import HfEngine
+from genqual.engines.quantising import TORCHAO, quantise
 from genqual.engines.reading import read
+from genqual.spec import Json
 
 
 class TransformersEager(HfEngine):
-    """Option `attn_implementation`: "eager" or "sdpa"; absent, transformers chooses."""
+    """Options: `attn_implementation` ("eager", "sdpa"; absent, transformers chooses); `graphs`, see `engines.graphs`.
+
+    Quantisation schemes of torchao are applied to the model once it is on its device.
+    """
 
     name = "transformers"
+    default_graphs: ClassVar[str] = "none"
 
     def make(self, request: LoadRequest, phases: Phases) -> Any:
+        self._graphs: Graphs = graphs_of(request, self.default_graphs)
+        phases.end("import")
         model = read(request)
+        self._graphs.check(model)
         phases.end("read")
         model.to(self._torch_device)
         phases.end("shard")
-        return model
+        if request.dtype in TORCHAO:
+            model = quantise(model, request.dtype)
+            phases.end("quantise")
+        return self._graphs.wrap(model)
+
+    def decode_options(self, rows: int, length: int) -> dict[str, Any]:
+        return self._graphs.decode_options(self.model, rows, length, self._keys)
+
+    def after_decode(self, steps: int) -> None:
+        self._graphs.after_decode(steps)
+
+    def model_changed(self) -> None:
+        self._graphs.forget()
+
+    def drop_buffers(self) -> None:
+        self._graphs.drop_buffers()
+
+    def details(self) -> dict[str, Json]:
+        return self._graphs.details()

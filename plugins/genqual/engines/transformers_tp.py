@@ -27,5 +27,8 @@ class TransformersTP(HfEngine):
         phases.end("shard")
         return model
 
+    def share(self, request: LoadRequest) -> float:
+        return 1.0 / request.world_size
+
     def details(self) -> dict[str, Json]:
         return {"tp_plan": {str(name): str(style) for name, style in (self.model._tp_plan or {}).items()}}

@@ -9,12 +9,15 @@ from typing import Any, Final
 import numpy as np
 import torch
 import transformers
+from filelock import FileLock
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.build import build, dtype_option
+from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
 from genqual.spec import Json
 
@@ -91,6 +94,25 @@ def _loaded(where: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     reported: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     found: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(where, **(reported | options))
     return found
+
+
+def converted(spec: ModelSpec, dtype: torch.dtype, *, without: str = "") -> Path:
+    """One safetensors file of the model in `dtype`, names without the prefix `without`; made once, kept in the cache.
+
+    For loaders that take a file as it is. Raises BadInput for a GGUF file or a hub id.
+    """
+    kind = str(dtype).removeprefix("torch.")
+    folder = cache_dir() / "converted"
+    file = folder / f"{spec.name}-{weights.sha256(spec)[:16]}-{kind}{'-bare' if without else ''}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            state = weights.lazily(spec)
+            tensors = {name.removeprefix(without): torch.from_numpy(state[name]).to(dtype) for name in state}
+            scratch = file.with_suffix(".new")
+            save_file(tensors, scratch)
+            scratch.replace(file)
+    return file
 
 
 def state_hash(model: Any) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn
 
+from genqual.engines import scratch
 from genqual.engines.base import Loaded
 from genqual.errors import BadInput, EngineFailed, GenqualError, OutOfMemory, Unsupported
 from genqual.ranks import diagnosis, processes
@@ -235,6 +236,8 @@ class RankGroup:
         if self._process is None:
             return
         survivors = processes.end(self._process, self.mark, politely=politely)
+        for folder in scratch.sweep(self.logs):
+            self._progress(f"{self.plan.case}: {folder} holds offloaded weights and could not be removed")
         self._links.close()
         self._process = None  # only now: a second Ctrl-C in between leaves the work to the next call
         if survivors:

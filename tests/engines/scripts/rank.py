@@ -39,11 +39,12 @@ class Rank:
     def __init__(self, plan: dict[str, Any]) -> None:
         start = time.perf_counter()
         self.rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self.engine = fetch(spec_of(plan["engine"]).implementation)()
+        spec = spec_of(plan["engine"])
+        self.engine = fetch(spec.implementation)()
         self.import_s = time.perf_counter() - start
         self.request = LoadRequest(
             *(resolve(plan["model"]), plan.get("dtype", "fp32"), "cpu", self.rank, world, self.rank, world, 1),
-            plan.get("options", {}),
+            {**spec.options, **plan.get("options", {})},
         )
         self.loaded = self.engine.load(self.request)
 
@@ -179,6 +180,44 @@ class Rank:
             engine = type(self.engine)()
             engine.load(dataclasses.replace(self.request, model=resolve(folder)))
         return dataclasses.asdict(engine.generate(TokenBatch.of(rows), new))
+
+    def held(self, rows: list[list[int]], new: int, megabytes: int) -> dict[str, Any]:
+        """As `starve`, with the limit that option `host_memory` sets."""
+        from genqual.engines import preflight
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        more = preflight._data_bytes() + (megabytes << 20)
+        preflight.limit_host_memory(dataclasses.replace(self.request, options={"host_memory": more}))
+        big = TokenBatch.of([list(range(512))] * 1024)
+        try:
+            self.engine.score_prefill(big, np.ones((1024, 400), dtype=np.int64))
+            raised = ""
+        except GenqualError as error:
+            raised = f"{type(error).__name__}: {error}"
+        answer = {"raised": raised} | self.generate(rows, new)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        return answer
+
+    def tight(self, model: str, megabytes: int) -> str:
+        """What a second engine says to `model` when `megabytes` are left."""
+        from genqual.engines import preflight
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        said = self.refused(model, host_memory=preflight._data_bytes() + (megabytes << 20))
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+        return said
+
+    def streams(self, prompts: list[list[list[int]]], new_tokens: list[int]) -> dict[str, Any]:
+        call = fetch("genqual.engines.deepspeed_zero:streams")
+        return dict(call(self.engine, prompts=prompts, new_tokens=new_tokens))
+
+    def full_disk(self, limit: int, **options: Any) -> str:
+        """What a second engine says when no file may grow beyond `limit` bytes."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        said = self.refused(**options)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return said
 
     def refused(self, model: str | None = None, **options: Any) -> str:
         """What a second engine says to another model or to `options`."""

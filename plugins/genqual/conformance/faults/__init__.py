@@ -15,7 +15,10 @@ from genqual.spec import Json
 
 Kind = Literal["logits", "rank"]
 
-HF_ENGINES: Final = frozenset({"transformers", "transformers-compiled", "transformers-tp", "deepspeed-inference"})
+IN_PLACE: Final = frozenset({"transformers", "transformers-compiled", "transformers-tp", "deepspeed-inference"})
+"""Engines whose weights lie where the model has them: one may be altered there."""
+
+HF_ENGINES: Final = IN_PLACE | {"accelerate", "deepspeed-zero"}
 SHARDED: Final = frozenset({"transformers-tp", "deepspeed-inference"})
 
 
@@ -31,10 +34,15 @@ class Fault:
     engines: frozenset[str] = HF_ENGINES
     min_ranks: int = 1
     params: dict[str, Json] = field(default_factory=dict)
+    needs: str = ""  # a word that the engine's options or the precision must have: "placement=", "int8"
 
-    def fits(self, *, engine: str, architecture: str, ranks: int) -> bool:
+    def fits(self, *, engine: str, architecture: str, ranks: int, dtype: str = "fp32") -> bool:
         """Whether it can be injected there."""
-        return engine in self.engines and architecture in self.architectures and ranks >= self.min_ranks
+        if self.needs not in f"{engine} {dtype}":
+            return False
+        return (
+            engine.partition(":")[0] in self.engines and architecture in self.architectures and ranks >= self.min_ranks
+        )
 
 
 def _catalogue(faults: Iterable[Fault]) -> dict[str, Fault]:
@@ -77,8 +85,47 @@ CATALOGUE: Final[dict[str, Fault]] = _catalogue(
             "one layer is 5 % off inside the compiled graph and nowhere else",
             engines=frozenset({"transformers-compiled"}),
         ),
-        Fault("sign_flip", f"{_HERE}.weights:sign_flip", "one sign bit of one weight matrix is flipped"),
-        Fault("row_zeroed", f"{_HERE}.weights:row_zeroed", "one row of one weight matrix is zero"),
+        Fault(
+            "sign_flip",
+            f"{_HERE}.weights:sign_flip",
+            "one sign bit of one weight matrix is flipped",
+            engines=IN_PLACE,
+        ),
+        Fault("row_zeroed", f"{_HERE}.weights:row_zeroed", "one row of one weight matrix is zero", engines=IN_PLACE),
+        Fault(
+            "shard_swapped",
+            f"{_HERE}.engines:shard_swapped",
+            "two ranks have each other's shard of one matrix",
+            engines=SHARDED,
+            min_ranks=2,
+        ),
+        Fault(
+            "not_fetched_back",
+            f"{_HERE}.engines:not_fetched_back",
+            "an offloaded matrix is not fetched: the buffer holds the layer before",
+            engines=frozenset({"accelerate"}),
+            needs="placement=",
+        ),
+        Fault(
+            "lost_scale",
+            f"{_HERE}.engines:lost_scale",
+            "the scale of one row of a quantised matrix is lost",
+            engines=frozenset({"transformers", "accelerate"}),
+            needs="int8",
+        ),
+        Fault(
+            "shared_stream",
+            f"{_HERE}.engines:shared_stream",
+            "in one layer a stream's cache is filled with its neighbour's tokens",
+            engines=frozenset({"deepspeed-zero"}),
+            min_ranks=2,
+        ),
+        Fault(
+            "stale_input",
+            f"{_HERE}.engines:stale_input",
+            "a recorded graph's input is left as it was: it reads the token before",
+            engines=frozenset({"transformers-compiled"}),
+        ),
         Fault("rank_exit", f"{_HERE}.ranks:rank_exit", "one rank exits, or is killed, at a decode step", kind="rank"),
         Fault("rank_sleep", f"{_HERE}.ranks:rank_sleep", "one rank stops answering at a decode step", kind="rank"),
         Fault("rank_raise", f"{_HERE}.ranks:rank_raise", "one rank raises at a decode step", kind="rank"),

@@ -1,0 +1,35 @@
+"""Out of memory under a limit of the kernel: the row says oom, the next batch runs, the same ranks answer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+from tests.plugin.suite import ROOT, suite
+
+ENGINE = "transformers:host_memory=1500MB"
+TOO_MANY = 16384  # rows of 32 tokens: 200 KB each while they are read
+
+
+def test_a_batch_that_does_not_fit_is_an_outcome(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", "xeon", "--benchmark", "--engine", ENGINE, "--model", "llama-tiny", "--dtype", "fp32",
+        "--batch-sizes", f"2,{TOO_MANY},3", "--input-lengths", "32", "--new-tokens", "3", "-v",
+        *(str(ROOT / "suites" / file) for file in ("performance/test_latency.py", "conformance/test_greedy.py")),
+        "-k", "test_time_per_output_token or test_logits_match or test_free_run",
+    )  # fmt: skip
+    said = run.stdout
+    assert run.returncode == 0, said + run.stderr
+    assert "OOM" in said
+    ran = [line for line in said.splitlines() if "::test_" in line]
+    places = [next(i for i, line in enumerate(ran) if word in line) for word in (f"b{TOO_MANY}", "b3-", "test_logits")]
+    assert places == sorted(places), said  # measured first, judged after
+    with sqlite3.connect(tmp_path / "results.db") as database:
+        bodies = [json.loads(body) for (body,) in database.execute("select body from records")]
+    measured = {body["workload"]["batch"]: body["outcome"] for body in bodies if body["kind"] == "measurement"}
+    assert {batch: outcome["status"] for batch, outcome in measured.items()} == {2: "ok", TOO_MANY: "oom", 3: "ok"}
+    assert "ran out of memory" in measured[TOO_MANY]["message"]
+    judged = [body["outcome"]["status"] for body in bodies if body["kind"] == "judgement"]
+    assert judged == ["ok", "ok"]
+    assert len(list((tmp_path / "logs").glob("*/xeon-transformers*"))) == 1  # one group served them all
