@@ -16,6 +16,7 @@ USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
+    "db": ("genqual.commands.db:db", "Make or migrate the tables of a database that results go to."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
     "engines": (
         "genqual.commands.engines:engines",
@@ -24,6 +25,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
+    "schema": ("genqual.commands.schema:schema", "The JSON Schema of a record, for readers in any language."),
+    "sign": ("genqual.commands.trust:sign", "Sign what a run recorded: a DSSE envelope over its manifest."),
+    "verify": ("genqual.commands.trust:verify", "Check a run: signatures, hashes, completeness, audits."),
     "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),
 }
 """Subcommand -> where it is, and the line that `--help` shows without importing it."""

@@ -68,8 +68,9 @@ class Measuring:
         case = generator.case
         key = (case, workload)
         if key not in self._published:
-            measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
-            found = self._metrics(generator, measured) if measured.status == "ok" else {}
+            with recorder.attempt(case, workload):
+                measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
+                found = self._metrics(generator, measured) if measured.status == "ok" else {}
             gates = {name: self._gate(case, measured, one) for name, one in found.items()}
             wrong = case in self.wrong
             path = recorder.measurement(
@@ -83,6 +84,8 @@ class Measuring:
                 status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
                 message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
                 label=label,
+                runs=measured.runs,
+                peaks=self._peaks(case),
             )
             self._published[key] = Published(measured, found, gates, path)
         return self._published[key]
@@ -125,6 +128,16 @@ class Measuring:
             replies = generator.invoke(PROBE, params)
             self._rooflines[case] = tuple(Roofline.from_json(_object(reply.value)) for reply in replies)
         return self._rooflines[case]
+
+    def _peaks(self, case: Case) -> dict[str, float]:
+        """The least of the ranks' peaks, where they were probed."""
+        probed = self._rooflines.get(case, ())
+        if not probed:
+            return {}
+        return {
+            f"{case.dtype}_flop": min(one.flop_per_s for one in probed),
+            "read_bytes": min(one.reads[-1].bytes_per_s for one in probed),
+        }
 
     def _gate(self, case: Case, measured: Measurement, metric: metrics.Metric) -> GateResult:
         subject = Subject(

@@ -173,6 +173,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     if tally.records:
+        run.keep_manifest(tally.records)
         run.push()
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Literal
 
 from genqual.conformance.judgement import Judgement
-from genqual.devices.registry import devices
-from genqual.engines.registry import engine
-from genqual.models.registry import resolve
+from genqual.errors import GenqualError, Unsupported
 from genqual.performance import metrics
 from genqual.performance.definitions import DEFINITIONS
 from genqual.performance.verdict import GateResult
+from genqual.ranks.errors import GroupLost
 from genqual.results import parts, verdict
 from genqual.results.metric import Gate, Metric
+from genqual.results.outputs import Outputs, Ran
 from genqual.results.record import Record
 from genqual.results.spool import Spool
+from genqual.results.trust.journal import Journal
 from genqual.spec import Case, Json, Workload
-
-DISTRIBUTIONS: Final = (
-    "torch",
-    "transformers",
-    "deepspeed",
-    "accelerate",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pytest",
-    "pytest-benchmark",
-    "optimum-habana",
-    "habana-torch-plugin",
-    "bitsandbytes",
-    "torchao",
-)
+from genqual.subject import asked_bytes, names, subject
+from genqual.subject import workload as asked
 
 Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail", "skipped"]
 
@@ -42,10 +30,50 @@ Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail"
 class Recorder:
     """Writes the records of one run; `label` is a test's id, kept beside a record and never part of its key."""
 
-    def __init__(self, spool: Spool, run: str, command: str) -> None:
+    def __init__(self, spool: Spool, run: str, command: str, journal: Path | None = None) -> None:
         self._spool = spool
+        self._journal = Journal(journal)
         self._run = run
         self._command = command
+        self._attempts: Counter[str] = Counter()
+        self._begun: set[tuple[Case, Workload]] = set()
+
+    def _write(self, made: Record) -> Path:
+        """Spool as the next attempt at what its key names: a second measurement never stands in for the first."""
+        self._attempts[made.key] += 1
+        attempt = self._attempts[made.key]
+        made = made if attempt == 1 else made.model_copy(update={"attempt": attempt})
+        path = self._spool.write(made)
+        self._journal.wrote(made.id)
+        return path
+
+    @contextmanager
+    def attempt(self, case: Case, workload: Workload) -> Iterator[None]:
+        """Around the measuring of a workload: noted before it begins, recorded when it ends without numbers.
+
+        What was begun and left no record shows in the run's manifest, whoever ended it.
+        """
+        if (case, workload) in self._begun:
+            yield
+            return
+        self._begun.add((case, workload))
+        self._journal.begin(_subject(case, workload))
+        try:
+            yield
+        except (GenqualError, GroupLost) as error:
+            text = error.headline if isinstance(error, GroupLost) else str(error)
+            self.measurement(
+                case,
+                workload,
+                {},
+                {},
+                weights_sha256=None,
+                protocol={},
+                inspection={},
+                status="unsupported" if isinstance(error, Unsupported) else "error",
+                message=f"{type(error).__name__}: {text}",
+            )
+            raise
 
     def judgement(
         self,
@@ -61,11 +89,11 @@ class Recorder:
         protocol: Mapping[str, Json],
     ) -> Path:
         """A verdict on one property; `shape` is (steps, rows) of what was judged, `protocol` the test's parameters."""
-        return self._spool.write(
+        return self._write(
             Record(
                 run=self._run,
                 kind="judgement",
-                **_subject(case, weights_sha256, inspection),
+                **subject(case, weights_sha256, inspection),
                 workload=parts.Workload(
                     prompts=prompts, steps=shape[0] if shape else None, batch=shape[1] if shape else None
                 ),
@@ -90,8 +118,14 @@ class Recorder:
         status: Status = "ok",
         message: str = "",
         label: str = "",
+        runs: Sequence[Ran] = (),
+        peaks: Mapping[str, float] | None = None,
     ) -> Path:
-        """Every metric of one workload, each with its verdict; or the status that says why there is none."""
+        """Every metric of one workload, each with its verdict; or the status that says why there is none.
+
+        `runs` are the timed runs, whose tokens are kept for an audit; `peaks` what a roofline probe measured, per
+        second and rank.
+        """
         kept = tuple(
             Metric.of(
                 one,
@@ -100,65 +134,51 @@ class Recorder:
             )
             for name, one in measured.items()
         )
-        return self._spool.write(
+        outputs = Outputs.of(runs)
+        found = subject(case, weights_sha256, inspection)
+        found["system"] = found["system"].with_peaks(peaks or {}, "roofline probe of this run, one rank")
+        return self._write(
             Record(
                 run=self._run,
                 kind="measurement",
-                **_subject(case, weights_sha256, inspection),
-                workload=parts.Workload.of(workload),
-                outcome=parts.Outcome(status=status, phase="generate", message=message or None),
+                **found,
+                workload=asked(case, workload, inspection, outputs.lengths if outputs else None),
+                outcome=_ended(status, message),
                 metrics=kept,
+                outputs=outputs,
                 protocol=dict(protocol),
-                labels={"test": label} if label else {},
+                labels={"subject": _subject(case, workload)} | ({"test": label} if label else {}),
                 command=self._command,
             )
         )
 
     def unsupported(self, case: Case, reason: str, *, weights_sha256: str | None) -> Path:
         """An engine that cannot run a case, with its reason: a row of its own in every comparison."""
-        return self._spool.write(
+        return self._write(
             Record(
                 run=self._run,
                 kind="measurement",
-                **_subject(case, weights_sha256, {}),
+                **subject(case, weights_sha256, {}),
                 workload=parts.Workload(),
-                outcome=parts.Outcome(status="unsupported", phase="load", message=reason),
+                outcome=parts.Outcome(status="unsupported", phase="load", message=names().text(reason)),
                 command=self._command,
             )
         )
 
 
-def _subject(case: Case, weights_sha256: str | None, inspection: Mapping[str, Json]) -> dict[str, Any]:
-    return {
-        "system": _system(case.device, case.ranks * max(1, case.cores_per_rank)),
-        "software": _software(),
-        "model": parts.Model.of(resolve(case.model), weights_sha256),
-        "engine": parts.Engine(
-            name=case.engine,
-            ranks=case.ranks,
-            parallelism=_parallelism(case),
-            options={**engine(case.engine).options, "cores_per_rank": case.cores_per_rank},
-            inspection=dict(inspection),
-        ),
-        "precision": parts.Precision(dtype=case.dtype),
-    }
+def _subject(case: Case, workload: Workload) -> str:
+    """What the journal calls an attempt."""
+    return f"{case} {workload.id}"
 
 
-def _parallelism(case: Case) -> dict[str, int]:
-    """What the ranks share: one model's tensors, or nothing, each with prompts of its own."""
-    if case.ranks == 1:
-        return {}
-    return {"data" if engine(case.engine).streams else "tensor": case.ranks}
-
-
-@cache
-def _system(device: str, used: int) -> parts.System:
-    return parts.System.of(devices()[device].identity(), used)
-
-
-@cache
-def _software() -> parts.Software:
-    return parts.Software.here(DISTRIBUTIONS)
+def _ended(status: Status, message: str) -> parts.Outcome:
+    """How a measurement ended; this host's name does not stand in the message."""
+    return parts.Outcome(
+        status=status,
+        phase="generate",
+        bytes=asked_bytes(message) if status == "oom" else None,
+        message=names().text(message) or None,
+    )
 
 
 def _outcome(judgement: Judgement) -> parts.Outcome:

@@ -6,7 +6,7 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -27,8 +27,12 @@ from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.recording import Recorder
+from genqual.results.files import write_whole
 from genqual.results.push import PushReport, push
+from genqual.results.record import Record
 from genqual.results.spool import Spool
+from genqual.results.trust.journal import noted
+from genqual.results.trust.manifest import Manifest, hashes_of
 from genqual.selection import Selection
 from genqual.spec import Case, Json, Workload
 
@@ -83,7 +87,31 @@ class Run:
     @cached_property
     def recorder(self) -> Recorder:
         """Writes the records of this run."""
-        return Recorder(self.spool, self.id, shlex.join(["pytest", *sys.argv[1:]]))
+        return Recorder(self.spool, self.id, shlex.join(["pytest", *sys.argv[1:]]), self.journal)
+
+    @property
+    def journal(self) -> Path:
+        """Where the attempts of this run are noted before they begin, by every process of it."""
+        return self.state / "attempts" / f"{self.id}.jsonl"
+
+    def keep_manifest(self, records: Iterable[Path]) -> None:
+        """Write what `genqual sign` signs: the chain of this run's records, its attempts, logs and probes."""
+        notes = noted(self.journal)
+        wrote = notes.wrote or [path.stem for path in records]
+        read = (place.read(identifier) for place in self.spool.places for identifier in wrote if place.has(identifier))
+        known = self.selection.probed
+        manifest = Manifest.of(
+            {one.id: one for one in read if isinstance(one, Record)}.values(),
+            started=notes.begun,
+            logs=hashes_of(self.state / "logs" / self.id),
+            probes={name: {"probe": one.probe, "found": one.found} for name, one in known.items()},
+        )
+        target = self.state / "manifests" / f"{self.id}.json"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, manifest.to_bytes())
+        except OSError as error:
+            self.warnings.append(f"{target} cannot be written ({error.strerror}), so this run cannot be signed")
 
     def generator(self, case: Case) -> Generator:
         """The handle of `case`; its ranks start at the first call."""

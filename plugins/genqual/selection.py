@@ -33,6 +33,11 @@ class Selection:
         return self._presence[device]
 
     @property
+    def probed(self) -> dict[str, Presence]:
+        """What the probes found, of those devices that anything asked for."""
+        return dict(self._presence)
+
+    @property
     def named(self) -> frozenset[str]:
         """The devices that `-m` asks for."""
         return named(self.markexpr, devices())

@@ -182,6 +182,9 @@ class FakeNvml(ModuleType):
             "nvmlDeviceGetPciInfo": SimpleNamespace(busId="00000000:17:00.0"),
             "nvmlDeviceGetCudaComputeCapability": (8, 0),
             "nvmlDeviceGetPowerUsage": 71500,
+            "nvmlDeviceGetEnforcedPowerLimit": 400_000,
+            "nvmlDeviceGetMaxClockInfo": 1593,
+            "nvmlDeviceGetVbiosVersion": "92.00.45.00.05",
             "nvmlDeviceGetTemperature": 40,
             "nvmlDeviceGetClockInfo": 1410,
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0x24,
@@ -217,6 +220,8 @@ def test_nvml_is_asked_first_and_closed(binding: FakeNvml) -> None:
     assert isinstance(cards, list)
     assert isinstance(cards[0], dict)
     assert (cards[0]["compute_capability"], cards[0]["bus"]) == ("8.0", "00000000:17:00.0")
+    assert (cards[0]["firmware"], cards[0]["power_cap_w"]) == ("92.00.45.00.05", 400.0)
+    assert cards[0]["clocks_mhz"] == {"sm": 1593, "memory": 1593}
     readings = cuda.conditions()["cards"]
     assert isinstance(readings, list)
     assert isinstance(readings[0], dict)

@@ -111,3 +111,14 @@ def test_the_kernels_list_format(text: str | None, cpus: tuple[int, ...]) -> Non
     assert as_cpu_list(cpus) == (text or "")
     with pytest.raises(ValueError, match="invalid literal"):
         cpu_list("0-x")
+
+
+def test_power_and_clock_limits_are_read_where_the_kernel_shows_them(root: Path) -> None:
+    Host().write(root)
+    assert host_facts(root)["power_cap_w"] is host_facts(root)["clocks_mhz"] is None
+    for zone, watts in (("intel-rapl:0", 350), ("intel-rapl:1", 350), ("intel-rapl:1:0", 40)):  # the last is memory
+        write(root, f"sys/class/powercap/{zone}/constraint_0_power_limit_uw", str(watts * 10**6))
+    for name, khz in (("min", 800_000), ("max", 3_500_000)):
+        write(root, f"sys/devices/system/cpu/cpu0/cpufreq/scaling_{name}_freq", str(khz))
+    assert host_facts(root)["power_cap_w"] == 700.0
+    assert host_facts(root)["clocks_mhz"] == {"min": 800.0, "max": 3500.0}

@@ -1,25 +1,28 @@
-"""Processes that send into one database at the same moment, each record twice. Prints what was new to each sending."""
+"""Processes that send into one database at the same moment, each record twice. Prints what was new to each process."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from genqual.results.sinks.sql import SqlSink
+from genqual.results.sinks.registry import open_sink
 from tests.results.make import record
 
 
-def main(database: str, processes: int, each: int) -> None:
+def main(url: str, processes: int, each: int, at_once: int) -> None:
     start, go = os.pipe()
     children = []
     for number in range(processes):
         child = os.fork()
         if child == 0:
             os.close(go)
-            os.read(start, 1)  # returns when the parent closes its end: all begin together
             made = [record(run=f"run-{number}", attempt=attempt) for attempt in range(1, each + 1)]
-            sink = SqlSink.open(f"sqlite:///{database}")
-            new = sum(sink.send([one]) + sink.send([one]) for one in made)
+            sink = open_sink(url)
+            os.read(start, 1)  # returns when the parent closes its end: all begin together
+            new = 0
+            for first in range(0, each, at_once):
+                some = made[first : first + at_once]
+                new += sink.send(some) + sink.send(some)
             sink.close()
             os.write(1, f"{new}\n".encode())
             os._exit(0)
@@ -30,4 +33,4 @@ def main(database: str, processes: int, each: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -16,7 +16,7 @@ import genqual
 from genqual.devices.base import Device, Presence
 from genqual.devices.registry import devices
 from genqual.errors import GenqualError
-from genqual.results.parts import installed
+from genqual.results.installed import versions
 from genqual.results.text import clean
 
 PACKAGES: Final = ("torch", "transformers", "accelerate", "deepspeed", "gguf", "optimum-habana", "nvidia-ml-py")
@@ -90,7 +90,7 @@ def _compiler(name: str) -> bool:
 
 def _packages(present: list[str]) -> list[str]:
     _section("Packages")
-    here = installed(PACKAGES)
+    here = versions(PACKAGES)
     for name in PACKAGES:
         click.echo(f"  {name:<17} {here.get(name, 'missing')}")
     if {"torch", "transformers"} <= here.keys() or not present:

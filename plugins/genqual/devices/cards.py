@@ -63,6 +63,7 @@ class Cards(ABC):
     """The part of `Device` that accelerators share. Every call looks anew, since a card can be lost at any time."""
 
     name: str
+    vendor: str
     variable: str  # the environment variable by which a process is shown only some cards
 
     def __init__(self, root: Path = Path("/"), timeout_s: float = TIMEOUT_S) -> None:
@@ -116,6 +117,7 @@ class Cards(ABC):
         drivers: list[Json] = [*sorted({card.driver for card in choice.cards if card.driver})]
         facts: dict[str, Json] = {
             **host_facts(self._root),
+            "vendor": self.vendor,
             "cards": cards,
             "drivers": drivers,
             "cards_hidden": choice.hidden,

@@ -21,6 +21,7 @@ class Cuda(Cards):
     """NVIDIA GPUs. GPUs in MIG mode are named and not counted: a process sees one instance only, so no group fits."""
 
     name = "cuda"
+    vendor = "NVIDIA"
     torch_device = "cuda"
     backend = "nccl"
     exclusive = False

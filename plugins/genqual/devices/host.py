@@ -60,6 +60,24 @@ def governor(root: Path) -> str | None:
     return ",".join(sorted(name for name in found if name)) or None
 
 
+def power_cap(root: Path) -> float | None:
+    """Watts that all packages together may use for long, by RAPL; None where the kernel does not show it."""
+    limits = [
+        read_int(zone / "constraint_0_power_limit_uw")
+        for zone in sorted(root.glob("sys/class/powercap/intel-rapl:[0-9]*"))
+        if ":" not in zone.name.removeprefix("intel-rapl:")  # a part of a package, such as its memory
+    ]
+    known = [limit for limit in limits if limit is not None]
+    return sum(known) / 1e6 if known else None
+
+
+def clock_limits(root: Path) -> dict[str, Json] | None:
+    """The lowest and highest clock a core may have, MHz; None where the host does not scale or show them."""
+    policy = root / "sys/devices/system/cpu/cpu0/cpufreq"
+    found = {name: read_int(policy / f"scaling_{name}_freq") for name in ("min", "max")}
+    return {name: khz / 1000 for name, khz in found.items() if khz is not None} or None
+
+
 def host_facts(root: Path) -> dict[str, Json]:
     """What a record keeps of the host, whatever the device under test; unknown is null. No host name, no serial."""
     info = read_cpuinfo(root)
@@ -76,6 +94,8 @@ def host_facts(root: Path) -> dict[str, Json]:
         "product": read(root / "sys/class/dmi/id/product_name"),
         "microcode": info.microcode if info else None,
         "governor": governor(root),
+        "power_cap_w": power_cap(root),
+        "clocks_mhz": clock_limits(root),
         "frequency_driver": read(cpu / "cpu0/cpufreq/scaling_driver"),
         "turbo": None if no_turbo is None else no_turbo == 0,
         "smt_active": None if smt is None else smt == "1",

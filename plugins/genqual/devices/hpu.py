@@ -26,6 +26,7 @@ class Hpu(Cards):
     """Gaudi cards, numbered by module id: it survives a reboot, and HABANA_VISIBLE_MODULES wants it."""
 
     name = "hpu"
+    vendor = "Intel Habana"
     torch_device = "hpu"
     backend = "hccl"
     exclusive = True

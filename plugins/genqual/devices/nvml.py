@@ -72,6 +72,11 @@ def _card(lib: Any, index: int, driver: Any) -> Card:
     mig = _ask(lib, "nvmlDeviceGetMigMode", handle)
     pci = _ask(lib, "nvmlDeviceGetPciInfo", handle)
     capability = _ask(lib, "nvmlDeviceGetCudaComputeCapability", handle)
+    cap = _ask(lib, "nvmlDeviceGetEnforcedPowerLimit", handle)
+    clocks: dict[str, Json] = {
+        "sm": _ask(lib, "nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_SM),
+        "memory": _ask(lib, "nvmlDeviceGetMaxClockInfo", handle, lib.NVML_CLOCK_MEM),
+    }
     return Card(
         number=index,
         name=_text(_ask(lib, "nvmlDeviceGetName", handle)),
@@ -80,7 +85,12 @@ def _card(lib: Any, index: int, driver: Any) -> Card:
         uuid=_text(_ask(lib, "nvmlDeviceGetUUID", handle)),
         bus=_text(pci.busId) if pci else None,
         problem=MIG if mig and mig[0] else "",
-        more={"compute_capability": ".".join(str(part) for part in capability) if capability else None},
+        more={
+            "compute_capability": ".".join(str(part) for part in capability) if capability else None,
+            "firmware": _text(_ask(lib, "nvmlDeviceGetVbiosVersion", handle)),
+            "power_cap_w": None if cap is None else cap / 1000,
+            "clocks_mhz": {name: clock for name, clock in clocks.items() if clock is not None} or None,
+        },
     )
 
 

@@ -21,6 +21,7 @@ class Xpu(Cards):
     """Intel GPUs. A card is a place, both tiles of a two-tile card together; `backend` is built into torch from 2.8."""
 
     name = "xpu"
+    vendor = "Intel"
     torch_device = "xpu"
     backend = "xccl"
     exclusive = False

@@ -127,12 +127,14 @@ class Generated:
 
     `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens
     were on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the rank.
+    `streamed` (rows,) int64 are the first step's tokens as they were when TTFT was stamped; None where not known.
     """
 
     tokens: NDArray[np.int64]
     step_s: NDArray[np.float64]
     wall_s: float
     cpu_s: float
+    streamed: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

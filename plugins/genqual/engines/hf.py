@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -34,6 +35,7 @@ class HfEngine:
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
+        self._told: tuple[Any, dict[str, Json]] | None = None  # config and arguments of the last generate
 
     # What a subclass decides.
 
@@ -113,7 +115,13 @@ class HfEngine:
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         if len(clock.stamps) != new_tokens:
             raise RuntimeError(f"generate ran {len(clock.stamps)} steps, not {new_tokens}")
-        return Generated(tokens=tokens, step_s=np.array(clock.stamps) - start, wall_s=wall, cpu_s=cpu)
+        return Generated(
+            tokens=tokens,
+            step_s=np.array(clock.stamps) - start,
+            wall_s=wall,
+            cpu_s=cpu,
+            streamed=None if clock.first is None else clock.first.cpu().numpy().astype(np.int64),
+        )
 
     @runtime.mapping_oom
     def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
@@ -156,9 +164,19 @@ class HfEngine:
 
     def inspect(self) -> dict[str, Json]:
         found = evidence.of_torch(self._torch_device) | evidence.of_model(self.model, self._torch_device)
-        return found | {"engine": self.name, "cache": self._cache_class, "preflight": self._preflight} | self.details()
+        found |= {"engine": self.name, "cache": self._cache_class, "generate": self._arguments()}
+        return found | {"preflight": self._preflight} | self.details()
 
     # Inside.
+
+    def _arguments(self) -> dict[str, Json]:
+        """What the last generate was told, word for word; objects by the name of their class."""
+        if self._told is None:
+            return {}
+        config, others = self._told
+        told: dict[str, Json] = json.loads(json.dumps(config.to_diff_dict(), default=str))
+        told.pop("transformers_version", None)
+        return told | others
 
     def _synchronise(self) -> None:
         runtime.synchronise(self.device)
@@ -178,6 +196,7 @@ class HfEngine:
             pad_token_id=0,
             **{name: options.pop(name) for name in ("compile_config", "disable_compile") if name in options},
         )
+        self._told = config, {name: type(value).__name__ for name, value in options.items()}
         with torch.no_grad():
             out = self.run_generate(
                 input_ids=self._tensor(batch.ids),

@@ -21,6 +21,7 @@ class StepClock:
 
     def __init__(self, synchronise: Callable[[], None]) -> None:
         self.stamps: list[float] = []  # time.perf_counter, one a step
+        self.first: torch.Tensor | None = None  # (rows,), what the first stamp is the time of
         self._synchronise = synchronise
         self._prompt_seen = False
 
@@ -30,6 +31,8 @@ class StepClock:
             return
         self._synchronise()
         self.stamps.append(time.perf_counter())
+        if self.first is None:
+            self.first = value
 
     def end(self) -> None:
         """Generate calls it when the loop ends."""

@@ -71,6 +71,7 @@ class Generator:
             step_s=np.max([one.step_s for one in ranks], axis=0),
             wall_s=max(one.wall_s for one in ranks),
             cpu_s=sum(one.cpu_s for one in ranks),
+            streamed=ranks[0].streamed,
         )
 
     def generate_ranks(self, batch: TokenBatch, new_tokens: int) -> list[Generated]:

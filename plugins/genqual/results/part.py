@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
 
 from genqual.results.canonical import finite, plain
 
@@ -32,6 +41,21 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Part(BaseModel):
-    """Base of every part: unknown fields are refused, and nothing changes once it is built."""
+    """Base of every part: unknown fields are refused, and nothing changes once it is built.
+
+    A null that is only a field's default is not written: an optional field that a later minor version adds leaves the
+    bytes, and so the ids, of records that do not use it as they are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed, validated again (pydantic's own would take any value)."""
+        fields = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
+        return type(self).model_validate({**fields, **(update or {})})
+
+    @model_serializer(mode="wrap")
+    def _lean(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        names = {field.alias or name: field for name, field in fields.items()}
+        return {name: value for name, value in write(self).items() if value is not None or names[name].is_required()}

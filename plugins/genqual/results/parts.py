@@ -6,66 +6,103 @@ version can leave them out.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 import genqual
 from genqual import spec
-from genqual.devices.base import HardwareIdentity
 from genqual.models.spec import ModelSpec
-from genqual.results.part import Count, Facts, Name, Part, Sha256
+from genqual.results.installed import versions
+from genqual.results.part import Count, Facts, Name, Part, Sha256, Tally
+from genqual.results.system import System
+from genqual.spec import Json
+
+__all__ = [
+    "Engine",
+    "Model",
+    "Origin",
+    "Outcome",
+    "Precision",
+    "Provenance",
+    "Software",
+    "Status",
+    "System",
+    "Workload",
+]
 
 Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail", "skipped"]
 Origin = Literal["measured", "cited", "derived", "simulated"]
 
 
-class System(Part):
-    """The hardware: its mark, `class_id` without any host name, and how many places were `used` (cards, CPU cores)."""
-
-    device: Name
-    class_id: Name
-    used: Count
-    facts: Facts = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, identity: HardwareIdentity, used: int) -> Self:
-        return cls(device=identity.device, class_id=identity.class_id, used=used, facts=dict(identity.facts))
-
-
 class Software(Part):
-    """What ran: genqual's own version and those of the distributions that can change a number."""
+    """What ran: genqual's own version and those of the distributions that can change a number.
+
+    `source_sha256` is of the suite's own files, `commit` names what was checked out where the suite ran, and
+    `freeze_sha256` is of every installed distribution with its version.
+    """
 
     genqual: Name
     versions: dict[str, Name] = Field(default_factory=dict)
+    python: Name | None = None
+    commit: Name | None = None
+    source_sha256: Sha256 | None = None
+    freeze_sha256: Sha256 | None = None
+    deepspeed_fork: Name | None = None
+    deepspeed_commit: Name | None = None
+    synapse: Name | None = None
+    cuda: Name | None = None
 
     @classmethod
-    def here(cls, distributions: Iterable[str] = ()) -> Self:
+    def here(cls, distributions: Iterable[str] = (), **more: str | None) -> Self:
         """The versions installed here, read without importing; what is not installed is left out."""
-        return cls(genqual=genqual.__version__, versions=installed(distributions))
+        return cls.model_validate({"genqual": genqual.__version__, "versions": versions(distributions), **more})
 
 
 class Model(Part):
-    """What was run. `weights_sha256` is of the whole checkpoint, never of one rank's shard; null when only cited."""
+    """What was run. `weights_sha256` is of the whole checkpoint, never of one rank's shard; null when only cited.
+
+    `checkpoint` is its layout on disk: `built` (from integers, no file), `safetensors`, `safetensors-3` (three
+    shards), `bin`, `gguf`, `hub`; a source may give another.
+    """
 
     name: Name
     architecture: str = ""
     weights_sha256: Sha256 | None = None
     source: str = ""
+    revision: Name | None = None
+    checkpoint: Name | None = None
+    parameters: Count | None = None
 
     @classmethod
-    def of(cls, model: ModelSpec, weights_sha256: str | None) -> Self:
-        return cls(name=model.name, architecture=model.architecture, weights_sha256=weights_sha256, source=model.source)
+    def of(cls, model: ModelSpec, weights_sha256: str | None, *, checkpoint: str | None = None) -> Self:
+        return cls(
+            name=model.name,
+            architecture=model.architecture,
+            weights_sha256=weights_sha256,
+            source=model.source,
+            revision=model.revision or None,
+            checkpoint=checkpoint,
+        )
 
 
 class Engine(Part):
-    """How it was run. `options` are ours and part of the key; `inspection` is what the engine says really ran."""
+    """How it was run. `options` are ours and part of the key; `inspection` is what the engine says really ran.
+
+    `parallelism` has any of `tensor`, `pipeline` and `data`; `streams` counts ranks or instances that ran side by side
+    and shared nothing. `graphs`: whether decode steps were replayed (CUDA or HPU graphs, a compiled step). `offload`
+    is where weights wait (`none`, `cpu`, `disk`, `nvme`), `kv_cache` the kind of cache (`dynamic`, `static`, `paged`,
+    `none`). Null: not known.
+    """
 
     name: Name
     ranks: Count
     parallelism: dict[str, Count] = Field(default_factory=dict)  # {"tensor": 2}
+    streams: Count | None = None
+    graphs: bool | None = None
+    offload: Name | None = None
+    kv_cache: Name | None = None
     options: Facts = Field(default_factory=dict)
     inspection: Facts = Field(default_factory=dict)
 
@@ -82,15 +119,22 @@ class Engine(Part):
 
 
 class Precision(Part):
-    """The declared precision."""
+    """The declared precision: `dtype` of the arithmetic, and the `scheme` where weights or cache are quantised."""
 
     dtype: Name
+    scheme: Name | None = None
+
+
+_TOLD = ("real_input_tokens", "real_new_tokens", "generate_arguments")
 
 
 class Workload(Part):
     """What was asked: a batch of `input_length` real tokens and `new_tokens` more, or a prompt set and its steps.
 
-    Null is for what a cited source does not say.
+    `batch_scope` says whose batch it is: of all ranks together (`global`), or each rank's own (`rank`).
+    `real_input_tokens` and `real_new_tokens` are what one run had, all rows together, without padding and without what
+    follows an end-of-sequence token. `generate_arguments` are the engine's own, word for word. Null is for what a
+    cited source does not say.
     """
 
     batch: Count | None = None
@@ -98,10 +142,24 @@ class Workload(Part):
     new_tokens: Count | None = None
     prompts: Name | None = None
     steps: Count | None = None
+    batch_scope: Literal["global", "rank"] | None = None
+    real_input_tokens: Tally | None = None
+    real_new_tokens: Tally | None = None
+    generate_arguments: Facts | None = None
 
     @classmethod
-    def of(cls, workload: spec.Workload) -> Self:
-        return cls(batch=workload.batch, input_length=workload.input_length, new_tokens=workload.new_tokens)
+    def of(cls, workload: spec.Workload, **more: Any) -> Self:
+        asked = {"batch": workload.batch, "input_length": workload.input_length, "new_tokens": workload.new_tokens}
+        return cls.model_validate({**asked, **more})
+
+    @property
+    def asked(self) -> Workload:
+        """What was asked alone, without what came of it and how an engine was told; it can be a key."""
+        return self.model_copy(update=dict.fromkeys(_TOLD))
+
+    def defining(self) -> dict[str, Json]:
+        """The same as plain data: part of the content key. A field that is added later, and null, keeps keys."""
+        return self.model_dump(mode="json", exclude_none=True, exclude=set(_TOLD))
 
     @property
     def label(self) -> str:
@@ -112,10 +170,14 @@ class Workload(Part):
 
 
 class Outcome(Part):
-    """How it ended; `phase` (load, warmup, generate, score) and `message` say where and why when not ok."""
+    """How it ended; `phase` (load, warmup, generate, score) and `message` say where and why when not ok.
+
+    `bytes` is what memory was asked for when there was too little of it, as far as the allocator said.
+    """
 
     status: Status = "ok"
     phase: str | None = None
+    bytes: Tally | None = None
     message: str | None = None
 
     @model_validator(mode="after")
@@ -126,10 +188,12 @@ class Outcome(Part):
 
 
 class Provenance(Part):
-    """Where the numbers come from. Cited and derived numbers name their source."""
+    """Where the numbers come from. Cited and derived ones name their source; `doubts` say what speaks against them."""
 
     kind: Origin = "measured"
     source: str | None = None
+    url: str | None = None
+    doubts: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _sourced(self) -> Self:
@@ -138,14 +202,3 @@ class Provenance(Part):
                 f"provenance {self.kind} needs a source: where the number stands, or what it is derived from"
             )
         return self
-
-
-def installed(distributions: Iterable[str]) -> dict[str, str]:
-    """Version by distribution name, of those that are installed. Imports none of them."""
-    found: dict[str, str] = {}
-    for name in distributions:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

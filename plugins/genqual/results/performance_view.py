@@ -33,7 +33,7 @@ def performance_table(records: Iterable[Record], width: int = 100) -> Renderable
     (UNSUPPORTED) says so as its verdict. More workloads than `width` has room for go into further tables below.
     """
     found = cells(records, "measurement")
-    workloads = sorted({cell.last.workload for cell in found} - {Workload()}, key=_size)
+    workloads = sorted({cell.last.workload.asked for cell in found} - {Workload()}, key=_size)
     if not workloads:
         return None
     tokens = {workload.new_tokens for workload in workloads}
@@ -66,9 +66,9 @@ def _part(found: Sequence[Cell], workloads: Mapping[Workload, str]) -> Table:
     for head in workloads.values():
         shown.add_column(Text(head), justify="right", no_wrap=True)
     shown.add_column("verdict", overflow="fold")
-    here = [cell for cell in found if cell.last.workload in (*workloads, Workload())]
+    here = [cell for cell in found if cell.last.workload.asked in (*workloads, Workload())]
     for case, group in by_case(here):
-        at = {cell.last.workload: cell for cell in group}
+        at = {cell.last.workload.asked: cell for cell in group}
         rows = [how for how in SUMMARY if any(_number(cell, how) for cell in group)] or [Shown("", "outcome")]
         for label, how in zip(spread(case, len(rows)), rows, strict=True):
             numbers = [_cell(at.get(workload), how) for workload in workloads]

@@ -9,13 +9,13 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from genqual.results.files import write_whole
 from genqual.results.record import CorruptRecord, FutureRecord, Record
 
 STALE_S: Final = 3600.0  # a write takes milliseconds: a temporary file this old belongs to a process that was killed
@@ -53,15 +53,7 @@ class Place:
         with contextlib.suppress(FileNotFoundError):
             if path.read_bytes() == data:
                 return path
-        temporary = self.directory / f".{record.id}.{secrets.token_hex(4)}.tmp"
-        try:
-            _write_synced(temporary, data)
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync_directory(self.directory)
+        write_whole(path, data)
         return path
 
     def ids(self) -> list[str]:
@@ -70,6 +62,10 @@ class Place:
             return []
         stems = (name[:-5] for name in _names(self.directory) if name.endswith(".json"))
         return sorted(stem for stem in stems if _ID.fullmatch(stem))
+
+    def has(self, identifier: str) -> bool:
+        """Whether a file here is named after this id; nothing is read."""
+        return self.exists() and (self.directory / f"{identifier}.json").is_file()
 
     def read(self, identifier: str) -> Record | SetAside:
         """The verified record, or what became of its file: quarantined when damaged, else left where it is."""
@@ -126,26 +122,3 @@ class Place:
 def _names(directory: Path) -> Iterator[str]:
     with os.scandir(directory) as entries:
         yield from (entry.name for entry in entries)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a directory; their rename is already on the server.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

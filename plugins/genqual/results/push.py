@@ -85,7 +85,9 @@ def push(spool: Spool, urls: Sequence[str], *, again: bool = False) -> PushRepor
 def _drain(spool: Spool, sink: Sink, delivery: Delivery, report: PushReport, *, again: bool) -> None:
     ledger = ledger_name(sink)
     pending = spool.pending(ledger, again=again)
-    while batch := list(islice(pending, BATCH)):
+    # A store of objects gets a session's records together; every other sink as many as it can take in its stride.
+    size = None if getattr(sink, "whole", False) else BATCH
+    while batch := list(islice(pending, size)):
         report.set_aside.extend(
             item for _, item in batch if isinstance(item, SetAside) and item not in report.set_aside
         )

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 from genqual.errors import GenqualError
 from genqual.results.canonical import canonical, digest, parse
 from genqual.results.metric import Metric
+from genqual.results.outputs import Outputs
 from genqual.results.part import Count, Facts, Name, Part
 from genqual.results.parts import (
     Engine,
@@ -81,6 +82,7 @@ class Record(Part):
     workload: Workload
     outcome: Outcome = Outcome()
     metrics: tuple[Metric, ...] = ()
+    outputs: Outputs | None = None
     judgement: Judgement | None = None
     provenance: Provenance = Provenance()
     protocol: Facts = Field(default_factory=dict)
@@ -102,7 +104,8 @@ class Record(Part):
 
     def model_post_init(self, context: Any, /) -> None:
         """Keep the canonical body: what is stored is what was validated, whatever happens to a dict in here later."""
-        self._body = canonical(self.model_dump(mode="json", by_alias=True))
+        read = context.get("body") if isinstance(context, dict) else None
+        self._body = read or canonical(self.model_dump(mode="json", by_alias=True))
 
     @property
     def id(self) -> str:
@@ -133,14 +136,7 @@ class Record(Part):
         actual = hashlib.sha256(raw).hexdigest()
         if claimed != actual:
             raise CorruptRecord(f"the id is {claimed!r}, the content hashes to {actual}: it was changed after writing")
-        record = _validated(body)
-        record._body = raw
-        return record
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with some fields changed, validated again and under its own id (pydantic's own would keep the old)."""
-        fields = {field.alias or name: getattr(self, name) for name, field in type(self).model_fields.items()}
-        return type(self).model_validate({**fields, **(update or {})})
+        return _validated(body, raw)
 
     def facets(self) -> dict[str, Json]:
         """What makes two records comparable, by facet: hardware, engine, model, dtype, workload, definition.
@@ -151,15 +147,10 @@ class Record(Part):
         judged = self.judgement
         return {
             "hardware": {"class": self.system.class_id, "used": self.system.used},
-            "engine": {
-                "name": self.engine.name,
-                "ranks": self.engine.ranks,
-                "parallelism": dict(self.engine.parallelism),
-                "options": self.engine.options,
-            },
+            "engine": self.engine.model_dump(mode="json", exclude={"inspection"}),
             "model": {"weights": self.model.weights_sha256} if self.model.weights_sha256 else model,
-            "dtype": self.precision.dtype,
-            "workload": self.workload.model_dump(mode="json", exclude_none=True),  # a field added later keeps keys
+            "dtype": self.precision.model_dump(mode="json"),
+            "workload": self.workload.defining(),
             "definition": {
                 "kind": self.kind,
                 "protocol": self.protocol,
@@ -199,10 +190,13 @@ def _check_version(body: Mapping[str, Json]) -> None:
         raise CorruptRecord(f"the record is {schema}, which was never published; this genqual reads genqual/{MAJOR}.x")
 
 
-def _validated(body: dict[str, Json]) -> Record:
-    """`body` as a record, without what only a later minor version knows. Raises CorruptRecord on any other flaw."""
+def _validated(body: dict[str, Json], raw: bytes) -> Record:
+    """`body` as a record that keeps its bytes, `raw`; without what only a later minor version knows.
+
+    Raises CorruptRecord on any other flaw.
+    """
     try:
-        return Record.model_validate(body)
+        return Record.model_validate(body, context={"body": raw})
     except ValidationError as error:
         flaws = error.errors()
     for flaw in flaws:
@@ -214,4 +208,4 @@ def _validated(body: dict[str, Json]) -> Record:
         for step in parents:
             holder = holder[step]
         del holder[name]
-    return _validated(body)
+    return _validated(body, raw)

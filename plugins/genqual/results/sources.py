@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from genqual.errors import BadInput
 from genqual.results.record import CorruptRecord, FutureRecord, Record
@@ -21,7 +22,7 @@ FORMS: Final = (
 )
 
 _SELECTOR = re.compile(r"(.*)#(\w+=[^#&]*(?:&\w+=[^#&]*)*)", re.DOTALL)
-_NAMES: Final = {field.name: field.name for field in fields(Query)} | {"class": "class_id"}
+_NAMES: Final = {f.name: f.name for f in fields(Query) if f.name != "newest"} | {"class": "class_id", "node": "host"}
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 
 
@@ -38,7 +39,7 @@ def _parsed(spec: str) -> tuple[str, Query]:
     match = _SELECTOR.fullmatch(spec)
     if match is None:
         return spec, Query()
-    conditions = {}
+    conditions: dict[str, Any] = {}
     for condition in match[2].split("&"):
         name, _, value = condition.partition("=")
         if name not in _NAMES:
@@ -80,7 +81,7 @@ def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
     """One record, or one a line."""
     lines = [data] if data.lstrip()[:2] in (b"{\n", b"{\r") else data.splitlines()
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line.strip() or (number == 1 and envelope_in(line) is not None):
             continue
         try:
             yield Record.from_bytes(line)
@@ -91,6 +92,17 @@ def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
                 f"{path}, line {number}: {error}. Take the file away (`genqual push` quarantines damaged files of its"
                 f" spool), or give {FORMS}"
             ) from None
+
+
+def envelope_in(line: bytes) -> dict[str, Any] | None:
+    """The DSSE envelope that a signed session starts with, as JSON; None where `line` is none."""
+    if b'"payloadType"' not in line:
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "payloadType" in found and "schema" not in found else None
 
 
 def _why_empty(place: str, query: Query) -> str:

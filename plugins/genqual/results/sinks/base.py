@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, Self
 
@@ -14,9 +14,17 @@ class SinkFailed(GenqualError):
     """A sink could not be written or read now. The records stay in the spool; the message names the place and why."""
 
 
+class SinkBusy(SinkFailed):
+    """It may work in a moment: the server restarts, the network blinks, a limit of requests was met. Worth a retry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which records to read: every field that is not None must match. `run` and `key` match by their beginning."""
+    """Which records to read: every field that is not None must match.
+
+    `run`, `key` and `commit` match by their beginning. `newest`: only the run that each content key was last recorded
+    in, among those that match.
+    """
 
     run: str | None = None
     key: str | None = None
@@ -26,24 +34,37 @@ class Query:
     model: str | None = None
     dtype: str | None = None
     kind: str | None = None
+    host: str | None = None
+    commit: str | None = None
+    newest: bool = False
 
-    PREFIXES = ("run", "key")
+    PREFIXES = ("run", "key", "commit")
 
     @property
     def conditions(self) -> dict[str, str]:
         """The fields that were asked for."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        given = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "newest")
+        return {name: value for name, value in given if value is not None}
 
     def matches(self, record: Record) -> bool:
-        """Whether `record` is asked for; a sink may answer this from an index of its own."""
+        """Whether `record` is asked for, `newest` aside; a sink may answer this from an index of its own."""
         columns = columns_of(record)
         return all(
-            str(columns[name]).startswith(value) if name in self.PREFIXES else columns[name] == value
+            str(columns[name] or "").startswith(value) if name in self.PREFIXES else columns[name] == value
             for name, value in self.conditions.items()
         )
 
 
-def columns_of(record: Record) -> dict[str, str | int]:
+def newest(records: Iterable[Record]) -> list[Record]:
+    """Those of the run that each content key was last recorded in, in their order."""
+    found = list(records)
+    last: dict[str, Record] = {}
+    for record in sorted(found, key=lambda record: (record.created, record.id)):
+        last[record.key] = record
+    return [record for record in found if record.run == last[record.key].run]
+
+
+def columns_of(record: Record) -> dict[str, str | int | None]:
     """What an index knows of a record, beside its bytes."""
     return {
         "id": record.id,
@@ -59,6 +80,8 @@ def columns_of(record: Record) -> dict[str, str | int]:
         "ranks": record.engine.ranks,
         "status": record.outcome.status,
         "provenance": record.provenance.kind,
+        "host": record.system.host,
+        "commit": record.software.commit,
     }
 
 

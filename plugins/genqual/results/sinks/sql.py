@@ -1,19 +1,15 @@
-"""Records in a relational table, through SQLAlchemy Core: SQLite now, any dialect with ON CONFLICT by the same code.
+"""Records in a relational table, through SQLAlchemy Core: SQLite files and PostgreSQL servers by the same code.
 
-The table is an index: `body` holds a record's canonical bytes, and every other column is read from them. SQLite files
-are created on first use; other databases must have the table already.
+The table is an index: `body` holds a record's canonical bytes, and every other column is read from them. A SQLite file
+is made on first use; a server's table is made by `genqual db upgrade`, never by a client.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from os import W_OK, access
-from pathlib import Path
+from functools import partial
 from typing import Final, Self
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -22,30 +18,23 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from genqual.errors import BadInput
 from genqual.results.record import CorruptRecord, FutureRecord, Record
-from genqual.results.sinks.base import Query, SinkFailed, columns_of
+from genqual.results.sinks import sqlite_file
+from genqual.results.sinks.base import Query, SinkBusy, SinkFailed, columns_of
+from genqual.results.sinks.newest import newest_runs, query_conditions
+from genqual.results.sinks.retrying import need, patiently
+from genqual.results.sinks.table import HEAD, RECORDS, VERSION
 from genqual.results.sinks.urls import redact, scrub
 
-BUSY_S: Final = 30.0  # how long a writer waits for the others; without it most inserts of 32 processes fail
 CHUNK: Final = 200  # records a transaction: short enough that others need not wait long
+# A server that accepts and then says nothing must not hold a run that has ended.
+CONNECT_S: Final = 10
+STATEMENT_MS: Final = 60_000
 
-RECORDS: Final = sa.Table(
-    "records",
-    sa.MetaData(),
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("created", sa.Text, nullable=False),
-    sa.Column("run", sa.Text, nullable=False, index=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("key", sa.String(64), nullable=False, index=True),
-    sa.Column("device", sa.Text, nullable=False),
-    sa.Column("class_id", sa.Text, nullable=False, index=True),
-    sa.Column("engine", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("dtype", sa.Text, nullable=False),
-    sa.Column("ranks", sa.Integer, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("provenance", sa.Text, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-)
+_MOMENTARY: Final = ("08", "40", "53", "57")  # PostgreSQL's classes: connection, rollback, resources, operator
+_TOO_SLOW: Final = "57014"  # our own limit on a statement
+_PASSING: Final = ("starting up", "shutting down", "recovery", "too many", "remaining connection slots", "terminating")
+
+KEPT: Final = "The records stay in the spool; mend this, then `genqual push` sends them"
 
 
 class SqlSink:
@@ -54,11 +43,8 @@ class SqlSink:
     def __init__(self, url: sa.URL, given: str) -> None:
         self._url = url
         self._given = given
-        self._path: Path | None = None
-        self.name = redact(given)
-        if url.get_backend_name() == "sqlite":
-            self._path = _sqlite_path(url, given)
-            self.name = f"sqlite:///{self._path}"
+        self.path = sqlite_file.path_of(url, given) if url.get_backend_name() == "sqlite" else None
+        self.name = redact(given) if self.path is None else f"sqlite:///{self.path}"
         self._writer: sa.Engine | None = None
 
     @classmethod
@@ -66,42 +52,51 @@ class SqlSink:
         """Read `url`, touching nothing. Raises BadInput when it is malformed or its driver is not installed."""
         try:
             parsed = sa.make_url(url)
+            if parsed.drivername == "postgresql":  # SQLAlchemy would take psycopg2
+                parsed = parsed.set(drivername="postgresql+psycopg")
             parsed.get_dialect().import_dbapi()
         except (SQLAlchemyError, ValueError):
             raise BadInput(f"{redact(url)}: not a database URL; give for example sqlite:///results.db") from None
         except ImportError as error:
             raise BadInput(f"{redact(url)}: its driver is missing ({error}); pip install 'genqual[upload]'") from None
-        return cls(parsed, url)
+        made = cls(parsed, url)
+        if made.path is None:
+            need("tenacity", redact(url))
+        return made
 
     def send(self, records: Sequence[Record]) -> int:
         """Insert what is not here yet, in one transaction for every 200; the count of rows that are new."""
+        # In one order everywhere: two senders of the same records cannot wait for each other.
+        rows = [{**columns_of(one), "body": one.to_bytes().decode()} for one in sorted(records, key=lambda r: r.id)]
         new = 0
-        with self._failing("written", "The records stay in the spool; mend this, then `genqual push` sends them"):
+        for start in range(0, len(rows), CHUNK):
+            insert = partial(self._insert, rows[start : start + CHUNK])
+            new += insert() if self.path is not None else patiently(insert)
+        return new
+
+    def _insert(self, rows: list[dict[str, str | int | None]]) -> int:
+        with self._failing("written", KEPT):
             engine = self._ready()
             insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert
             # Without preserve_rowcount SQLAlchemy forgets how many of an INSERT's rows were new on some drivers.
             statement = insert(RECORDS).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-            for start in range(0, len(records), CHUNK):
-                rows = [{**columns_of(r), "body": r.to_bytes().decode()} for r in records[start : start + CHUNK]]
-                with engine.begin() as connection:
-                    new += connection.execute(statement, rows).rowcount
-        return new
+            with engine.begin() as connection:
+                return connection.execute(statement, rows).rowcount
 
     def read(self, query: Query) -> Iterator[Record]:
         """Verified records, oldest first; creates and changes nothing. A row that was altered raises SinkFailed."""
-        statement = sa.select(RECORDS.c.id, RECORDS.c.body).order_by(RECORDS.c.created, RECORDS.c.id)
-        for name, value in query.conditions.items():
-            column = RECORDS.c[name]
-            if name in query.PREFIXES:
-                statement = statement.where(sa.func.substr(column, 1, len(value)) == value)
-            else:
-                statement = statement.where(column == value)
+        columns = sa.select(RECORDS.c.id, RECORDS.c.body)
+        statement = columns.where(*query_conditions(query)).order_by(RECORDS.c.created, RECORDS.c.id)
         engine = self._reader()
         try:
             with (
                 self._failing("read", "Give a database that genqual wrote, or a directory of records"),
                 engine.connect() as connection,
             ):
+                if self.path is None:
+                    self._check_version(connection)
+                if query.newest:
+                    statement = newest_runs(statement, query)
                 for identifier, body in connection.execute(statement.execution_options(yield_per=CHUNK)):
                     yield self._verified(identifier, body)
         finally:
@@ -123,32 +118,58 @@ class SqlSink:
         return record
 
     def _ready(self) -> sa.Engine:
-        """The engine to write with, its table made on first use where that is ours to do."""
+        """The engine to write with: a SQLite file's table made on first use, a server's found at our version."""
         if self._writer is not None:
             return self._writer
-        if self._path is None:
-            self._writer = sa.create_engine(self._url)
-            return self._writer
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        engine = _sqlite_engine(self._path, "rwc")
-        with engine.begin() as connection:
-            connection.execute(CreateTable(RECORDS, if_not_exists=True))
-            for index in sorted(RECORDS.indexes, key=lambda index: str(index.name)):
-                connection.execute(CreateIndex(index, if_not_exists=True))
+        if self.path is not None:
+            sqlite_file.refuse_network(self.path)
+            engine = sqlite_file.writer(self.path)
+            with engine.begin() as connection:
+                if not sa.inspect(connection).has_table(RECORDS.name):
+                    _make(connection)
+                self._check_version(connection)
+        else:
+            engine = self.server()
+            with engine.connect() as connection:
+                self._check_version(connection)
         self._writer = engine
         return engine
 
     def _reader(self) -> sa.Engine:
-        if self._path is None:
-            return sa.create_engine(self._url)
-        if not self._path.is_file():
+        if self.path is None:
+            return self.server()
+        if not self.path.is_file():
             raise SinkFailed(f"{self.name}: there is no such file; a run with --upload {self.name} makes it")
-        # A reader of a WAL database needs the side files -wal and -shm. Where it may, it must also be able to remove
-        # them again, which mode=ro cannot; on a read-only medium, where no journal waits, it must not want them.
-        if access(self._path.parent, W_OK):
-            return _sqlite_engine(self._path, "rw")
-        waiting = self._path.with_name(f"{self._path.name}-wal").exists()
-        return _sqlite_engine(self._path, "ro" if waiting else "ro&immutable=1")
+        return sqlite_file.reader(self.path)
+
+    def server(self) -> sa.Engine:
+        """Connections to the server, with limits on how long it may take."""
+        limits = {"connect_timeout": CONNECT_S, "tcp_user_timeout": STATEMENT_MS}
+        # No pool: a chunk is one transaction, and a server that restarted has left no dead connection behind.
+        arguments = {**limits, "application_name": "genqual"}
+        engine = sa.create_engine(self._url, connect_args=arguments, poolclass=sa.NullPool)
+
+        @sa.event.listens_for(engine, "begin")
+        def begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+
+        return engine
+
+    def _check_version(self, connection: sa.Connection) -> None:
+        """Raise SinkFailed, with the command, where the table is missing, older or newer than what we write."""
+        found = None
+        if sa.inspect(connection).has_table(VERSION.name):
+            found = connection.execute(sa.select(VERSION.c.version_num)).scalar_one_or_none()
+        if found == HEAD:
+            return
+        if found is not None and found > HEAD:
+            raise SinkFailed(
+                f"{self.name}: its tables are of version {found}, this genqual writes {HEAD}: upgrade genqual. {KEPT}"
+            )
+        state = f"is of version {found}, not {HEAD}" if found else f"has no tables of version {HEAD}"
+        raise SinkFailed(
+            f"{self.name} {state}: `genqual db upgrade {self.name}` makes them, once, by someone who may. {KEPT}"
+        )
 
     @contextmanager
     def _failing(self, verb: str, next_step: str) -> Iterator[None]:
@@ -156,52 +177,30 @@ class SqlSink:
         try:
             yield
         except (SQLAlchemyError, OSError) as error:
-            cause = error.orig if isinstance(error, DBAPIError) else error
+            cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
             reason = " ".join(scrub(str(cause), self._given).split())
-            raise SinkFailed(f"{self.name} cannot be {verb}: {reason}. {next_step}") from None
+            kind = SinkBusy if self.path is None and may_pass(cause) else SinkFailed
+            raise kind(f"{self.name} cannot be {verb}: {reason}. {next_step}") from None
 
 
-def _sqlite_path(url: sa.URL, given: str) -> Path:
-    database = url.database or ""
-    if not database or database.startswith((":memory:", "file:")) or url.query:
-        raise BadInput(f"{redact(given)}: give one plain file, sqlite:///relative.db or sqlite:////absolute.db")
-    return Path(database).expanduser().absolute()
+def may_pass(error: BaseException) -> bool:
+    """Whether a PostgreSQL driver's error is one of a moment: a restart, a lost connection, a limit, a deadlock.
 
-
-def _sqlite_engine(path: Path, mode: str) -> sa.Engine:
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=BUSY_S, isolation_level=None
-        )
-        if mode == "rwc":
-            _use_wal(connection)
-            connection.execute("PRAGMA synchronous=FULL")  # the ledger says "sent": it must survive a power cut
-        else:
-            connection.execute("PRAGMA query_only=ON")
-        return connection
-
-    engine = sa.create_engine("sqlite://", creator=connect, poolclass=sa.NullPool)
-
-    @sa.event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # Take the write lock at once: one taken later cannot wait for the others, it fails.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "rwc" else "BEGIN")
-
-    return engine
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Readers and one writer side by side.
-
-    The switch does not heed the busy timeout: of 1,200 processes, eight at once on a new file, 24 failed without this.
+    A refused password, a missing database or a table without a column does not get better by waiting.
     """
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)  # another process is switching the same new file
-        else:
-            return
+    state = getattr(error, "sqlstate", None)
+    if state is not None:
+        return state[:2] in _MOMENTARY and state != _TOO_SLOW
+    if type(error).__name__ not in ("OperationalError", "InterfaceError"):
+        return False
+    # libpq gives no code for what happens while connecting, only the server's last words.
+    text = str(error)
+    return "FATAL" not in text or any(words in text for words in _PASSING)
+
+
+def _make(connection: sa.Connection) -> None:
+    for table in (RECORDS, VERSION):
+        connection.execute(CreateTable(table, if_not_exists=True))
+    for index in sorted(RECORDS.indexes, key=lambda index: str(index.name)):
+        connection.execute(CreateIndex(index, if_not_exists=True))
+    connection.execute(sa.insert(VERSION).values(version_num=HEAD))

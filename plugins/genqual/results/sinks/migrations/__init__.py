@@ -1,0 +1,1 @@
+"""Alembic's migrations of the `records` table, run by `genqual db upgrade` and by nothing else."""
