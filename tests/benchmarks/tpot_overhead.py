@@ -1,31 +1,35 @@
-"""Is the TPOT that genqual publishes the model's own? Ours against the same loop without any hook, alternated.
+"""Is the TPOT that genqual publishes the model's own? Ours against the same loop without any hook, step by step.
 
 Ours: the `transformers` engine's generate, each step stamped by a streamer. Against it, in the same process on the same
-loaded model and prompt:
+loaded model and prompt, each of our steps alternated with one of theirs so that a busy host disturbs both alike:
 
-  generate   transformers' generate without a streamer, timed from outside: (t(n tokens) - t(1 token)) / (n - 1)
-  bare loop  forward, argmax, cache, written by hand, timed by two stamps: after the first token and after the last
+  generate   transformers' generate without streamer or processor, run in a second thread that stands still, its clock
+             too, just before each forward pass until its turn comes
+  bare loop  forward, argmax, cache, written by hand
 
-The first shows what stamping costs and must lie within the tolerance; the second also shows what generate's own loop
-costs, which every user of transformers pays, and is reported only. Exit status 0: the first ratio's whole interval lies
-within the tolerance. 1: it does not, or cannot be told on this host.
+A round's ratio is the median over its steps. The first shows what stamping costs and must lie within the tolerance; the
+second shows generate's own loop as well, which every user of transformers pays (the larger the model, the less of its
+step), and is reported only. Exit status 0: the first ratio's whole interval lies within the tolerance. 1: it does not,
+or cannot be told on this host.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genqual.engines.base import LoadRequest, TokenBatch
 from genqual.models import embedded
 from genqual.models.spec import ModelSpec
-from tests.benchmarks.ratios import alternate, plain, save, summarise, table
+from tests.benchmarks.ratios import plain, save, summarise, table
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,14 +42,100 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", type=int, default=1)
     made.add_argument("--input-length", type=int, default=32)
     made.add_argument("--new-tokens", type=int, default=64)
-    made.add_argument("--rounds", type=int, default=40, help="of each alternation; at least 8 (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=40, help="of each pair; at least 8 (default: %(default)s)")
     made.add_argument("--tolerance", type=float, default=0.01, help="(default: %(default)s)")
     made.add_argument("--json", type=Path, help="write the result here as well")
     return made
 
 
+class BareLoop:
+    """Greedy decoding by hand, a step a call; the prompt is read when it is made."""
+
+    def __init__(self, model: Any, ids: NDArray[np.int64], steps: int) -> None:
+        self._model, self._cache, self._chosen = model, None, list[Any]()
+        self.seconds: list[float] = []
+        self._forward(ids)
+
+    def step(self) -> None:
+        start = time.perf_counter()
+        self._forward(self._chosen[-1])
+        self.seconds.append(time.perf_counter() - start)
+
+    def tokens(self) -> NDArray[np.int64]:
+        """All tokens chosen so far, (rows, steps)."""
+        return np.concatenate([one.numpy() for one in self._chosen], axis=1)
+
+    def _forward(self, fed: Any) -> None:
+        import torch
+
+        with torch.no_grad():
+            out = self._model(input_ids=torch.as_tensor(fed), past_key_values=self._cache, use_cache=True)
+            self._cache = out.past_key_values
+            self._chosen.append(out.logits[:, -1:].argmax(dim=-1))
+
+
+class PlainGenerate:
+    """transformers' generate with no hook inside its loop, a step a call: from one forward pass to the next."""
+
+    def __init__(self, model: Any, ids: NDArray[np.int64], steps: int) -> None:
+        self._model, self._ids, self._new = model, ids, steps + 2
+        self._turn, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self.seconds: list[float] = []
+        self._out: NDArray[np.int64] | None = None
+        self._start = 0.0
+        self._forwards = 0
+        self._hook = model.register_forward_pre_hook(self._wait)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        self._done.acquire()  # the prompt is read; the first token is about to be fed
+
+    def step(self) -> None:
+        self._turn.release()
+        self._done.acquire()
+
+    def tokens(self) -> NDArray[np.int64]:
+        """Let it run to its end; all its tokens, (rows, steps)."""
+        self._hook.remove()
+        self._turn.release()
+        self._thread.join()
+        if self._out is None:
+            raise SystemExit("transformers' generate failed in its thread; see above")
+        return self._out
+
+    def _wait(self, module: Any, args: Any) -> None:
+        if threading.current_thread() is not self._thread:
+            return
+        now = time.perf_counter()
+        self._forwards += 1
+        if self._forwards == 1:  # the prompt
+            return
+        if self._forwards > 2:
+            self.seconds.append(now - self._start)
+        self._done.release()
+        self._turn.acquire()
+        self._start = time.perf_counter()
+
+    def _run(self) -> None:
+        import torch
+
+        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps the number a thread
+        ids = torch.from_numpy(self._ids)
+        out = self._model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self._new,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+        )
+        self._out = out[:, ids.shape[1] :].numpy()
+
+
+Other = type[BareLoop] | type[PlainGenerate]
+
+
 class Arms:
-    """The three ways to time one token, on one loaded model."""
+    """Ours and the others, on one loaded model."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         from genqual.engines.transformers_eager import TransformersEager
@@ -60,45 +150,29 @@ class Arms:
         self.new = int(options.new_tokens)
         self.tokens: dict[str, list[list[int]]] = {}
 
-    def ours(self) -> float:
-        run = self.engine.generate(self.batch, self.new)
-        self.tokens["ours"] = run.tokens.tolist()
-        return float(run.step_s[-1] - run.step_s[0]) / (self.new - 1)
+    def round(self, name: str, kind: Other) -> float:
+        """Median over one generation's steps of ours / the two steps of `kind` around it.
 
-    def generate(self) -> float:
-        return (self._generate(self.new) - self._generate(1)) / (self.new - 1)
+        Ours is what `generate` publishes between two stamps, less the time away for the other's step.
+        """
+        other = kind(self.engine.model, self.batch.ids, self.new)
+        away: list[float] = []  # seconds of ours spent on the other's step, the way there and back included
 
-    def _generate(self, new: int) -> float:
-        import torch
-
-        ids, mask = torch.from_numpy(self.batch.ids), torch.from_numpy(self.batch.mask)
-        with torch.no_grad():
+        def their_turn() -> None:
             start = time.perf_counter()
-            out = self.engine.model.generate(
-                ids, attention_mask=mask, max_new_tokens=new, do_sample=False, num_beams=1, use_cache=True
-            )
-            took = time.perf_counter() - start
-        if new > 1:
-            self.tokens["generate"] = out[:, ids.shape[1] :].tolist()
-        return took
+            other.step()
+            away.append(time.perf_counter() - start)
 
-    def bare_loop(self) -> float:
-        import torch
-
-        with torch.no_grad():
-            fed = torch.from_numpy(self.batch.ids)
-            cache: Any = None
-            chosen = []
-            first = 0.0
-            for step in range(self.new):
-                out = self.engine.model(input_ids=fed, past_key_values=cache, use_cache=True)
-                cache, fed = out.past_key_values, out.logits[:, -1:].argmax(dim=-1)
-                chosen.append(fed)
-                if step == 0:
-                    first = time.perf_counter()
-            last = time.perf_counter()
-        self.tokens["bare loop"] = torch.cat(chosen, dim=1).tolist()
-        return (last - first) / (self.new - 1)
+        self.engine.between_steps(their_turn)
+        try:
+            run = self.engine.generate(self.batch, self.new)
+        finally:
+            self.engine.between_steps(None)
+            tokens = other.tokens()
+        self.tokens |= {"ours": run.tokens.tolist(), name: tokens[:, : self.new].tolist()}
+        theirs = np.array(other.seconds[: self.new])  # the one of place k ran within our step k
+        ours = np.diff(run.step_s) - np.array(away[1 : self.new])
+        return float(np.median(ours / np.sqrt(theirs[:-1] * theirs[1:])))
 
     def check(self) -> None:
         """All three must have made the same tokens, or they did not do the same work."""
@@ -113,17 +187,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.new_tokens < 2 or options.rounds < 8:
         parser().error("--new-tokens must be at least 2 (one token has no TPOT), --rounds at least 8")
     arms = Arms(options)
-    others = {"generate": arms.generate, "bare loop": arms.bare_loop}
-    for warm in (arms.ours, *others.values()):
-        warm()
-    arms.check()
-    ratios = {name: summarise(alternate(arms.ours, other, options.rounds)) for name, other in others.items()}
+    others: dict[str, Other] = {"generate": PlainGenerate, "bare loop": BareLoop}
+    found: dict[str, list[float]] = {name: [] for name in others}
+    for turn in range(options.rounds + 1):
+        for name, kind in others.items():
+            ratio = arms.round(name, kind)
+            if turn:  # the first is for warming up
+                found[name].append(ratio)
+    ratios = {name: summarise(each) for name, each in found.items()}
     arms.check()
     held = ratios["generate"].within(options.tolerance)
     print(
         f"{options.model} {options.dtype}, threads {options.threads}, tokens {options.new_tokens}, rows {options.rows}"
     )
-    rows = [[f"our TPOT / {name}", str(ratio), f"{ratio.count} alternated pairs"] for name, ratio in ratios.items()]
+    rows = [[f"our TPOT / {name}", str(ratio), f"{ratio.count} rounds"] for name, ratio in ratios.items()]
     print(table([["ratio", "median [99 % interval]", "of"], *rows]))
     print(f"within {options.tolerance:.1%} of generate without a hook: {'yes' if held else 'not shown'}")
     settings = {key: value for key, value in vars(options).items() if key != "json"}
