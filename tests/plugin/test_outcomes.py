@@ -97,6 +97,21 @@ def test_gate_mode_fails_what_was_not_judged(tmp_path: Path) -> None:
     assert "1 failed" in run.stdout
 
 
+def test_an_engine_that_cannot_run_here_is_unsupported_and_no_failure(tmp_path: Path) -> None:
+    done = suite(
+        tmp_path,
+        *("-m", "xeon", "--benchmark", "--engine", "transformers-compiled", "--model", "llama-tiny", "--dtype", "bf16"),
+        *("-k", "time_to_first_token or peak_memory or logits_match", "-rs", "--allow-absent"),
+        env={"CXX": "no-such-compiler"},
+    )
+    assert done.returncode == 0, done.stdout
+    assert "unsupported: xeon-transformers-compiled-llama-tiny-bf16: torch.compile needs a C++ compiler" in done.stdout
+    assert "passed" not in done.stdout.splitlines()[-1]
+    records = [json.loads(line.read_text()) for line in (tmp_path / "spool").rglob("*.json")]
+    assert records
+    assert {record["outcome"]["status"] for record in records} == {"unsupported"}
+
+
 def test_a_reference_of_other_weights_is_named_and_fails(tmp_path: Path) -> None:
     references = tmp_path / "references"
     shutil.copytree(ROOT / "baselines" / "references" / "llama-30m", references / "llama-tiny")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from genqual.devices.base import Placement
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
 from genqual.ranks.leases import Leases
@@ -37,6 +37,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(f"start {plan.case.model}")
         if plan.options.get("lost"):
             raise GroupLost("lost at start", None)
+        if plan.options.get("unsupported"):
+            raise Unsupported("no kernels here")
         return FakeGroup(plan, found)
 
     monkeypatch.setattr(RankGroup, "start", start)
@@ -151,3 +153,13 @@ def test_a_nested_block_must_not_want_more(pool: Pool, tmp_path: Path) -> None:
 def test_a_pool_has_room_for_one_at_least() -> None:
     with pytest.raises(BadInput, match="pool of 0"):
         Pool(0)
+
+
+def test_what_cannot_run_here_is_asked_once(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    cannot = plan(tmp_path, "a", options={"unsupported": True})
+    for _ in range(2):
+        with pytest.raises(Unsupported, match="no kernels here"):
+            pool.get(cannot)
+    assert events == ["start a"]
+    pool.get(plan(tmp_path, "a"))  # another plan of the same case is another question
+    assert events == ["start a", "start a"]

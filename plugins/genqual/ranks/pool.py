@@ -8,7 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.ranks.group import Progress, RankGroup
 from genqual.ranks.leases import WAIT_S, Leases
 from genqual.ranks.plan import GroupPlan
@@ -27,13 +27,19 @@ class Pool:
         self._size = size
         self._progress = progress
         self._live: OrderedDict[str, RankGroup] = OrderedDict()
+        self._unsupported: dict[str, str] = {}
         self._busy: frozenset[str] | set[str] = frozenset()
         self._owner = os.getpid()
         self.leases = Leases(progress=progress) if leases is None else leases
         atexit.register(self.close_all)
 
     def get(self, plan: GroupPlan) -> RankGroup:
-        """Return the live group of `plan`, started now if need be. Raises what `RankGroup.start` raises."""
+        """Return the live group of `plan`, started now if need be. Raises what `RankGroup.start` raises.
+
+        What cannot run here is asked once: the next call for it raises the same Unsupported at once.
+        """
+        if plan.key in self._unsupported:
+            raise Unsupported(self._unsupported[plan.key])
         group = self._live.pop(plan.key, None)
         if group is not None and not group.alive:
             self._end(group)
@@ -41,7 +47,11 @@ class Pool:
         if group is None:
             self._make_room(plan)
             with self.computing(plan):
-                group = RankGroup.start(plan, self._progress)
+                try:
+                    group = RankGroup.start(plan, self._progress)
+                except Unsupported as reason:
+                    self._unsupported[plan.key] = str(reason)
+                    raise
                 if plan.exclusive:
                     self.leases.take(plan.placement.lease)  # one count more than `computing`: kept until the end
         self._live[plan.key] = group
