@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
+    "rebase": ("genqual.commands.rebase:rebase", "Measure latency baselines that the gate judges by."),
     "schema": ("genqual.commands.schema:schema", "The JSON Schema of a record, for readers in any language."),
     "sign": ("genqual.commands.trust:sign", "Sign what a run recorded: a DSSE envelope over its manifest."),
     "verify": ("genqual.commands.trust:verify", "Check a run: signatures, hashes, completeness, audits."),

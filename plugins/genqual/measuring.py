@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from genqual.devices.registry import devices
 from genqual.errors import BadInput
+from genqual.judging import Judging
 from genqual.models.prompts import synthetic_rows
-from genqual.paths import data_dir
-from genqual.performance import baseline, gate, launches, metrics
-from genqual.performance.baseline import BaselineFile, Subject
+from genqual.performance import launches, metrics
 from genqual.performance.bounds import Roofline
+from genqual.performance.gate import GATED
 from genqual.performance.launches import Measurement, Measurements
 from genqual.performance.verdict import GateResult
 from genqual.ranks.handle import Generator
@@ -42,13 +42,13 @@ class Published:
 class Measuring:
     """What the performance items of one process share: each is of the same runs, so TTFT and TPOT belong together."""
 
-    def __init__(self, repetitions: int, progress: Callable[[str], None]) -> None:
+    def __init__(self, repetitions: int, progress: Callable[[str], None], judging: Judging) -> None:
         self.wrong: set[Case] = set()  # cases that failed a judgement: their latencies are of wrong answers
+        self._judging = judging
         self._repetitions = repetitions
         self._progress = progress
         self._measurements = Measurements()
         self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
-        self._baselines: dict[str, BaselineFile | None] = {}
         self._published: dict[tuple[Case, Workload], Published] = {}
 
     def publish(
@@ -60,8 +60,9 @@ class Measuring:
         weights_sha256: str | None,
         inspection: dict[str, Json],
         label: str,
+        metric: str,
     ) -> Published:
-        """The metrics of `workload`, measured and recorded at the first call.
+        """The metrics of `workload`, measured, judged and recorded at the first call; `metric` is what is asked now.
 
         Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
         """
@@ -71,7 +72,7 @@ class Measuring:
             with recorder.attempt(case, workload):
                 measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
                 found = self._metrics(generator, measured) if measured.status == "ok" else {}
-            gates = {name: self._gate(case, measured, one) for name, one in found.items()}
+            gates = self._gates(generator, measured, found, metric)
             wrong = case in self.wrong
             path = recorder.measurement(
                 case,
@@ -139,27 +140,18 @@ class Measuring:
             "read_bytes": min(one.reads[-1].bytes_per_s for one in probed),
         }
 
-    def _gate(self, case: Case, measured: Measurement, metric: metrics.Metric) -> GateResult:
-        subject = Subject(
-            metric=metric.name,
-            under_test="engine",
-            engine=case.engine,
-            dtype=case.dtype,
-            ranks=case.ranks,
-            cores_per_rank=case.cores_per_rank,
-            weights=tuple(rank.weight_hash for rank in measured.loaded),
-            batch=measured.workload.batch,
-            input_length=measured.workload.input_length,
-            new_tokens=measured.workload.new_tokens,
-        )
-        known = self._baseline(case.device)
-        return gate.judge(subject.key, metric, known.entry(subject.key) if known else None)
-
-    def _baseline(self, device: str) -> BaselineFile | None:
-        class_id = devices()[device].identity().class_id
-        if class_id not in self._baselines:
-            self._baselines[class_id] = baseline.find(data_dir("baselines") / "latency", class_id)
-        return self._baselines[class_id]
+    def _gates(
+        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Metric], metric: str
+    ) -> dict[str, GateResult]:
+        """What the gate says of each metric; nothing of those that it could judge and no item asks about."""
+        case, question = generator.case, self._judging.question
+        asked = question.asked.get(case, frozenset()) | {metric}
+        weights = [rank.weight_hash for rank in measured.loaded]
+        return {
+            name: self._judging.judge(generator, weights, measured.workload, one)
+            for name, one in found.items()
+            if name in asked or name not in GATED or measured.workload != question.gated[name]
+        }
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from genqual.errors import GenqualError
+from genqual.performance.admission import UNDER_TEST
 from genqual.results.push import DEFAULT_UPLOAD
 from genqual.results.sinks.registry import open_sink
 from genqual.spec import PRECISIONS
@@ -78,6 +79,16 @@ def _factor(text: str) -> float:
     return factor
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds above 0, such as 120")
+    return seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The command line, parsed. Empty tuples and None mean: as the profile says."""
@@ -97,6 +108,10 @@ class Options:
     require_upload: bool = False
     allow_absent: bool = False
     gate: bool = False
+    gate_budget: float | None = None
+    under_test: str = "engine"
+    baselines: str | None = None
+    baseline_from: str | None = None
     launcher: str = "auto"
     deadline_scale: float = 1.0
     state_dir: str = ".genqual"
@@ -122,6 +137,10 @@ class Options:
             require_upload=get("genqual_require_upload"),
             allow_absent=get("genqual_allow_absent"),
             gate=get("genqual_gate"),
+            gate_budget=get("genqual_gate_budget"),
+            under_test=get("genqual_under_test"),
+            baselines=get("genqual_baselines"),
+            baseline_from=get("genqual_baseline_from"),
             launcher=get("genqual_launcher"),
             deadline_scale=get("genqual_deadline_scale"),
             state_dir=get("genqual_state_dir"),
@@ -209,6 +228,36 @@ def add_options(parser: pytest.Parser) -> None:
         help="for a CI: INCONCLUSIVE, NO BASELINE and NO REFERENCE fail",
     )
     add(
+        "--gate-budget",
+        dest="genqual_gate_budget",
+        type=_seconds,
+        metavar="SECONDS",
+        help="what the latency gate may spend on fresh launches in this run; what is undecided then is INCONCLUSIVE;"
+        " default: as the profile says",
+    )
+    add(
+        "--under-test",
+        dest="genqual_under_test",
+        choices=UNDER_TEST,
+        default="engine",
+        help="what may have become slower: the engine (judged against a frozen step beside it, so that the host"
+        " cancels), or the driver, the kernels or the node (judged by plain latency, on a quiet host only);"
+        " default: %(default)s",
+    )
+    add(
+        "--baselines",
+        dest="genqual_baselines",
+        metavar="DIR",
+        help="latency baselines to judge by, as `genqual rebase --out DIR` writes them; default: those of genqual",
+    )
+    add(
+        "--baseline-from",
+        dest="genqual_baseline_from",
+        metavar="COMMIT|WHEEL|ENV",
+        help="judge against another build instead, measured alternately in this run: a commit of this repository, a"
+        " wheel, or the directory of a virtual environment; for a CI whose machines change",
+    )
+    add(
         "--launcher",
         dest="genqual_launcher",
         default="auto",
@@ -232,7 +281,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-PATH_OPTIONS = ("--model", "--profile", "--prompts", "--references", "--state-dir")
+PATH_OPTIONS = ("--baseline-from", "--baselines", "--model", "--profile", "--prompts", "--references", "--state-dir")
 
 
 def misread_path(config: pytest.Config) -> str:

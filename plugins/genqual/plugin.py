@@ -92,6 +92,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note what will be asked of the gate: its error rates hold for all of a run's metrics together."""
+    run = session.config.stash[RUN]
+    for item in session.items:
+        case, mark = _case_of(item), item.get_closest_marker("performance")
+        metric = mark.kwargs.get("metric") if mark else None
+        if case is not None and metric is not None:
+            run.asked[case] = run.asked.get(case, frozenset()) | {metric}
+
+
 def _wanted(item: pytest.Item, options: Options) -> bool:
     """Performance needs `--benchmark`; a test of a data set needs one."""
     if item.get_closest_marker("performance") and not options.benchmark:

@@ -22,7 +22,7 @@ _SECTIONS: Final = {
     "": {"description", "host", "conformance", "performance"},
     "host": {"cores_per_rank"},
     "conformance": {"prompts", "cases"},
-    "performance": {"batch_sizes", "input_lengths", "new_tokens", "repetitions", "cases"},
+    "performance": {"batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "cases"},
     "cases": {"engine", "models", "dtypes", "ranks"},
 }
 
@@ -51,6 +51,7 @@ class Profile:
     new_tokens: int = 32
     repetitions: int = 5
     cores_per_rank: int = 1
+    gate_budget: int | None = None  # seconds that a run may spend on the gate's launches
 
     def workloads(self, options: Options) -> list[Workload]:
         """Batch sizes x input lengths, each overridden by its option."""
@@ -191,6 +192,9 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
         new_tokens=_positive(fail, "new_tokens", [performance.get("new_tokens", 32)])[0],
         repetitions=_positive(fail, "repetitions", [performance.get("repetitions", 5)])[0],
         cores_per_rank=int(host.get("cores_per_rank", 1)),
+        gate_budget=_positive(fail, "gate_budget", [performance["gate_budget"]])[0]
+        if "gate_budget" in performance
+        else None,
     )
 
 

@@ -19,6 +19,12 @@ UNJUDGED: Final = {
     "no_baseline": ("no baseline", "B", "NO BASELINE"),
     "no_reference": ("no reference", "R", "NO REFERENCE"),
     "inconclusive": ("inconclusive", "I", "INCONCLUSIVE"),
+    "recorded": ("recorded", "-", "RECORDED"),
+}
+JUDGED: Final = {
+    "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
+    # The category stays "failed": it is what pytest lists under FAILURES.
+    "regressed": ("failed", "S", ("REGRESSED", {"red": True, "bold": True})),
 }
 
 
@@ -43,9 +49,12 @@ class Tally:
                 self.records.append(Path(str(value)))
 
     def status(self, report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-        """Category, letter and word of a test that was not judged; None for every other."""
-        if not isinstance(report, pytest.TestReport) or not report.skipped:
+        """Category, letter and word of a test whose verdict has a name of its own; None for every other."""
+        if not isinstance(report, pytest.TestReport):
             return None
+        if not report.skipped:
+            word = _properties(report).get("genqual_verdict", "")
+            return JUDGED.get(word) if report.when == "call" and (report.failed or word != "regressed") else None
         known = UNJUDGED.get(_properties(report).get("genqual_verdict", ""))
         return known and (known[0], known[1], (known[2], {"yellow": True}))
 

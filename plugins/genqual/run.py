@@ -7,21 +7,27 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from genqual.conformance import reference_file
+from genqual.builds import build_of
+from genqual.conformance import judge, reference_file
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference, check_weights
 from genqual.devices.registry import devices
+from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
+from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
 from genqual.paths import data_dir
+from genqual.performance.design import gated_workloads
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
@@ -35,6 +41,14 @@ from genqual.results.trust.journal import noted
 from genqual.results.trust.manifest import Manifest, hashes_of
 from genqual.selection import Selection
 from genqual.spec import Case, Json, Workload
+
+TESTS: Final = {
+    "ttft": "test_time_to_first_token",
+    "tpot": "test_time_per_output_token",
+    "tokens_per_s": "test_output_tokens_per_second",
+    "load_s": "test_load_time",
+    "peak_memory": "test_peak_memory",
+}
 
 
 class Run:
@@ -50,7 +64,12 @@ class Run:
         self.state = Path(options.state_dir).absolute()
         self.warnings: list[str] = []
         self.pushed: PushReport | None = None
+        self.asked: dict[Case, frozenset[str]] = {}
+        """The metrics that this run's items ask about, by case; known when collection is over."""
+        self.accurate: dict[Case, str] = {}
+        """Of cases whose timed path was judged: why its answers are not right, or nothing."""
         self._generators: dict[Case, Generator] = {}
+        self._others: dict[Case, Generator] = {}
         self._inspections: dict[Case, dict[str, Json]] = {}
         self._references: dict[str, Reference | str] = {}
         self._oracles: dict[str, Oracle] = {}
@@ -176,9 +195,55 @@ class Run:
     @cached_property
     def measuring(self) -> Measuring:
         """What the performance items share."""
-        return Measuring(self.selection.profile.repetitions, self.progress)
+        return Measuring(self.selection.profile.repetitions, self.progress, self._judging())
 
-    def publish(self, case: Case, workload: Workload, *, label: str) -> Published:
+    def _judging(self) -> Judging:
+        options = self.options
+        question = Question(
+            asked=self.asked,
+            gated=gated_workloads(self.selection.workloads()),
+            baselines=Path(options.baselines) if options.baselines else data_dir("baselines") / "latency",
+            under_test=options.under_test,
+            budget_s=options.gate_budget or self.selection.profile.gate_budget,
+        )
+        other = self._other if options.baseline_from else None
+        return Judging(question, self.progress, self._why_not_right, other, self._command_again)
+
+    def _other(self, case: Case) -> Generator:
+        """The same case in the ranks of the build that `--baseline-from` names."""
+        if case not in self._others:
+            build = build_of(str(self.options.baseline_from), self.state / "builds")
+            plan = replace(self._plan(case), python=build.python, path=build.path)
+            self._others[case] = Generator(self.pool, plan)
+        return self._others[case]
+
+    def _why_not_right(self, case: Case) -> str:
+        """Why the answers of the timed path are not known to be right, or nothing. Scores them when no test has."""
+        if case in self.measuring.wrong:
+            return "this case failed a judgement in the same run, and the latency of wrong answers is worth nothing"
+        if case not in self.accurate:
+            found = self.reference(case.model)
+            if not isinstance(found, Reference):
+                self.accurate[case] = f"its answers are not known to be right: {found}"
+            else:
+                scores = self.generator(case).score(TokenBatch.of(found.prompts), found.forced)
+                judgement = judge.judge_scores(scores, found, dtype=case.dtype)
+                self.accurate[case] = "" if judgement.passed else f"the timed path: {judgement.explanation}"
+        return self.accurate[case]
+
+    def _command_again(self, case: Case, workload: Workload, metric: str) -> str:
+        """The command that judges one metric of one case again, and nothing else."""
+        options = self.options
+        words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
+        words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
+        words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
+        words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
+        words += [f"--baselines={options.baselines}"] if options.baselines else []
+        words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
+        words += ["--under-test", options.under_test] if options.under_test != "engine" else []
+        return shlex.join(words)
+
+    def publish(self, case: Case, workload: Workload, metric: str, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
         return self.measuring.publish(
             self.generator(case),
@@ -187,6 +252,7 @@ class Run:
             weights_sha256=self.weights_sha256(case.model),
             inspection=self.inspection(case),
             label=label,
+            metric=metric,
         )
 
     def unsupported(self, case: Case, reason: str) -> Path:

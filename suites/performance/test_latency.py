@@ -6,24 +6,26 @@ import pytest
 
 from genqual.given import Timed
 
-pytestmark = pytest.mark.performance("latency")
 
-
+@pytest.mark.performance("latency", metric="ttft")
 def test_time_to_first_token(timed: Timed) -> None:
     """TTFT: prefill and one choice."""
     timed("ttft")
 
 
+@pytest.mark.performance("latency", metric="tpot")
 def test_time_per_output_token(timed: Timed) -> None:
     """TPOT, the first token excluded."""
     timed("tpot")
 
 
+@pytest.mark.performance("latency", metric="itl_p50")
 def test_inter_token_latency(timed: Timed) -> None:
     """ITL: the gap that half of all tokens wait at most; the record has p90 and p99, too."""
     timed("itl_p50")
 
 
+@pytest.mark.performance("latency", metric="e2e")
 def test_end_to_end_latency(timed: Timed) -> None:
     """From the call to the last token of every row."""
     timed("e2e")

@@ -7,13 +7,13 @@ import pytest
 from genqual.given import Timed
 
 
-@pytest.mark.performance("memory", workloads=1)
+@pytest.mark.performance("memory", metric="load_s", workloads=1)
 def test_load_time(timed: Timed) -> None:
     """From the request to load until the slowest rank can generate."""
     timed("load_s")
 
 
-@pytest.mark.performance("memory")
+@pytest.mark.performance("memory", metric="peak_memory")
 def test_peak_memory(timed: Timed) -> None:
     """The rank that used most; running out of memory is an outcome of its own."""
     timed("peak_memory")

@@ -6,9 +6,8 @@ import pytest
 
 from genqual.given import Timed
 
-pytestmark = pytest.mark.performance("throughput")
 
-
+@pytest.mark.performance("throughput", metric="tokens_per_s")
 def test_output_tokens_per_second(timed: Timed) -> None:
     """New tokens of all rows over end-to-end latency; msec per token, MBU and MFU are in the same record."""
     timed("tokens_per_s")

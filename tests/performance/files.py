@@ -13,7 +13,6 @@ CLASS_ID: Final = "xeon-6-2c-amx"
 
 _SUBJECT: Final = {
     "metric": "tpot",
-    "under_test": "engine",
     "engine": "transformers",
     "dtype": "bf16",
     "ranks": 1,
@@ -25,12 +24,17 @@ _SUBJECT: Final = {
 }
 _LAUNCH: Final = {
     "z": 0.81,
+    "raw": -4.5,
+    "frozen": -5.31,
     "steps": 256,
-    "p50_s": 0.011,
-    "p90_s": 0.012,
-    "p99_s": 0.02,
+    "p50": 0.011,
+    "p90": 0.012,
+    "p99": 0.02,
     "autocorrelation_steps": 15.0,
     "cpu_share": 0.98,
+    "same": [0.001, -0.002],
+    "slowed": [0.05, 0.048],
+    "batch": 0,
 }
 _PROVENANCE: Final = {
     "commit": "488b0751",
@@ -40,9 +44,9 @@ _PROVENANCE: Final = {
     "genqual": "0.1.0",
 }
 # RFC 8785 of the subject and its SHA-256, from another implementation: json with sorted keys, and sha256sum.
-SUBJECT_KEY: Final = "a74248d10b94bcf27f55cf7b6f33117288d3aa8803dd2af6ef466bb07fde5c1a"
+SUBJECT_KEY: Final = "7f529ea324ebb147484f0069a44a397906d1fdbe160a506302728f6fe02542f9"
 
-_FILE: Final = {
+_FILE: Final[dict[str, Any]] = {
     "$schema": "schema.json",
     "version": 1,
     "class_id": CLASS_ID,
@@ -52,14 +56,22 @@ _FILE: Final = {
             "subject": _SUBJECT,
             "unit": "s",
             "launches": [_LAUNCH, _LAUNCH | {"z": 0.82}],
+            "hook": "steps",
+            "frozen": {"hidden": 512, "layers": 5},
             "frozen_source": "b" * 64,
             "probes": {"read_bytes_per_s": 1e10},
             "admission": {"read_bytes_per_s": {"low": 9e9, "high": 1.1e10}},
+            "identity": {"torch": "2.13.0", "driver": None},
             "provenance": _PROVENANCE,
             "anchor": {"launches": [_LAUNCH], "provenance": _PROVENANCE},
         }
     },
 }
+
+
+_FILE["entries"][SUBJECT_KEY]["digest"] = Entry.model_validate_json(
+    json.dumps(_FILE["entries"][SUBJECT_KEY] | {"digest": "0"})
+).computed_digest()
 
 
 def data() -> dict[str, Any]:

@@ -33,7 +33,6 @@ class Subject(_Strict):
     """
 
     metric: NonEmpty
-    under_test: Literal["engine", "driver", "kernels", "node"]
     engine: NonEmpty
     dtype: NonEmpty
     ranks: Annotated[int, Field(ge=1)]
@@ -63,23 +62,30 @@ class Range(_Strict):
 
 
 class Launch(_Strict):
-    """One fresh process. `z` is what the gate compares, a natural logarithm; times are seconds of the candidate.
+    """One fresh process. `z`, `raw` and `frozen` are natural logarithms; quantiles are in the unit of the entry.
 
-    `steps` were measured; neighbours among them are alike, and `autocorrelation_steps` says over how many steps.
+    `z` is the median of log(candidate / frozen), `raw` of log candidate, `frozen` of log frozen, in the unit; null
+    where no frozen step ran. `steps` were measured; neighbours among them are alike, `autocorrelation_steps` says over
+    how many. `same` and `slowed` are the self-test's blocks, see docs/gate.md; `batch` says which were made together.
     """
 
     z: float
+    raw: float
+    frozen: float | None
     steps: Annotated[int, Field(ge=1)]
-    p50_s: Positive
-    p90_s: Positive
-    p99_s: Positive
+    p50: Positive
+    p90: Positive
+    p99: Positive
     autocorrelation_steps: Positive | None
     cpu_share: Annotated[float, Field(ge=0)] | None
+    same: tuple[float, ...] = ()
+    slowed: tuple[float, ...] = ()
+    batch: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _ordered(self) -> Launch:
-        if not self.p50_s <= self.p90_s <= self.p99_s:
-            raise ValueError(f"quantiles {self.p50_s}, {self.p90_s}, {self.p99_s} s: must not fall")
+        if not self.p50 <= self.p90 <= self.p99:
+            raise ValueError(f"quantiles {self.p50}, {self.p90}, {self.p99}: must not fall")
         return self
 
 
@@ -93,6 +99,13 @@ class Provenance(_Strict):
     genqual: NonEmpty
 
 
+class FrozenShape(_Strict):
+    """How large the frozen step is; rows and context are the workload's."""
+
+    hidden: Annotated[int, Field(ge=64, multiple_of=64)]
+    layers: Annotated[int, Field(ge=1)]
+
+
 class Anchor(_Strict):
     """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
 
@@ -103,22 +116,36 @@ class Anchor(_Strict):
 class Entry(_Strict):
     """The launches that one subject is judged against.
 
-    `frozen_source` is the hash of the frozen step's source, null where no frozen step ran beside the candidate;
+    `identity` is what a run must share to be judged, `hook` how candidate and frozen step alternated: between steps, or
+    whole requests. `digest` is the hash of all else, so that an edit by hand shows. `frozen_source` is the hash of the
+    frozen step's source, null where no frozen step ran beside the candidate;
     `probes` were measured with the launches, `admission` is what a later run's probes must lie in to be judged.
     """
 
     subject: Subject
     unit: NonEmpty
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
+    hook: Literal["steps", "requests"]
+    frozen: FrozenShape | None
     frozen_source: NonEmpty | None
     probes: dict[str, float]
     admission: dict[str, Range]
+    identity: dict[str, JsonValue]
     provenance: Provenance
     anchor: Anchor
+    digest: NonEmpty
+
+    def computed_digest(self) -> str:
+        """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
+        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json", exclude={"digest"}))).hexdigest()
+
+    def sealed(self) -> Entry:
+        """The same entry with its digest right: for who has just made it."""
+        return self.model_copy(update={"digest": self.computed_digest()})
 
 
 class BaselineFile(_Strict):
-    """All baselines of one hardware class. `fingerprint` tells the hardware, driver and software they were made on."""
+    """All baselines of one hardware class. `fingerprint` is what the device told of the host that wrote it."""
 
     schema_: Annotated[str, Field(alias="$schema")] = "schema.json"
     version: Literal[1]
@@ -131,6 +158,8 @@ class BaselineFile(_Strict):
         for key, entry in self.entries.items():
             if key != entry.subject.key:
                 raise ValueError(f"entry {key[:12]}: its subject hashes to {entry.subject.key[:12]}; edited by hand?")
+            if entry.digest != entry.computed_digest():
+                raise ValueError(f"entry {key[:12]}: its digest is not that of its content; edited by hand?")
         return self
 
     def entry(self, key: str) -> Entry | None:

@@ -17,6 +17,7 @@ class Verdict(enum.Enum):
     IMPROVED = "improved"
     INCONCLUSIVE = "inconclusive"  # too noisy, too few launches, or not admitted: never counted as a pass
     NO_BASELINE = "no_baseline"  # nothing to compare with: never counted as a pass
+    RECORDED = "recorded"  # a metric that no gate judges: kept, neither passed nor failed
 
     @property
     def judged(self) -> bool:
@@ -34,8 +35,11 @@ class Verdict(enum.Enum):
         return self.value.upper().replace("_", " ")
 
     def fails(self, *, gate: bool) -> bool:
-        """Whether the test item must fail: a regression always, an unjudged metric in a CI's gate mode only."""
-        return self is Verdict.REGRESSED or (gate and not self.judged)
+        """Whether the test item must fail: a regression always, an unjudged metric in a CI's gate mode only.
+
+        A metric that is only recorded never fails: there is no way in which it could have been judged.
+        """
+        return self is Verdict.REGRESSED or (gate and not self.judged and self is not Verdict.RECORDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class RankGroup:
     def _launch(self) -> None:
         plan = self.plan
         self.logs.mkdir(parents=True, exist_ok=True)
-        job = Job(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments)
+        job = Job(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments, python=plan.python)
         door = Door(listen_address(job))
         try:
             control = {
@@ -95,6 +95,8 @@ class RankGroup:
                 "GENQUAL_BACKEND": plan.backend,
                 **self._launcher.environment(job),
             }
+            if plan.path:
+                control["PYTHONPATH"] = os.pathsep.join([*plan.path, *filter(None, [os.environ.get("PYTHONPATH")])])
             environment = rank_environment(plan.placement, job, control)
             new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
             command = self._launcher.command(replace(job, exports=new))

@@ -37,6 +37,7 @@ class Job:
     hosts: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()  # the user's own, passed to the launcher as they are
     exports: tuple[str, ...] = ()  # names of variables that other hosts must be given
+    python: str = sys.executable
 
     def __post_init__(self) -> None:
         if self.ranks % max(len(self.hosts), 1):
@@ -80,7 +81,7 @@ class Torchrun:
         # A literal address, because a host's own name need not resolve.
         return [
             *(
-                sys.executable,
+                job.python,
                 "-m",
                 self.program,
                 "--nnodes=1",
@@ -109,7 +110,7 @@ class Alone:
     def command(self, job: Job) -> list[str]:
         if job.ranks != 1:
             raise BadInput(f"--launcher none starts one rank, not {job.ranks}; use --launcher torchrun")
-        return [sys.executable, "-u", "-m", MODULE]
+        return [job.python, "-u", "-m", MODULE]
 
     def environment(self, job: Job) -> dict[str, str]:
         return {**_master(job), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
@@ -129,7 +130,7 @@ class DeepSpeed:
             raise BadInput(f"--launcher deepspeed on {', '.join(job.hosts)}: it passes only variables of its own list "
                            "to other hosts; use --launcher mpirun or srun")  # fmt: skip
         return [
-            *(sys.executable, "-m", self.program, f"--num_gpus={job.ranks}", "--hostfile=/dev/null"),
+            *(job.python, "-m", self.program, f"--num_gpus={job.ranks}", "--hostfile=/dev/null"),
             *("--master_addr=127.0.0.1", f"--master_port={free_port()}", "--no_local_rank", *job.arguments),
             *("--module", MODULE),
         ]
@@ -154,7 +155,7 @@ class Mpirun:
         exports = [word for name in sorted(job.exports) for word in ("-x", name)]
         return [
             *(self.program, *root, "-np", str(job.ranks), *where, "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"),
-            *(*exports, *job.arguments, sys.executable, "-u", "-m", MODULE),
+            *(*exports, *job.arguments, job.python, "-u", "-m", MODULE),
         ]
 
     def environment(self, job: Job) -> dict[str, str]:
@@ -177,7 +178,7 @@ class Srun:
         return [
             *(self.program, f"--ntasks={job.ranks}", f"--ntasks-per-node={job.ranks_per_host}", *where),
             *("--export=ALL", "--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", *job.arguments),
-            *(sys.executable, "-u", "-m", MODULE),
+            *(job.python, "-u", "-m", MODULE),
         ]
 
     def environment(self, job: Job) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,8 @@ class GroupPlan:
     launcher: str = "auto"  # none for one rank, torchrun for several
     launcher_arguments: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    python: str = sys.executable  # of the ranks; another environment's for `--baseline-from`
+    path: tuple[str, ...] = ()  # searched before what `python` has installed
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @property
@@ -49,5 +52,6 @@ class GroupPlan:
             "device": [self.torch_device, self.backend, self.exclusive],
             "options": self.options,
             "launcher": [self.starter, self.launcher_arguments, self.hosts],
+            "build": [self.python, self.path],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""Another build for `--baseline-from`: a commit, a wheel or an environment, made ready for ranks. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import genqual
+from genqual.errors import BadInput
+
+_INSTALL_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What ranks of another build are started with: which Python, and what it finds before its own packages."""
+
+    name: str
+    python: str
+    path: tuple[str, ...]
+
+
+def build_of(text: str, directory: Path) -> Build:
+    """The build that `text` names, made ready below `directory`. Raises BadInput that says what was tried.
+
+    An environment lends its Python and packages and runs this genqual; a wheel is put before what is installed here, so
+    it may be of any package; a commit is of the repository that this genqual's checkout is.
+    """
+    place = Path(text)
+    if place.is_dir():
+        return _environment(place, directory)
+    if text.endswith(".whl"):
+        return _wheel(place, directory)
+    return _commit(text, directory)
+
+
+def _environment(place: Path, directory: Path) -> Build:
+    python = place / "bin" / "python"
+    if not os.access(python, os.X_OK):
+        raise BadInput(
+            f"--baseline-from {place}: a directory must be a virtual environment, and {python} is no program"
+        )
+    ours = directory / "ours"
+    ours.mkdir(parents=True, exist_ok=True)
+    link = ours / "genqual"
+    if not link.is_symlink():
+        link.symlink_to(Path(genqual.__file__).resolve().parent, target_is_directory=True)
+    return Build(str(place), str(python.absolute()), (str(ours.resolve()),))
+
+
+def _wheel(place: Path, directory: Path) -> Build:
+    if not place.is_file():
+        raise BadInput(f"--baseline-from {place}: no such file")
+    target = directory / f"wheel-{hashlib.sha256(place.read_bytes()).hexdigest()[:16]}"
+    if not target.is_dir():
+        made = target.with_suffix(".part")
+        shutil.rmtree(made, ignore_errors=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(made), str(place)],
+            capture_output=True, text=True, check=False, timeout=_INSTALL_S,
+        )  # fmt: skip
+        if done.returncode:
+            raise BadInput(
+                f"--baseline-from {place}: pip cannot install it: {done.stderr.strip() or done.stdout.strip()}"
+            )
+        made.rename(target)
+    return Build(place.name, sys.executable, (str(target.resolve()),))
+
+
+def _commit(text: str, directory: Path) -> Build:
+    root = Path(genqual.__file__).resolve().parents[2]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        raise BadInput(
+            f"--baseline-from {text}: no file, no directory, and this genqual is no git checkout that could have a"
+            " commit of that name; give a wheel or a virtual environment"
+        )
+    found = subprocess.run(
+        [git, "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if found.returncode:
+        raise BadInput(f"--baseline-from {text}: no file, no directory, and {root} has no such commit")
+    commit = found.stdout.strip()
+    target = directory / f"commit-{commit[:16]}"
+    if not target.is_dir():
+        packed = subprocess.run(
+            [git, "-C", str(root), "archive", "--format=tar", commit, "plugins"], capture_output=True, check=False
+        )
+        if packed.returncode:
+            raise BadInput(f"--baseline-from {text}: {packed.stderr.decode(errors='replace').strip()}")
+        made = target.with_suffix(".part")
+        shutil.rmtree(made, ignore_errors=True)
+        with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as tar:
+            tar.extractall(made, filter="data")
+        made.rename(target)
+    return Build(commit[:12], sys.executable, (str((target / "plugins").resolve()),))

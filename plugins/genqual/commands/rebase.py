@@ -1,0 +1,265 @@
+"""`genqual rebase`: measure new latency baselines with fresh launches, and refuse what would make a bad one."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from genqual import profiles
+from genqual.devices.registry import devices
+from genqual.engines.registry import engine
+from genqual.errors import BadInput
+from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
+from genqual.models.registry import resolve
+from genqual.options import Options
+from genqual.paths import data_dir
+from genqual.performance import baseline, gate
+from genqual.performance.baseline import Entry, Launch
+from genqual.performance.design import Job, frozen_shape, gated_workloads
+from genqual.performance.gate import GATED
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, write
+from genqual.spec import Case, Workload
+
+
+@click.command("rebase")
+@click.option("--device", default="xeon", show_default=True, help="The device to measure on.")
+@click.option("--profile", default="embedded", show_default=True, help="Where cases and workloads come from.")
+@click.option("--model", "models", multiple=True, metavar="NAME", help="Models; may be repeated. [default: profile's]")
+@click.option("--engine", "engines", multiple=True, metavar="NAME", help="Engines; may be repeated.")
+@click.option("--dtype", "dtypes", multiple=True, metavar="NAME", help="Dtypes; may be repeated.")
+@click.option("--ranks", "ranks", multiple=True, type=click.IntRange(1), default=(1,), show_default=True)
+@click.option("--batch-sizes", metavar="SIZES", help="As pytest's option: 1,4.")
+@click.option("--input-lengths", metavar="LENGTHS", help="As pytest's option: 32,128.")
+@click.option("--new-tokens", type=click.IntRange(2), help="As pytest's option.")
+@click.option("--metric", "metrics", multiple=True, type=click.Choice(GATED), help="Metrics; may be repeated. [all]")
+@click.option("--launches", default=16, show_default=True, type=click.IntRange(8), help="Fresh launches a case.")
+@click.option("--batches", default=2, show_default=True, type=click.IntRange(2), help="Made apart in time.")
+@click.option("--pause", default=20.0, show_default=True, type=click.FloatRange(0), help="Seconds between batches.")
+@click.option("--reason", help="Why; needed where an entry is replaced.")
+@click.option("--accept-regression", metavar="REASON", help="Accept that the new baseline is slower, and why.")
+@click.option("--author", help="Who; [default: git's user.name]")
+@click.option("--commit", help="Of what was measured. [default: HEAD of the checkout here]")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory to write to. [default: genqual's baselines]")
+def rebase(
+    device: str,
+    profile: str,
+    models: tuple[str, ...],
+    engines: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    ranks: tuple[int, ...],
+    batch_sizes: str | None,
+    input_lengths: str | None,
+    new_tokens: int | None,
+    metrics: tuple[str, ...],
+    launches: int,
+    batches: int,
+    pause: float,
+    reason: str | None,
+    accept_regression: str | None,
+    author: str | None,
+    commit: str | None,
+    out: Path | None,
+) -> None:
+    """Measure the latency baselines of this hardware class and write them to its file.
+
+    Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
+    a quarter of a metric's tolerance is refused, and so are launches whose last four would not pass by the others. A
+    metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. Nothing
+    is written unless every metric of every case can be.
+    """
+    if disturbed_by_xdist():
+        raise BadInput(disturbed_by_xdist())
+    options = Options(
+        profile=profile,
+        models=models,
+        engines=engines,
+        dtypes=dtypes,
+        ranks=ranks,
+        batch_sizes=_numbers("--batch-sizes", batch_sizes),
+        input_lengths=_numbers("--input-lengths", input_lengths),
+        new_tokens=new_tokens,
+    )
+    presence = devices()[device].probe()
+    if not presence.present:
+        raise BadInput(f"--device {device}: {presence.probe} found {presence.found}")
+    chosen = profiles.load(profile)
+    cases = profiles.plan(chosen.performance, options, device=device, cores_per_rank=chosen.cores_per_rank).cases
+    gated = gated_workloads(chosen.workloads(options))
+    target = out or data_dir("baselines") / "latency"
+    target.mkdir(parents=True, exist_ok=True)
+    class_id = devices()[device].identity().class_id
+    known = baseline.find(target, class_id)
+    who = provenance_of(
+        commit=commit or _git("rev-parse", "HEAD", option="--commit"),
+        author=author or _git("config", "user.name", option="--author"),
+        reason=accept_regression or reason or "first baseline",
+    )
+    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
+        pool = Pool(1, progress=lambda text: None)
+        try:
+            made = _measure(pool, Path(logs), cases, metrics or GATED, gated, launches, batches, pause)
+        finally:
+            pool.close_all()
+    entries: dict[str, Entry] = {}
+    problems: list[str] = []
+    for lists in made:
+        case = lists.generator.case
+        for metric in metrics or GATED:
+            subject = subject_of(case, lists.weights, gated[metric], metric)
+            old = known.entry(subject.key) if known else None
+            settings = gate.settings_for(metric, case.ranks, hook=_hook(lists) == "steps")
+            good, kept = _kept(lists, metric)
+            where = f"{case} {metric}"
+            found = problem(kept, settings, exact=metric == "peak_memory")
+            if found:
+                problems.append(f"{where}: {found}")
+                continue
+            if old is not None:
+                problems += _replacing(where, old, kept, settings, metric, reason, accept_regression)
+            entry = entry_of(subject, kept, good, lists.job, identity=identity_here(device), provenance=who, old=old)
+            entries[subject.key] = entry
+            click.echo(f"{where}: {_told(kept, old, settings, metric)}")
+    if problems:
+        raise BadInput("nothing was written. " + "\n".join(problems))
+    path = target / f"{class_id}.json"
+    write(path, merged(known, class_id, devices()[device].identity().facts, entries))
+    click.echo(f"wrote {len(entries)} entries to {path}")
+
+
+def _measure(
+    pool: Pool,
+    logs: Path,
+    cases: Sequence[Case],
+    metrics: Sequence[str],
+    gated: dict[str, Workload],
+    launches: int,
+    batches: int,
+    pause: float,
+) -> list[CaseLaunches]:
+    """All launches, the batches of the cases in turns, so that those of one case lie apart in time."""
+    made: list[CaseLaunches] = []
+    for case in cases:
+        generator = Generator(pool, _plan(case, logs))
+        shape = frozen_shape(generator.loaded[0].parameters)
+        slowdown = gate.settings_for("tpot", case.ranks).tolerance
+        job = Job.of(metrics, gated, shape, slowdown=slowdown, ranks=case.ranks)
+        lists = CaseLaunches(generator, job)
+        _say(f"{case}: {launches} launches of about {lists.forecast_s:.0f} s; a first one warms the page cache")
+        lists.extend()
+        if lists.taken[-1].failed:
+            raise BadInput(f"{case}: {lists.taken[-1].failed}")
+        lists.taken.clear()
+        made.append(lists)
+    sizes = [launches // batches + (index < launches % batches) for index in range(batches)]
+    start, done, total = time.monotonic(), 0, launches * len(cases)
+    for batch, size in enumerate(sizes):
+        if batch and pause:
+            _say(f"pause of {pause:.0f} s between batches")
+            time.sleep(pause)  # launches of one minute are more alike than those of two
+        for lists in made:
+            for _ in range(size):
+                taken = _undisturbed(lists)
+                lists.taken[-1] = _of_batch(taken, batch)
+                done += 1
+                left = (time.monotonic() - start) / done * (total - done)
+                _say(f"{lists.generator.case}: launch {done} of {total}, {taken.wall_s:.0f} s, about {left:.0f} s left")
+    return made
+
+
+def _undisturbed(lists: CaseLaunches) -> Taken:
+    """One launch that may be kept; up to two that were disturbed are made again."""
+    for attempt in range(3):
+        taken = lists.extend()
+        reasons = taken.why_not("", None, "engine")
+        if not reasons or attempt == 2:
+            return taken
+        _say(f"{lists.generator.case}: again, because {'; '.join(reasons)}")
+        lists.taken.pop()
+    raise AssertionError("the last attempt is returned")
+
+
+def _of_batch(taken: Taken, batch: int) -> Taken:
+    metrics = {name: one.model_copy(update={"batch": batch}) for name, one in taken.metrics.items()}
+    return Taken(metrics, taken.probes, taken.hook, taken.wall_s, taken.failed, taken.cold)
+
+
+def _kept(lists: CaseLaunches, metric: str) -> tuple[list[Taken], list[Launch]]:
+    good = [one for one in lists.taken if metric in one.metrics and not one.why_not(metric, None, "engine")]
+    return good, [one.metrics[metric] for one in good]
+
+
+def _hook(lists: CaseLaunches) -> str:
+    return lists.taken[0].hook if lists.taken else "steps"
+
+
+def _replacing(
+    where: str,
+    old: Entry,
+    new: Sequence[Launch],
+    settings: gate.Settings,
+    metric: str,
+    reason: str | None,
+    accept: str | None,
+) -> list[str]:
+    found = []
+    if not (reason or accept):
+        found.append(f"{where}: an entry of {old.provenance.date:%Y-%m-%d} is replaced; say why with --reason")
+    became = slower(old, new, settings, exact=metric == "peak_memory")
+    if became and not accept:
+        found.append(f"{where}: {became}; accept it with --accept-regression REASON")
+    return found
+
+
+def _told(new: Sequence[Launch], old: Entry | None, settings: gate.Settings, metric: str) -> str:
+    values = [one.z for one in new]
+    middle = sum(values) / len(values)
+    sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}"
+    if old is not None:
+        found = change(old.launches, new, settings, exact=metric == "peak_memory")
+        text += f", {found.change:+.1%} against the old baseline"
+    return text
+
+
+def _plan(case: Case, logs: Path) -> GroupPlan:
+    device, spec = devices()[case.device], engine(case.engine)
+    return GroupPlan(
+        case=case,
+        implementation=spec.implementation,
+        model=resolve(case.model),
+        placement=device.place(case.ranks, case.cores_per_rank),
+        torch_device=device.torch_device,
+        backend=device.backend,
+        logs=logs,
+        options=dict(spec.options),
+        exclusive=device.exclusive,
+    )
+
+
+def _numbers(option: str, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise BadInput(f"{option} {text}: give whole numbers with commas between, such as 1,4") from None
+
+
+def _git(*words: str, option: str) -> str:
+    """What git says here. Raises BadInput that names the option to give instead."""
+    program = shutil.which("git")
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=False) if program else None
+    if done is None or done.returncode or not done.stdout.strip():
+        raise BadInput(f"git {' '.join(words)} says nothing here; give {option}")
+    return done.stdout.strip()
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,251 @@
+"""One launch, in a rank: the candidate's steps in strict alternation with the frozen step, timed. No judgement here.
+
+Invoked as `genqual.performance.alternate:launch` in every rank at once. Step counts are given and never adapted to a
+clock, because ranks that stop at different steps hang.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.engines.base import TokenBatch
+from genqual.engines.runtime import synchronise
+from genqual.errors import BadInput, Unsupported
+from genqual.performance import frozen
+
+SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
+_BURST: Final = 4  # frozen steps around a whole request, where an engine has no hook
+
+
+class Alternation:
+    """What an engine calls between its steps: ends a candidate's step, runs a frozen one, starts the next.
+
+    A slowed step does its extra work after the candidate's clock has started again: it is part of the step's time.
+    """
+
+    def __init__(
+        self, frozen: Callable[[], object], settle: Callable[[], None], extra: Callable[[], None], *, steps: bool
+    ) -> None:
+        self._frozen, self._settle, self._extra, self._steps = frozen, settle, extra, steps
+        self._started: float | None = None
+        self._slowed = False
+        self._last = 0.0
+        self._count = 0
+        self.samples: list[tuple[float, float, float, bool]] = []  # candidate, frozen before, frozen after, slowed
+
+    def start(self) -> None:
+        """A candidate's step starts here, slowed when it is its turn."""
+        self._slowed = self._count % SLOW_EVERY == SLOW_EVERY - 1
+        self._started = time.perf_counter()
+        if self._slowed:
+            self._extra()
+            self._settle()
+
+    def skip(self) -> None:
+        """What runs until the next call is no step of the kind that is measured."""
+        self._started = None
+
+    def __call__(self) -> None:
+        ended = time.perf_counter()
+        self._frozen()
+        self._settle()
+        done = time.perf_counter()
+        if self._started is not None:
+            self.samples.append((ended - self._started, self._last, done - ended, self._slowed))
+            self._count += 1
+        self._last = done - ended
+        if self._steps:
+            self.start()
+
+
+def launch(
+    engine: Any,
+    *,
+    sections: list[str],
+    shape: dict[str, int],
+    new_tokens: int,
+    calls: dict[str, int],
+    slowdown: float,
+    threads: int,
+    **rows: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Measure `sections` (decode, prefill, throughput, load, memory) on prompts `rows[section]`, in that order.
+
+    `shape` is the frozen step's hidden size and layers; `calls[section]` generate calls are timed after one that warms
+    up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3): seconds
+    of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed. Raises BadInput.
+    """
+    unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
+    if unknown:
+        raise BadInput(f"sections {sorted(unknown)}: a launch knows decode, prefill, throughput, load and memory")
+    source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
+    found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
+    if "memory" in sections:
+        engine.memory(reset=True)
+        engine.generate(_batch(rows["memory"]), new_tokens)
+        found["peak_bytes"] = engine.memory().peak
+    if "load" in sections:
+        found["plain_read_s"] = min(plain_read(engine) for _ in range(2))
+    timed = [name for name in ("decode", "prefill", "throughput") if name in sections]
+    if not timed:
+        return found | {"cpu_s": time.process_time()}
+    clock = frozen.Frozen(shape["hidden"], shape["layers"], device=engine.model.device)
+
+    def settle() -> None:
+        synchronise(engine.request.device)
+
+    cpu = wall = 0.0
+    for name in timed:
+        ids = rows[name]
+        step = (clock.prefill if name == "prefill" else clock.decode)(*ids.shape)
+        tokens = 1 if name == "prefill" else new_tokens
+        run = _Section(engine, _batch(ids), tokens, step, clock.unit, settle, first=name == "prefill")
+        cpu0, start = time.process_time(), time.perf_counter()
+        times, marks, found["hook"] = run.measure(calls[name], slowdown)
+        cpu, wall = cpu + time.process_time() - cpu0, wall + time.perf_counter() - start
+        found |= {f"{name}_times": times, f"{name}_marks": marks}
+    return found | {"cpu_share": cpu / (wall * threads), "cpu_s": time.process_time()}
+
+
+class _Section:
+    def __init__(
+        self,
+        engine: Any,
+        batch: TokenBatch,
+        tokens: int,
+        step: Callable[[], object],
+        unit: Callable[[], None],
+        settle: Callable[[], None],
+        *,
+        first: bool,
+    ) -> None:
+        self._engine, self._batch, self._tokens, self._step = engine, batch, tokens, step
+        self._unit, self._settle, self._first = unit, settle, first
+        self._units = 0
+
+    def measure(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64], str]:
+        gc.collect()
+        for _ in range(2):
+            self._step()
+        try:
+            self._engine.between_steps(lambda: None)
+        except Unsupported:
+            return (*self._requests(calls, slowdown), "requests")
+        try:
+            return (*self._steps(calls, slowdown), "steps")
+        finally:
+            self._engine.between_steps(None)
+
+    def _extra(self) -> None:
+        for _ in range(self._units):
+            self._unit()
+
+    def _calibrate(self, candidate_s: float, slowdown: float) -> None:
+        """So many units as take `slowdown` of a candidate's step, measured here and now."""
+        spans = []
+        for _ in range(9):
+            start = time.perf_counter()
+            for _ in range(8):
+                self._unit()
+            self._settle()
+            spans.append((time.perf_counter() - start) / 8)
+        self._units = max(1, round(slowdown * candidate_s / median(spans)))
+
+    def _steps(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        alternation = Alternation(self._step, self._settle, self._extra, steps=not self._first)
+        self._engine.between_steps(alternation)
+
+        def call() -> None:
+            # Of a decode, the prefill is no sample; of a prefill, only what runs inside the call is.
+            if self._first:
+                alternation.start()
+            else:
+                alternation.skip()
+            self._engine.generate(self._batch, self._tokens)
+
+        alternation()  # a first frozen step, so that every sample has one before it
+        for _ in range(3 if self._first else 1):
+            call()
+        self._calibrate(median(sample[0] for sample in alternation.samples), slowdown)
+        alternation.samples.clear()
+        marks: list[tuple[int, bool]] = []
+        for index in range(calls):
+            before = len(alternation.samples)
+            call()
+            marks += [(index, slowed) for _, _, _, slowed in alternation.samples[before:]]
+        times = np.array([sample[:3] for sample in alternation.samples], dtype=np.float64).reshape(-1, 3)
+        return times, np.array(marks, dtype=np.int64).reshape(-1, 2)
+
+    def _requests(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Whole requests between bursts of frozen steps: for engines that let nobody between their steps."""
+        self._calibrate(self._request(slowed=False), slowdown)
+        before = self._burst()
+        times, marks = [], []
+        for index in range(calls * SLOW_EVERY):
+            slowed = index % SLOW_EVERY == SLOW_EVERY - 1
+            took = self._request(slowed=slowed)
+            after = self._burst()
+            times.append((took, before, after))
+            marks.append((index // SLOW_EVERY, slowed))
+            before = after
+        return np.array(times, dtype=np.float64), np.array(marks, dtype=np.int64)
+
+    def _request(self, *, slowed: bool) -> float:
+        """Seconds of a token of one request; what a slowed one does more is timed and added."""
+        run = self._engine.generate(self._batch, self._tokens)
+        steps = run.step_s
+        took = float(steps[0] if self._first else (steps[-1] - steps[0]) / max(1, len(steps) - 1))
+        if slowed:
+            start = time.perf_counter()
+            self._extra()
+            self._settle()
+            took += time.perf_counter() - start
+        return took
+
+    def _burst(self) -> float:
+        start = time.perf_counter()
+        for _ in range(_BURST):
+            self._step()
+        self._settle()
+        return (time.perf_counter() - start) / _BURST
+
+
+def plain_read(engine: Any) -> float:
+    """Seconds to read the model's bytes and nothing else: its files, or the hash stream of an embedded model."""
+    spec = engine.request.model
+    start = time.perf_counter()
+    if spec.source == "embedded":
+        parameters = sum(tensor.numel() for tensor in engine.model.parameters())
+        hashlib.shake_128(b"genqual/plain").digest(parameters)
+    elif spec.source in ("directory", "gguf"):
+        place = Path(spec.location)
+        files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin")) if place.is_dir() else [place]
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                while stream.read(1 << 22):
+                    pass
+    else:
+        raise Unsupported(f"load time of a {spec.source} model has nothing to be compared with: convert it first")
+    return time.perf_counter() - start
+
+
+def _storage_bytes() -> int | None:
+    """What this process had to fetch from storage so far: a warm page cache reads about nothing."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
+
+
+def _batch(ids: NDArray[np.int64]) -> TokenBatch:
+    return TokenBatch.of(ids.tolist())

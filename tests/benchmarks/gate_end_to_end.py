@@ -1,0 +1,214 @@
+"""The gate as a user runs it, end to end: pytest, fresh launches, real slowdowns; nothing is simulated.
+
+  baseline   `genqual rebase` of TPOT, llama-30m, one rank, into a directory of its own
+  unchanged  10 runs of the unchanged tree: none may be REGRESSED
+  slower     10 runs with 5 % more real work in the engine's decode: at least 9 REGRESSED, none PASS
+  faster     3 runs against a baseline of an engine that was slowed by 11.1 %: IMPROVED
+  loaded     5 unchanged runs with a competing load on every core: INCONCLUSIVE may grow, REGRESSED may not
+  node       2 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
+  driver     one run against a baseline of another driver: judged under --under-test driver, else INCONCLUSIVE
+
+Every run is kept in the JSON file at once, and a later call goes on where an earlier one ended. --phases picks some.
+Exit status 0: every phase that was asked for came out as said. 1: not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from genqual.performance import baseline
+from genqual.rebasing import merged
+from tests.benchmarks.gate_launches import ROOT, competing
+from tests.benchmarks.ratios import table
+
+CASE: Final = ("--engine", "transformers", "--dtype", "bf16", "--ranks", "1", "--batch-sizes", "1")
+SHAPE: Final = ("--input-lengths", "128", "--new-tokens", "32")
+RUNS: Final = {"unchanged": 10, "slower": 10, "faster": 3, "loaded": 5, "node": 2, "driver": 1, "driver-engine": 1}
+Verdicts = Counter[str]
+
+
+class Bench:
+    """Runs what is missing and keeps it."""
+
+    def __init__(self, directory: Path, model: str, launches: int) -> None:
+        self.directory, self.model, self.launches = directory, model, launches
+        directory.mkdir(parents=True, exist_ok=True)
+        self.file = directory / "runs.json"
+        self.runs: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file.is_file() else []
+
+    def baselines(self, name: str, *, slowdown: float = 0.0) -> Path:
+        """The directory of a baseline, measured now unless it is there."""
+        place = self.directory / f"baselines-{name}"
+        if list(place.glob("*.json")):
+            return place
+        before = "import tests.benchmarks.slow_plugin; " if slowdown else ""
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", f"{before}from genqual.cli import main; main()", "rebase"),
+                *(f"--model={self.model}", *CASE, *SHAPE, "--metric", "tpot", "--launches", str(self.launches)),
+                *(f"--out={place}", "--author", "gate_end_to_end", "--commit", "0" * 40),
+            ],
+            cwd=ROOT,
+            env=environment(slowdown),
+            check=False,
+        )
+        if done.returncode:
+            raise SystemExit(f"the baseline {name} could not be made; see above")
+        return place
+
+    def run(self, phase: str, baselines: Path, *more: str, slowdown: float = 0.0, frozen: bool = False) -> None:
+        """One run of pytest, its verdict read from JUnit."""
+        junit = self.directory / "junit.xml"
+        junit.unlink(missing_ok=True)
+        plugin = ["-p", "tests.benchmarks.slow_plugin"] if slowdown else []
+        start = time.monotonic()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "xeon", "--benchmark"),
+                *(f"--model={self.model}", *CASE, *SHAPE, "-k", "test_time_per_output_token", "--no-upload"),
+                *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}", f"--junitxml={junit}"),
+                *("--gate-budget", "240", *plugin, *more),
+            ],
+            cwd=ROOT,
+            env=environment(slowdown, frozen=frozen),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        took = time.monotonic() - start
+        found = {p.get("name", ""): p.get("value", "") for p in ET.parse(junit).iter("property")}
+        message = next((str(e.get("message")) for e in ET.parse(junit).iter() if e.tag in ("failure", "skipped")), "")
+        verdict = found.get("genqual_verdict", f"none, exit {done.returncode}")
+        self.runs.append(
+            {
+                **{"phase": phase, "verdict": verdict, "wall_s": round(took, 1), "message": message[:600]},
+                **{name: found.get(f"genqual_{name}") for name in ("estimate", "interval", "launches")},
+            }
+        )
+        part = self.file.with_suffix(".part")
+        part.write_text(json.dumps(self.runs, indent=1) + "\n")
+        part.replace(self.file)
+        one = self.runs[-1]
+        print(
+            f"  {verdict} {one['estimate'] or ''} {one['launches'] or ''} launches, {took:.0f} s: {message[:160]}",
+            flush=True,
+        )
+
+    def phase(self, name: str, make: Callable[[], None]) -> None:
+        """Runs of a phase until there are enough."""
+        have = [one for one in self.runs if one["phase"] == name]
+        todo = RUNS[name] - len(have)
+        if todo > 0:
+            each = np.median([one["wall_s"] for one in self.runs]) if self.runs else 60.0
+            print(f"{name}: {todo} runs, about {each * todo:.0f} s", flush=True)
+        for _ in range(todo):
+            make()
+
+    def verdicts(self, name: str) -> Verdicts:
+        return Counter(one["verdict"] for one in self.runs if one["phase"] == name)
+
+
+def environment(slowdown: float, *, frozen: bool = False) -> dict[str, str]:
+    made = {**os.environ, "PYTHONPATH": str(ROOT), "GENQUAL_TEST_SLOWDOWN": str(slowdown)}
+    return made | {"GENQUAL_TEST_SLOW_FROZEN": "1"} if frozen else made
+
+
+def other_driver(place: Path, target: Path) -> Path:
+    """The baselines of `place` as if another driver had been there."""
+    target.mkdir(exist_ok=True)
+    (path,) = place.glob("*.json")
+    known = baseline.read(path)
+    entries = {
+        key: entry.model_copy(update={"identity": {**entry.identity, "driver": "another"}}).sealed()
+        for key, entry in known.entries.items()
+    }
+    (target / path.name).write_text(merged(None, known.class_id, known.fingerprint, entries))
+    return target
+
+
+def phases(bench: Bench) -> dict[str, tuple[Callable[[], None], Callable[[Verdicts], bool]]]:
+    def loaded() -> None:
+        with competing(len(os.sched_getaffinity(0))):
+            bench.run("loaded", bench.baselines("honest"))
+
+    def driver(phase: str, *more: str) -> None:
+        bench.run(phase, other_driver(bench.baselines("honest"), bench.directory / "baselines-driver"), *more)
+
+    return {
+        "unchanged": (lambda: bench.run("unchanged", bench.baselines("honest")), lambda v: not v["regressed"]),
+        "slower": (
+            lambda: bench.run("slower", bench.baselines("honest"), slowdown=0.05),
+            lambda v: v["regressed"] >= 9 and not v["pass"] and not v["improved"],
+        ),
+        "faster": (
+            lambda: bench.run("faster", bench.baselines("slowed", slowdown=1 / 0.9 - 1)),
+            lambda v: v["improved"] == RUNS["faster"],
+        ),
+        "loaded": (loaded, lambda v: not v["regressed"]),
+        "node": (
+            lambda: bench.run(
+                "node", bench.baselines("honest"), "--under-test", "node", slowdown=0.05, frozen=True
+            ),
+            lambda v: not v["pass"] and not v["improved"],
+        ),
+        "driver": (
+            lambda: driver("driver", "--under-test", "driver"),
+            lambda v: not [one for one in bench.runs if one["phase"] == "driver" and "driver was" in one["message"]],
+        ),
+        "driver-engine": (
+            lambda: driver("driver-engine"),
+            lambda v: v["inconclusive"] == 1
+            and all("driver was" in one["message"] for one in bench.runs if one["phase"] == "driver-engine"),
+        ),
+    }  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m tests.benchmarks.gate_end_to_end", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    made.add_argument("--model", default="llama-30m")
+    made.add_argument("--launches", type=int, default=16, help="of each baseline (default: %(default)s)")
+    made.add_argument("--phases", default=",".join(RUNS), help="(default: %(default)s)")
+    made.add_argument("--json", type=Path, default=Path("gate-end-to-end"), help="directory (default: %(default)s)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    bench = Bench(options.json.absolute(), options.model, options.launches)
+    fine = True
+    rows = [["phase", "runs", "verdicts", "seconds (median, p95)", "as promised"]]
+    known = phases(bench)
+    for name in options.phases.split(","):
+        make, promised = known[name]
+        bench.phase(name, make)
+        found = bench.verdicts(name)
+        took = [one["wall_s"] for one in bench.runs if one["phase"] == name]
+        fine &= promised(found)
+        rows.append(
+            [
+                *(name, str(len(took)), ", ".join(f"{count} {word}" for word, count in found.most_common())),
+                *(f"{np.median(took):.0f}, {np.quantile(took, 0.95):.0f}", "yes" if promised(found) else "NO"),
+            ]
+        )
+    print("\n" + table(rows))
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())

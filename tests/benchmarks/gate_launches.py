@@ -1,0 +1,157 @@
+"""Real launches for the gate's benchmarks, kept in a JSON file that a later call goes on with. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from genqual.devices.registry import devices
+from genqual.engines.registry import engine
+from genqual.gating import CaseLaunches
+from genqual.models.registry import resolve
+from genqual.performance import gate
+from genqual.performance.design import Job, frozen_shape
+from genqual.ranks.handle import Generator
+from genqual.ranks.links import Reply
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import Case, Workload
+from tests.benchmarks.slow_plugin import SLOW
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DECODE: Final = Workload(batch=1, input_length=128, new_tokens=32)
+ARMS: Final = {"honest": 0.0, "slow": 0.05}
+
+
+class Collector:
+    """Starts launches of one case, honest or slowed by real work, and keeps each launch's z and all of its steps."""
+
+    def __init__(self, path: Path, *, model: str, engine_name: str, ranks: int, dtype: str = "bf16") -> None:
+        self.path = path
+        self.about = {"model": model, "engine": engine_name, "ranks": ranks, "dtype": dtype}
+        self.launches: list[dict[str, Any]] = []
+        if path.is_file():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept["about"] != self.about:
+                raise SystemExit(f"{path} holds launches of {kept['about']}, not of {self.about}; give another --json")
+            self.launches = kept["launches"]
+        self._case = Case("xeon", engine_name, model, dtype, ranks)
+
+    def of(self, arm: str, condition: str) -> list[dict[str, Any]]:
+        return [one for one in self.launches if one["arm"] == arm and one["condition"] == condition]
+
+    def collect(self, wanted: dict[str, int], condition: str) -> None:
+        """Launch until each arm has `wanted` launches in `condition`, the arms in turns."""
+        missing = {arm: count - len(self.of(arm, condition)) for arm, count in wanted.items()}
+        todo = [arm for turn in range(max(missing.values(), default=0)) for arm in missing if turn < missing[arm]]
+        start = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            lists = {arm: stack.enter_context(self._lists(arm)) for arm in sorted(set(todo))}
+            for index, arm in enumerate(todo):
+                if condition == "busy":
+                    with competing(1):
+                        self._one(lists[arm], arm, condition)
+                else:
+                    self._one(lists[arm], arm, condition)
+                left = (time.monotonic() - start) / (index + 1) * (len(todo) - index - 1)
+                one = self.launches[-1]
+                said = one.get("failed") or f"z {one['z']:+.4f}, {one['wall_s']:.1f} s"
+                print(
+                    f"{condition} {arm} {index + 1}/{len(todo)}: {said}, {left:.0f} s left", file=sys.stderr, flush=True
+                )
+
+    @contextlib.contextmanager
+    def _lists(self, arm: str) -> Iterator[tuple[CaseLaunches, list[Sequence[Reply]]]]:
+        device, spec = devices()["xeon"], engine(self._case.engine)
+        pool = Pool(1)
+        with tempfile.TemporaryDirectory(prefix="genqual-") as logs, slowed(ARMS[arm]):
+            plan = GroupPlan(
+                case=self._case,
+                implementation=SLOW if ARMS[arm] else spec.implementation,
+                model=resolve(self._case.model),
+                placement=device.place(self._case.ranks, 1),
+                torch_device=device.torch_device,
+                backend=device.backend,
+                logs=Path(logs),
+                options=dict(spec.options),
+                path=(str(ROOT),),
+            )
+            generator = Generator(pool, plan)
+            try:
+                shape = frozen_shape(generator.loaded[0].parameters)
+                ranks = self._case.ranks
+                slowdown = gate.settings_for("tpot", ranks).tolerance
+                job = Job.of(["tpot"], {"tpot": DECODE}, shape, slowdown=slowdown, ranks=ranks)
+                replies: list[Sequence[Reply]] = []
+                lists = CaseLaunches(generator, job, seen=replies.append)
+                yield lists, replies
+            finally:
+                pool.close_all()
+
+    def _one(self, lists: tuple[CaseLaunches, list[Sequence[Reply]]], arm: str, condition: str) -> None:
+        launches, replies = lists
+        replies.clear()
+        with slowed(ARMS[arm]):
+            taken = launches.extend()
+        made: dict[str, Any] = {"arm": arm, "condition": condition, "at": time.time(), "wall_s": taken.wall_s}
+        if taken.failed:
+            made["failed"] = taken.failed
+        else:
+            kept = taken.metrics["tpot"]
+            times = np.max([reply.arrays["decode_times"][:, 0] for reply in replies[0]], axis=0)
+            marks = replies[0][0].arrays["decode_marks"]
+            made |= json.loads(kept.model_dump_json()) | {"probes": dict(taken.probes)}
+            made["step_s"] = [float(f"{value:.5g}") for value in times[marks[:, 1] == 0]]
+        self.launches.append(made)
+        self._save()
+
+    def _save(self) -> None:
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({"about": self.about, "launches": self.launches}) + "\n", encoding="utf-8")
+        part.replace(self.path)
+
+
+@contextlib.contextmanager
+def slowed(share: float) -> Iterator[None]:
+    """What `slow_engine` reads when it is loaded; ranks inherit it."""
+    before = os.environ.get("GENQUAL_TEST_SLOWDOWN")
+    os.environ["GENQUAL_TEST_SLOWDOWN"] = str(share)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GENQUAL_TEST_SLOWDOWN"]
+        else:
+            os.environ["GENQUAL_TEST_SLOWDOWN"] = before
+
+
+@contextlib.contextmanager
+def competing(processes: int) -> Iterator[None]:
+    """Processes that multiply matrices on the last cores of this host for a block; one leaves the first core alone."""
+    cores = sorted(os.sched_getaffinity(0))[-processes:]
+    code = (
+        "import os, sys, numpy as np; os.sched_setaffinity(0, {int(sys.argv[1])}); a = np.ones((512, 512))\n"
+        "while os.getppid() == int(sys.argv[2]): a = (a @ a) / 512"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(core), str(os.getpid())], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        for core in cores
+    ]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(10)

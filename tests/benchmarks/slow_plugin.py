@@ -1,0 +1,11 @@
+"""A pytest plugin that puts `slow_engine` in the place of the transformers engine, under its name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from genqual.engines.registry import engines
+
+SLOW = "tests.benchmarks.slow_engine:SlowEager"
+
+engines()["transformers"] = replace(engines()["transformers"], implementation=SLOW)

@@ -1,0 +1,156 @@
+"""Candidate and frozen step take strict turns, slowed steps are slowed inside the candidate's time, nothing else is."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genqual.engines.base import Generated, TokenBatch
+from genqual.errors import BadInput, Unsupported
+from genqual.performance import alternate, frozen
+from genqual.performance.alternate import SLOW_EVERY, Alternation, launch
+from genqual.performance.frozen import Frozen
+
+
+class Clock:
+    """Time that passes only when somebody works; what was done, in order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.done: list[str] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now
+
+    def work(self, name: str, seconds: float) -> None:
+        self.done.append(name)
+        self.now += seconds
+
+
+class Engine:
+    """Takes 8 s a prefill and 2 s a decode step, and calls back between steps as the real ones do."""
+
+    def __init__(self, clock: Clock, *, hook: bool = True) -> None:
+        self.clock, self.hook = clock, hook
+        self.callback: Any = None
+        self.request = SimpleNamespace(device="cpu", model=SimpleNamespace(source="embedded"))
+        self.model = SimpleNamespace(device=torch.device("cpu"), parameters=lambda: [torch.zeros(1000)])
+
+    def between_steps(self, callback: Any) -> None:
+        if not self.hook:
+            raise Unsupported("no hook here")
+        self.callback = callback
+
+    def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
+        start, stamps = self.clock.now, []
+        for step in range(new_tokens):
+            self.clock.work("candidate", 8.0 if step == 0 else 2.0)
+            if self.callback is not None:
+                self.callback()
+            stamps.append(self.clock.now - start)
+        self.clock.now += 5.0  # what generate does when its loop is over is nobody's step
+        return Generated(np.zeros((len(batch.ids), new_tokens), np.int64), np.array(stamps), stamps[-1], 1.0)
+
+    def memory(self, *, reset: bool = False) -> Any:
+        return SimpleNamespace(peak=12345)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(alternate, "time", made)
+    step = lambda *shape: lambda: made.work("frozen", 1.0)  # noqa: E731 - a stand-in for two methods
+    fake = SimpleNamespace(decode=step, prefill=step, unit=lambda: made.work("unit", 0.01))
+    monkeypatch.setattr(frozen, "Frozen", lambda hidden, layers, device: fake)
+    return made
+
+
+def run(engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9) -> dict[str, Any]:
+    ids = np.ones((1, 4), dtype=np.int64)
+    return launch(
+        engine, sections=list(sections), shape={"hidden": 64, "layers": 1}, new_tokens=new_tokens,
+        calls={"decode": calls, "prefill": 12}, slowdown=0.05, threads=1, decode=ids, prefill=ids, memory=ids,
+    )  # fmt: skip
+
+
+def test_every_decode_step_stands_between_two_frozen_ones(clock: Clock) -> None:
+    found = run(Engine(clock), "decode")
+    times, marks = found["decode_times"], found["decode_marks"]
+    assert times.shape == (3 * 8, 3)  # the prefill of each call is no step
+    slowed = marks[:, 1].astype(bool)
+    assert times[~slowed, 0] == pytest.approx(2.0)
+    assert times[slowed, 0] == pytest.approx(2.1)  # 5 % more: ten units of 0.01 s, inside the candidate's time
+    assert times[:, 1:] == pytest.approx(1.0)
+    assert slowed.sum() == len(times) // SLOW_EVERY
+    steps = [word for word in clock.done if word != "unit"]
+    pairs = list(itertools.pairwise(steps))[3:]  # after the warm-up
+    assert all(a != b for a, b in pairs)
+    assert found["hook"] == "steps"
+
+
+def test_a_prefill_is_timed_from_its_call(clock: Clock) -> None:
+    found = run(Engine(clock), "prefill")
+    times, marks = found["prefill_times"], found["prefill_marks"]
+    assert len(times) == 12
+    assert times[marks[:, 1] == 0, 0] == pytest.approx(8.0)
+    assert times[marks[:, 1] == 1, 0] == pytest.approx(8.4)
+
+
+def test_an_engine_without_a_hook_alternates_requests_with_bursts(clock: Clock) -> None:
+    found = run(Engine(clock, hook=False), "decode")
+    times, marks = found["decode_times"], found["decode_marks"]
+    assert found["hook"] == "requests"
+    assert len(times) == 3 * SLOW_EVERY
+    assert times[marks[:, 1] == 0] == pytest.approx(np.array([[2.0, 1.0, 1.0]] * 9))
+    assert times[marks[:, 1] == 1, 0] == pytest.approx(2.1)
+
+
+def test_the_hook_is_taken_away_again(clock: Clock) -> None:
+    engine = Engine(clock)
+    run(engine, "decode")
+    assert engine.callback is None
+
+
+def test_memory_and_load_need_no_frozen_step(clock: Clock) -> None:
+    found = run(Engine(clock), "memory", "load")
+    assert found["peak_bytes"] == 12345
+    assert found["plain_read_s"] >= 0.0
+    assert "frozen" not in clock.done
+
+
+def test_an_unknown_section_is_named(clock: Clock) -> None:
+    with pytest.raises(BadInput, match=r"sections .'speed'.: a launch knows decode"):
+        run(Engine(clock), "speed")
+
+
+def test_the_first_step_after_a_pause_is_no_sample(clock: Clock) -> None:
+    turns = Alternation(lambda: None, lambda: None, lambda: None, steps=True)
+    for act in (turns, turns, turns.skip, turns, turns):
+        act()
+    assert len(turns.samples) == 2
+
+
+def test_the_frozen_step_computes_the_same_every_time() -> None:
+    made = Frozen(128, 2, device=torch.device("cpu"))
+    decode, prefill = made.decode(3, 16), made.prefill(1, 20)
+    assert decode() == decode()
+    assert prefill() == prefill()
+    assert np.isfinite([decode(), prefill()]).all()
+    assert decode() != Frozen(128, 3, device=torch.device("cpu")).decode(3, 16)()
+
+
+def test_the_frozen_weights_are_exact_in_bf16_and_known() -> None:
+    weight = Frozen(128, 1, device=torch.device("cpu")).layers[0]["q"].float()
+    scale = weight.abs().min()
+    assert ((weight / scale) % 2 == 1).logical_or((weight / scale) % 2 == -1).all()
+    first = [2 * byte - 255 for byte in hashlib.shake_128(b"genqual/frozen/0.q").digest(4)]
+    assert weight[0, :4].div(scale).tolist() == first

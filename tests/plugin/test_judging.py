@@ -1,0 +1,255 @@
+"""How a run comes to a verdict: what is admitted, when it launches again, and what it says. No rank is started."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual import judging
+from genqual.gating import Taken, subject_of
+from genqual.judging import Judging, Question
+from genqual.performance.baseline import Entry, Launch
+from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.performance.metrics import Metric
+from genqual.performance.verdict import Verdict
+from genqual.rebasing import entry_of, merged, provenance_of
+from genqual.spec import Case, Workload
+
+CASE = Case("xeon", "transformers", "llama-30m", "bf16")
+SMALL, LARGE = Workload(1, 128, 32), Workload(4, 128, 32)
+GATED = gated_workloads([Workload(1, 32, 32), SMALL, LARGE])
+MEASURED = Metric("tpot", "s", 0.01, (0.01,), "median", "lower")
+IDENTITY = {"torch": "2.13.0", "driver": None}
+WHO = provenance_of(commit="488b0751", author="A. Person", reason="first baseline")
+
+
+def launch(z: float, *, raw: float = -4.5, slowed: float = 0.05, seed: int = 0) -> Launch:
+    rng = np.random.default_rng(abs(hash((z, seed))) % 2**32)
+    noise = rng.normal(0.0, 0.01, 8)
+    return Launch(
+        z=z, raw=raw, frozen=raw - z, steps=140, p50=0.01, p90=0.011, p99=0.012, autocorrelation_steps=2.0,
+        cpu_share=0.97, same=tuple(noise), slowed=tuple(slowed + noise[::-1]),
+    )  # fmt: skip
+
+
+def taken(z: float, metric: str = "tpot", **changes: Any) -> Taken:
+    probes = {"cpu_share": 0.97, "frozen_log_s": -5.3, "suspended_s": 0.0} | changes.pop("probes", {})
+    more = changes.pop("launch", {})
+    return Taken({metric: launch(z, **more)}, probes, wall_s=5.0, **changes)
+
+
+OLD = [0.8 + 0.01 * x for x in (-1.2, -0.9, -0.5, -0.3, -0.1, 0.0, 0.1, 0.2, 0.4, 0.6, 0.9, 1.3)]
+NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
+
+
+def entry(metric: str = "tpot", **changes: Any) -> Entry:
+    subject = subject_of(CASE, ["w" * 64], GATED[metric], metric)
+    job = Job.of([metric], GATED, frozen_shape(31_000_000), slowdown=0.05, ranks=1)
+    every = [taken(z, metric) for z in OLD]
+    made = entry_of(
+        subject, [one.metrics[metric] for one in every], every, job, identity=IDENTITY, provenance=WHO, old=None
+    )
+    return made.model_copy(update=changes).sealed()
+
+
+@dataclass
+class Fake:
+    """Launches that were written down beforehand."""
+
+    generator: Any
+    job: Job
+    script: Any = ()
+    taken: list[Taken] = field(default_factory=list)
+    forecast_s: float = 5.0
+
+    def extend(self) -> Taken:
+        self.taken.append(self.script[len(self.taken)])
+        return self.taken[-1]
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that judges one metric against `entries` with launches of a script."""
+    identity = SimpleNamespace(class_id="a-class", facts={})
+    monkeypatch.setattr(judging, "devices", lambda: {"xeon": SimpleNamespace(identity=lambda: identity)})
+    monkeypatch.setattr(judging, "identity_here", lambda device: dict(IDENTITY))
+    said: list[str] = []
+
+    def judge(
+        script: list[Taken],
+        *entries: Entry,
+        measured: Metric = MEASURED,
+        workload: Workload = SMALL,
+        accuracy: str = "",
+        other: list[Taken] | None = None,
+        **question: Any,
+    ) -> Any:
+        path = tmp_path / "a-class.json"
+        path.unlink(missing_ok=True)
+        if entries:
+            path.write_text(merged(None, "a-class", {}, {one.subject.key: one for one in entries}))
+        scripts = iter([script, other or []])
+        monkeypatch.setattr(judging, "CaseLaunches", lambda generator, job: Fake(generator, job, next(scripts)))
+        asked = Question({CASE: frozenset({measured.name})}, GATED, tmp_path, **question)
+        generator = SimpleNamespace(case=CASE, loaded=[SimpleNamespace(parameters=31_000_000)])
+        run = Judging(
+            asked,
+            said.append,
+            lambda case: accuracy,
+            (lambda case: generator) if other is not None else None,  # type: ignore[arg-type, return-value]
+            lambda case, workload, metric: f"pytest -k {metric}",
+        )
+        return run.judge(generator, ["w" * 64], workload, measured)  # type: ignore[arg-type]
+
+    judge.said = said  # type: ignore[attr-defined]
+    return judge
+
+
+def test_unchanged_launches_pass_after_a_few(gate: Any) -> None:
+    found = gate([taken(z) for z in NEW], entry())
+    assert found.verdict is Verdict.PASS
+    assert found.launches == 3
+    assert abs(found.estimate) < 0.01
+    assert gate.said[0].startswith("gate: xeon-transformers-llama-30m-bf16 tpot: 3 to 12 launches of about 5 s each")
+    assert gate.said[1] == "launch 1 of at most 12"
+    assert gate.said[2].startswith("launch 2 of at most 12, E=")
+
+
+def test_slower_launches_fail_with_all_that_a_person_needs(gate: Any) -> None:
+    found = gate([taken(z + math.log(1.06)) for z in NEW], entry())
+    assert found.verdict is Verdict.REGRESSED
+    assert found.estimate == pytest.approx(0.06, abs=0.01)
+    for words in (
+        "6.0% slower (+",
+        "E = ",
+        "against no change",
+        "launches, sigma",
+        "cpu_share 0.97",
+        "again: pytest -k",
+    ):
+        assert words in found.reason, words
+
+
+def test_more_tokens_a_second_is_an_improvement(gate: Any) -> None:
+    measured = Metric("tokens_per_s", "1/s", 90.0, (90.0,), "median", "higher")
+    script = [taken(z + math.log(0.9), "tokens_per_s") for z in NEW]
+    found = gate(script, entry("tokens_per_s"), measured=measured, workload=LARGE)
+    assert found.verdict is Verdict.IMPROVED
+    assert found.estimate == pytest.approx(1 / 0.9 - 1, abs=0.02)
+    assert found.interval[0] < found.estimate < found.interval[1]
+
+
+def test_nothing_to_compare_with_starts_nothing(gate: Any) -> None:
+    assert gate([], workload=SMALL).verdict is Verdict.NO_BASELINE
+    assert gate([], entry("ttft")).verdict is Verdict.NO_BASELINE
+
+
+@pytest.mark.parametrize(("name", "workload"), [("tpot", LARGE), ("tokens_per_s", SMALL), ("e2e", SMALL)])
+def test_what_no_gate_judges_is_recorded(gate: Any, name: str, workload: Workload) -> None:
+    found = gate([], entry(), measured=Metric(name, "s", 1.0, (1.0,), "median", "lower"), workload=workload)
+    assert found.verdict is Verdict.RECORDED
+
+
+@pytest.mark.parametrize(
+    ("changes", "question", "said"),
+    [
+        (
+            {"identity": IDENTITY | {"torch": "2.12.0"}},
+            {},
+            "torch was 2.12.0 and is 2.13.0 (judge it with --under-test",
+        ),
+        (
+            {"identity": IDENTITY | {"driver": "535"}},
+            {},
+            "driver was 535 and is None (judge it with --under-test driver)",
+        ),
+        ({"frozen_source": "0" * 64}, {}, "the frozen step's source is not the baseline's"),
+        ({}, {"accuracy": "it is wrong"}, "it is wrong"),
+    ],
+)
+def test_a_run_that_is_not_admitted_starts_nothing(
+    gate: Any, changes: dict[str, Any], question: dict[str, Any], said: str
+) -> None:
+    found = gate([], entry(**changes), **question)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert said in found.reason
+
+
+def test_a_changed_driver_is_judged_when_the_driver_is_under_test(gate: Any) -> None:
+    changed = entry(identity=IDENTITY | {"driver": "535"})
+    assert gate([taken(z) for z in NEW], changed, under_test="driver").verdict is not Verdict.NO_BASELINE
+    slow = [taken(z, launch={"raw": -4.5 + math.log(1.08)}) for z in NEW]
+    found = gate(slow, changed, under_test="driver")
+    assert found.verdict is Verdict.REGRESSED
+    assert gate(slow, entry()).verdict is Verdict.PASS  # under `engine` candidate and frozen step cancel
+
+
+def test_xdist_on_the_device_is_not_admitted(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
+    found = gate([], entry())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "2 xdist workers share this device" in found.reason
+
+
+def test_a_launch_that_dies_ends_it_with_the_cause(gate: Any) -> None:
+    found = gate([taken(NEW[0]), Taken({}, {}, failed="launch 2 died: rank 0 was killed by SIGKILL")], entry())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "rank 0 was killed by SIGKILL" in found.reason
+
+
+def test_disturbed_launches_are_left_out_and_named(gate: Any) -> None:
+    bad = {"cpu_share": 0.3}
+    found = gate([taken(9.0, probes=bad), *(taken(z) for z in NEW)], entry())
+    assert found.verdict is Verdict.PASS
+    assert found.launches == 3
+    found = gate([taken(0.8, probes=bad)] * 3, entry())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "3 of 3 launches: cpu_share 0.3 is not in" in found.reason
+
+
+def test_a_suspended_host_is_named(gate: Any) -> None:
+    found = gate([taken(0.8, probes={"suspended_s": 60.0})] * 3, entry())
+    assert "the host was suspended for 60 s" in found.reason
+
+
+def test_a_gate_that_is_blind_says_nothing_else(gate: Any) -> None:
+    found = gate([taken(z, launch={"slowed": 0.0}) for z in NEW], entry())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "blind here" in found.reason
+    assert found.launches == 12
+
+
+def test_a_spent_budget_is_inconclusive(gate: Any) -> None:
+    found = gate([taken(z) for z in NEW], entry(), budget_s=1e-9)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "--gate-budget 0 s is spent after" in found.reason
+
+
+def test_noise_ends_after_the_last_launch(gate: Any) -> None:
+    found = gate([taken(0.8 + 0.3 * (-1) ** index) for index in range(12)], entry())
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "12 launches of at most 12 decide nothing" in found.reason
+
+
+def test_another_build_answers_in_place_of_a_file(gate: Any) -> None:
+    slow = [taken(z + math.log(1.08)) for z in NEW]
+    assert gate(slow, other=[taken(z) for z in NEW]).verdict is Verdict.REGRESSED
+    assert gate([taken(z) for z in NEW], other=[taken(z + 0.001) for z in NEW]).verdict is Verdict.PASS
+
+
+def test_alpha_is_split_over_what_is_asked_and_can_be_noise() -> None:
+    asked = {CASE: frozenset({"tpot", "ttft", "peak_memory", "e2e"})}
+    assert Question(asked, GATED, Path()).metrics == 2
+    assert Question({}, GATED, Path()).metrics == 1
+
+
+def test_the_gate_judges_latency_small_and_throughput_large() -> None:
+    assert GATED["tpot"] == GATED["ttft"] == SMALL
+    assert GATED["tokens_per_s"] == GATED["peak_memory"] == LARGE
+    assert len(frozen_source()) == 64

@@ -1,0 +1,109 @@
+"""A baseline is refused where it would make a bad gate, and what is written can be read, by the gate and in a diff."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genqual.errors import BadInput
+from genqual.performance import baseline
+from genqual.performance.baseline import Anchor, Launch
+from genqual.performance.gate import Settings
+from genqual.rebasing import merged, problem, provenance_of, readable, slower, write
+from tests.plugin.test_judging import OLD, entry, launch
+
+SETTINGS = Settings(0.05)
+
+
+def series(*, sigma: float = 0.005, count: int = 16, last: float = 0.0, batches: int = 2) -> list[Launch]:
+    rng = np.random.default_rng(4)
+    values = 0.8 + sigma * rng.standard_normal(count)
+    values[-4:] += last
+    return [launch(float(z)).model_copy(update={"batch": index * batches // count}) for index, z in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("launches", "said"),
+    [
+        (series(), ""),
+        (series(sigma=0.02), "the host is too noisy: a launch varies by"),
+        (series(batches=1), "two batches at least"),
+        (series(count=7), "7 launches were admitted; 8 are needed"),
+        (series(last=0.027, sigma=0.001), "held out, are judged"),
+    ],
+)
+def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], said: str) -> None:
+    found = problem(launches, SETTINGS, exact=False)
+    assert bool(found) == bool(said), found
+    assert said in found
+
+
+def shifted(share: float, count: int = 12) -> list[Launch]:
+    return [launch(z + math.log1p(share)) for z in (OLD * 2)[:count]]
+
+
+def test_slower_than_the_last_baseline_is_told() -> None:
+    assert slower(entry(), shifted(0.0), SETTINGS, exact=False) == ""
+    assert "+6.0% (" in slower(entry(), shifted(0.06), SETTINGS, exact=False)
+    assert "against the baseline of 20" in slower(entry(), shifted(0.06), SETTINGS, exact=False)
+
+
+def test_small_slips_add_up_against_the_anchor() -> None:
+    """2.4 % and 2.3 % are within half the tolerance each, and not together."""
+    slipped = tuple(shifted(0.024))
+    kept = entry(launches=slipped)
+    assert kept.anchor.launches != slipped
+    assert slower(kept, shifted(0.024), SETTINGS, exact=False) == ""
+    assert "against the anchor" in slower(kept, shifted(0.047), SETTINGS, exact=False)
+    moved = entry(launches=slipped, anchor=Anchor(launches=slipped, provenance=kept.provenance))
+    assert slower(moved, shifted(0.047), SETTINGS, exact=False) == ""
+
+
+def test_what_is_written_is_read_back_and_a_launch_is_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "a-class.json"
+    made = entry()
+    write(path, merged(None, "a-class", {"cores": 2}, {made.subject.key: made}))
+    found = baseline.find(tmp_path, "a-class")
+    assert found is not None
+    assert found.entry(made.subject.key) == made
+    text = path.read_text()
+    assert sum('"autocorrelation_steps"' in line for line in text.splitlines()) == 2 * len(made.launches)
+    other = entry("ttft")
+    write(path, merged(found, "a-class", {}, {other.subject.key: other}))
+    again = baseline.find(tmp_path, "a-class")
+    assert again is not None
+    assert set(again.entries) == {made.subject.key, other.subject.key}
+
+
+def test_what_cannot_be_read_back_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a-class.json"
+    path.write_text("the old one")
+    with pytest.raises(BadInput, match="not the JSON of a baseline"):
+        write(path, '{"version": 1,')
+    assert path.read_text() == "the old one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values)
+def test_layout_changes_nothing(value: Any) -> None:
+    assert json.loads(readable(value)) == value
+
+
+@pytest.mark.parametrize(("field", "value"), [("commit", "HEAD"), ("author", ""), ("reason", "")])
+def test_a_baseline_says_who_and_why(field: str, value: str) -> None:
+    with pytest.raises(BadInput, match=f"--{field} {value}"):
+        provenance_of(**({"commit": "488b0751", "author": "A. Person", "reason": "why"} | {field: value}))
