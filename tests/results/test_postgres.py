@@ -176,10 +176,8 @@ def test_a_server_that_restarts_is_waited_for(url: str, postgres: Server, monkey
     assert count(url) == [(2, 2)]
 
 
-@pytest.mark.parametrize(
-    "how",
-    [pytest.param(signal.SIGINT, id="restart", marks=pytest.mark.heavy), pytest.param(signal.SIGQUIT, id="crash")],
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["restart", "crash"])
 def test_thirty_two_processes_send_each_record_twice_through_a_restart(
     url: str, postgres: Server, how: signal.Signals
 ) -> None:
@@ -208,6 +206,25 @@ def test_thirty_two_processes_send_each_record_twice_through_a_restart(
     assert count(url, "select count(*), count(distinct id), count(distinct run) from records") == [(6400, 6400, 32)]
     # A commit whose answer the restart swallowed is sent again and is not new then: at most as many as were on the way.
     assert 6400 - 32 * 20 <= sum(map(int, output.split())) <= 6400
+
+
+def test_kill_at_random_moments_of_pushing_to_a_server_loses_nothing(url: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.results.killed", str(tmp_path), "12", url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    promised = set(done.stdout.split())
+    spool = Spool(tmp_path / "spool", fallback=tmp_path / "second")
+    report = push(spool, [url])
+    assert (report.ok, report.set_aside) == (True, [])
+    kept_now = [one.id for one in SqlSink.open(url).read(Query())]
+    assert promised <= set(kept_now) == set(spool.ids())
+    assert len(kept_now) == len(set(kept_now))
 
 
 def test_a_server_that_is_down_is_one_sink_s_failure(

@@ -18,6 +18,8 @@ from genqual.results.sinks.base import Query, SinkFailed
 from genqual.results.sinks.registry import ledger_name, open_sink, schemes
 from genqual.results.sinks.sql import SqlSink
 from genqual.results.sinks.sqlite_file import use_wal
+from genqual.results.sinks.table import HEAD
+from genqual.results.sinks.upgrade import upgrade
 from tests.results.make import record, verdict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,6 +239,7 @@ def test_eight_processes_send_every_record_twice_into_a_database_that_none_has_m
     assert all(isinstance(one, Record) for one in sink.read(Query()))
 
 
+@pytest.mark.heavy
 def test_thirty_two_processes_send_two_hundred_records_each_twice(database: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.results.writers", f"sqlite:///{database}", "32", "200", "20"],
@@ -249,6 +252,63 @@ def test_thirty_two_processes_send_two_hundred_records_each_twice(database: Path
     assert (done.returncode, done.stderr) == (0, "")
     assert rows(database, "select count(*), count(distinct id), count(distinct run) from records") == [(6400, 6400, 32)]
     assert sum(map(int, done.stdout.split())) == 6400
+
+
+MOUNTS = """21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 21 0:26 / /mnt/share rw shared:2 - nfs4 server:/export rw
+31 21 0:27 / /mnt/with\\040space rw shared:3 - fuse.sshfs user@host:/ rw
+32 30 0:28 / /mnt/share/local rw shared:4 - xfs /dev/vdb rw
+33 21 0:29 / /home rw - cifs //server/home rw
+34 21 0:30 / /home rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/data/results.db", None),
+        ("/mnt/share/a/results.db", "nfs4"),
+        ("/mnt/shared/results.db", None),
+        ("/mnt/share/local/results.db", None),
+        ("/mnt/with space/results.db", "fuse.sshfs"),
+        ("/home/results.db", None),  # what was mounted later covers what was there
+    ],
+)
+def test_a_network_file_system_is_refused_with_the_ways_out(path: str, kind: str | None, tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS)
+    if kind is None:
+        sqlite_file.refuse_network(Path(path), mounts)
+        return
+    with pytest.raises(SinkFailed, match=rf"network file system \({kind}\).*file:///DIR.*postgresql://.*genqual push"):
+        sqlite_file.refuse_network(Path(path), mounts)
+
+
+def test_a_run_does_not_write_where_it_must_not(sink: SqlSink, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_file, "file_system", lambda path, mounts: "nfs")
+    with pytest.raises(SinkFailed, match="network file system"):
+        sink.send([record()])
+    assert not database.exists()
+
+
+def test_a_file_of_the_first_genqual_names_the_command_that_mends_it(database: Path) -> None:
+    database.parent.mkdir(parents=True)
+    made = record()
+    values = [*(("xeon",) * 7), 1, "ok", "measured", made.to_bytes().decode()]
+    names = "id, created, run, kind, key, device, class_id, engine, model, dtype, ranks, status, provenance, body"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"create table records ({names.replace('id,', 'id text primary key,', 1)})")
+        for name in ("run", "key", "class_id"):
+            connection.execute(f"create index ix_records_{name} on records ({name})")
+        known = [made.id, made.created, made.run]
+        connection.execute(f"insert into records values ({', '.join('?' * 14)})", [*known, *values])
+        connection.commit()
+    url = f"sqlite:///{database}"
+    assert list(SqlSink.open(url).read(Query())) == [made]  # it is read as it is
+    with pytest.raises(SinkFailed, match="genqual db upgrade sqlite:///"):
+        SqlSink.open(url).send([record(run="new")])
+    assert upgrade(url) == (None, HEAD)
+    assert SqlSink.open(url).send([made, record(run="new")]) == 1
 
 
 class Contended:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from genqual.results.push import push
 from genqual.results.record import Record
+from genqual.results.sinks.base import Query
+from genqual.results.sinks.registry import open_sink
 from genqual.results.spool import Spool
 from tests.results.killed import ROUNDS
 from tests.results.make import record
@@ -19,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_kill_leaves_no_record_torn_and_none_lost(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.results.killed", str(tmp_path)],
+        [sys.executable, "-m", "tests.results.killed", str(tmp_path), str(ROUNDS)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -33,6 +36,31 @@ def test_kill_leaves_no_record_torn_and_none_lost(tmp_path: Path) -> None:
     assert all(isinstance(item, Record) for item in kept)
     assert promised <= {item.id for item in kept if isinstance(item, Record)}
     assert len(promised) > ROUNDS
+
+
+def test_kill_at_fifty_moments_of_spooling_and_pushing_loses_nothing_and_tears_nothing(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/results.db", f"file://{tmp_path}/store"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.results.killed", str(tmp_path), "50", *urls],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    promised = set(done.stdout.split())
+    assert len(promised) > 50
+    before = [len(list(open_sink(url).read(Query()))) for url in urls]
+    assert min(before) > 0  # some were killed after, some before their push
+    spool = Spool(tmp_path / "spool", fallback=tmp_path / "second")
+    report = push(spool, urls)
+    assert (report.ok, report.set_aside) == (True, [])
+    for url in urls:  # every record that is read has been verified against its id
+        kept = [one.id for one in open_sink(url).read(Query())]
+        assert len(kept) == len(set(kept))
+        assert promised <= set(kept) == set(spool.ids())
+    assert [one.sent for one in push(spool, urls).deliveries] == [0, 0]
 
 
 LIMITED = """
