@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "genqual.commands.engines:engines",
         "List the engines, the options they take, and what they cannot do.",
     ),
+    "export": ("genqual.commands.export:export", "Copy records from any source into a Parquet or JSON lines file."),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),

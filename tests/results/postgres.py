@@ -36,7 +36,8 @@ def binaries() -> Path:
 class Server:
     """One cluster. `start` and `stop` may be called again and again; `close` removes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
         self._bin = binaries()
         self._as: list[str] = []
         self.directory = Path(tempfile.mkdtemp(prefix="genqual-pg-"))
@@ -79,7 +80,7 @@ class Server:
                     *("-D", str(self.data), "-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
                     *("-k", str(self.directory), "-c", "max_connections=80"),
                     # Here the server is killed and never the kernel: what it wrote is kept without waiting for a disk.
-                    *("-c", "fsync=off"),
+                    *(() if self._durable else ("-c", "fsync=off")),
                 ],
                 stdout=subprocess.DEVNULL,
                 stderr=log,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from genqual.commands.trust import sign, verify
 from genqual.engines.base import Generated
-from genqual.results.metric import Gate, Metric
+from genqual.results.metric import Better, Gate, Metric
 from genqual.results.outputs import Outputs
 from genqual.results.parts import Provenance
 from genqual.results.record import Record
@@ -38,10 +38,10 @@ RUNS, BATCH, NEW = 3, 2, 5
 def measured(**fields: Any) -> Record:
     """A measurement whose sums agree, as a rank's would."""
     tokens = np.arange(BATCH * NEW).reshape(BATCH, NEW)
-    steps = [np.arange(1, NEW + 1) * (0.25 + 0.01 * run) for run in range(RUNS)]
+    steps = [np.arange(1, NEW + 1, dtype=np.float64) * np.float64(0.25 + 0.01 * run) for run in range(RUNS)]
     runs = [Generated(tokens, one, float(one[-1]) + 0.125, 0.5, streamed=tokens[:, 0]) for one in steps]
     outputs = Outputs.of(runs)
-    samples = {
+    samples: dict[str, tuple[str, Better, list[Any]]] = {
         "ttft": ("s", "lower", [one[0] for one in steps]),
         "tpot": ("s", "lower", [(one[-1] - one[0]) / (NEW - 1) for one in steps]),
         "e2e": ("s", "lower", [one[-1] for one in steps]),

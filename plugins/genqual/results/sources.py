@@ -6,19 +6,22 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from genqual.errors import BadInput
+from genqual.results import parquet
 from genqual.results.record import CorruptRecord, FutureRecord, Record
 from genqual.results.sinks.base import Query
+from genqual.results.sinks.base import newest as newest_of
 from genqual.results.sinks.registry import open_sink
 from genqual.results.sinks.urls import redact
 
 FORMS: Final = (
     "a database (results.db, sqlite:///results.db), a directory of records (.genqual/spool) or a file of records"
-    " (.json, .jsonl), each with an optional selector: results.db#run=3f2a or results.db#class=NAME&engine=NAME"
+    " (.json, .jsonl, .parquet, a signed session), each with an optional selector: results.db#run=3f2a or"
+    " results.db#class=NAME&engine=NAME"
 )
 
 _SELECTOR = re.compile(r"(.*)#(\w+=[^#&]*(?:&\w+=[^#&]*)*)", re.DOTALL)
@@ -26,9 +29,13 @@ _NAMES: Final = {f.name: f.name for f in fields(Query) if f.name != "newest"} | 
 _SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 
 
-def load(spec: str) -> list[Record]:
-    """The records that `spec` names, verified, oldest first, each once. Raises BadInput or SinkFailed, never empty."""
+def load(spec: str, *, newest: bool = False) -> list[Record]:
+    """The records that `spec` names, verified, oldest first, each once. Raises BadInput or SinkFailed, never empty.
+
+    `newest`: of each content key only the run that recorded it last, which a database finds without reading the rest.
+    """
     place, query = _parsed(spec)
+    query = replace(query, newest=newest)
     found = {record.id: record for record in _read(place, query)}
     if not found:
         raise BadInput(f"{redact(spec)}: {_why_empty(place, query)}")
@@ -64,17 +71,25 @@ def _read(place: str, query: Query) -> Iterator[Record]:
 
 
 def _from_path(path: Path, query: Query) -> Iterator[Record]:
-    if path.is_dir():
-        files = sorted(path.glob("*.json")) or sorted((path / "spool").glob("*.json"))
-        for file in files:
-            yield from filter(query.matches, _from_bytes(file, file.read_bytes()))
-        return
-    with path.open("rb") as stream:
-        start = stream.read(len(_SQLITE_MAGIC))
-        if start != _SQLITE_MAGIC:
-            yield from filter(query.matches, _from_bytes(path, start + stream.read()))
+    if path.is_file():
+        with path.open("rb") as stream:
+            start = stream.read(len(_SQLITE_MAGIC))
+        if start == _SQLITE_MAGIC:
+            yield from _read(f"sqlite:///{path.absolute()}", query)
             return
-    yield from _read(f"sqlite:///{path.absolute()}", query)
+        if start.startswith(parquet.MAGIC):
+            yield from parquet.read(path, query)
+            return
+    found = filter(query.matches, _from_files(path))
+    yield from newest_of(found) if query.newest else found
+
+
+def _from_files(path: Path) -> Iterator[Record]:
+    if not path.is_dir():
+        yield from _from_bytes(path, path.read_bytes())
+        return
+    for file in sorted(path.glob("*.json")) or sorted((path / "spool").glob("*.json")):
+        yield from _from_bytes(file, file.read_bytes())
 
 
 def _from_bytes(path: Path, data: bytes) -> Iterator[Record]:
