@@ -106,8 +106,9 @@ def copy(url: str, found: Iterator[dict[str, Any]]) -> int:
 def reading(source: str) -> dict[str, float]:
     """Wall seconds of reading what a comparison of two classes needs, without starting Python."""
     start = time.perf_counter()
-    found = compare(*(load(f"{source}#class={name}", newest=True) for name in CLASSES[:2]))
-    assert found.rows
+    ours, theirs = (load(f"{source}#class={name}", newest=True) for name in CLASSES[:2])
+    if not compare(ours, theirs).rows:
+        raise SystemExit(f"{source}: nothing to compare")
     return {"s": time.perf_counter() - start, "mib": own_mib()}
 
 
@@ -118,7 +119,9 @@ def command(words: Sequence[str]) -> dict[str, float]:
         "import sys\n"
         "from genqual.cli import main\n"
         "try: main(sys.argv[1:])\n"
-        "finally: print(next(line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line), file=sys.stderr)\n"
+        "finally:\n"
+        "    status = open('/proc/self/status').read()\n"
+        "    print(status.partition('VmHWM:')[2].split()[0], file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     if done.returncode:
