@@ -43,7 +43,7 @@ class Engine:
         self.clock, self.hook = clock, hook
         self.callback: Any = None
         self.request = SimpleNamespace(device="cpu", model=SimpleNamespace(source="embedded"))
-        self.model = SimpleNamespace(device=torch.device("cpu"), parameters=lambda: [torch.zeros(1000)])
+        self.model = SimpleNamespace(parameters=lambda: [torch.zeros(1000), torch.zeros(9, device="meta")])
 
     def between_steps(self, callback: Any) -> None:
         if not self.hook:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genqual.builds import build_of
+from genqual.cli import main
 from genqual.errors import BadInput
 from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
@@ -36,7 +38,7 @@ def series(*, sigma: float = 0.005, count: int = 16, last: float = 0.0, batches:
         (series(sigma=0.02), "the host is too noisy: a launch varies by"),
         (series(batches=1), "two batches at least"),
         (series(count=7), "7 launches were admitted; 8 are needed"),
-        (series(last=0.027, sigma=0.001), "held out, are judged"),
+        (series(last=0.027, sigma=0.001, count=32), "held out, are judged"),
     ],
 )
 def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], said: str) -> None:
@@ -107,3 +109,57 @@ def test_layout_changes_nothing(value: Any) -> None:
 def test_a_baseline_says_who_and_why(field: str, value: str) -> None:
     with pytest.raises(BadInput, match=f"--{field} {value}"):
         provenance_of(**({"commit": "488b0751", "author": "A. Person", "reason": "why"} | {field: value}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "hpu"], "--device hpu: "),
+        (["--model", "lama-30m"], "lama-30m"),
+        (["--batch-sizes", "one"], "--batch-sizes one: give whole numbers"),
+        (["--launches", "3"], "--launches"),
+        (["--metric", "e2e"], "--metric"),
+        (["--commit", "HEAD", "--author", "A. Person"], "--commit HEAD"),
+    ],
+)
+def test_what_cannot_be_rebased_starts_nothing(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["rebase", f"--out={tmp_path / 'out'}", *arguments])
+    assert ended.value.code == 4
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_commit_is_unpacked_and_not_checked_out(tmp_path: Path) -> None:
+    found = build_of("HEAD", tmp_path)
+    (place,) = found.path
+    assert (Path(place) / "genqual" / "ranks" / "worker.py").is_file()
+    assert build_of("HEAD", tmp_path) == found
+
+
+def test_an_environment_lends_its_python_and_runs_this_genqual(tmp_path: Path) -> None:
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    found = build_of(str(tmp_path / "env"), tmp_path / "made")
+    assert found.python == str(python)
+    assert sorted(path.name for path in Path(found.path[0]).iterdir()) == ["genqual"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("no-such-commit", "no file, no directory, and"),
+        ("--help", "no file, no directory, and"),
+        (".", "must be a virtual environment"),
+        ("missing.whl", "no such file"),
+    ],
+)
+def test_a_build_that_is_none_is_named(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--baseline-from") as caught:
+        build_of(text, tmp_path)
+    assert said in str(caught.value)

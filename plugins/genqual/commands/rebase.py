@@ -72,7 +72,7 @@ def rebase(
     """Measure the latency baselines of this hardware class and write them to its file.
 
     Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
-    a quarter of a metric's tolerance is refused, and so are launches whose last four would not pass by the others. A
+    a fifth of a metric's tolerance is refused, and so are launches whose last four would not pass by the others. A
     metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. Nothing
     is written unless every metric of every case can be.
     """

@@ -98,7 +98,7 @@ def launch(
     timed = [name for name in ("decode", "prefill", "throughput") if name in sections]
     if not timed:
         return found | {"cpu_s": time.process_time()}
-    clock = frozen.Frozen(shape["hidden"], shape["layers"], device=engine.model.device)
+    clock = frozen.Frozen(shape["hidden"], shape["layers"], device=_device(engine))
 
     def settle() -> None:
         synchronise(engine.request.device)
@@ -236,6 +236,12 @@ def plain_read(engine: Any) -> float:
     else:
         raise Unsupported(f"load time of a {spec.source} model has nothing to be compared with: convert it first")
     return time.perf_counter() - start
+
+
+def _device(engine: Any) -> Any:
+    """Where the last parameters are, which is where the head runs; offloaded ones are nowhere until they are used."""
+    places = [tensor.device for tensor in engine.model.parameters() if tensor.device.type != "meta"]
+    return places[-1] if places else engine.request.device
 
 
 def _storage_bytes() -> int | None:
