@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from genqual.errors import BadInput
 from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, evidence, forecast, identity_here, subject_of
 from genqual.performance import admission, baseline, gate, selftest
 from genqual.performance.baseline import BaselineFile, Entry, Launch
-from genqual.performance.design import Job, frozen_shape, frozen_source
+from genqual.performance.design import SECTIONS, Job, frozen_shape, frozen_source
 from genqual.performance.gate import GATED, Decision, Settings
 from genqual.performance.metrics import Metric
 from genqual.performance.verdict import GateResult, Verdict
@@ -152,7 +152,11 @@ class Judging:
             slowdown = settings.tolerance if name != "load_s" else 0.05 * (1 + (case.ranks > 1))
             job = Job.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
             kept[case] = CaseLaunches(generator, job)
-        return kept[case]
+        found = kept[case]
+        if SECTIONS[name] not in found.job.workloads:  # asked for by a test that has no mark to say so
+            workloads = {**found.job.workloads, SECTIONS[name]: self.question.gated[name]}
+            found.job = replace(found.job, workloads=workloads)
+        return found
 
     def _end(
         self,

@@ -7,18 +7,23 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.benchmarks import gate_power
 from tests.benchmarks.ratios import alternate, summarise, table
 from tests.benchmarks.tpot_overhead import Arms
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("module", ["tpot_overhead", "time_to_verdict"])
+@pytest.mark.parametrize(
+    "module", ["tpot_overhead", "time_to_verdict", "gate_power", "gate_simulation", "gate_end_to_end"]
+)
 def test_help_says_what_is_compared(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", f"tests.benchmarks.{module}", "--help"],
@@ -89,3 +94,35 @@ def test_arms_that_did_other_work_are_not_compared() -> None:
 
 def test_a_table_lines_up() -> None:
     assert table([["a", "bb"], ["ccc", "d"]]) == "a    bb\n-------\nccc  d"
+
+
+def kept(z: float, seed: int) -> dict[str, Any]:
+    """A launch as gate_launches keeps it: its steps vary far more between launches than z does."""
+    rng = np.random.default_rng(seed)
+    speed = math.exp(0.15 * rng.standard_normal())
+    return {
+        "z": z + 0.006 * rng.standard_normal(),
+        "raw": math.log(0.01 * speed),
+        "same": (0.01 * rng.standard_normal(8)).tolist(),
+        "slowed": (0.05 + 0.01 * rng.standard_normal(8)).tolist(),
+        "step_s": (0.01 * speed * math.exp(z - 0.8) * np.exp(0.03 * rng.standard_normal(140))).tolist(),
+    }
+
+
+def test_the_rules_are_replayed_on_the_same_launches(capsys: pytest.CaptureFixture[str]) -> None:
+    honest = [kept(0.8, seed) for seed in range(24)]
+    slow = [kept(0.8 + math.log(1.05), 100 + seed) for seed in range(12)]
+    assert gate_power.report("quiet", [*honest, {"failed": "it died"}], slow, 20, 1, 1)
+    said = capsys.readouterr().out
+    assert "24 honest launches, sigma of z 0.76%" in said
+    rows = {line.split("  ")[0]: line.split() for line in said.splitlines() if "%" in line and "to" in line}
+    assert rows["genqual"][1] == "0.00%"
+    assert "100.00%" in rows["genqual"]
+    assert len(rows) == 5
+    counts = gate_power.replay(honest, slow, 20, 1, 1)
+    assert counts["mean * 1.05"]["null"]["regressed"] > 0  # what one launch against one does on such a host
+
+
+def test_too_few_launches_are_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not gate_power.report("quiet", [kept(0.8, 1)], [], 20, 1, 1)
+    assert "too few to replay" in capsys.readouterr().out

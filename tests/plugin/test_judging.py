@@ -243,6 +243,17 @@ def test_another_build_answers_in_place_of_a_file(gate: Any) -> None:
     assert gate([taken(z) for z in NEW], other=[taken(z + 0.001) for z in NEW]).verdict is Verdict.PASS
 
 
+def test_a_metric_that_no_mark_announced_is_launched_for_all_the_same(gate: Any) -> None:
+    """Its section is put into later launches; without it the gate would launch for ever."""
+    lists = Judging(Question({}, GATED, Path()), print, lambda case: "")
+    kept: dict[Case, Any] = {}
+    generator: Any = SimpleNamespace(case=CASE, loaded=[SimpleNamespace(parameters=31_000_000)])
+    settings = judging.gate.settings_for("tpot", 1)
+    assert set(lists._launches(kept, generator, None, "tpot", settings).job.workloads) == {"decode"}
+    assert set(lists._launches(kept, generator, None, "ttft", settings).job.workloads) == {"decode", "prefill"}
+    assert len(kept) == 1
+
+
 def test_alpha_is_split_over_what_is_asked_and_can_be_noise() -> None:
     asked = {CASE: frozenset({"tpot", "ttft", "peak_memory", "e2e"})}
     assert Question(asked, GATED, Path()).metrics == 2

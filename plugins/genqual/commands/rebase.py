@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -224,6 +225,8 @@ def _told(new: Sequence[Launch], old: Entry | None, settings: gate.Settings, met
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
     text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}"
+    if metric not in ("load_s", "peak_memory"):
+        text += f", the frozen step takes {math.exp(-middle):.2f} of the candidate's"
     if old is not None:
         found = change(old.launches, new, settings, exact=metric == "peak_memory")
         text += f", {found.change:+.1%} against the old baseline"

@@ -20,7 +20,7 @@ from genqual.results.text import clean, spread
 
 _STATUS: Final = {"accuracy_fail": "WRONG", "unsupported": "UNSUPP"}
 # Worst first: what a person must see before anything else.
-_VERDICTS: Final = ("regressed", "inconclusive", "no_baseline", "pass", "improved")
+_VERDICTS: Final = ("regressed", "inconclusive", "no_baseline", "pass", "improved", "recorded")
 
 # Columns of a terminal: the widest metric, verdict and number ("memory MiB", "INCONCLUSIVE", "TIMEOUT"), and a gap.
 _METRIC, _VERDICT, _NUMBER, _GAP = 10, 12, 7, 2
