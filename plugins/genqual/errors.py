@@ -18,6 +18,10 @@ class Unsupported(GenqualError):
     """This engine cannot do this here, and the message says why. A status of its own: no failure, no silent skip."""
 
 
+class NotEvident(GenqualError):
+    """The engine's evidence tier does not show what this property needs: not applicable, and never a pass."""
+
+
 class OutOfMemory(GenqualError):
     """The device or host memory limit was met while loading or generating. An outcome, not an accident."""
 

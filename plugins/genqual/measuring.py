@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,11 +42,18 @@ class Published:
 class Measuring:
     """What the performance items of one process share: each is of the same runs, so TTFT and TPOT belong together."""
 
-    def __init__(self, repetitions: int, progress: Callable[[str], None], judging: Judging) -> None:
+    def __init__(
+        self,
+        repetitions: int,
+        progress: Callable[[str], None],
+        judging: Judging,
+        protocol: Mapping[str, str] | None = None,
+    ) -> None:
         self.wrong: set[Case] = set()  # cases that failed a judgement: their latencies are of wrong answers
         self._judging = judging
         self._repetitions = repetitions
         self._progress = progress
+        self._protocol = dict(protocol or {})
         self._measurements = Measurements()
         self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
         self._published: dict[tuple[Case, Workload], Published] = {}
@@ -80,7 +87,7 @@ class Measuring:
                 found,
                 gates,
                 weights_sha256=weights_sha256,
-                protocol={"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none"},
+                protocol={"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none", **self._protocol},
                 inspection=inspection,
                 status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
                 message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
@@ -119,6 +126,8 @@ class Measuring:
     def _roofline(self, generator: Generator) -> tuple[Roofline, ...]:
         """What the ranks could do at most, probed once a case, all ranks at the same time."""
         case = generator.case
+        if generator.plan.tier == "tokens":
+            return ()  # neither its bytes nor its device are ours to see
         if case not in self._rooflines:
             self._progress(f"probing the roofline of {case}")
             params: dict[str, Json] = {

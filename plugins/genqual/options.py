@@ -6,8 +6,9 @@ import argparse
 import itertools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
@@ -15,7 +16,7 @@ from genqual.errors import GenqualError
 from genqual.performance.admission import UNDER_TEST
 from genqual.results.push import DEFAULT_UPLOAD
 from genqual.results.sinks.registry import open_sink
-from genqual.spec import PRECISIONS
+from genqual.spec import PRECISIONS, Json
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -69,6 +70,28 @@ def _sink(text: str) -> str:
     return text
 
 
+def _endpoint(text: str) -> str:
+    """The base URL of an OpenAI-compatible server, without anything secret in it."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)!r} is no http(s) URL; give for example http://127.0.0.1:8000/v1"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)!r}: only scheme, host, port and path are taken; give a key as GENQUAL_API_KEY in the "
+            "environment, so that it stands in no log"
+        )
+    return text
+
+
+def shown(url: str) -> str:
+    """`url` with nothing in it that may be a secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
 def _factor(text: str) -> float:
     try:
         factor = float(text)
@@ -95,6 +118,7 @@ class Options:
 
     profile: str = "embedded"
     benchmark: bool = False
+    miniature: bool = False
     engines: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
@@ -115,6 +139,22 @@ class Options:
     launcher: str = "auto"
     deadline_scale: float = 1.0
     state_dir: str = ".genqual"
+    endpoint: str | None = None
+    served_model: str | None = None
+    engine_command: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Json]:
+        """What the command line says to engines, by option key; an engine is given the keys that its spec names."""
+        given = {"endpoint": self.endpoint, "served_model": self.served_model, "command": self.engine_command}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def lacking(self, settings: Iterable[tuple[str, str]], engine: str) -> str | None:
+        """Why `engine` cannot run without what was not given, or None."""
+        for key, how in settings:
+            if key not in self.settings:
+                return f"{engine} needs {how}"
+        return None
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
@@ -124,6 +164,7 @@ class Options:
         return cls(
             profile=get("genqual_profile"),
             benchmark=get("genqual_benchmark"),
+            miniature=get("genqual_miniature"),
             engines=get("genqual_engine") or (),
             models=get("genqual_model") or (),
             dtypes=get("genqual_dtype") or (),
@@ -144,6 +185,9 @@ class Options:
             launcher=get("genqual_launcher"),
             deadline_scale=get("genqual_deadline_scale"),
             state_dir=get("genqual_state_dir"),
+            endpoint=get("genqual_endpoint"),
+            served_model=get("genqual_served_model"),
+            engine_command=get("genqual_engine_command"),
         )
 
 
@@ -157,7 +201,14 @@ def add_options(parser: pytest.Parser) -> None:
         dest="genqual_profile",
         default="embedded",
         metavar="NAME|FILE",
-        help="what to run: a profile that genqual ships (embedded, realistic) or a TOML file; default: %(default)s",
+        help="what to run: a profile that genqual ships (embedded, realistic, bloom-176b, bloomz-7b,"
+        " llama2-intel, ...) or a TOML file; default: %(default)s",
+    )
+    add(
+        "--miniature",
+        dest="genqual_miniature",
+        action="store_true",
+        help="run a profile of large models on embedded ones: same engines, precisions, batches and lengths",
     )
     add(
         "--engine",
@@ -203,6 +254,26 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="SOURCE",
         help="dataset mode: FILE.jsonl, FILE.txt or FILE.csv, each with an optional :column, or a `datasets` name;"
         " every prompt is generated from, in order, and the pairs are kept (an interrupted run resumes)",
+    )
+    add(
+        "--endpoint",
+        dest="genqual_endpoint",
+        type=_endpoint,
+        metavar="URL",
+        help="of --engine server: base URL of an OpenAI-compatible server, http://127.0.0.1:8000/v1; a key is read from"
+        " GENQUAL_API_KEY only",
+    )
+    add(
+        "--served-model",
+        dest="genqual_served_model",
+        metavar="NAME",
+        help="of --engine server: the model's name there; default: the only one that the server lists",
+    )
+    add(
+        "--engine-command",
+        dest="genqual_engine_command",
+        metavar="COMMAND",
+        help="of --engine external: the program that generates, spoken to in JSON lines (docs/engines.md)",
     )
     add("--references", dest="genqual_references", metavar="DIR", help="look here first for oracle references")
     add(
@@ -281,7 +352,10 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-PATH_OPTIONS = ("--baseline-from", "--baselines", "--model", "--profile", "--prompts", "--references", "--state-dir")
+PATH_OPTIONS = (
+    *("--baseline-from", "--baselines", "--model", "--profile", "--prompts", "--references"),
+    *("--served-model", "--state-dir"),
+)
 
 
 def misread_path(config: pytest.Config) -> str:

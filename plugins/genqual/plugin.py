@@ -10,7 +10,7 @@ import pytest
 
 from genqual import markers
 from genqual.devices.registry import devices
-from genqual.errors import GenqualError, Unsupported
+from genqual.errors import GenqualError, NotEvident, Unsupported
 from genqual.options import Options, add_options, misread_path
 from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
@@ -143,6 +143,9 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         if case is None:
             raise
         _unsupported(item, case, str(reason))
+    except NotEvident as reason:
+        item.user_properties.append(("genqual_verdict", "not_applicable"))
+        pytest.skip(f"NOT APPLICABLE: {reason}")
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise

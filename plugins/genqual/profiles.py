@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,10 +19,13 @@ from genqual.spec import PRECISIONS, Case, Workload
 T = TypeVar("T")
 
 _SECTIONS: Final = {
-    "": {"description", "host", "conformance", "performance"},
+    "": {"description", "host", "conformance", "performance", "miniature"},
     "host": {"cores_per_rank"},
     "conformance": {"prompts", "cases"},
-    "performance": {"batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "cases"},
+    "performance": {
+        *("batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "protocol", "cases"),
+    },
+    "miniature": {"models", "most_ranks", "repetitions"},
     "cases": {"engine", "models", "dtypes", "ranks"},
 }
 
@@ -35,6 +38,21 @@ class Row:
     models: tuple[str, ...]
     dtypes: tuple[str, ...]
     ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Miniature:
+    """What stands for a profile's models where they do not fit, and the most ranks that its groups then have."""
+
+    models: Mapping[str, str]
+    most_ranks: int = 1
+    repetitions: int = 1
+
+    def of(self, row: Row) -> Row:
+        """The same engine and precisions on the models that stand in."""
+        models = tuple(dict.fromkeys(self.models[model] for model in row.models))
+        ranks = tuple(dict.fromkeys(min(ranks, self.most_ranks) for ranks in row.ranks))
+        return replace(row, models=models, ranks=ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +70,23 @@ class Profile:
     repetitions: int = 5
     cores_per_rank: int = 1
     gate_budget: int | None = None  # seconds that a run may spend on the gate's launches
+    protocol: Mapping[str, str] = field(default_factory=dict)  # of its measurements: apart from any other protocol
+    small: Miniature | None = None
+
+    def miniature(self) -> Profile:
+        """The same engines, precisions, batches and lengths on embedded models. Raises BadInput where it has none."""
+        if self.small is None:
+            raise BadInput(
+                f"--miniature: profile {self.name} has no [miniature] table that says which models stand for its own"
+            )
+        return replace(
+            self,
+            conformance=tuple(map(self.small.of, self.conformance)),
+            performance=tuple(map(self.small.of, self.performance)),
+            repetitions=self.small.repetitions,
+            cores_per_rank=1,
+            protocol={"miniature_of": self.name},
+        )
 
     def workloads(self, options: Options) -> list[Workload]:
         """Batch sizes x input lengths, each overridden by its option."""
@@ -120,9 +155,10 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
             for dtype in _column(asked.dtypes, row.dtypes):
                 for ranks in _ranks(asked.ranks, row.ranks, [r for other in rows for r in other.ranks]):
                     case = Case(device, row.engine, model, dtype, ranks, cores_per_rank)
-                    cases[case] = engine(row.engine).why_not(
+                    spec = engine(row.engine)
+                    cases[case] = spec.why_not(
                         device=device, dtype=dtype, ranks=ranks, architecture=architecture
-                    )
+                    ) or options.lacking(spec.settings, spec.name)
     return _sorted_out(cases, overridden or any(n not in {r for row in rows for r in row.ranks} for n in asked.ranks))
 
 
@@ -179,8 +215,8 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
 
     only(data, "")
     host, conformance, performance = (data.get(name, {}) for name in ("host", "conformance", "performance"))
-    for name, table in (("host", host), ("conformance", conformance), ("performance", performance)):
-        only(table, name)
+    for name in ("host", "conformance", "performance", "miniature"):
+        only(data.get(name, {}), name)
     return Profile(
         name=path.stem,
         description=str(data.get("description", "")),
@@ -195,7 +231,18 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
         gate_budget=_positive(fail, "gate_budget", [performance["gate_budget"]])[0]
         if "gate_budget" in performance
         else None,
+        protocol={str(key): str(value) for key, value in performance.get("protocol", {}).items()},
+        small=_miniature(fail, data["miniature"], conformance, performance) if "miniature" in data else None,
     )
+
+
+def _miniature(fail: Any, table: dict[str, Any], *sections: dict[str, Any]) -> Miniature:
+    models = table.get("models", {})
+    for name in {name for section in sections for row in section.get("cases", []) for name in row["models"]}:
+        if name not in models:
+            raise fail(f"[miniature] models names nothing for {name}")
+    most, repetitions = (_positive(fail, key, [table.get(key, 1)])[0] for key in ("most_ranks", "repetitions"))
+    return Miniature({str(key): str(value) for key, value in models.items()}, most, repetitions)
 
 
 def _positive(fail: Any, name: str, values: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ UNJUDGED: Final = {
     "no_reference": ("no reference", "R", "NO REFERENCE"),
     "inconclusive": ("inconclusive", "I", "INCONCLUSIVE"),
     "recorded": ("recorded", "-", "RECORDED"),
+    "not_applicable": ("not applicable", "N", "NOT APPLICABLE"),
 }
 JUDGED: Final = {
     "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
@@ -36,6 +37,7 @@ class Tally:
         self.judged: Counter[str] = Counter()
         self.records: list[Path] = []
         self.texts: list[str] = []
+        self.not_applicable: Counter[str] = Counter()
 
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
@@ -44,6 +46,8 @@ class Tally:
             self.judged[found["genqual_device"]] += 1
         if report.when == "call" and "genqual_text" in found:
             self.texts.append(found["genqual_text"])
+        if found.get("genqual_verdict") == "not_applicable" and isinstance(report.longrepr, tuple):
+            self.not_applicable[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
         for name, value in report.user_properties:
             if name == "genqual_record" and Path(str(value)) not in self.records:
                 self.records.append(Path(str(value)))
@@ -88,6 +92,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     lines = list(run.warnings) + (run.pushed.lines() if run.pushed else [])
     if records:
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
+    lines += [f"{count} x {why}" for why, count in tally.not_applicable.items()]
     for name in tally.unjudged():
         why = _why(run, name)
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")

@@ -16,10 +16,11 @@ import pytest
 
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
+from genqual.conformance.judgement import Judgement
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference, check_weights
 from genqual.devices.registry import devices
-from genqual.engines.base import TokenBatch
+from genqual.engines.base import EngineSpec, TokenBatch
 from genqual.engines.registry import engine
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
@@ -148,11 +149,18 @@ class Run:
             torch_device=device.torch_device,
             backend=device.backend,
             logs=self.logs,
-            options=dict(spec.options),
+            options={**spec.options, **self._asked(spec)},
+            tier=spec.tier,
             exclusive=device.exclusive,
             launcher=self.options.launcher,
             deadlines=Deadlines(scale=self.options.deadline_scale),
         )
+
+    def _asked(self, spec: EngineSpec) -> dict[str, Json]:
+        """What the command line says to this engine; the served model's name goes with its endpoint."""
+        wanted = {key for key, _ in spec.settings}
+        wanted |= {"served_model"} if "endpoint" in wanted else set()
+        return {key: value for key, value in self.options.settings.items() if key in wanted}
 
     def weights_sha256(self, model: str) -> str | None:
         """SHA-256 of the whole checkpoint, or None where it cannot be read in this process."""
@@ -195,7 +203,8 @@ class Run:
     @cached_property
     def measuring(self) -> Measuring:
         """What the performance items share."""
-        return Measuring(self.selection.profile.repetitions, self.progress, self._judging())
+        profile = self.selection.profile
+        return Measuring(profile.repetitions, self.progress, self._judging(), profile.protocol)
 
     def _judging(self) -> Judging:
         options = self.options
@@ -226,10 +235,17 @@ class Run:
             if not isinstance(found, Reference):
                 self.accurate[case] = f"its answers are not known to be right: {found}"
             else:
-                scores = self.generator(case).score(TokenBatch.of(found.prompts), found.forced)
-                judgement = judge.judge_scores(scores, found, dtype=case.dtype)
+                judgement = self._judged(case, found)
                 self.accurate[case] = "" if judgement.passed else f"the timed path: {judgement.explanation}"
         return self.accurate[case]
+
+    def _judged(self, case: Case, known: Reference) -> Judgement:
+        """The timed path against the oracle, by the most that its engine shows: logits, else a free run's tokens."""
+        generator, prompts = self.generator(case), TokenBatch.of(known.prompts)
+        if generator.plan.tier == "tokens":
+            tokens = generator.generate(prompts, known.steps).tokens
+            return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=self.oracle(case.model).logits)
+        return judge.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
 
     def _command_again(self, case: Case, workload: Workload, metric: str) -> str:
         """The command that judges one metric of one case again, and nothing else."""

@@ -52,7 +52,8 @@ class Selection:
     def profile(self) -> Profile:
         """The profile, read once. Raises BadInput."""
         if self._profile is None:
-            self._profile = profiles.load(self.options.profile)
+            found = profiles.load(self.options.profile)
+            self._profile = found.miniature() if self.options.miniature else found
         return self._profile
 
     def plan(self, suite: str) -> Plan:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genqual.models.spec import ModelSpec
 from genqual.spec import Json
+
+Tier = Literal["logits", "tokens"]
+"""What an engine lets us see of its computation, and so what it can be judged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class EngineSpec:
     accepts: Mapping[str, str] = field(default_factory=dict)  # option -> what it takes, one line; see `registry.engine`
     lacks_dtypes: tuple[tuple[str, str], ...] = ()  # (precision, reason): known, and upstream cannot run it here
     streams: bool = False  # each rank generates for prompts of its own; it holds no shard of anybody's activations
+    tier: Tier = "logits"  # "tokens": `score`, `score_prefill` and `weight_hash` are never asked
+    settings: tuple[tuple[str, str], ...] = ()  # (option key, how the user gives it); without it the engine cannot run
 
     def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
         """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
@@ -51,7 +56,8 @@ class EngineSpec:
         for name, reason in self.lacks:
             if name == architecture:
                 return reason
-        if self.architectures and architecture not in self.architectures:
+        # A hub id tells its architecture only when it is loaded; the engine then says so itself.
+        if self.architectures and architecture and architecture not in self.architectures:
             return f"{self.name} knows {', '.join(sorted(self.architectures))}, not {architecture}"
         return None
 
@@ -109,7 +115,10 @@ class LoadRequest:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What loading gave on one rank: seconds, bytes of weights held by this rank, vocabulary and position limit."""
+    """What loading gave on one rank: seconds, bytes of weights held by this rank, vocabulary and position limit.
+
+    An engine of the tokens tier may not see all of it: zero seconds, bytes or parameters mean "not known".
+    """
 
     load_s: float
     weight_bytes: int
@@ -158,7 +167,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes on one rank: `peak` since the last reset, `current`, and how they were read."""
+    """Bytes on one rank: `peak` since the last reset, `current`, and how they were read; 0: they could not be."""
 
     peak: int
     current: int

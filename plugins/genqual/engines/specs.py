@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from genqual.engines.base import EngineSpec
+from genqual.spec import PRECISIONS
 
 _COMMON: Final = {
     "attn_implementation": "eager or sdpa; absent, transformers chooses",
@@ -55,6 +56,40 @@ TRANSFORMERS_TP: Final = EngineSpec(
     architectures=frozenset({"llama"}),
     accepts=_COMMON,
     lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
+)
+
+OPENVINO: Final = EngineSpec(
+    name="openvino",
+    implementation="genqual.engines.openvino:OpenVino",
+    summary="OpenVINO through optimum-intel, one rank; in an environment of its own (tox -e openvino)",
+    devices=frozenset({"xeon"}),
+    dtypes=frozenset({"fp32", "bf16"}),
+    max_ranks=1,
+    modules=("torch", "transformers", "optimum", "openvino"),
+    architectures=frozenset({"bloom", "llama"}),
+)
+
+SERVER: Final = EngineSpec(
+    name="server",
+    implementation="genqual.engines.server:Server",
+    summary="any OpenAI-compatible server (--endpoint URL), judged by its tokens, timed by its client",
+    devices=frozenset({"xeon", "cuda", "hpu", "xpu"}),
+    dtypes=frozenset(PRECISIONS),
+    max_ranks=1,
+    modules=("openai",),
+    tier="tokens",
+    settings=(("endpoint", "--endpoint URL, the base URL of a running OpenAI-compatible server"),),
+)
+
+EXTERNAL: Final = EngineSpec(
+    name="external",
+    implementation="genqual.engines.external:External",
+    summary="a third party's program (--engine-command COMMAND), spoken to in JSON lines, judged by its tokens",
+    devices=frozenset({"xeon", "cuda", "hpu", "xpu"}),
+    dtypes=frozenset(PRECISIONS),
+    max_ranks=1,
+    tier="tokens",
+    settings=(("command", "--engine-command COMMAND, the program to qualify (docs/engines.md)"),),
 )
 
 DEEPSPEED_INFERENCE: Final = EngineSpec(

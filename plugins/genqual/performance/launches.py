@@ -54,7 +54,7 @@ class Measurement:
     @property
     def peak_memory(self) -> int | None:
         """Bytes on the rank that used most, or None when it was not read."""
-        return max((rank.peak for rank in self.memory), default=None)
+        return max((rank.peak for rank in self.memory), default=0) or None
 
 
 def measure(

@@ -112,7 +112,7 @@ def compute(
         "e2e": _median("e2e", steps[:, -1]),
         "tokens_per_s": _median("tokens_per_s", rows * new / steps[:, -1]),
         "msec_per_token": _median("msec_per_token", 1e3 * wall / (rows * new)),
-        "load_s": _single("load_s", max(rank.load_s for rank in loaded)),
+        "load_s": _single("load_s", max(rank.load_s for rank in loaded) or None, "loading was not seen from here"),
         "peak_memory": _single("peak_memory", peak_memory, "memory was not read in this run"),
     }
     if new > 1:

@@ -25,7 +25,8 @@ from genqual.spec import Json
 
 Progress = Callable[[str], None]
 _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
-    **{"Unsupported": Unsupported, "OutOfMemory": OutOfMemory, "BadInput": BadInput, "Exception": EngineFailed},
+    **{"Unsupported": Unsupported, "OutOfMemory": OutOfMemory, "BadInput": BadInput, "EngineFailed": EngineFailed},
+    "Exception": EngineFailed,
 }
 POLL_S: Final = 0.2  # how often the launcher itself is looked at; answers are noticed at once
 GRACE_S: Final = 3.0  # after the first error, for the other ranks to answer

