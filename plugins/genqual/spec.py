@@ -21,6 +21,7 @@ SCHEMES: Final[Mapping[str, Dtype]] = {
     "int8-smoothquant": "bf16",
     "int8-bitsandbytes": "bf16",
     "int8-deepspeed": "bf16",
+    "fp8": "bf16",
 }
 """Quantisation schemes, each with the dtype of what is not quantised. Declared as a dtype is, judged by an envelope."""
 

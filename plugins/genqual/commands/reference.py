@@ -27,7 +27,7 @@ from genqual.models.spec import ModelSpec
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
+from genqual.spec import Case, Json
 
 # Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
 ATTENTION = ("eager", "sdpa")
@@ -36,6 +36,9 @@ _PACKAGES: Final = {
     **dict.fromkeys(("int8-weight", "int8-dynamic", "int8-smoothquant"), ("torchao",)),
     "int8-bitsandbytes": ("bitsandbytes", "accelerate"),
 }
+
+# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
+_EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 
 
 @click.command("reference")
@@ -147,7 +150,7 @@ def cpu_generator(spec: ModelSpec, dtype: str, attention: str) -> Iterator[Gener
             torch_device=device.torch_device,
             backend=device.backend,
             logs=Path(logs),
-            options={**eager.options, "attn_implementation": attention},
+            options={**eager.options, "attn_implementation": attention} | _EMULATED.get(dtype, {}),
         )
         try:
             yield Generator(pool, plan)

@@ -40,6 +40,11 @@ class OpenVino(HfEngine):
             ) from error
         logging.getLogger("nncf").setLevel(logging.ERROR)
         precision = PRECISIONS[request.dtype]
+        if precision == "bf16" and request.threads == 1 and request.model.architecture == "llama":
+            raise Unsupported(
+                "OpenVINO 2026.4 ends the process by SIGFPE when it compiles a Llama for bf16 with one thread; give a "
+                "rank more cores ([host] cores_per_rank in a profile), or run fp32"
+            )
         phases.end("import")
         model = OVModelForCausalLM.from_pretrained(
             str(weights.directory(request.model)),

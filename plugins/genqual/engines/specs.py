@@ -27,10 +27,10 @@ TRANSFORMERS: Final = EngineSpec(
     implementation="genqual.engines.transformers_eager:TransformersEager",
     summary="transformers' own generate, eager PyTorch, one rank",
     devices=frozenset({"xeon", "cuda", "hpu", "xpu"}),
-    dtypes=ALL_DTYPES | _TORCHAO,
+    dtypes=ALL_DTYPES | _TORCHAO | {"fp8"},
     max_ranks=1,
     modules=("torch", "transformers"),
-    accepts={**_COMMON, **_GRAPHS},
+    accepts={**_COMMON, **_GRAPHS, "emulate": "true, with fp8: its rounding on a CPU, of which envelopes are made"},
 )
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from genqual.engines import fp8
 from genqual.engines.base import LoadRequest
 from genqual.engines.clocked import Phases
 from genqual.engines.graphs import Graphs, graphs_of
@@ -32,6 +33,9 @@ class TransformersEager(HfEngine):
         phases.end("shard")
         if request.dtype in TORCHAO:
             model = quantise(model, request.dtype)
+            phases.end("quantise")
+        elif request.dtype == fp8.SCHEME:
+            model = fp8.apply(model, request)
             phases.end("quantise")
         return self._graphs.wrap(model)
 

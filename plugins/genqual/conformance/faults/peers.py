@@ -1,4 +1,4 @@
-"""Faults of engines that show tokens only: what a server may do to its requests. No torch; in ranks only."""
+"""Faults of engines that are no torch module here: what is done to their requests and inputs. In ranks only."""
 
 from __future__ import annotations
 
@@ -28,6 +28,25 @@ def prompt_cut(engine: Any, rank: int) -> Undo:
         return streams
 
     return _around(engine.client, cut, hide)
+
+
+def late_position(engine: Any, rank: int) -> Undo:
+    """OpenVINO's compiled graph is fed, at each step of one token, the position after its own."""
+    model = engine.model
+    prepare = model.prepare_inputs
+
+    def shifted(*args: Any, **kwargs: Any) -> Any:
+        inputs = prepare(*args, **kwargs)
+        if inputs["input_ids"].shape[1] == 1:
+            inputs["position_ids"] = inputs["position_ids"] + 1
+        return inputs
+
+    model.prepare_inputs = shifted
+
+    def undo() -> None:
+        del model.prepare_inputs
+
+    return undo
 
 
 def _around(client: Any, before: Any, after: Any) -> Undo:
