@@ -49,7 +49,7 @@ def test_bloomz_has_one_prompt_on_one_and_on_eight_devices(name: str) -> None:
 def test_the_two_generations_of_bloomz_are_two_protocols() -> None:
     first, second = (profiles.load(name).protocol for name in ("bloomz-7b", "bloomz-7b-synapse-1.10"))
     assert first != second
-    generations = {str(cell["protocol"]["generation"]) for cell in cells("bloomz") if "protocol" in cell}  # type: ignore[index,call-overload]
+    generations = {str(cell["protocol"]["generation"]) for cell in cells("bloomz") if "protocol" in cell}  # type: ignore[index]
     assert first["workload_of"].removeprefix("BLOOMZ, ") in generations
 
 
