@@ -105,6 +105,9 @@ def report(condition: str, honest: Sequence[Kept], slow: Sequence[Kept], replays
     good = [[one for one in arm if "failed" not in one] for arm in (honest, slow)]
     if len(good[0]) < BASELINE + 3 or len(good[1]) < 3:
         print(f"{condition}: {len(good[0])} honest and {len(good[1])} slowed launches are too few to replay")
+        if len(good[0]) > 2:
+            sigma = float(np.std([one["z"] for one in good[0]], ddof=1))
+            print(f"sigma of z {sigma:.2%} (of log latency {np.std([one['raw'] for one in good[0]], ddof=1):.1%})")
         return False
     spread = [float(np.std([one["z"] for one in arm], ddof=1)) for arm in good]
     raw = float(np.std([one["raw"] for one in good[0]], ddof=1))
@@ -155,6 +158,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if options.slow and options.engine != "transformers" and not options.replay_only:
+        parser().error(f"--engine {options.engine}: only transformers can be slowed on purpose; give --slow 0")
     collector = Collector(options.json, model=options.model, engine_name=options.engine, ranks=options.ranks)
     fine = True
     for condition in options.conditions.split(","):
