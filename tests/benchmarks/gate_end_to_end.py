@@ -89,6 +89,8 @@ class Bench:
             check=False,
         )
         took = time.monotonic() - start
+        if not junit.is_file():
+            raise SystemExit(f"{phase}: pytest ended with {done.returncode} and no report:\n{done.stdout}{done.stderr}")
         found = {p.get("name", ""): p.get("value", "") for p in ET.parse(junit).iter("property")}
         message = next((str(e.get("message")) for e in ET.parse(junit).iter() if e.tag in ("failure", "skipped")), "")
         verdict = found.get("genqual_verdict", f"none, exit {done.returncode}")
@@ -189,6 +191,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if unknown := set(options.phases.split(",")) - set(RUNS):
+        parser().error(f"--phases {', '.join(sorted(unknown))}: there are {', '.join(RUNS)}")
     bench = Bench(options.json.absolute(), options.model, options.launches)
     fine = True
     rows = [["phase", "runs", "verdicts", "seconds (median, p95)", "as promised"]]

@@ -79,6 +79,18 @@ def test_what_others_used_is_what_grew_less_our_own() -> None:
     assert found == {"steal_share": 50 / 2000, "others_share": (1200 - 1000) / 2000, "throttled": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("reasons", "throttled"),
+    [(["hw_thermal_slowdown"], 1.0), (["hw_slowdown"], 1.0), (["sw_power_cap"], 0.0), ([], 0.0), (None, 0.0)],
+)
+def test_a_card_that_slows_itself_for_heat_is_a_disturbance(reasons: Any, throttled: float) -> None:
+    assert disturbance({}, {"cards": [{"throttle_reasons": reasons}, None]}, 1.0) == {"throttled": throttled}
+
+
+def test_the_drivers_of_cards_are_a_part_of_identity() -> None:
+    assert identity({"drivers": ["535.1"]}, {}, "3.11.7")["driver"] == ["535.1"]
+
+
 @pytest.mark.parametrize("before", [{}, {"ticks_total": None}, {"ticks_total": 5, "ticks_per_s": None}])
 def test_a_host_that_does_not_tell_has_no_probe(before: dict[str, Any]) -> None:
     assert disturbance(before, before, 1.0) == {}

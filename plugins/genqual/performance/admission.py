@@ -32,7 +32,7 @@ def identity(facts: Mapping[str, Json], versions: Mapping[str, str], python: str
     kernel = facts.get("kernel")
     short = ".".join(kernel.split("-")[0].split(".")[:2]) if isinstance(kernel, str) else None
     return {
-        "driver": facts.get("driver") or facts.get("driver_version"),
+        "driver": facts.get("drivers"),  # a CPU has none
         "firmware": facts.get("firmware"),
         "kernel": short,
         "microcode": facts.get("microcode"),
@@ -114,9 +114,18 @@ def disturbance(before: Mapping[str, Json], after: Mapping[str, Json], own_cpu_s
         if busy is not None:
             found["others_share"] = max(0.0, busy - own_cpu_s * rate) / total
     throttled = [count for name in ("throttle_core", "throttle_package") if (count := grew(name)) is not None]
+    cards = after.get("cards")
+    if isinstance(cards, list):
+        throttled += [float(_slowed(card)) for card in cards]
     if throttled:
         found["throttled"] = float(sum(throttled))
     return found
+
+
+def _slowed(card: Json) -> bool:
+    """Whether a card says that it slows itself down for heat or power, not because it is idle or was told to."""
+    reasons = card.get("throttle_reasons") if isinstance(card, dict) else None
+    return isinstance(reasons, list) and any("thermal" in str(one) or "slowdown" in str(one) for one in reasons)
 
 
 def said(reasons: Sequence[str]) -> str:
