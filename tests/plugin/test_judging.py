@@ -16,6 +16,7 @@ from genqual.gating import Taken, subject_of
 from genqual.judging import Judging, Question
 from genqual.performance.baseline import Entry, Launch
 from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.performance.gate import settings_for
 from genqual.performance.metrics import Metric
 from genqual.performance.verdict import Verdict
 from genqual.rebasing import entry_of, merged, provenance_of
@@ -248,7 +249,7 @@ def test_a_metric_that_no_mark_announced_is_launched_for_all_the_same(gate: Any)
     lists = Judging(Question({}, GATED, Path()), print, lambda case: "")
     kept: dict[Case, Any] = {}
     generator: Any = SimpleNamespace(case=CASE, loaded=[SimpleNamespace(parameters=31_000_000)])
-    settings = judging.gate.settings_for("tpot", 1)
+    settings = settings_for("tpot", 1)
     assert set(lists._launches(kept, generator, None, "tpot", settings).job.workloads) == {"decode"}
     assert set(lists._launches(kept, generator, None, "ttft", settings).job.workloads) == {"decode", "prefill"}
     assert len(kept) == 1
