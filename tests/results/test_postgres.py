@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from genqual.commands.db import db
 from genqual.errors import BadInput
 from genqual.results.push import push
 from genqual.results.record import Record
+from genqual.results.sinks import sql
 from genqual.results.sinks.base import Query, SinkBusy, SinkFailed
 from genqual.results.sinks.retrying import PATIENCE
 from genqual.results.sinks.sql import SqlSink
@@ -238,6 +240,17 @@ def test_a_server_that_is_down_is_one_sink_s_failure(
     assert [one.sent for one in report.deliveries] == [0, 1]
     assert "refused" in str(report.deliveries[0])
     assert PASSWORD not in "\n".join(report.lines())
+
+
+def test_a_server_that_accepts_and_says_nothing_holds_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PATIENCE, "0")
+    monkeypatch.setattr(sql, "CONNECT_S", 2)  # the least that libpq takes
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        begun = time.monotonic()
+        with pytest.raises(SinkBusy, match="timeout"):
+            SqlSink.open(f"postgresql://alice@127.0.0.1:{port}/x").send([record()])
+    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,10 @@ from genqual.results.sinks.urls import redact, scheme, scrub
 PACKAGES: Final = {"file": None, "s3": "s3fs", "gs": "gcsfs", "hf": "huggingface_hub"}
 """What fsspec needs beside itself, by scheme."""
 
+# A server that accepts and then says nothing must not hold a run that has ended; we do the trying again.
+_LIMITS: Final[dict[str, dict[str, Any]]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
+}
 _NAME: Final = re.compile(r"([0-9a-f]{64})\.jsonl")
 _FINAL: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -135,7 +139,7 @@ class ObjectSink:
         if self._fs is None:
             import fsspec
 
-            self._fs = fsspec.filesystem(self._scheme)
+            self._fs = fsspec.filesystem(self._scheme, **_LIMITS.get(self._scheme, {}))
         return self._fs
 
     @contextlib.contextmanager

@@ -191,7 +191,7 @@ def may_pass(error: BaseException) -> bool:
     state = getattr(error, "sqlstate", None)
     if state is not None:
         return state[:2] in _MOMENTARY and state != _TOO_SLOW
-    if type(error).__name__ not in ("OperationalError", "InterfaceError"):
+    if not {"OperationalError", "InterfaceError"} & {kind.__name__ for kind in type(error).__mro__}:
         return False
     # libpq gives no code for what happens while connecting, only the server's last words.
     text = str(error)
