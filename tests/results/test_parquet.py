@@ -27,10 +27,11 @@ MADE = [
 ] + [verdict(run="run-1")]
 
 
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=["newest first", "oldest first"])
+def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(parquet, "GROUP", 3)  # several groups: which are decoded is what this is about
-    assert parquet.write(tmp_path / "r.parquet", MADE) == len(MADE)
+    made = MADE if request.param == "newest first" else list(reversed(MADE))
+    assert parquet.write(tmp_path / "r.parquet", made) == len(MADE)
     return tmp_path / "r.parquet"
 
 
