@@ -153,11 +153,20 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         for name, source in (("PostgreSQL", url), ("Parquet", str(file))):
             pair = [f"{source}#class={one}" for one in CLASSES[:2]]
             found[f"{name}: read and compare two classes, in a process that runs"] = reading(source)
+            if options.no_commands:
+                continue
             found[f"{name}: genqual compare"] = command(["compare", "--markdown", *pair])
             if "report" in COMMANDS:
                 page = str(scratch / f"{name}.html")
                 found[f"{name}: genqual report"] = command(["report", source, "-o", page])
                 found[f"{name}: genqual report"]["bytes"] = Path(page).stat().st_size
+        for name, source in (("PostgreSQL", url), ("Parquet", str(file))):
+            start = time.perf_counter()
+            count = len(load(source, newest=True))
+            found[f"{name}: read the newest of all, {count:,} records"] = {
+                "s": time.perf_counter() - start,
+                "mib": own_mib(),
+            }
         found["start of the command alone"] = command(["compare", "--help"])
     finally:
         server.close()
@@ -180,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make, load, compare, report; print a line a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--no-commands", action="store_true", help="read and compare in this process only")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="genqual-million-") as scratch:
