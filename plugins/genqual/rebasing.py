@@ -24,7 +24,17 @@ from genqual.spec import Json
 
 NOISE: Final = 0.22  # of the tolerance: the most that launches may vary; above, docs/gate.md promises nothing
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
+FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is another (docs/gate.md)
 _WIDE: Final = 160  # columns up to which a value of the file stays on one line
+
+
+def unfit(taken: Taken, metric: str) -> list[str]:
+    """Why one launch may not be a part of a baseline."""
+    found = taken.why_not(metric, None, "engine")
+    share = taken.probes.get("cpu_share", 1.0)
+    if share < FULL:
+        found.append(f"its ranks had {share:.0%} of their cores; stop what else runs here")
+    return found
 
 
 def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> str:

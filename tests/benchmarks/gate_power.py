@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
+from genqual.performance import admission
 from genqual.performance.gate import Settings, decide, settings_for
 from genqual.performance.selftest import blind
 from genqual.performance.verdict import Verdict
@@ -40,10 +41,13 @@ Rule = Callable[[Sequence[Kept], Sequence[Kept]], str]
 
 
 def gate_rule(old: Sequence[Kept], new: Sequence[Kept], settings: Settings) -> str:
-    """The verdict of the gate, launch after launch, its self-test included."""
+    """The verdict of the gate, launch after launch, admission and self-test included."""
     before = [one["z"] for one in old[:BASELINE]]
+    admitted = admission.ranges(one["probes"] for one in old[:BASELINE])
     for count in range(settings.k_min, min(settings.k_max, len(new)) + 1):
-        seen = new[:count]
+        seen = [one for one in new[:count] if not admission.refused(one["probes"], admitted, under_test="engine")]
+        if len(seen) < settings.k_min:
+            continue
         found = decide(before, [one["z"] for one in seen], settings)
         cannot = blind(
             (value for one in seen for value in one["same"]),

@@ -50,7 +50,7 @@ PROBES = [{"cpu_share": 0.97, "frozen_log_s": -5.0, "steal_share": 0.0}, {"cpu_s
     ("probes", "under_test", "said"),
     [
         ({"cpu_share": 0.9, "frozen_log_s": -4.8}, "engine", ""),
-        ({"cpu_share": 0.5}, "engine", "cpu_share 0.5 is not in 0.68 to 1.22"),
+        ({"cpu_share": 0.5}, "engine", "cpu_share 0.5 is not in 0.78 to 1.22"),
         ({"frozen_log_s": -3.0}, "engine", "frozen_log_s -3"),
         ({"frozen_log_s": -3.0}, "node", ""),
         ({"steal_share": 0.2}, "engine", "steal_share 0.2"),

@@ -103,6 +103,7 @@ def kept(z: float, seed: int) -> dict[str, Any]:
     return {
         "z": z + 0.006 * rng.standard_normal(),
         "raw": math.log(0.01 * speed),
+        "probes": {"cpu_share": 0.97, "frozen_log_s": math.log(0.005 * speed)},
         "same": (0.01 * rng.standard_normal(8)).tolist(),
         "slowed": (0.05 + 0.01 * rng.standard_normal(8)).tolist(),
         "step_s": (0.01 * speed * math.exp(z - 0.8) * np.exp(0.03 * rng.standard_normal(140))).tolist(),

@@ -18,8 +18,8 @@ from genqual.errors import BadInput
 from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
 from genqual.performance.gate import Settings
-from genqual.rebasing import merged, problem, provenance_of, readable, slower, write
-from tests.plugin.test_judging import OLD, entry, launch
+from genqual.rebasing import merged, problem, provenance_of, readable, slower, unfit, write
+from tests.plugin.test_judging import OLD, entry, launch, taken
 
 SETTINGS = Settings(0.05)
 
@@ -45,6 +45,21 @@ def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], s
     found = problem(launches, SETTINGS, exact=False)
     assert bool(found) == bool(said), found
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, ""),
+        ({"probes": {"cpu_share": 0.6}}, "its ranks had 60% of their cores"),
+        ({"probes": {"suspended_s": 9.0}}, "suspended"),
+        ({"failed": "launch 3 died"}, "launch 3 died"),
+    ],
+)
+def test_a_disturbed_launch_is_no_part_of_a_baseline(changes: dict[str, Any], said: str) -> None:
+    found = unfit(taken(0.8, **changes), "tpot")
+    assert bool(found) == bool(said)
+    assert said in "; ".join(found)
 
 
 def shifted(share: float, count: int = 12) -> list[Launch]:

@@ -27,7 +27,7 @@ from genqual.performance.gate import GATED
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, write
+from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, unfit, write
 from genqual.spec import Case, Workload
 
 
@@ -180,7 +180,7 @@ def _undisturbed(lists: CaseLaunches) -> Taken:
     """One launch that may be kept; up to two that were disturbed are made again."""
     for attempt in range(3):
         taken = lists.extend()
-        reasons = taken.why_not("", None, "engine")
+        reasons = unfit(taken, "")
         if not reasons or attempt == 2:
             return taken
         _say(f"{lists.generator.case}: again, because {'; '.join(reasons)}")
@@ -194,7 +194,7 @@ def _of_batch(taken: Taken, batch: int) -> Taken:
 
 
 def _kept(lists: CaseLaunches, metric: str) -> tuple[list[Taken], list[Launch]]:
-    good = [one for one in lists.taken if metric in one.metrics and not one.why_not(metric, None, "engine")]
+    good = [one for one in lists.taken if metric in one.metrics and not unfit(one, metric)]
     return good, [one.metrics[metric] for one in good]
 
 
