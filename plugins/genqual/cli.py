@@ -15,6 +15,7 @@ from genqual.errors import GenqualError
 USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "bisect": ("genqual.commands.bisect:bisect", "Which layer of an engine first leaves the oracle."),
     "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
     "db": ("genqual.commands.db:db", "Make or migrate the tables of a database that results go to."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
@@ -23,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "List the engines, the options they take, and what they cannot do.",
     ),
     "export": ("genqual.commands.export:export", "Copy records from any source into a Parquet or JSON lines file."),
+    "faults": ("genqual.commands.faults:faults", "Faults to inject, and the matrix of what finds them."),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),

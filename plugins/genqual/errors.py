@@ -18,8 +18,12 @@ class Unsupported(GenqualError):
     """This engine cannot do this here, and the message says why. A status of its own: no failure, no silent skip."""
 
 
-class NotEvident(GenqualError):
-    """The engine's evidence tier does not show what this property needs: not applicable, and never a pass."""
+class NotApplicable(GenqualError):
+    """A property that this engine or model cannot have, and the message says why. Counted and listed, never a pass."""
+
+
+class NotEvident(NotApplicable):
+    """The engine's evidence tier does not show what this property needs."""
 
 
 class OutOfMemory(GenqualError):

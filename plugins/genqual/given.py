@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypedDict
 
 import numpy as np
 import pytest
+from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
 from genqual.conformance import judge
+from genqual.conformance.envelope import Envelope
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.reference import Reference
 from genqual.engines.base import Scores, TokenBatch
@@ -19,6 +22,17 @@ class Judge(Protocol):
     """Records a judgement and makes it the outcome of the running test."""
 
     def __call__(self, judgement: Judgement) -> None: ...
+
+
+class Drawn(Protocol):
+    """Judges what `check` says of drawn examples; the worst, or the smallest wrong one, is the test's outcome.
+
+    At most `most` examples, small ones first; `check` takes one keyword for each strategy.
+    """
+
+    def __call__(
+        self, check: Callable[..., Judgement], *, most: int = 5, **strategies: SearchStrategy[Any]
+    ) -> None: ...
 
 
 class Timed(Protocol):
@@ -31,6 +45,13 @@ class Quote(Protocol):
     """Shows, at the end of the run, how the first prompt goes on with `tokens` (rows, steps)."""
 
     def __call__(self, tokens: NDArray[np.int64]) -> None: ...
+
+
+class Tolerated(TypedDict):
+    """What two honest runs may differ by: arguments of `judge_same_text`."""
+
+    spread: float | None
+    envelope: Envelope | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,17 @@ class Passage:
     def row(self, index: int) -> tuple[TokenBatch, NDArray[np.int64]]:
         """One prompt alone, without padding, and its tokens."""
         return TokenBatch.of([self.prompts.rows[index]]), self.forced[[index]]
+
+    def few(self, rows: int, steps: int) -> Passage:
+        """The first `rows` prompts, `steps` tokens of each: where a property needs no more."""
+        return Passage(TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps], self.reference)
+
+    def tolerance(self, dtype: str) -> Tolerated:
+        """Spread and envelope of the reference, where there is one."""
+        known = self.reference
+        if known is None:
+            return {"spread": None, "envelope": None}
+        return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
 
     def same(self, a: Scores, b: Scores, *, dtype: str) -> Judgement:
         """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one."""

@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 
 SUITES: Final = {
-    "conformance": "conformance(chapter): is it right",
+    "conformance": "conformance(chapter, min_ranks=, wants=, once=): is it right; `wants` an ability of the engine,"
+    " `once` for one dtype of each engine and model",
     "performance": "performance(chapter): is it fast enough; runs with --benchmark",
     "qualification": "qualification(chapter): does it stay so",
 }

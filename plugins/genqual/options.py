@@ -139,6 +139,9 @@ class Options:
     launcher: str = "auto"
     deadline_scale: float = 1.0
     state_dir: str = ".genqual"
+    waivers: str | None = None
+    explore: bool = False
+    shrink: bool = True
     endpoint: str | None = None
     served_model: str | None = None
     engine_command: str | None = None
@@ -188,6 +191,9 @@ class Options:
             endpoint=get("genqual_endpoint"),
             served_model=get("genqual_served_model"),
             engine_command=get("genqual_engine_command"),
+            waivers=get("genqual_waivers"),
+            explore=get("genqual_explore"),
+            shrink=not get("genqual_no_shrink"),
         )
 
 
@@ -329,6 +335,25 @@ def add_options(parser: pytest.Parser) -> None:
         " wheel, or the directory of a virtual environment; for a CI whose machines change",
     )
     add(
+        "--waivers",
+        dest="genqual_waivers",
+        metavar="DIR",
+        help="known failures, a file DEVICE.toml each: test, says, issue, expires; default: those of baselines/waivers",
+    )
+    add(
+        "--explore",
+        dest="genqual_explore",
+        action="store_true",
+        help="for a nightly: draw inputs at random and more of them, and keep what failed below the state directory;"
+        " without it the same inputs are drawn in every run",
+    )
+    add(
+        "--no-shrink",
+        dest="genqual_no_shrink",
+        action="store_true",
+        help="report the first drawn input that fails instead of looking for the smallest",
+    )
+    add(
         "--launcher",
         dest="genqual_launcher",
         default="auto",
@@ -354,7 +379,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 PATH_OPTIONS = (
     *("--baseline-from", "--baselines", "--model", "--profile", "--prompts", "--references"),
-    *("--served-model", "--state-dir"),
+    *("--served-model", "--state-dir", "--waivers"),
 )
 
 

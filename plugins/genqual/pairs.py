@@ -9,6 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genqual.engines.base import TokenBatch
 from genqual.models.dataset import PairWriter, read_prompts
 from genqual.models.prompts import decode, token_rows
@@ -44,6 +47,13 @@ def generate_pairs(generator: Generator, job: Job, progress: Callable[[str], Non
                 if writer.next_index % NEWS == 0:
                     progress(f"{job.path}: {writer.next_index} pairs")
         return writer.next_index
+
+
+def read_pairs(job: Job) -> tuple[list[list[int]], list[NDArray[np.int64]]]:
+    """Input tokens and new tokens of each pair of `job.path`, in the order of the file."""
+    with job.path.open(encoding="utf-8") as stream:
+        pairs = [json.loads(line) for line in stream]
+    return [pair["input_ids"] for pair in pairs], [np.array(pair["tokens"], dtype=np.int64) for pair in pairs]
 
 
 def problems(job: Job) -> Iterator[str]:

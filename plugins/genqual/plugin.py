@@ -10,7 +10,9 @@ import pytest
 
 from genqual import markers
 from genqual.devices.registry import devices
-from genqual.errors import GenqualError, NotEvident, Unsupported
+from genqual.engines.registry import engine
+from genqual.errors import GenqualError, NotApplicable, Unsupported
+from genqual.given import unjudged
 from genqual.options import Options, add_options, misread_path
 from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
@@ -58,7 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     selection = metafunc.config.stash[_SELECTION]
     try:
-        plan = selection.plan(mark.name).of_ranks(mark.kwargs.get("min_ranks", 1))
+        plan = selection.plan(mark.name).of_ranks(_asked(metafunc.definition, "min_ranks", 1))
+        plan = plan.one_dtype() if _asked(metafunc.definition, "once", False) else plan
         workloads = selection.workloads()
     except GenqualError as error:
         # An exception here would be a collection error with our traceback; collection is ended properly in modifyitems.
@@ -86,6 +89,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selection = config.stash[_SELECTION]
     if selection.error is not None:
         raise pytest.UsageError(str(selection.error))
+    try:
+        config.stash[RUN].read_waivers()
+    except GenqualError as error:
+        raise pytest.UsageError(str(error)) from None
     left = [item for item in items if not _wanted(item, selection.options)]
     if left:
         items[:] = [item for item in items if _wanted(item, selection.options)]
@@ -123,6 +130,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         unsupported = item.get_closest_marker("genqual_unsupported")
         if unsupported is not None:
             _unsupported(item, case, str(unsupported.args[0]))
+        wants = _asked(item, "wants", None)
+        lacking = engine(case.engine).lacking(wants) if wants else None
+        if lacking is not None:
+            unjudged(item, "not_applicable", lacking, gate=False)
     with _told_plainly(item):
         return (yield)
 
@@ -143,13 +154,19 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         if case is None:
             raise
         _unsupported(item, case, str(reason))
-    except NotEvident as reason:
+    except NotApplicable as reason:
         item.user_properties.append(("genqual_verdict", "not_applicable"))
         pytest.skip(f"NOT APPLICABLE: {reason}")
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
         pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+
+def _asked(item: pytest.Item, name: str, default: Any) -> Any:
+    """What the nearest suite's mark says under `name`: the test's own before its module's."""
+    marks = [mark for mark in item.iter_markers() if mark.name in markers.SUITES]
+    return next((mark.kwargs[name] for mark in marks if name in mark.kwargs), default)
 
 
 def _case_of(item: pytest.Item) -> Case | None:
@@ -161,6 +178,26 @@ def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
     path = item.config.stash[RUN].unsupported(case, reason)
     item.user_properties.append(("genqual_record", str(path)))
     pytest.skip(f"unsupported: {reason}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
+    report = yield
+    if _case_of(item) is None or report.when != "call":
+        return report
+    waiver = item.config.stash[RUN].waivers.of(item.nodeid)
+    if waiver is None:
+        return report
+    if report.passed:
+        report.outcome = "failed"
+        report.longrepr = f"WAIVED, yet it passes: remove the waiver {waiver}"
+    elif report.failed and waiver.excuses(report.longreprtext):
+        report.outcome = "skipped"
+        report.user_properties.append(("genqual_verdict", "waived"))
+        path, line, _ = item.location
+        report.longrepr = (path, line or 0, f"WAIVED: {waiver.issue}, until {waiver.expires}: {report.longreprtext}")
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
@@ -189,8 +226,20 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if tally.records:
         run.keep_manifest(tally.records)
         run.push()
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        run.close_waivers(whole=_is_whole(config))
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
+
+
+def _is_whole(config: pytest.Config) -> bool:
+    """Whether the run had every test of its devices: nothing narrowed it, so a waiver without a test is a mistake."""
+    options, option = config.stash[RUN].options, config.option
+    narrowed = options.engines or options.models or options.dtypes or options.ranks or option.keyword
+    by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    return not (
+        narrowed or by_path or getattr(option, "numprocesses", None) or getattr(option, "lf", False) or option.maxfail
+    )
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -111,6 +111,19 @@ class Plan:
             tuple((case, why) for case, why in self.left_out if case.ranks >= fewest),
         )
 
+    def one_dtype(self) -> Plan:
+        """One case of each engine, model and rank count, the first listed: for what no dtype has a say in."""
+        cases = {_subject(case): case for case in reversed(self.cases)}
+        left = {_subject(case): (case, why) for case, why in reversed(self.left_out)}
+        return Plan(
+            tuple(case for case in self.cases if cases[_subject(case)] == case),
+            tuple(one for one in self.left_out if left[_subject(one[0])] == one),
+        )
+
+
+def _subject(case: Case) -> tuple[object, ...]:
+    return (case.device, case.engine, case.model, case.ranks)
+
 
 def shipped() -> dict[str, Path]:
     """The profiles that came with genqual, by name."""

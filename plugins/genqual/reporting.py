@@ -20,7 +20,8 @@ UNJUDGED: Final = {
     "no_reference": ("no reference", "R", "NO REFERENCE"),
     "inconclusive": ("inconclusive", "I", "INCONCLUSIVE"),
     "recorded": ("recorded", "-", "RECORDED"),
-    "not_applicable": ("not applicable", "N", "NOT APPLICABLE"),
+    "waived": ("waived", "w", "WAIVED"),
+    "not_applicable": ("not applicable", "n", "NOT APPLICABLE"),
 }
 JUDGED: Final = {
     "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
@@ -67,7 +68,9 @@ class Tally:
         return [name for name in sorted(self._selection.named) if not self.judged[name]]
 
     def exit_status(self, run: Run, status: int) -> int:
-        """Non-zero where nothing was judged that was asked for, or an upload was required and failed."""
+        """Non-zero where nothing was judged, a required upload failed, or a waiver is stale."""
+        if run.stale_waivers:
+            return int(pytest.ExitCode.TESTS_FAILED)
         if self.unjudged() and not run.options.allow_absent:
             return int(pytest.ExitCode.TESTS_FAILED)
         if run.options.require_upload and run.pushed is not None and not run.pushed.ok:
@@ -89,10 +92,13 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         terminal.section("genqual: greedy text")
         for text in tally.texts:
             terminal.write_line(text)
-    lines = list(run.warnings) + (run.pushed.lines() if run.pushed else [])
+    if tally.not_applicable:
+        terminal.section("genqual: not applicable")
+        for reason, count in tally.not_applicable.most_common():
+            terminal.write_line(f"{count} x {reason}")
+    lines = list(run.warnings) + list(run.stale_waivers) + (run.pushed.lines() if run.pushed else [])
     if records:
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
-    lines += [f"{count} x {why}" for why, count in tally.not_applicable.items()]
     for name in tally.unjudged():
         why = _why(run, name)
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")

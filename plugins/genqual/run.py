@@ -8,20 +8,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
-from genqual.conformance.judgement import Judgement
+from genqual.conformance.judge import judge_same
+from genqual.conformance.judgement import Judgement, lane_of
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference, check_weights
+from genqual.conformance.scores import scores_of
 from genqual.devices.registry import devices
-from genqual.engines.base import EngineSpec, TokenBatch
+from genqual.engines.base import EngineSpec, Scores, TokenBatch
 from genqual.engines.registry import engine
+from genqual.errors import BadInput
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
@@ -35,6 +41,7 @@ from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.recording import Recorder
 from genqual.results.files import write_whole
+from genqual.results.installed import versions
 from genqual.results.push import PushReport, push
 from genqual.results.record import Record
 from genqual.results.spool import Spool
@@ -42,6 +49,8 @@ from genqual.results.trust.journal import noted
 from genqual.results.trust.manifest import Manifest, hashes_of
 from genqual.selection import Selection
 from genqual.spec import Case, Json, Workload
+from genqual.subject import DISTRIBUTIONS
+from genqual.waivers import Register, read
 
 TESTS: Final = {
     "ttft": "test_time_to_first_token",
@@ -69,11 +78,14 @@ class Run:
         """The metrics that this run's items ask about, by case; known when collection is over."""
         self.accurate: dict[Case, str] = {}
         """Of cases whose timed path was judged: why its answers are not right, or nothing."""
+        self.waivers = Register([], date.max)
+        self.stale_waivers: list[str] = []
         self._generators: dict[Case, Generator] = {}
         self._others: dict[Case, Generator] = {}
         self._inspections: dict[Case, dict[str, Json]] = {}
         self._references: dict[str, Reference | str] = {}
         self._oracles: dict[str, Oracle] = {}
+        self._said: dict[tuple[str, bytes], NDArray[np.float64]] = {}  # by the oracle, of long texts
 
     @classmethod
     def of(cls, config: pytest.Config, selection: Selection) -> Run:
@@ -193,6 +205,61 @@ class Run:
             self._oracles.clear()  # one at a time: a float64 copy of the weights is large
             self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
         return self._oracles[model]
+
+    def against_oracle(
+        self, case: Case, scores: Scores, text: NDArray[np.int64], steps: int, *, limit: float
+    ) -> Judgement:
+        """Judge `scores` of the last `steps` tokens of the row `text` by the oracle's word on this very row.
+
+        For texts that no reference holds; `limit` is the fp32 lane's. Without an oracle: "no_reference".
+        """
+        key = (case.model, text.tobytes())
+        try:
+            if key not in self._said:
+                self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
+        except BadInput as reason:
+            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason))
+        logits = self._said[key]
+        found = self.reference(case.model)
+        envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
+        exact = scores_of(logits[:, None], text[None, -steps:])
+        judged = judge_same(exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit)
+        return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
+
+    def exact_logits(self, model: str) -> NDArray[np.float64]:
+        """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference."""
+        key = (model, b"reference")
+        found = self.reference(model)
+        if key not in self._said and isinstance(found, Reference):
+            oracle = self.oracle(model)
+            rows = [
+                oracle.logits([*prompt, *(int(t) for t in tokens[:-1])])[len(prompt) - 1 :]
+                for prompt, tokens in zip(found.prompts, found.forced, strict=True)
+            ]
+            self._said[key] = np.stack(rows, axis=1)
+        return self._said[key]
+
+    def parameters(self, model: str) -> int | None:
+        """Weights of the whole model, or None where it cannot be read in this process."""
+        spec = resolve(model)
+        if spec.source not in ("embedded", "directory"):
+            return None
+        return weights.count(spec)
+
+    def read_waivers(self) -> None:
+        """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""
+        where = Path(self.options.waivers) if self.options.waivers else data_dir("baselines") / "waivers"
+        found = []
+        for name in self.selection.devices:
+            own = read(where / f"{name}.toml")
+            if own and self.selection.presence(name).present:
+                class_id, here = devices()[name].identity().class_id, versions(DISTRIBUTIONS)
+                found += [one for one in own if one.holds(class_id, here)]
+        self.waivers = Register(found, datetime.now(UTC).date())
+
+    def close_waivers(self, *, whole: bool) -> None:
+        """After the last test: what of the waivers fails the run."""
+        self.stale_waivers = self.waivers.problems(whole=whole)
 
     def inspection(self, case: Case) -> dict[str, Json]:
         """What rank 0 says really runs: kernels, shards, settings; asked once a case."""

@@ -1,14 +1,22 @@
-"""A row is itself: neither its neighbours nor its padding reach it."""
+"""A row is itself: neither its neighbours, its padding nor the request before reach it."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import strategies as st
 
+from genqual.conformance import judge
 from genqual.conformance.judge_own import rows_of
-from genqual.given import Judge, Passage
+from genqual.conformance.judgement import Judgement
+from genqual.drawing import rows
+from genqual.engines.base import TokenBatch
+from genqual.given import Drawn, Judge, Passage
 from genqual.ranks.handle import Generator
 
 pytestmark = pytest.mark.conformance("batching")
+
+WIDTHS = (31, 32, 33, 63, 64, 65, 127, 128, 129)  # of the whole batch: tiles of kernels end at 32, 64 and 128
 
 
 @pytest.mark.parametrize("row", [0, 3], ids="row{}".format)
@@ -19,9 +27,77 @@ def test_a_row_does_not_see_its_neighbours(generator: Generator, passage: Passag
     judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype))
 
 
+def test_a_row_is_itself_in_any_company(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+    """Drawn neighbours, as many as drawn, before it and after it."""
+    prompt, forced = passage.prompts.rows[1], passage.forced[[1], :5]
+    alone = generator.score(TokenBatch.of([prompt]), forced)
+
+    def check(before: list[list[int]], after: list[list[int]]) -> Judgement:
+        batch = TokenBatch.of([*before, prompt, *after])
+        together = generator.score(batch, np.repeat(forced, len(batch.ids), axis=0))
+        return passage.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype)
+
+    drawn(check, before=rows(vocabulary), after=rows(vocabulary))
+
+
+def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """The same rows in another order: each takes its own results along."""
+    some = passage.few(4, 5)
+    plain = generator.score(some.prompts, some.forced)
+
+    def check(order: list[int]) -> Judgement:
+        batch = TokenBatch.of([some.prompts.rows[i] for i in order])
+        return some.same(generator.score(batch, some.forced[order]), rows_of(plain, order), dtype=generator.case.dtype)
+
+    drawn(check, most=3, order=st.permutations(range(4)))
+
+
 @pytest.mark.parametrize("padding", [1, 31, 64], ids="pad{}".format)
 def test_left_padding_changes_nothing(generator: Generator, passage: Passage, padding: int, judge_it: Judge) -> None:
     """More padding on the left, and so other places in the cache, but the same tokens to attend to."""
     plain = generator.score(passage.prompts, passage.forced)
     padded = generator.score(passage.padded(padding), passage.forced)
     judge_it(passage.same(padded, plain, dtype=generator.case.dtype))
+
+
+def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Batches padded to one below, at and above 32, 64 and 128."""
+    some = passage.few(2, 4)
+    plain = generator.score(some.prompts, some.forced)
+
+    def check(width: int) -> Judgement:
+        batch = TokenBatch.of(some.prompts.rows, length=max(width, some.prompts.ids.shape[1]))
+        return some.same(generator.score(batch, some.forced), plain, dtype=generator.case.dtype)
+
+    drawn(check, most=4, width=st.sampled_from(WIDTHS))
+
+
+def test_a_request_leaves_nothing_behind(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+    """A request, any other, and the first again: the same bits as before."""
+    some = passage.few(2, 5)
+    first = generator.score(some.prompts, some.forced)
+
+    def check(other: list[list[int]], steps: int) -> Judgement:
+        generator.generate(TokenBatch.of(other), steps)
+        return judge.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype)
+
+    drawn(check, other=rows(vocabulary, most_rows=4), steps=st.integers(1, 6))
+
+
+def test_requests_of_different_shapes(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+    """Requests of other rows and lengths, one after the other, each as a single pass without a cache says."""
+
+    def check(requests: list[list[list[int]]]) -> Judgement:
+        worst = None
+        for request in requests:
+            batch = TokenBatch.of(request)
+            forced = np.resize(passage.forced[0], (len(request), 3))
+            got = generator.score(batch, forced)
+            one = passage.same(got, generator.score_prefill(batch, forced), dtype=generator.case.dtype)
+            if not one.passed:
+                return one
+            worst = max((worst, one), key=lambda judgement: judgement.ratio or 0.0) if worst else one
+        assert worst is not None
+        return worst
+
+    drawn(check, most=3, requests=st.lists(rows(vocabulary, most_rows=4), min_size=2, max_size=3))

@@ -1,13 +1,21 @@
-"""The key-value cache changes nothing: decoding step by step equals one pass over everything."""
+"""The key-value cache changes nothing: however a text is read, its logits are those of one pass over it."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from genqual.given import Judge, Passage
+from genqual.conformance import judge
+from genqual.conformance.judgement import Judgement
+from genqual.drawing import cuts, row
+from genqual.engines.base import TokenBatch
+from genqual.given import Drawn, Judge, Passage
 from genqual.ranks.handle import Generator
 
 pytestmark = pytest.mark.conformance("cache")
+
+EDGES = (32, 64, 128)
 
 
 def test_cache_equals_no_cache(generator: Generator, passage: Passage, judge_it: Judge) -> None:
@@ -15,3 +23,91 @@ def test_cache_equals_no_cache(generator: Generator, passage: Passage, judge_it:
     cached = generator.score(passage.prompts, passage.forced)
     single = generator.score_prefill(passage.prompts, passage.forced)
     judge_it(passage.same(cached, single, dtype=generator.case.dtype))
+
+
+def test_prefill_equals_decode_at_every_prefix(
+    generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn
+) -> None:
+    """Decoding a whole text after its first token alone: position 1 is decoded as often as position 10 is."""
+
+    def check(text: list[int]) -> Judgement:
+        batch, rest = TokenBatch.of([text[:1]]), np.array([text[1:]])
+        decoded, read = generator.score(batch, rest), generator.score_prefill(batch, rest)
+        return passage.same(decoded, read, dtype=generator.case.dtype)
+
+    drawn(check, most=3, text=row(vocabulary, least=6, most=12))
+
+
+@pytest.mark.conformance("cache", wants="passes")
+def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Wherever the text is cut, each part attends to all that was read before it."""
+    some = passage.few(4, 6)
+    length = some.prompts.ids.shape[1] + 5
+    whole = generator.score_prefill(some.prompts, some.forced)
+
+    def check(widths: list[int]) -> Judgement:
+        return some.same(generator.score_passes(some.prompts, some.forced, widths), whole, dtype=generator.case.dtype)
+
+    drawn(check, most=6, widths=cuts(length))
+
+
+@pytest.mark.conformance("cache", wants="graph")
+def test_a_replayed_graph_equals_eager(
+    generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """Static cache and captured graph against an eager cache that grows."""
+    replayed = generator.score(passage.prompts, passage.forced)
+    eager = one_rank.score(passage.prompts, passage.forced)
+    judge_it(passage.same(replayed, eager, dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("cache", wants="graph")
+def test_a_graph_replayed_twice_gives_the_same_bits(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """With another text in between, so that inputs left in its buffers show."""
+    first = generator.score(passage.prompts, passage.forced)
+    generator.score(passage.prompts, passage.forced[:, ::-1].copy())
+    judge_it(judge.judge_bitwise(first, generator.score(passage.prompts, passage.forced), dtype=generator.case.dtype))
+
+
+def test_later_tokens_never_alter_earlier_logits(
+    generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn
+) -> None:
+    """Causality: one pass over a text, and over another that differs from some place on; before it, to the bit."""
+    some = passage.few(3, 9)
+    first = generator.score_prefill(some.prompts, some.forced)
+
+    def check(place: int, other: int) -> Judgement:
+        changed = some.forced.copy()
+        changed[:, place:] = (changed[:, place:] + 1 + other) % vocabulary
+        # The logits that choose the token at `place` have read only what comes before it.
+        second = generator.score_prefill(some.prompts, changed)
+        upto = place + 1
+        a, b = (judge.steps_of(one, upto) for one in (first, second))
+        return judge.judge_bitwise(a, b, dtype=generator.case.dtype, forced=False)
+
+    drawn(check, most=4, place=st.integers(0, 7), other=st.integers(0, vocabulary - 2))
+
+
+@pytest.mark.conformance("cache", wants="passes")
+def test_a_cropped_cache_is_as_if_never_longer(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Reading other tokens and cropping them again, as speculative decoding does, leaves nothing behind."""
+    some = passage.few(3, 6)
+    length = some.prompts.ids.shape[1] + 5
+    whole = generator.score_prefill(some.prompts, some.forced)
+
+    def check(first: int, detour: int) -> Judgement:
+        widths = [first] + [1] * (length - first)
+        detours = [0, *([detour] * (length - first))]
+        got = generator.score_passes(some.prompts, some.forced, widths, detours)
+        return some.same(got, whole, dtype=generator.case.dtype)
+
+    drawn(check, most=3, first=st.integers(length - 4, length - 2), detour=st.integers(1, 5))
+
+
+@pytest.mark.parametrize("edge", EDGES, ids="edge{}".format)
+def test_bucket_edges(generator: Generator, passage: Passage, edge: int, judge_it: Judge) -> None:
+    """Prompts one below, at and above a length where kernels and static caches change their shape."""
+    row = np.resize(np.concatenate([passage.forced[0], passage.forced[-1]]), edge + 1).tolist()
+    batch, rest = TokenBatch.of([row[2:], row[1:], row]), passage.forced[:3, :3]
+    together = [generator.score(batch, rest), generator.score_prefill(batch, rest)]
+    judge_it(passage.same(together[0], together[1], dtype=generator.case.dtype))

@@ -1,12 +1,14 @@
-"""Dataset mode: every prompt of `--prompts` is generated from, in order, none lost and none twice."""
+"""Dataset mode: every prompt is generated from, in order, none lost and none twice, each as it is alone."""
 
 from __future__ import annotations
 
 import pytest
 
 from genqual.conformance import judge_own
-from genqual.given import Judge
-from genqual.pairs import Job, generate_pairs, problems
+from genqual.conformance.judge_text import judge_same_text
+from genqual.engines.base import TokenBatch
+from genqual.given import Judge, Passage
+from genqual.pairs import Job, generate_pairs, problems, read_pairs
 from genqual.ranks.handle import Generator
 from genqual.run import Run
 
@@ -16,3 +18,23 @@ def test_every_prompt_of_a_data_set_has_its_pair(generator: Generator, run: Run,
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
     count = generate_pairs(generator, dataset, run.progress)
     judge_it(judge_own.judge_whole(list(problems(dataset)), count, dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("text", once=True)
+def test_a_data_set_equals_its_prompts_one_by_one(
+    generator: Generator, run: Run, passage: Passage, few_pairs: Job, judge_it: Judge
+) -> None:
+    """Batches that do not divide the prompts: complete, in order, and each the text that its prompt gives alone."""
+    count = generate_pairs(generator, few_pairs, run.progress)
+    dtype = generator.case.dtype
+    whole = judge_own.judge_whole(list(problems(few_pairs)), count, dtype=dtype)
+    if not whole.passed:
+        judge_it(whole)
+    rows, tokens = read_pairs(few_pairs)
+    verdicts = []
+    for row, new in zip(rows, tokens, strict=True):
+        batch = TokenBatch.of([row])
+        alone = generator.generate(batch, few_pairs.new_tokens).tokens
+        scores = generator.score(batch, alone)
+        verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, **passage.tolerance(dtype)))
+    judge_it(next((one for one in verdicts if not one.passed), whole))

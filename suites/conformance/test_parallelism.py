@@ -1,16 +1,23 @@
-"""How many ranks share the work changes nothing that a user can see."""
+"""How many ranks share the work, and where its weights lie, changes nothing that a user can see."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from genqual.conformance import judge_own
+from genqual.conformance import judge, judge_own
+from genqual.conformance.judge_parts import judge_shards, share_limit
+from genqual.conformance.judge_text import judge_stopped, stopped
+from genqual.engines.base import TokenBatch
 from genqual.given import Judge, Passage
 from genqual.ranks.handle import Generator
 
-pytestmark = pytest.mark.conformance("parallelism", min_ranks=2)
+pytestmark = pytest.mark.conformance("parallelism")
+
+SHARES = 8
 
 
+@pytest.mark.conformance("parallelism", min_ranks=2)
 def test_tensor_parallel_degree(generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge) -> None:
     """The logits of several ranks against those of one rank of plain transformers."""
     several = generator.score(passage.prompts, passage.forced)
@@ -18,7 +25,61 @@ def test_tensor_parallel_degree(generator: Generator, one_rank: Generator, passa
     judge_it(passage.same(several, one, dtype=generator.case.dtype))
 
 
+@pytest.mark.conformance("parallelism", wants="split")
+def test_a_split_over_devices_gives_the_same_bits(
+    generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """Layers on several devices compute what they compute on one."""
+    split = generator.score(passage.prompts, passage.forced)
+    whole = one_rank.score(passage.prompts, passage.forced)
+    judge_it(judge.judge_bitwise(split, whole, dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("parallelism", wants="streams", min_ranks=2)
+def test_streams_are_independent(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Ranks that generate from prompts of their own give what each gives when all have the same."""
+    rows = passage.prompts.rows
+    pairs = [TokenBatch.of([rows[2 * rank % len(rows)], rows[-1 - rank]]) for rank in range(generator.case.ranks)]
+    got = generator.generate_streams(pairs, 6)
+    want = [generator.generate(one, 6).tokens for one in pairs]
+    problems = [f"stream {rank} is another text beside the others" for rank in range(len(pairs))
+                if not np.array_equal(got[rank], want[rank])]  # fmt: skip
+    judge_it(judge_own.claims(problems, f"{len(pairs)} streams are themselves", 12 * len(pairs),
+                              dtype=generator.case.dtype, tier="tokens"))  # fmt: skip
+
+
+@pytest.mark.conformance("parallelism", min_ranks=2, wants="stops")
+def test_rows_that_end_early_end_on_every_rank(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Prompts of unequal lengths, rows that meet their end at different steps: no rank waits, none goes on."""
+    tokens = generator.generate(passage.prompts, 10).tokens
+    eos = [int(tokens[0, 2]), int(tokens[1, 5])]
+    got = generator.generate_until(passage.prompts, 10, eos=eos)
+    judge_it(judge_stopped(got, stopped(tokens, eos=eos), dtype=generator.case.dtype, what=f"eos {eos}"))
+
+
+@pytest.mark.conformance("parallelism", wants="offload")
+def test_offloaded_weights_give_the_same_bits(
+    generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """Weights that are fetched back for each pass are those that were put away."""
+    fetched = generator.score(passage.prompts, passage.forced)
+    stayed = one_rank.score(passage.prompts, passage.forced)
+    judge_it(judge.judge_bitwise(fetched, stayed, dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("parallelism", min_ranks=2)
 def test_all_ranks_agree_on_every_token(generator: Generator, passage: Passage, judge_it: Judge) -> None:
     """A rank that chose another token went on with another text."""
     runs = generator.generate_ranks(passage.prompts, passage.steps)
     judge_it(judge_own.judge_agreement([run.tokens for run in runs], dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("parallelism", min_ranks=2)
+def test_every_share_of_the_vocabulary_is_reached(
+    generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """Whole logits, share by share: a lost shard of the head is nobody's best token, and so no text shows it."""
+    several = generator.score(passage.prompts, passage.forced, logits=True)
+    one = one_rank.score(passage.prompts, passage.forced, logits=True)
+    limit = share_limit(passage.reference, generator.case.dtype)
+    judge_it(judge_shards(several, one, dtype=generator.case.dtype, parts=SHARES, limit=limit))

@@ -1,4 +1,4 @@
-"""The same request gives the same bits."""
+"""The same request gives the same bits, and takes nothing and leaves nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,25 @@ def test_a_repeated_request_gives_the_same_bits(generator: Generator, passage: P
     judge_it(judge.judge_bitwise(first, second, dtype=generator.case.dtype))
 
 
+@pytest.mark.conformance("repeat", once=True)
+def test_a_fresh_process_gives_the_same_bits(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Other addresses, other seeds of Python's hashes, other threads: no other number."""
+    some = passage.few(4, 8)
+    first = generator.score(some.prompts, some.forced)
+    generator.restart()
+    judge_it(judge.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype))
+
+
 def test_weights_stay_as_they_were_loaded(generator: Generator, passage: Passage, judge_it: Judge) -> None:
     """Generating may not write to the weights of any rank."""
     generator.generate(passage.prompts, 2)
     hashes = [rank.weight_hash for rank in generator.loaded]
     judge_it(judge_own.judge_unmutated(hashes, generator.weight_hash(), dtype=generator.case.dtype))
+
+
+@pytest.mark.conformance("repeat", wants="inputs")
+def test_inputs_stay_as_they_were_given(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Nor to the tokens and the mask that it was given: a server's next request may hold the same arrays."""
+    some = passage.few(3, 4)
+    written = generator.written_inputs(some.prompts, some.forced)
+    judge_it(judge_own.judge_inputs(written, dtype=generator.case.dtype))

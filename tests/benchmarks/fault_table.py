@@ -69,7 +69,9 @@ def lines(pool: Pool, logs: Path, model: str) -> Iterator[Line]:
             faults = [
                 fault
                 for fault in CATALOGUE.values()
-                if fault.kind == "logits"
+                if fault.sample
+                and fault.kind in ("logits", "weights")
+                and not fault.equivalent
                 and fault.fits(engine=name, architecture=architecture, ranks=ranks)
                 and (ranks == 1 or fault.min_ranks > 1)
             ]

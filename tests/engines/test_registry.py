@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -128,7 +129,7 @@ def test_a_fault_names_a_function_and_engines_that_exist(fault: faults.Fault) ->
     found = importlib.util.find_spec(module)
     assert found is not None
     assert found.origin is not None
-    assert f"def {name}(engine: Any, rank: int" in Path(found.origin).read_text(encoding="utf-8")
+    assert re.search(rf"^def {name}\(\s*engine: Any,\s+rank: int", Path(found.origin).read_text(encoding="utf-8"), re.M)
     assert fault.engines <= set(registry.engines())
 
 

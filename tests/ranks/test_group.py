@@ -136,6 +136,21 @@ def test_mutated_weights_end_the_group(generator: Generator) -> None:
     assert generator.verify_unmutated()
 
 
+def test_a_spoilt_group_stays_spoilt_and_the_next_fault_comes_too(generator: Generator) -> None:
+    for name, error in (("exhaust", OutOfMemory), ("exit_interpreter", EngineFailed)):
+        with generator.spoilt(f"{HERE}:{name}", {}):
+            with pytest.raises(error):
+                generator.generate(BATCH, 2)
+            generator.restart()
+            with pytest.raises(error):  # in fresh processes too
+                generator.generate(BATCH, 2)
+        assert answers(generator), "the fault is healed"
+    with generator.spoilt(f"{HERE}:mutate", {}):
+        assert generator.verify_unmutated(), "the weights are as the fault left them"
+        mark = generator.group.mark
+    assert generator.group.mark != mark, "weights that are not those loaded end the group"
+
+
 def test_an_idle_group_answers(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     group = generator.group
     monkeypatch.setattr(RankGroup, "BACKSTOP_S", 0.1)

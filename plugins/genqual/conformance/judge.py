@@ -28,7 +28,16 @@ from genqual.conformance.oracle_core import F64, I64
 from genqual.conformance.reference_data import Reference
 from genqual.engines.base import Scores
 
-__all__ = ["Judgement", "fp32_limit_at", "judge_bitwise", "judge_free_run", "judge_same", "judge_scores", "nrms"]
+__all__ = [
+    "Judgement",
+    "fp32_limit_at",
+    "judge_bitwise",
+    "judge_free_run",
+    "judge_same",
+    "judge_scores",
+    "nrms",
+    "steps_of",
+]
 
 
 def nrms(projections: NDArray[np.float32], reference: Reference) -> float:
@@ -112,14 +121,17 @@ def judge_same(
     )
 
 
-def judge_bitwise(a: Scores, b: Scores, *, dtype: str) -> Judgement:
-    """Judge whether two runs of one engine agree in every bit of every statistic (and of the logits, where kept)."""
+def judge_bitwise(a: Scores, b: Scores, *, dtype: str, forced: bool = True) -> Judgement:
+    """Judge whether two runs of one engine agree in every bit of every statistic (and of the logits, where kept).
+
+    Without `forced` the logit of the forced token is left out: the runs were forced on other tokens.
+    """
     lane = lane_of(dtype)
     for name, scores in (("first", a), ("second", b)):
         broken = _unusable(scores, a.projections.shape[:2])
         if broken:
             return Judgement("fail", lane, "logits", f"The {name} run: {broken}")
-    names = ["projections", "top_ids", "top_logits", "logsumexp", "forced_logit"]
+    names = ["projections", "top_ids", "top_logits", "logsumexp", *(["forced_logit"] if forced else [])]
     if a.logits is not None and b.logits is not None:
         names.append("logits")
     differs = np.logical_or.reduce([_bits_differ(getattr(a, name), getattr(b, name)) for name in names])
@@ -134,6 +146,20 @@ def judge_bitwise(a: Scores, b: Scores, *, dtype: str) -> Judgement:
         f"{a.top_logits[step, row, 0]!r} and {b.top_logits[step, row, 0]!r}. Bitwise equality was promised."
     )
     return Judgement("fail", lane, "logits", text, worst=(int(worst[0]), int(worst[1])), judged=cells, total=cells)
+
+
+def steps_of(scores: Scores, stop: int, *, first: int = 0) -> Scores:
+    """The statistics of the steps from `first` until before `stop`."""
+    part = slice(first, stop)
+    return Scores(
+        projections=scores.projections[part],
+        top_ids=scores.top_ids[part],
+        top_logits=scores.top_logits[part],
+        logsumexp=scores.logsumexp[part],
+        forced_logit=scores.forced_logit[part],
+        finite=scores.finite[part],
+        logits=None if scores.logits is None else scores.logits[part],
+    )
 
 
 def _verdict(

@@ -77,6 +77,24 @@ def judge_unmutated(loaded: Sequence[str], now: Sequence[str], *, dtype: str) ->
     return _own("pass", dtype, f"The weights of {len(now)} rank(s) are as they were loaded.", len(now), tier="weights")
 
 
+def judge_inputs(written: Sequence[Sequence[str]], *, dtype: str) -> Judgement:
+    """Judge whether no rank wrote to what it was given; `written` names what it did write to, by rank."""
+    problems = [f"rank {rank} wrote to its {' and '.join(names)}" for rank, names in enumerate(written) if names]
+    return claims(
+        problems, f"{len(written)} rank(s) left their inputs alone", len(written), dtype=dtype, tier="weights"
+    )
+
+
+def claims(
+    problems: Sequence[str], whole: str, cells: int, *, dtype: str, tier: str = "logits", flips: int = 0
+) -> Judgement:
+    """A judgement from a list of `problems`: the first is told, the others counted; none, and `whole` is."""
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return _own("fail", dtype, f"{problems[0]}{more}.", cells, tier=tier, flips=max(flips, len(problems)))
+    return _own("pass", dtype, f"{whole}.", cells, tier=tier)
+
+
 def _own(
     status: str,
     dtype: str,

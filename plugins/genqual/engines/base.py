@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,18 @@ from genqual.spec import Json
 
 Tier = Literal["logits", "tokens"]
 """What an engine lets us see of its computation, and so what it can be judged by."""
+
+ABILITIES: Final[Mapping[str, str]] = {
+    "passes": "does not offer reading a text in passes of given widths through one cache",
+    "stops": "does not offer to stop at end-of-text ids, lengths or strings",
+    "states": "does not show its hidden states",
+    "inputs": "does not show what it does to its inputs",
+    "graph": "replays no graph and has no static cache",
+    "split": "does not split layers over devices",
+    "offload": "does not offload weights",
+    "streams": "gives all ranks the same prompts",
+}
+"""Ability -> what is said of an engine that lacks it. Those without a function of their own are declared with ""."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,16 @@ class EngineSpec:
     streams: bool = False  # each rank generates for prompts of its own; it holds no shard of anybody's activations
     tier: Tier = "logits"  # "tokens": `score`, `score_prefill` and `weight_hash` are never asked
     settings: tuple[tuple[str, str], ...] = ()  # (option key, how the user gives it); without it the engine cannot run
+
+    abilities: Mapping[str, str] = field(default_factory=dict)
+    """What it can do beyond the Protocol, and the "package.module:function" that does it in a rank; see ABILITIES."""
+
+    def lacking(self, ability: str) -> str | None:
+        """Why a property that needs `ability` is not applicable to this engine, or None. Raises KeyError on a typo."""
+        said = f"{self.name} {ABILITIES[ability]}"
+        if ability == "graph" and self.options.get("graphs", "none") != "none":
+            return None  # an option of some engines
+        return None if ability in self.abilities else said
 
     def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
         """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
@@ -89,6 +111,14 @@ class TokenBatch:
             ids[index, width - len(row) :] = row
             mask[index, width - len(row) :] = 1
         return cls(ids, mask)
+
+    @classmethod
+    def unchecked(cls, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> TokenBatch:
+        """A batch that breaks the rules, to see what a rank says to it."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "ids", ids)
+        object.__setattr__(made, "mask", mask)
+        return made
 
     @property
     def rows(self) -> list[list[int]]:

@@ -22,6 +22,13 @@ _TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})
 
 ALL_DTYPES: Final = frozenset({"fp32", "bf16", "fp16"})
 
+HF_ABILITIES: Final = {  # of every engine that derives from engines.hf
+    "passes": "genqual.engines.abilities:score_passes",
+    "stops": "genqual.engines.abilities:generate_until",
+    "states": "genqual.engines.abilities:states",
+    "inputs": "genqual.engines.abilities:inputs_kept",
+}
+
 TRANSFORMERS: Final = EngineSpec(
     name="transformers",
     implementation="genqual.engines.transformers_eager:TransformersEager",
@@ -31,6 +38,7 @@ TRANSFORMERS: Final = EngineSpec(
     max_ranks=1,
     modules=("torch", "transformers"),
     accepts={**_COMMON, **_GRAPHS, "emulate": "true, with fp8: its rounding on a CPU, of which envelopes are made"},
+    abilities=HF_ABILITIES,
 )
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(
@@ -43,6 +51,7 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
     modules=("torch", "transformers"),
     needs_compiler=True,
     accepts={**_COMMON, **_GRAPHS},
+    abilities={"graph": "", "states": HF_ABILITIES["states"], "inputs": HF_ABILITIES["inputs"]},
 )
 
 TRANSFORMERS_TP: Final = EngineSpec(
@@ -56,6 +65,7 @@ TRANSFORMERS_TP: Final = EngineSpec(
     architectures=frozenset({"llama"}),
     accepts=_COMMON,
     lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
+    abilities=HF_ABILITIES,
 )
 
 OPENVINO: Final = EngineSpec(
@@ -99,6 +109,7 @@ DEEPSPEED_INFERENCE: Final = EngineSpec(
     devices=frozenset({"xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES,
     modules=("torch", "transformers", "deepspeed"),
+    abilities=HF_ABILITIES,
     architectures=frozenset({"bloom", "llama"}),
     accepts={
         **_COMMON,
@@ -122,6 +133,7 @@ ACCELERATE: Final = EngineSpec(
     dtypes=ALL_DTYPES | {"int8-bitsandbytes"},
     max_ranks=1,
     modules=("torch", "transformers", "accelerate"),
+    abilities={**HF_ABILITIES, "split": "", "offload": ""},
     accepts={
         **_COMMON,
         "placement": "auto (device_map), split, cpu-offload, disk-offload, disk (half of the layers), dispatch",
@@ -139,6 +151,10 @@ DEEPSPEED_ZERO: Final = EngineSpec(
     modules=("torch", "transformers", "deepspeed"),
     architectures=frozenset({"bloom", "llama"}),
     streams=True,
+    abilities={
+        **{name: HF_ABILITIES[name] for name in ("states", "inputs")},
+        "streams": "genqual.engines.deepspeed_zero:streams",
+    },
     accepts={
         **_COMMON,
         "offload": "none, cpu or nvme: where partitions wait until they are gathered",

@@ -69,6 +69,29 @@ def decode(spec: ModelSpec, ids: Iterable[int]) -> str:
     )
 
 
+def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Texts that do not survive the way to tokens and back, each with what came of it.
+
+    A tokenizer that normalises declares it: it is held to the normalised text. Raises BadInput without a tokenizer.
+    """
+    if spec.source == "embedded":
+        normal: Callable[[str], str] = str
+    else:
+        declared = _tokenizer(spec).normalizer
+        normal = declared.normalize_str if declared is not None else str
+    found = []
+    for text in texts:
+        ids = (
+            _bytes_of(text)
+            if spec.source == "embedded"
+            else _tokenizer(spec).encode(text, add_special_tokens=False).ids
+        )
+        back = decode(spec, ids)
+        if back != normal(text):
+            found.append((text, back))
+    return found
+
+
 def synthetic_rows(vocabulary: int, rows: int, length: int, seed: int) -> list[list[int]]:
     """`rows` x `length` token ids in [3, vocabulary), the same on every machine: the input of a latency workload.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,17 @@ def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
     # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
     kept = {name: stored for name, stored in names.items() if name and not (tied and name == "lm_head.weight")}
     return safetensor.Tensors(entries, kept)
+
+
+def count(spec: ModelSpec) -> int:
+    """Number of weights, read off shapes alone. Raises BadInput as `config` does."""
+    if spec.source == "embedded":
+        return sum(math.prod(shape) for shape in embedded.shapes(spec.location).values())
+    entries = safetensor.checkpoint(_local(spec))
+    kept = {stored for stored in entries if _parameter(stored, spec.architecture)}
+    if config(spec).get("tie_word_embeddings", spec.architecture == "bloom"):
+        kept.discard("lm_head.weight")
+    return sum(math.prod(entries[stored].shape) for stored in kept)
 
 
 def _parameter(stored: str, architecture: str) -> str | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genqual.engines.base import Generated, Loaded, Memory, Scores, TokenBatch
-from genqual.errors import NotEvident
+from genqual.engines.registry import engine
+from genqual.engines.signs import sign
+from genqual.errors import NotApplicable, NotEvident
+from genqual.models import prompts
 from genqual.ranks.channel import Arrays
 from genqual.ranks.codec import decode
 from genqual.ranks.group import RankGroup
@@ -46,6 +49,8 @@ class Generator:
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
         self._warm: set[tuple[str, str]] = set()
+        self._faults: list[dict[str, Json]] = []
+        self._spoilt: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
 
     @property
     def case(self) -> Case:
@@ -115,6 +120,73 @@ class Generator:
         """
         return self._call("invoke", {"entry": entry, "params": dict(params or {})}, arrays, deadline_s=deadline_s)
 
+    def score_passes(
+        self,
+        batch: TokenBatch,
+        forced: NDArray[np.int64],
+        widths: Sequence[int],
+        detours: Sequence[int] | None = None,
+    ) -> Scores:
+        """As `score`, with the text read in passes of `widths` tokens through one cache; needs the ability "passes".
+
+        Before pass i, `detours[i]` other tokens are read and cropped from the cache again.
+        """
+        params: dict[str, Json] = {"widths": list(widths), "detours": list(detours or [0] * len(widths))}
+        reply = self._able("passes", params, {"ids": batch.ids, "mask": batch.mask, "forced": forced})[0]
+        return decode(Scores, reply.value, reply.arrays)
+
+    def generate_until(
+        self,
+        batch: TokenBatch,
+        new_tokens: int,
+        *,
+        eos: Sequence[int] = (),
+        pad: int = 0,
+        least: int = 0,
+        max_length: bool = False,
+        strings: Sequence[str] = (),
+    ) -> list[NDArray[np.int64]]:
+        """Tokens (rows, at most `new_tokens`) of a run that may stop, by rank; needs the ability "stops"."""
+        params: dict[str, Json] = {
+            **{"new_tokens": new_tokens, "eos": list(eos), "pad": pad, "least": least},
+            **{"max_length": max_length, "strings": list(strings)},
+        }
+        replies = self._able("stops", params, {"ids": batch.ids, "mask": batch.mask})
+        return [reply.arrays["tokens"] for reply in replies]
+
+    def states(self, row: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of one row: what enters the first layer and leaves each, (1 + layers, tokens, hidden), and its logits.
+
+        Needs the ability "states".
+        """
+        reply = self._able("states", {}, {"ids": np.array([list(row)], dtype=np.int64)})[0]
+        return reply.arrays["states"], reply.arrays["logits"]
+
+    def written_inputs(self, batch: TokenBatch, forced: NDArray[np.int64]) -> list[list[str]]:
+        """Which of its inputs each rank wrote to in a generate and a score, by rank; needs the ability "inputs"."""
+        arrays = {"ids": batch.ids, "mask": batch.mask, "forced": forced}
+        return [cast("list[str]", reply.value["written"]) for reply in self._able("inputs", {}, arrays)]
+
+    def generate_streams(self, batches: Sequence[TokenBatch], new_tokens: int) -> list[NDArray[np.int64]]:
+        """Tokens (rows, `new_tokens`) of each rank, which has prompts of its own; needs the ability "streams"."""
+        params: dict[str, Json] = {
+            "prompts": [cast("Json", batch.rows) for batch in batches],
+            "new_tokens": [new_tokens] * len(batches),
+        }
+        return [np.array(reply.value["tokens"], dtype=np.int64) for reply in self._able("streams", params, {})]
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text by which `generate_until` knows these tokens, where they come one after the other."""
+        spec = self.plan.model
+        return prompts.decode(spec, tokens) if spec.source == "directory" else "".join(map(sign, tokens))
+
+    def _able(self, ability: str, params: dict[str, Json], arrays: Arrays) -> tuple[Reply, ...]:
+        spec = engine(self.case.engine)
+        reason = spec.lacking(ability)
+        if reason is not None:
+            raise NotApplicable(reason)
+        return self.invoke(spec.abilities[ability], params, arrays)
+
     @contextlib.contextmanager
     def fault(self, entry: str, **params: Json) -> Iterator[None]:
         """Inject `module:function(engine, rank, **params)` for a block; what it returned undoes it afterwards.
@@ -134,6 +206,41 @@ class Generator:
                     raise
 
     @contextlib.contextmanager
+    def spoilt(self, entry: str, params: Mapping[str, Json]) -> Iterator[None]:
+        """As `fault`, for a whole suite of tests: a group that replaces this one within the block has the fault too.
+
+        `verify_unmutated` takes the weights as the fault left them. Afterwards a group whose weights are not those
+        that were loaded is ended.
+        """
+        self._faults.append({"entry": entry, "params": dict(params)})
+        try:
+            self._inject(self.group)
+            yield
+        finally:
+            self._faults.pop()
+            self._spoilt = (("", 0), [])
+            group = self._pool.live(self.plan)
+            if group is not None:
+                try:
+                    self._call("heal")
+                    mended = self.weight_hash() == [one.weight_hash for one in group.loaded]
+                except BaseException:
+                    self._pool.drop(self.plan)
+                    raise
+                if not mended:
+                    self._pool.drop(self.plan)
+
+    def _inject(self, group: RankGroup) -> None:
+        """Put the faults of the enclosing blocks into `group`, if it is a fresh one; then note its weights."""
+        if not self._faults or self._spoilt[0] == (group.mark, len(self._faults)):
+            return
+        done = self._spoilt[0][1] if self._spoilt[0][0] == group.mark else 0
+        self._spoilt = ((group.mark, len(self._faults)), [])
+        for fields in self._faults[done:]:
+            self._call("fault", fields)
+        self._spoilt = (self._spoilt[0], self.weight_hash())
+
+    @contextlib.contextmanager
     def undisturbed(self, *others: Generator) -> Iterator[None]:
         """Keep the cores and cards of this case (and of `others`) for several calls; else each call leases them."""
         with self._pool.computing(self.plan, *(other.plan for other in others)):
@@ -144,7 +251,7 @@ class Generator:
         self._pool.drop(self.plan)
 
     def verify_unmutated(self) -> bool:
-        """Compare weight hashes with those at load, by rank; on a difference end the group and return False.
+        """Compare weights with those at load, or as a fault left them; on a difference end the group, return False.
 
         For after a failed verdict or an OutOfMemory, so that no later test inherits damaged weights. Where the engine
         shows no weights there is nothing to compare, and the group is kept.
@@ -152,7 +259,7 @@ class Generator:
         if self.plan.tier == "tokens":
             return True
         now = self.weight_hash()
-        if now == [one.weight_hash for one in self.group.loaded]:
+        if now == [one.weight_hash for one in self.group.loaded] or (self._faults and now == self._spoilt[1]):
             return True
         self._pool.drop(self.plan)
         return False
@@ -192,6 +299,8 @@ class Generator:
     ) -> tuple[Reply, ...]:
         with self._pool.computing(self.plan):
             group = self._pool.get(self.plan)
+            if method not in ("fault", "heal"):
+                self._inject(group)
             call = (group.mark, method)
             if deadline_s is None:
                 deadline_s = self.plan.deadlines.call(method, first=call not in self._warm, **work)

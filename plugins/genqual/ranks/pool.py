@@ -33,6 +33,11 @@ class Pool:
         self.leases = Leases(progress=progress) if leases is None else leases
         atexit.register(self.close_all)
 
+    def live(self, plan: GroupPlan) -> RankGroup | None:
+        """The group of `plan` where it lives; starts none."""
+        group = self._live.get(plan.key)
+        return group if group is not None and group.alive else None
+
     def get(self, plan: GroupPlan) -> RankGroup:
         """Return the live group of `plan`, started now if need be. Raises what `RankGroup.start` raises.
 

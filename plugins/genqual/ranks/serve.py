@@ -58,6 +58,14 @@ def digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(f"{body.dtype.str}{body.shape}".encode() + body.tobytes()).hexdigest()
 
 
+def _batch(arrays: Arrays) -> TokenBatch:
+    """The prompts of a request. Raises BadInput on those that break the contract: every engine refuses them alike."""
+    try:
+        return TokenBatch(arrays["ids"], arrays["mask"])
+    except ValueError as error:
+        raise BadInput(f"prompts: {error}") from None
+
+
 class Server:
     """One rank's loop. Every request gets exactly one answer; collectives run inside engine calls only."""
 
@@ -145,13 +153,13 @@ class Server:
         return answer
 
     def _generate(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
-        generated = self._ready.generate(TokenBatch(arrays["ids"], arrays["mask"]), fields["new_tokens"])
+        generated = self._ready.generate(_batch(arrays), fields["new_tokens"])
         value, bodies = encode(generated)
         return {**value, "agree": {"choices": digest(generated.tokens)}}, bodies
 
     def _score(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
         call = self._ready.score if fields["method"] == "score" else self._ready.score_prefill
-        scores = call(TokenBatch(arrays["ids"], arrays["mask"]), arrays["forced"], logits=fields["logits"])
+        scores = call(_batch(arrays), arrays["forced"], logits=fields["logits"])
         agree: Json = {"choices": digest(scores.top_ids[..., :1]), "top": digest(scores.top_ids)}
         if self._place.rank:  # bulk comes from one rank; the others prove that they agree
             return {"agree": agree}, {}

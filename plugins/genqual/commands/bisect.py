@@ -1,0 +1,92 @@
+"""`genqual bisect`: which layer of an engine first leaves the oracle, one row of tokens through both."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import click
+
+from genqual.conformance import bisect as places
+from genqual.conformance.faults import fault
+from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle_core import CausalOracle
+from genqual.devices.registry import device
+from genqual.engines.registry import engine as engine_called
+from genqual.errors import BadInput
+from genqual.models import weights
+from genqual.models.prompts import prompt_set, token_rows
+from genqual.models.registry import resolve
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import Case
+
+
+@click.command("bisect")
+@click.argument("model")
+@click.option("--engine", "engine_name", default="transformers", show_default=True)
+@click.option("--dtype", default="fp32", show_default=True)
+@click.option("--device", "device_name", default="xeon", show_default=True)
+@click.option("--ranks", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--tokens", help="Ids of the row, with commas between.  [default: the first BLOOM prompt]")
+@click.option("--fault", "fault_name", help="Put this fault in first: to see what the command says of it.")
+def bisect(
+    model: str, engine_name: str, dtype: str, device_name: str, ranks: int, tokens: str | None, fault_name: str | None
+) -> None:
+    """Compare the hidden states of MODEL, layer by layer, with genqual's own float64 oracle.
+
+    Names the first layer that leaves what is honest in the dtype: where to look after a failed verdict, whose paragraph
+    gives the smallest example to pass as --tokens. Exits with 1 when a layer leaves.
+    """
+    spec = resolve(model)
+    if tokens is None:
+        row = token_rows(spec, prompt_set("bloom").texts[:1], max_tokens=24)[0]
+    else:
+        try:
+            row = [int(token) for token in tokens.split(",")]
+        except ValueError:
+            raise BadInput(f"--tokens {tokens!r}: write ids with commas between, as 5,17,3") from None
+    oracle = cast(CausalOracle, oracle_for(weights.config(spec), weights.read(spec)))
+    with started(Case(device_name, engine_name, model, dtype, ranks)) as generator:
+        if fault_name is not None:
+            known = fault(fault_name)
+            with generator.spoilt(known.entry, known.params):
+                states, logits = generator.states(row)
+        else:
+            states, logits = generator.states(row)
+    steps = places.compare(states, logits, oracle, row, dtype)
+    bad = places.first_bad(steps)
+    for step in steps:
+        click.echo(f"  {step.place:<16} {step.error:9.2e}{'   <- first' if step is bad else ''}")
+    click.echo(places.said(steps, dtype))
+    sys.exit(bad is not None)
+
+
+@contextmanager
+def started(case: Case) -> Iterator[Generator]:
+    """A group of `case`, ended afterwards. Raises BadInput where its device is absent."""
+    place, spec = device(case.device), engine_called(case.engine)
+    presence = place.probe()
+    if not presence.present:
+        raise BadInput(f"--device {case.device}: absent; {presence.probe} found {presence.found}")
+    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
+        pool = Pool(1, progress=lambda text: click.echo(text, err=True))
+        plan = GroupPlan(
+            case=case,
+            implementation=spec.implementation,
+            model=resolve(case.model),
+            placement=place.place(case.ranks, case.cores_per_rank),
+            torch_device=place.torch_device,
+            backend=place.backend,
+            logs=Path(logs),
+            options=dict(spec.options),
+        )
+        try:
+            yield Generator(pool, plan)
+        finally:
+            pool.close_all()

@@ -1,0 +1,196 @@
+"""`genqual faults`: the catalogue of injected faults, one of them at work, and the matrix of what finds them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from genqual.conformance.faults import CATALOGUE, Fault, fault
+from genqual.detection.page import page
+from genqual.detection.store import HONEST, Store
+from genqual.detection.tables import Matrix, draw, titled
+from genqual.errors import BadInput
+from genqual.models.registry import resolve
+from genqual.paths import data_dir
+from genqual.spec import DTYPES
+
+STORE: Final = Path(".genqual/detection.jsonl")
+MODELS: Final = "llama-tiny,bloom-tiny"
+RUNS: Final = (("transformers", 1), ("deepspeed-inference", 2))  # one rank, and what takes several
+
+
+@click.group("faults")
+def faults() -> None:
+    """Faults to inject into an engine: what they are, which property finds which, and what survives.
+
+    A verdict is worth what the suite can detect: `genqual faults matrix` measures it.
+    """
+
+
+@faults.command("list")
+@click.option("--group", help="Only the faults of this group.")
+def list_(group: str | None) -> None:
+    """List the catalogue, group by group."""
+    groups: dict[str, list[Fault]] = {}
+    for one in CATALOGUE.values():
+        groups.setdefault(one.group, []).append(one)
+    if group is not None and group not in groups:
+        raise BadInput(f"--group {group}: the groups are {', '.join(groups)}")
+    for name, members in groups.items():
+        if group in (None, name):
+            click.echo(f"{name}")
+            for one in members:
+                click.echo(f"  {one.name:<24} {one.summary}{' (equivalent)' if one.equivalent else ''}")
+    wrong = sum(not one.equivalent for one in CATALOGUE.values())
+    click.echo(
+        f"\n{wrong} faults and {len(CATALOGUE) - wrong} equivalent controls; `genqual faults show NAME` says more"
+    )
+
+
+@faults.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Say what NAME does, where it fits, and how to run it."""
+    one = fault(name)
+    click.echo(f"{one.name}: {one.summary}")
+    click.echo(f"  group          {one.group}{', equivalent: it must not alarm' if one.equivalent else ''}")
+    click.echo(f"  spoils         {one.kind}")
+    click.echo(f"  architectures  {', '.join(sorted(one.architectures))}")
+    click.echo(f"  engines        {', '.join(sorted(one.engines))}, {one.min_ranks} rank(s) or more")
+    click.echo(f"  dtypes         {', '.join(sorted(one.dtypes)) or 'any'}")
+    click.echo(f"  injected by    {one.entry} {one.params or ''}")
+    if one.survives:
+        click.echo(f"  survives       {one.survives}")
+    click.echo(f"\n  genqual faults run {one.name}")
+
+
+@faults.command("run")
+@click.argument("name")
+@click.option("--model", help="An embedded model.  [default: the first that the fault fits]")
+@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(DTYPES))
+@click.option("--engine", help="Engine to put it into.  [default: the first that the fault fits]")
+def run_one(name: str, model: str | None, dtype: str, engine: str | None) -> None:
+    """Put NAME into a live engine, run the conformance suite on it, and say which properties find it.
+
+    Exits with 1 when a fault survives, or an equivalent control alarms.
+    """
+    one = fault(name)
+    if one.kind == "rank":
+        raise BadInput(f"{name} ends or stops a rank: it is a fault of processes, and every test would name its cause")
+    ranks = one.min_ranks
+    engine = engine or ("transformers" if ranks == 1 and "transformers" in one.engines else sorted(one.engines)[0])
+    model = model or next(m for m in MODELS.split(",") if resolve(m).architecture in one.architectures)
+    store = Path(".genqual") / f"fault-{name}.jsonl"
+    store.unlink(missing_ok=True)
+    judge_with([name], store, engine, ranks, model, dtype)
+    matrix = Matrix(Store(store).cells.values())
+    found = [cell for cell in matrix.cells if cell.outcome == "alarm"]
+    for cell in found:
+        click.echo(f"{titled(cell.check)}: {cell.why}")
+    click.echo(f"{name} on {engine} x{ranks}, {model}, {dtype}: {len(found)} of {len(matrix.cells)} checks alarm")
+    ours = any(cell.test.startswith("test_") for cell in found)
+    sys.exit(ours if one.equivalent else not ours)
+
+
+@faults.command("matrix")
+@click.option("--models", default=MODELS, show_default=True, help="Models with a reference.")
+@click.option("--dtypes", default="fp32,bf16", show_default=True, help="fp32 is its lane, the others are declared.")
+@click.option("--faults", "names", help="Only these, with commas between.  [default: all, and honest runs]")
+@click.option("--sample", is_flag=True, help="The fixed sample, with honest and equivalent runs: minutes, for a CI.")
+@click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
+@click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
+@click.option(
+    "--engines", help="Engine:ranks pairs, as transformers:1.  [default: transformers:1,deepspeed-inference:2]"
+)
+def matrix_(
+    models: str,
+    dtypes: str,
+    names: str | None,
+    sample: bool,
+    store: Path,
+    out: Path | None,
+    only_show: bool,
+    engines: str | None,
+) -> None:
+    """Judge every fault with every property, in both lanes, and write the matrix.
+
+    Every cell is a line of the store, written when it is judged: a run that was interrupted goes on where it was. Exits
+    with 1 when a fault survives without an explanation, or an honest or equivalent run alarms.
+    """
+    chosen = names.split(",") if names else [HONEST, *(n for n, one in CATALOGUE.items() if one.sample or not sample)]
+    for name in chosen:
+        if name != HONEST:
+            fault(name)
+    if not only_show:
+        for engine, ranks in _runs(engines):
+            for model in models.split(","):
+                for dtype in dtypes.split(","):
+                    judge_with(chosen, store, engine, ranks, model, dtype)
+    matrix = Matrix(Store(store).cells.values())
+    if not matrix.cells:
+        raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        draw(matrix, out / "detection.svg")
+        (out / "detection.md").write_text(page(matrix, "detection.svg"), encoding="utf-8")
+        click.echo(f"wrote {out / 'detection.md'} and {out / 'detection.svg'}")
+    survivors = [name for name in matrix.survivors() if not CATALOGUE[name].survives]
+    alarms = matrix.false_alarms()
+    click.echo(
+        f"{len(matrix.faults)} faults, {len(survivors)} unexplained survivors ({', '.join(survivors) or 'none'}); "
+        f"{len(matrix.honest())} honest judgements, {len(alarms)} false alarms"
+    )
+    for cell in alarms:
+        click.echo(f"  {cell.fault}: {titled(cell.check)} on {cell.engine} {cell.model} {cell.dtype}: {cell.why}")
+    sys.exit(bool(survivors or alarms))
+
+
+def judge_with(names: Sequence[str], store: Path, engine: str, ranks: int, model: str, dtype: str) -> None:
+    """Run the suite of one case in a pytest of its own, each test once for every fault that fits."""
+    architecture = resolve(model).architecture
+    fitting = []
+    for name in names:
+        one = CATALOGUE.get(name)
+        fits = one and one.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=dtype)
+        if one is None or (one.kind != "rank" and fits):
+            fitting.append(name)
+    if not fitting:
+        return
+    click.echo(f"{engine} x{ranks}, {model}, {dtype}: {len(fitting)} faults", err=True)
+    command = [
+        *(sys.executable, "-m", "pytest", str(data_dir("suites") / "conformance"), "-p", "genqual.detection.plugin"),
+        *(
+            "-m",
+            "conformance and xeon",
+            "--engine",
+            engine,
+            f"--model={model}",
+            "--dtype",
+            dtype,
+            "--ranks",
+            str(ranks),
+        ),
+        *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
+        *("--tb=no", "-q", "-q", "--no-summary", "-p", "no:cacheprovider", f"--state-dir={store.absolute()}.state"),
+    ]
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 1, 5):  # passed, something failed (that is the point), nothing left to judge
+        raise BadInput(f"the suite could not be run (pytest ended with {done.returncode}): {done.stderr[-2000:]}")
+
+
+def _runs(engines: str | None) -> list[tuple[str, int]]:
+    if engines is None:
+        return list(RUNS)
+    found = []
+    for pair in engines.split(","):
+        name, _, ranks = pair.rpartition(":")
+        if not name or not ranks.isdigit():
+            raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
+        found.append((name, int(ranks)))
+    return found

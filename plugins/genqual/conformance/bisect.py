@@ -1,0 +1,85 @@
+"""Find the first layer whose output leaves what is honest, against the oracle. Pure: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.conformance.oracle_core import F64, CausalOracle
+from genqual.errors import BadInput
+
+ALLOWED: Final = {"fp32": 1e-5, "bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
+"""Relative error of hidden states that is honest after any number of layers, as of the logits (docs/judge.md)."""
+
+JUMP: Final = 8.0  # a layer whose own output is right adds less than this many times the error that it was given
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One place: `error` is RMS error over RMS of the oracle's states; `token` the worst one, from 0."""
+
+    place: str
+    error: float
+    token: int
+    left: bool
+
+
+def oracle_states(oracle: CausalOracle, ids: Sequence[int]) -> tuple[list[F64], F64]:
+    """What enters layer 0 and leaves each layer, (tokens, hidden) each, and the logits (tokens, vocabulary)."""
+    row = oracle._checked(ids)
+    cache = oracle.cache()
+    states = [oracle._embed(row)]
+    for index in range(oracle.layers):
+        states.append(oracle._layer(index, states[-1], cache))
+    return states, oracle._head(states[-1])
+
+
+def compare(
+    states: NDArray[np.float32], logits: NDArray[np.float32], oracle: CausalOracle, ids: Sequence[int], dtype: str
+) -> list[Step]:
+    """Each place in turn, the engine's against the oracle's. Raises BadInput on another number of layers or shape."""
+    exact, last = oracle_states(oracle, ids)
+    if len(states) != len(exact) or any(a.shape != b.shape for a, b in zip(states, exact, strict=True)):
+        raise BadInput(
+            f"the engine shows {states.shape} (places, tokens, hidden), the oracle has {len(exact)} of {exact[0].shape}"
+        )
+    names = ["embedding", *(f"layer {index}" for index in range(oracle.layers))]
+    found = [_step(*each, dtype) for each in zip(names, states, exact, strict=True)]
+    centred = [x - x.mean(axis=-1, keepdims=True) for x in (logits.astype(np.float64), last)]
+    return [*found, _step("norm and head", centred[0], centred[1], dtype)]
+
+
+def first_bad(steps: Sequence[Step]) -> Step | None:
+    """The first place that leaves what is honest, or where the error jumps; None where all are honest."""
+    for before, step in zip([None, *steps], steps, strict=False):
+        if step.left or (before is not None and before.error > 0 and step.error > JUMP * before.error > JUMP * 1e-6):
+            return step
+    return None
+
+
+def said(steps: Sequence[Step], dtype: str) -> str:
+    """One sentence for the person who has to look further."""
+    bad = first_bad(steps)
+    if bad is None:
+        worst = max(steps, key=lambda step: step.error)
+        return f"Every place agrees with the oracle, the worst, {worst.place}, by {worst.error:.2g} ({dtype})."
+    before = steps[[step.place for step in steps].index(bad.place) - 1] if bad is not steps[0] else None
+    was = f"; {before.place} before it reads {before.error:.2g}" if before else ""
+    return (
+        f"The first place that leaves what is honest in {dtype} is {bad.place}, at token {bad.token}: relative error "
+        f"{bad.error:.3g}, allowed {ALLOWED.get(dtype, ALLOWED['bf16']):.2g}{was}."
+    )
+
+
+def _step(place: str, got: NDArray[np.floating], want: F64, dtype: str) -> Step:
+    error = got.astype(np.float64) - want
+    size = float(np.sqrt((want * want).mean()))
+    each = np.sqrt((error * error).mean(axis=-1)) / size
+    whole = float(np.sqrt((error * error).mean())) / size
+    token = int(np.where(np.isfinite(each), each, np.inf).argmax())
+    # Written so that an error that is not a number has left.
+    return Step(place, whole, token, not whole <= ALLOWED.get(dtype, ALLOWED["bf16"]))

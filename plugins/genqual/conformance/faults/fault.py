@@ -1,0 +1,52 @@
+"""What a fault is. Pure: no torch; the functions that entries name run in the ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from genqual.spec import Json
+
+Kind = Literal["logits", "weights", "choice", "rank", "tokens"]
+
+IN_PLACE: Final = frozenset({"transformers", "transformers-compiled", "transformers-tp", "deepspeed-inference"})
+"""Engines whose weights lie where the model has them: one may be altered there."""
+
+HF_ENGINES: Final = IN_PLACE | {"accelerate", "deepspeed-zero"}
+SHARDED: Final = frozenset({"transformers-tp", "deepspeed-inference"})
+HERE: Final = "genqual.conformance.faults"
+LLAMA: Final = frozenset({"llama"})
+BLOOM: Final = frozenset({"bloom"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way to be wrong: `kind` "logits" spoils what is computed, "weights" what is stored, "choice" what is written.
+
+    "rank" spoils the process that computes, "tokens" a server's requests. An `equivalent` one changes numbers that
+    nothing depends on, and must not alarm. `survives` says why no output of an engine could show it, where that is so.
+    """
+
+    name: str
+    entry: str  # "package.module:function", imported in the ranks only
+    summary: str
+    kind: Kind = "logits"
+    group: str = "arithmetic"
+    architectures: frozenset[str] = frozenset({"bloom", "llama"})
+    engines: frozenset[str] = HF_ENGINES
+    min_ranks: int = 1
+    params: dict[str, Json] = field(default_factory=dict)
+    needs: str = ""  # a word that the engine's options or the precision must have: "placement=", "int8"
+    dtypes: frozenset[str] = frozenset()  # precisions that it can be wrong in; empty: any
+    equivalent: bool = False
+    sample: bool = False  # in the fixed sample that every change is proved by
+    survives: str = ""
+
+    def fits(self, *, engine: str, architecture: str, ranks: int, dtype: str = "fp32") -> bool:
+        """Whether it can be injected there; `engine` with its options."""
+        if self.needs not in f"{engine} {dtype}" or (self.dtypes and dtype not in self.dtypes):
+            return False
+        base = engine.partition(":")[0]
+        if self.kind == "weights" and base not in IN_PLACE:
+            return False
+        return base in self.engines and architecture in self.architectures and ranks >= self.min_ranks

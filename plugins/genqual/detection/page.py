@@ -1,0 +1,85 @@
+"""docs/detection.md, written from a store of cells. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from genqual.conformance.faults import CATALOGUE
+from genqual.conformance.other_rules import RULES
+from genqual.detection.tables import Matrix, titled
+
+_HEAD: Final = """# What the conformance suite finds, and what it does not
+
+Made by `genqual faults matrix`; do not edit. Each fault of the catalogue was put into a live engine by hooks, and the
+real suite judged it. F: found in the fp32 lane, D: found in the declared lane (bf16).
+"""
+
+
+def page(matrix: Matrix, picture: str) -> str:
+    """The whole page; `picture` is the heat map's file name."""
+    return "\n".join([_HEAD, *_summary(matrix), f"![heat map]({picture})", "", *_rules(matrix), *_found(matrix)]) + "\n"
+
+
+def _summary(matrix: Matrix) -> list[str]:
+    honest, alarms, survivors = matrix.honest(), matrix.false_alarms(), matrix.survivors()
+    cases = sorted({f"{cell.engine} x{cell.ranks}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
+    lines = [
+        "## In short",
+        "",
+        f"- {len(matrix.faults)} faults, {len(matrix.faults) - len(survivors)} found, {len(survivors)} survivors.",
+        f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms.",
+        f"- {len(matrix.cells)} cells over {len(cases)} cases: {'; '.join(cases)}.",
+    ]
+    if matrix.unjudged:
+        what = Counter(f"{cell.fault} on {cell.engine} x{cell.ranks} {cell.model}" for cell in matrix.unjudged)
+        lines.append(f"- {len(matrix.unjudged)} cells gave no verdict: {', '.join(sorted(what))}.")
+    lines += ["", "### Survivors", ""]
+    for name in survivors:
+        why = CATALOGUE[name].survives or "not explained yet: a gap of the suite"
+        lines.append(f"- `{name}` ({CATALOGUE[name].summary}): {why}.")
+    lines += ["none", ""] if not survivors else [""]
+    lines += ["### False alarms", ""]
+    for cell in alarms:
+        where = f"{cell.engine} x{cell.ranks} {cell.model} {cell.dtype}"
+        lines.append(f"- {titled(cell.check)} on {where}, {cell.fault}: {cell.why}")
+    lines += ["none", ""] if not alarms else [""]
+    return lines
+
+
+def _rules(matrix: Matrix) -> list[str]:
+    lines = ["## The same runs, judged by others' rules", ""]
+    lines += ["| rule | what it asks | faults found | harmless runs alarmed |", "|---|---|---|---|"]
+    everything = {cell.fault for cell in matrix.ours if cell.outcome == "alarm"} & set(matrix.faults)
+    harmless = {(c.engine, c.ranks, c.model, c.dtype, c.fault) for c in matrix.honest()}
+    wrong = {(c.engine, c.ranks, c.model, c.dtype, c.fault) for c in matrix.false_alarms()}
+    lines.append(
+        f"| this suite | all properties | {len(everything)} of {len(matrix.faults)} | {len(wrong)} of {len(harmless)} |"
+    )
+    for rule, what in RULES.items():
+        found, judged, alarmed, right = matrix.share(rule)
+        lines.append(f"| {rule.removeprefix('rule ')} | {what} | {found} of {judged} | {alarmed} of {right} |")
+    return [*lines, ""]
+
+
+def _found(matrix: Matrix) -> list[str]:
+    """A row a fault: which properties find it, in words short enough for a table."""
+    lines = ["## Fault by fault", "", "| group | fault | found by | others |", "|---|---|---|---|"]
+    ours = [check for check in matrix.checks if check not in RULES]
+    for name in matrix.faults:
+        known = CATALOGUE[name]
+        hits = {check: lanes for check in ours if set(lanes := matrix.lanes(name, check)) & {"F", "D"}}
+        others = ", ".join(
+            f"{rule.removeprefix('rule ')} {lanes}"
+            for rule in RULES
+            if set(lanes := matrix.lanes(name, rule)) & {"F", "D"}
+        )
+        said = f"{len(hits)}: " + ", ".join(f"{titled(check)} {lanes}" for check, lanes in list(hits.items())[:4])
+        more = " ..." if len(hits) > 4 else ""
+        text = f"{said}{more}" if hits else "**survives**"
+        lines.append(f"| {known.group} | `{name}`: {known.summary} | {text} | {others or '-'} |")
+    lines += ["", "## Property by property", "", "| property | faults found, of those judged |", "|---|---|"]
+    for check in ours:
+        found, judged, *_ = matrix.share(check)
+        lines.append(f"| {titled(check)} | {found} of {judged} |")
+    return lines

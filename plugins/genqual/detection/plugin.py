@@ -1,0 +1,193 @@
+"""A pytest plugin for `genqual faults matrix`: the real suite, run once for every fault, on groups that stay alive.
+
+Not loaded by ordinary runs. Each test gets a parameter `fault`; a fault is switched on in the live group before the
+first of its tests and off after the last, and the weights are hashed then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from genqual import markers
+from genqual.conformance.faults import CATALOGUE, Fault
+from genqual.conformance.other_rules import RULES, alarms
+from genqual.conformance.reference import Reference
+from genqual.detection.store import HONEST, Cell, Store, key_of
+from genqual.engines.base import TokenBatch
+from genqual.errors import GenqualError
+from genqual.models.registry import resolve
+from genqual.ranks.errors import GroupLost
+from genqual.run import RUN
+from genqual.spec import Case
+
+STORE: Final = pytest.StashKey[Store]()
+STAGE: Final = pytest.StashKey["Stage"]()
+
+# Each starts a process: only for faults that a process can make a difference to.
+FRESH: Final = "test_a_fresh_process_gives_the_same_bits"
+HASHES: Final = "test_weights_stay_as_they_were_loaded"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what the command passes on."""
+    parser.addoption("--faults-store", required=True, help="JSON lines of the cells judged so far")
+    parser.addoption("--faults", required=True, help="names of faults, with commas between; honest is one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read what was judged before."""
+    config.stash[STORE] = Store(Path(config.getoption("--faults-store")))
+    config.stash[STAGE] = Stage()
+
+
+class Stage:
+    """Which fault is in which case's group now."""
+
+    def __init__(self) -> None:
+        self._now: tuple[Case, str] | None = None
+        self._block = contextlib.ExitStack()
+
+    def enter(self, item: pytest.Item, case: Case, name: str) -> bool:
+        """Put `name` into the group of `case`, and take out what was there; False where that had been done."""
+        if self._now == (case, name):
+            return False
+        self.leave()
+        self._now = (case, name)
+        if name != HONEST:
+            known = CATALOGUE[name]
+            generator = item.config.stash[RUN].generator(case)
+            self._block.enter_context(generator.spoilt(known.entry, known.params))
+        return True
+
+    def leave(self) -> None:
+        """Take the fault out; the weights are what they were, or the group ends."""
+        self._now = None
+        self._block.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test of conformance each fault in turn."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "conformance" in marks and "case" in metafunc.fixturenames:
+        metafunc.fixturenames.append("fault_name")
+        names = metafunc.config.getoption("--faults").split(",")
+        metafunc.parametrize("fault_name", names, ids=[f"fault={name}" for name in names], scope="function")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was judged and what does not fit; then order by case, by fault, and as the suite is written."""
+    store = config.stash[STORE]
+    names = config.getoption("--faults").split(",")
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        case, name = of(item)
+        wanted = case is not None and fits(case, name, item) and key_of(case, name, check_of(item)) not in store.cells
+        (kept if wanted else left).append(item)
+    cases = list(dict.fromkeys(of(item)[0] for item in kept))
+    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1])))
+    items[:] = kept
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+def of(item: pytest.Item) -> tuple[Case | None, str]:
+    """The case and the fault of an item."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("case"), str(params.get("fault_name", HONEST))
+
+
+def check_of(item: pytest.Item) -> str:
+    """The test and its own parameters, without case and fault: `test_bucket_edges[edge=32]`."""
+    params = {k: v for k, v in item.callspec.params.items() if k not in ("case", "fault_name")}  # type: ignore[attr-defined]
+    said = ",".join(f"{name}={value}" for name, value in params.items())
+    return f"{item.originalname}[{said}]" if said else str(item.originalname)  # type: ignore[attr-defined]
+
+
+def fits(case: Case, name: str, item: pytest.Item) -> bool:
+    """Whether the fault can be put there, and whether the test has anything to say about it."""
+    test = item.originalname  # type: ignore[attr-defined]
+    if name == HONEST:
+        return True
+    known = CATALOGUE[name]
+    if test == FRESH and known.group != "from request to request" and not known.equivalent:
+        return False
+    if test == HASHES and known.kind == "weights":
+        return False  # what finds it there would be our own injection
+    return fits_case(known, case)
+
+
+def fits_case(known: Fault, case: Case) -> bool:
+    """Whether the fault can be put into this case; with several ranks, only what takes several."""
+    architecture = resolve(case.model).architecture
+    apart = case.ranks == 1 or known.min_ranks > 1 or known.equivalent or known.sample
+    return (
+        known.kind != "rank"
+        and known.fits(engine=case.engine, architecture=architecture, ranks=case.ranks, dtype=case.dtype)
+        and apart
+    )
+
+
+@pytest.fixture(autouse=True)
+def broken(request: pytest.FixtureRequest) -> str:
+    """The fault in the group while this test runs."""
+    item = request.node
+    case, name = of(item)
+    if case is None:
+        return HONEST
+    store, stage = item.config.stash[STORE], item.config.stash[STAGE]
+    if stage.enter(item, case, name):
+        for check, outcome, why in rules(item, case):
+            store.add(Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why))
+    return name
+
+
+def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
+    """What the rules of others say of this group as it is now."""
+    run = item.config.stash[RUN]
+    reference, generator = run.reference(case.model), run.generator(case)
+    if not isinstance(reference, Reference):
+        return
+    batch = TokenBatch.of(reference.prompts)
+    try:
+        tokens = generator.generate(batch, reference.steps).tokens
+        own = generator.score(batch, tokens)
+        forced = generator.score(batch, reference.forced, logits=True)
+        said = alarms(tokens, own, forced, reference, run.exact_logits(case.model))
+    except (GenqualError, GroupLost) as error:
+        yield from ((rule, "alarm", f"{type(error).__name__}: {str(error)[:200]}") for rule in RULES)
+        return
+    for rule, (alarm, why) in said.items():
+        yield rule, "alarm" if alarm else "pass", why
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Keep the outcome of each test as a cell."""
+    report: pytest.TestReport = yield
+    case, name = of(item)
+    judged = report.when == "call" or (report.when == "setup" and report.outcome != "passed")
+    if judged and case is not None and any(mark.name in markers.SUITES for mark in item.iter_markers()):
+        found = {str(key): str(value) for key, value in report.user_properties}
+        outcome: Any = {"failed": "alarm", "passed": "pass"}.get(report.outcome, "not judged")
+        if report.when == "setup" and report.failed:
+            outcome = "not judged"  # the fault could not be put there
+        if report.outcome == "skipped" and found.get("genqual_verdict") == "not_applicable":
+            outcome = "not applicable"
+        why = "" if report.passed else " ".join(report.longreprtext.split())[:300]
+        cell = Cell(case.engine, case.ranks, case.model, case.dtype, name, check_of(item), outcome, why)
+        item.config.stash[STORE].add(cell)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take the last fault out before the groups end."""
+    session.config.stash[STAGE].leave()

@@ -1,0 +1,82 @@
+"""The declared precision is the one that ran, and it holds as far as positions go."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genqual.conformance.judge_own import claims
+from genqual.conformance.judge_parts import judge_drift, judge_evidence
+from genqual.conformance.judgement import fp32_limit_at
+from genqual.conformance.reference import Reference
+from genqual.engines.base import TokenBatch
+from genqual.engines.registry import engine
+from genqual.errors import NotApplicable
+from genqual.given import Judge, Passage
+from genqual.models.prompts import synthetic_rows
+from genqual.ranks.handle import Generator
+from genqual.run import Run
+from genqual.spec import SCHEMES
+
+pytestmark = pytest.mark.conformance("precision")
+
+FARTHEST = 1024  # rotary positions: the limit of most models is further than a quick run can go
+FARTHEST_ALIBI = 512  # honest fp32 reads 5e-6 there; its biases are as large as the position, and so is their rounding
+STEPS = 16
+PART = 256  # tokens a pass, so that a long text needs no square of scores
+
+
+def test_drift_is_that_of_the_dtype(
+    generator: Generator, reference: Reference, passage: Passage, judge_it: Judge
+) -> None:
+    """As far from the oracle as the declared dtype takes it, and not nearer: nothing else ran in its place."""
+    judge_it(judge_drift(generator.score(passage.prompts, passage.forced), reference, dtype=generator.case.dtype))
+
+
+def test_quantised_weights_are_smaller(generator: Generator, run: Run, judge_it: Judge) -> None:
+    """Quantisation that only rounds, and keeps wide weights, is neither faster nor smaller."""
+    precision = generator.case.dtype
+    if precision not in SCHEMES:
+        raise NotApplicable(f"{precision} quantises nothing")
+    total = run.parameters(generator.case.model)
+    if total is None:
+        raise NotApplicable(f"how many weights {generator.case.model} has cannot be read without an engine")
+    held, plain = sum(one.weight_bytes for one in generator.loaded), 2 * total
+    problems = [f"{held} bytes of weights, where {plain} are held without {precision}"] if held > 0.8 * plain else []
+    judge_it(claims(problems, f"{held} bytes of {plain}", 1, dtype=precision, tier="evidence"))
+
+
+@pytest.mark.conformance("precision", wants="passes")
+def test_positions_near_the_limit(generator: Generator, passage: Passage, run: Run, judge_it: Judge) -> None:
+    """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text."""
+    declared, dtype = generator.loaded[0].max_positions, generator.case.dtype
+    if declared is None and dtype != "fp32":
+        raise NotApplicable(
+            f"ALiBi's biases in {dtype} are coarser than a position beyond a few hundred, in transformers itself "
+            "(bf16 reads nrms 0.16 at 256 positions, 0.6 at 1024): no honest envelope exists there"
+        )
+    total = FARTHEST_ALIBI if declared is None else min(declared, FARTHEST)
+    text = np.array(synthetic_rows(generator.loaded[0].vocabulary, 1, total + 1, seed=25)[0])
+    widths = [min(PART, total - start) for start in range(0, total, PART)]
+    batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
+    got = generator.score_passes(batch, forced, widths)
+    judge_it(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total)))
+
+
+def test_what_was_asked_for_really_ran(generator: Generator, passage: Passage, run: Run, judge_it: Judge) -> None:
+    """The evidence of each rank: dtype of its weights, exact fp32, its share of them, its graphs."""
+    generator.generate(passage.few(1, 3).prompts, 3)
+    loaded = generator.loaded
+    found = generator.inspect()
+    if any(one.get("engine") is None for one in found):
+        raise NotApplicable(f"{generator.case.engine} says nothing of what ran")
+    judge_it(
+        judge_evidence(
+            list(found),
+            [one.parameters for one in loaded],
+            dtype=generator.case.dtype,
+            ranks=generator.case.ranks,
+            total=run.parameters(generator.case.model),
+            graph="graph" in engine(generator.case.engine).abilities,
+        )
+    )

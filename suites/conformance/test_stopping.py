@@ -1,0 +1,109 @@
+"""A run ends where it was asked to, and a run in two parts is the run in one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from genqual.conformance.judge import steps_of
+from genqual.conformance.judge_own import claims
+from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
+from genqual.conformance.judgement import Judgement
+from genqual.engines.base import TokenBatch
+from genqual.given import Drawn, Judge, Passage
+from genqual.ranks.handle import Generator
+
+pytestmark = pytest.mark.conformance("stopping")
+
+STEPS = 8
+
+
+@pytest.mark.conformance("stopping", wants="stops", once=True)
+def test_a_row_ends_at_its_end_of_text(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Any token of the run made an end-of-text id: the row stops there, and nothing but padding follows it."""
+    some = passage.few(3, STEPS)
+    tokens = generator.generate(some.prompts, STEPS).tokens
+
+    def check(row: int, step: int, pad: int) -> Judgement:
+        eos = [int(tokens[row, step])]
+        got = generator.generate_until(some.prompts, STEPS, eos=eos, pad=pad)
+        want = stopped(tokens, eos=eos, pad=pad)
+        return judge_stopped(got, want, dtype=generator.case.dtype, what=f"eos {eos}, pad {pad}")
+
+    drawn(check, row=st.integers(0, 2), step=st.integers(0, STEPS - 1), pad=st.integers(0, 2))
+
+
+@pytest.mark.conformance("stopping", wants="stops", once=True)
+def test_a_length_is_kept(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """`max_new_tokens` counts what is new, `max_length` the prompt as well."""
+    some = passage.few(2, STEPS)
+    tokens = generator.generate(some.prompts, STEPS).tokens
+
+    def check(length: int, whole: bool) -> Judgement:
+        got = generator.generate_until(some.prompts, length, max_length=whole)
+        return judge_stopped(got, tokens[:, :length], dtype=generator.case.dtype, what=f"{length} new tokens")
+
+    drawn(check, most=4, length=st.integers(1, STEPS), whole=st.booleans())
+
+
+@pytest.mark.conformance("stopping", wants="stops", once=True)
+def test_a_least_length_is_kept(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Before `min_new_tokens` the end of text cannot be chosen, and what comes before it is as without."""
+    one = passage.few(1, STEPS)
+    tokens = generator.generate(one.prompts, STEPS).tokens[0]
+    eos, least = int(tokens[1]), 5
+    problems = []
+    for rank, got in enumerate(generator.generate_until(one.prompts, STEPS, eos=[eos], least=least)):
+        first = int((tokens == eos).argmax())
+        if got.shape[1] < least or (got[0, :least] == eos).any():
+            problems.append(f"rank {rank} ended after {got.shape[1]} tokens, {least} were the least")
+        elif not np.array_equal(got[0, :first], tokens[:first]):
+            problems.append(f"rank {rank} wrote another text before the end of text was ever due")
+    judge_it(claims(problems, f"{least} tokens at least", STEPS, dtype=generator.case.dtype, tier="tokens"))
+
+
+@pytest.mark.conformance("stopping", wants="stops", once=True)
+def test_a_row_ends_at_a_stop_string(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """A string of two tokens stops the row that writes it, and no other row."""
+    some = passage.few(2, STEPS)
+    tokens = generator.generate(some.prompts, STEPS).tokens
+    text, ending = generator.text_of, [int(token) for token in tokens[0, 2:4]]
+    # transformers pads a row that has stopped only where there is an end-of-text id as well: one that nobody writes.
+    unused = next(token for token in range(tokens.size + 1) if token not in tokens)
+    got = generator.generate_until(some.prompts, STEPS, eos=[unused], strings=[text(ending)])
+    want = stopped(tokens, endings=[ending])
+    judge_it(judge_stopped(got, want, dtype=generator.case.dtype, what=f"stop string of tokens {ending}"))
+
+
+def test_a_shorter_run_is_a_prefix(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Asking for more tokens changes none of those that come first."""
+    some = passage.few(4, STEPS)
+    tokens = generator.generate(some.prompts, STEPS).tokens
+    scores = generator.score(some.prompts, tokens)
+
+    def check(length: int) -> Judgement:
+        short = generator.generate(some.prompts, length).tokens
+        return judge_same_text(
+            tokens, short, scores, dtype=generator.case.dtype, **some.tolerance(generator.case.dtype)
+        )
+
+    drawn(check, most=3, length=st.integers(1, STEPS - 1))
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+    """Going on from a prompt and what was generated after it, at a drawn place."""
+    some = passage.few(4, STEPS)
+    whole = generator.score(some.prompts, some.forced)
+
+    def check(place: int) -> Judgement:
+        longer = TokenBatch.of(
+            [
+                [*prompt, *(int(t) for t in new[:place])]
+                for prompt, new in zip(some.prompts.rows, some.forced, strict=True)
+            ]
+        )
+        second = generator.score(longer, some.forced[:, place:])
+        return some.same(second, steps_of(whole, STEPS, first=place), dtype=generator.case.dtype)
+
+    drawn(check, most=3, place=st.integers(1, STEPS - 1))

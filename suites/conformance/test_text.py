@@ -1,0 +1,105 @@
+"""Texts of any language survive, and prompts at the edges have a declared outcome."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genqual.conformance.judge_own import claims, judge_finite, rows_of
+from genqual.conformance.judgement import Judgement
+from genqual.drawing import row
+from genqual.engines.base import TokenBatch
+from genqual.errors import BadInput, GenqualError, NotApplicable, OutOfMemory, Unsupported
+from genqual.given import Drawn, Judge, Passage
+from genqual.models.prompts import lost_texts, prompt_set, token_rows
+from genqual.ranks.handle import Generator
+
+pytestmark = pytest.mark.conformance("text")
+
+LONGEST = 8192
+RARE = (
+    "\U0001f469\u200d\U0001f680 a family of code points",
+    "\u0e44\u0e17\u0e22 \u05e2\u05d1\u05e8\u05d9\u05ea mixed directions",
+    "e\u0301 is not \u00e9",
+    "\U00020000 lies beyond the first plane",
+    "tabs\tand  two spaces",
+    "\ufeffa mark at the start",
+)
+
+
+@pytest.mark.conformance("text", once=True)
+def test_texts_of_46_languages_round_trip(generator: Generator, judge_it: Judge) -> None:
+    """To tokens and back, rare code points too; a tokenizer that normalises says so, and is held to what it says."""
+    texts = [*prompt_set("languages").texts, *RARE]
+    try:
+        lost = lost_texts(generator.plan.model, texts)
+    except BadInput as reason:
+        raise NotApplicable(f"no tokenizer: {reason}") from None
+    problems = [f"{before!r} comes back as {after!r}" for before, after in lost]
+    judge_it(claims(problems, f"{len(texts)} texts come back", len(texts), dtype=generator.case.dtype, tier="text"))
+
+
+@pytest.mark.conformance("text", once=True)
+def test_rare_texts_are_read_like_any_other(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """Their tokens, seldom used, have finite logits, and decode as they are read in one pass."""
+    try:
+        tokens = token_rows(generator.plan.model, RARE, max_tokens=12)
+    except BadInput as reason:
+        raise NotApplicable(f"no tokenizer: {reason}") from None
+    batch, forced = TokenBatch.of(tokens), np.resize(passage.forced, (len(RARE), 3))
+    decoded = generator.score(batch, forced)
+    judge_it(passage.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
+
+
+def test_a_prompt_of_one_token(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+    """Alone, and behind the padding that a longer neighbour needs."""
+    forced = passage.forced[:2, :4]
+
+    def check(token: list[int]) -> Judgement:
+        alone = generator.score(TokenBatch.of([token]), forced[:1])
+        beside = generator.score(TokenBatch.of([token, passage.prompts.rows[1]]), forced)
+        finite = judge_finite(beside, dtype=generator.case.dtype)
+        return passage.same(alone, rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
+
+    drawn(check, most=3, token=row(vocabulary, most=1))
+
+
+@pytest.mark.conformance("text", once=True)
+def test_a_prompt_of_nothing_has_a_declared_outcome(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+    """A row of padding alone: a plain refusal, or finite logits while its neighbour is what it is without it."""
+    batch = TokenBatch.of([passage.prompts.rows[0], [0]])
+    empty = TokenBatch.unchecked(batch.ids, np.stack([batch.mask[0], np.zeros_like(batch.mask[1])]))
+    forced = passage.forced[:2, :3]
+    try:
+        got = generator.score(empty, forced)
+    except (BadInput, Unsupported) as refusal:
+        judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
+        return
+    finite = judge_finite(got, dtype=generator.case.dtype)
+    beside = generator.score(TokenBatch.of([passage.prompts.rows[0], [0]]), forced)
+    judge_it(
+        passage.same(rows_of(got, [0]), rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
+    )
+
+
+@pytest.mark.conformance("text", once=True)
+def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
+    generator: Generator, passage: Passage, judge_it: Judge
+) -> None:
+    """One token more than the declared positions: a plain refusal, or finite logits; never a lost rank."""
+    limit = generator.loaded[0].max_positions
+    if limit is None or limit > LONGEST:
+        raise NotApplicable(f"{limit or 'any number of'} positions: beyond them is further than a quick run can go")
+    batch = TokenBatch.of([np.resize(passage.forced, limit + 1).tolist()])
+    try:
+        got = generator.score(batch, passage.forced[:1, :2])
+    except (BadInput, Unsupported, OutOfMemory) as refusal:
+        judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
+        return
+    judge_it(judge_finite(got, dtype=generator.case.dtype))
+
+
+def _refused(generator: Generator, passage: Passage, refusal: GenqualError) -> str:
+    """The refusal in a word, once the same ranks have answered again."""
+    generator.generate(passage.few(1, 1).prompts, 1)
+    return f"refused, and the ranks still answer: {str(refusal).splitlines()[0]}"

@@ -1,0 +1,53 @@
+"""Layer by layer: the first that is wrong is named, an honest engine has none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genqual.conformance.bisect import compare, first_bad, oracle_states, said
+from genqual.conformance.oracle import oracle_for
+from genqual.errors import BadInput
+
+from .small import BLOOM, LLAMA, parameters
+
+IDS = [5, 17, 3, 99, 42]
+
+
+@pytest.mark.parametrize("config", [LLAMA, BLOOM], ids=["llama", "bloom"])
+def test_the_parts_of_the_oracle_are_the_oracle(config: dict[str, object]) -> None:
+    oracle = oracle_for(config, parameters(config))
+    _, logits = oracle_states(oracle, IDS)  # type: ignore[arg-type]
+    assert np.array_equal(logits, oracle.logits(IDS))
+
+
+@pytest.mark.parametrize("config", [LLAMA, BLOOM], ids=["llama", "bloom"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_layer_that_is_wrong_is_named(config: dict[str, object], layer: int) -> None:
+    weights = parameters(config)
+    right = oracle_for(config, weights)
+    name = next(n for n in weights if f".{layer}." in n and n.endswith(("down_proj.weight", "dense_4h_to_h.weight")))
+    wrong = oracle_for(config, {**weights, name: weights[name] * np.float32(1.05)})
+    states, logits = oracle_states(wrong, IDS)  # type: ignore[arg-type]
+    steps = compare(np.stack(states).astype("f4"), logits.astype("f4"), right, IDS, "fp32")  # type: ignore[arg-type]
+    bad = first_bad(steps)
+    assert bad is not None
+    assert bad.place == f"layer {layer}"
+    assert f"layer {layer}, at token" in said(steps, "fp32")
+
+
+def test_an_honest_engine_has_no_bad_layer_and_a_nan_has_left() -> None:
+    oracle = oracle_for(LLAMA, parameters(LLAMA))
+    states, logits = oracle_states(oracle, IDS)  # type: ignore[arg-type]
+    got = np.stack(states).astype("f4")
+    assert first_bad(compare(got, logits.astype("f4"), oracle, IDS, "fp32")) is None  # type: ignore[arg-type]
+    got[2, 3, 0] = np.nan
+    bad = first_bad(compare(got, logits.astype("f4"), oracle, IDS, "bf16"))  # type: ignore[arg-type]
+    assert bad is not None
+    assert (bad.place, bad.token) == ("layer 1", 3)
+
+
+def test_another_number_of_layers_is_refused() -> None:
+    oracle = oracle_for(LLAMA, parameters(LLAMA))
+    with pytest.raises(BadInput, match="places, tokens, hidden"):
+        compare(np.zeros((2, 5, 64), "f4"), np.zeros((5, 256), "f4"), oracle, IDS, "fp32")  # type: ignore[arg-type]

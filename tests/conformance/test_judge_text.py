@@ -1,0 +1,176 @@
+"""Two texts that should be one, runs that should have stopped, and parts of a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual.conformance.judge import judge_bitwise, steps_of
+from genqual.conformance.judge_own import judge_inputs
+from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards
+from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
+from genqual.conformance.judgement import Judgement
+from genqual.conformance.other_rules import alarms
+from genqual.conformance.scores import scores_of
+
+from .pretend import TableOracle, forced_logits, noise, referred, scored, table
+
+TOKENS = np.array([[5, 7, 9, 7, 2], [4, 4, 8, 8, 8]])
+
+
+@pytest.mark.parametrize(
+    ("how", "want"),
+    [
+        ({"eos": [7]}, [[5, 7, 0, 0, 0], [4, 4, 8, 8, 8]]),
+        ({"eos": [7, 4], "pad": 1}, [[5, 7], [4, 1]]),
+        ({"eos": [7], "least": 2}, [[5, 7, 9, 7, 0], [4, 4, 8, 8, 8]]),
+        ({"endings": [[9, 7], [4, 8]]}, [[5, 7, 9, 7], [4, 4, 8, 0]]),
+        ({}, TOKENS.tolist()),
+    ],
+)
+def test_where_a_run_has_to_stop(how: dict[str, object], want: list[list[int]]) -> None:
+    assert stopped(TOKENS, **how).tolist() == want  # type: ignore[arg-type]
+
+
+def test_a_run_that_stops_elsewhere_fails_and_names_rank_row_and_step() -> None:
+    want = stopped(TOKENS, eos=[7])
+    assert judge_stopped([want, want], want, dtype="fp32", what="eos").passed
+    late = want.copy()
+    late[0, 2] = 9
+    verdict = judge_stopped([want, late], want, dtype="fp32", what="eos [7]")
+    assert not verdict.passed
+    assert "eos [7]: rank 1 gave 9 at step 2 of prompt 0, 0 was due" in verdict.explanation
+    assert not judge_stopped([want[:, :4]], want, dtype="fp32", what="eos").passed
+
+
+def test_texts_may_part_only_where_the_margin_allows() -> None:
+    reference, logits = referred()
+    tokens, scores = reference.forced, scored(logits, reference)
+    assert judge_same_text(tokens, tokens[:, :3], scores, dtype="fp32").passed
+    other = tokens.copy()
+    other[1, 2] = (other[1, 2] + 1) % 64
+    verdict = judge_same_text(tokens, other, scores, dtype="fp32")
+    assert not verdict.passed
+    assert "step 2 of prompt 1" in verdict.explanation
+    near = scored(logits.copy(), reference)
+    top = near.top_logits.copy()
+    top[2, 1, 1] = top[2, 1, 0]
+    assert judge_same_text(tokens, other, replace(near, top_logits=top), dtype="fp32").passed
+    assert not judge_same_text(tokens, other[:2], scores, dtype="fp32").passed
+    lost = scores.finite.copy()
+    lost[2, 1] = False
+    assert not judge_same_text(tokens, other, replace(near, top_logits=top, finite=lost), dtype="fp32").passed
+
+
+def test_a_drift_that_is_too_small_is_another_dtype() -> None:
+    reference, logits = referred()
+    honest = scored(logits + noise(logits.shape, 7), reference)
+    exact = scored(logits + noise(logits.shape, 7, sigma=0.002), reference)
+    assert judge_drift(honest, reference, dtype="bf16").passed
+    verdict = judge_drift(exact, reference, dtype="bf16")
+    assert not verdict.passed
+    assert "more exact than bf16 can be" in verdict.explanation
+    assert judge_drift(scored(logits, reference), reference, dtype="fp32").passed
+    assert judge_drift(exact, None, dtype="bf16").status == "no_reference"
+
+
+def test_a_damaged_share_of_the_vocabulary_is_named() -> None:
+    reference, logits = referred()
+    whole = replace(scored(logits, reference), logits=logits.astype("f4"))
+    assert judge_shards(whole, whole, dtype="fp32", parts=8, limit=1e-5).passed
+    wrong = logits.copy()
+    wrong[..., 24:32] += 0.01 * np.sin(np.arange(8))
+    spoilt = replace(scored(wrong, reference), logits=wrong.astype("f4"))
+    verdict = judge_shards(spoilt, whole, dtype="fp32", parts=8, limit=1e-5)
+    assert not verdict.passed
+    assert "ids 24 to 31" in verdict.explanation
+    assert not judge_shards(replace(whole, logits=None), whole, dtype="fp32", parts=8, limit=1e-5).passed
+
+
+def test_a_share_that_is_never_reached_fails() -> None:
+    reference, logits = referred()
+    whole = replace(scored(logits, reference), logits=logits.astype("f4"))
+    top = np.where((whole.top_ids >= 32) & (whole.top_ids < 40), 0, whole.top_ids)
+    verdict = judge_shards(replace(whole, top_ids=top), whole, dtype="fp32", parts=8, limit=1.0)
+    assert "none of the ids 32 to 39" in verdict.explanation
+
+
+GOOD: dict[str, Any] = {
+    "dtypes": ["float32"],
+    "fp32_exact": True,
+    "operators": {"aten.mm": 3},
+    "all_reduce": "gloo",
+    "graph_hits": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"dtypes": ["bfloat16", "float32"]}, "fp32 was declared"),
+        ({"fp32_exact": False}, "less than fp32"),
+        ({"operators": {}}, "no operator"),
+        ({"graph_hits": 0}, "never ran its graph"),
+        ({"all_reduce": "none"}, "reduces nothing"),
+    ],
+)
+def test_evidence_that_is_not_what_was_asked_for(change: dict[str, Any], says: str) -> None:
+    def verdict(*found: dict[str, Any], held: int = 60) -> Judgement:
+        return judge_evidence(
+            list(found),
+            [held] * len(found),
+            dtype="fp32",
+            ranks=2,
+            total=100,
+            graph=True,
+        )
+
+    assert verdict(GOOD, GOOD).passed
+    assert says in verdict(GOOD, {**GOOD, **change}).explanation
+    assert "nothing is sharded" in verdict(GOOD, GOOD, held=95).explanation
+    assert "all ranks together" in verdict(GOOD, GOOD, held=40).explanation
+
+
+def test_bits_of_other_forced_tokens_may_be_left_out() -> None:
+    reference, logits = referred()
+    a = scored(logits, reference)
+    b = scores_of(logits, (reference.forced + 1) % 64)
+    assert not judge_bitwise(a, b, dtype="fp32").passed
+    assert judge_bitwise(a, b, dtype="fp32", forced=False).passed
+    spoilt = logits.copy()
+    spoilt[4] += 1e-9
+    late = scored(spoilt, reference)
+    assert judge_bitwise(steps_of(a, 4), steps_of(late, 4), dtype="fp32").passed
+    assert not judge_bitwise(steps_of(a, 6, first=3), steps_of(late, 6, first=3), dtype="fp32").passed
+
+
+def test_written_inputs_are_named() -> None:
+    assert judge_inputs([[], []], dtype="fp32").passed
+    assert "rank 1 wrote to its ids" in judge_inputs([[], ["ids"]], dtype="fp32").explanation
+
+
+def test_the_rules_of_others_alarm_where_they_should() -> None:
+    reference, logits = referred()
+    oracle = TableOracle(table())
+    exact = forced_logits(oracle, reference)
+    own = scored(logits, reference)
+    same = alarms(reference.forced, own, replace(own, logits=logits.astype("f4")), reference, exact)
+    assert not any(alarm for alarm, _ in same.values())
+    other = reference.forced.copy()
+    other[0, 1] = int(reference.top_ids[1, 0, 1])  # the second best: text differs, top 5 holds
+    off = logits.copy()
+    off[0, 0, 3] += 0.5
+    said = alarms(other, own, replace(own, logits=off.astype("f4")), reference, exact)
+    assert {rule: alarm for rule, (alarm, _) in said.items()} == {
+        "rule exact text": True,
+        "rule top 5": False,
+        "rule dlogit 0.1": True,
+        "rule dlogit 1": False,
+    }
+    other[0, 1] = int(reference.top_ids[1, 0, 9])
+    lost = alarms(other, own, replace(own, logits=None), reference, exact)
+    assert lost["rule top 5"][0]
+    assert lost["rule dlogit 1"][0]

@@ -1,0 +1,96 @@
+"""The search for the smallest input that fails: small, repeatable, and ended by what is no verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genqual.conformance.judgement import Judgement
+from genqual.drawing import Search, cuts, row, rows, search
+from genqual.errors import NotApplicable
+
+
+def verdict(good: bool, ratio: float = 0.1) -> Judgement:
+    return Judgement("pass" if good else "fail", "fp32", "logits", "said", ratio=ratio, judged=2, total=2)
+
+
+def test_the_smallest_failure_is_reported() -> None:
+    found = search("p", lambda n: verdict(n < 37), {"n": st.integers(0, 1000)}, 15, Search())
+    assert found.status == "fail"
+    assert "n = 37." in found.explanation
+
+
+def test_without_shrinking_the_first_is_reported() -> None:
+    seen: list[int] = []
+
+    def check(n: int) -> Judgement:
+        seen.append(n)
+        return verdict(n == 0)
+
+    assert search("p", check, {"n": st.integers(0, 10**6)}, 15, Search(shrink=False)).status == "fail"
+    assert len(seen) <= 5
+
+
+def test_a_verdict_draws_the_same_in_every_run_and_no_more_than_asked() -> None:
+    def drawn() -> list[list[int]]:
+        seen: list[list[int]] = []
+
+        def check(text: list[int]) -> Judgement:
+            seen.append(text)
+            return verdict(True, ratio=len(text) / 10)
+
+        found = search("p", check, {"text": row(1000, most=9)}, 6, Search())
+        assert found.passed
+        assert found.judged == 2 * len(seen)
+        assert found.ratio == max(len(text) for text in seen) / 10
+        return seen
+
+    first = drawn()
+    assert first == drawn()
+    assert 1 < len(first) <= 6
+
+
+def test_exploring_remembers_what_failed(tmp_path: Path) -> None:
+    how = Search(explore=True, database=tmp_path)
+    seen: list[int] = []
+
+    def check(n: int) -> Judgement:
+        seen.append(n)
+        return verdict(n < 500_000)
+
+    assert search("p", check, {"n": st.integers(0, 10**6)}, 5, how).status == "fail"
+    seen.clear()
+    assert search("p", check, {"n": st.integers(0, 10**6)}, 5, how).status == "fail"
+    assert seen[0] == 500_000, "what failed last is tried first"
+
+
+def test_what_is_no_verdict_ends_the_search_at_once() -> None:
+    seen: list[int] = []
+
+    def check(n: int) -> Judgement:
+        seen.append(n)
+        raise NotApplicable("no tokenizer")
+
+    with pytest.raises(NotApplicable, match="no tokenizer"):
+        search("p", check, {"n": st.integers()}, 15, Search())
+    assert len(seen) == 1
+    unknown = Judgement("no_reference", "fp32", "logits", "nothing known")
+    assert search("p", lambda n: unknown, {"n": st.integers()}, 15, Search()).status == "no_reference"
+
+
+@settings(max_examples=50, deadline=None)
+@given(total=st.integers(1, 40), data=st.data())
+def test_cuts_add_up(total: int, data: st.DataObject) -> None:
+    widths = data.draw(cuts(total))
+    assert sum(widths) == total
+    assert min(widths) >= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(prompts=rows(9))
+def test_rows_are_prompts(prompts: list[list[int]]) -> None:
+    assert 1 <= len(prompts) <= 3
+    assert all(1 <= len(one) <= 9 and min(one) >= 0 and max(one) < 9 for one in prompts)
