@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import genqual
+from genqual.devices.registry import devices
 from genqual.errors import BadInput
 from genqual.gating import Taken
 from genqual.performance import admission, baseline, gate
@@ -20,7 +21,7 @@ from genqual.performance.definitions import DEFINITIONS
 from genqual.performance.design import Job, frozen_source
 from genqual.performance.gate import Settings
 from genqual.performance.verdict import Verdict
-from genqual.spec import Json
+from genqual.spec import Case, Json
 
 NOISE: Final = 0.22  # of the tolerance: the most that launches may vary; above, docs/gate.md promises nothing
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
@@ -28,11 +29,11 @@ FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is 
 _WIDE: Final = 160  # columns up to which a value of the file stays on one line
 
 
-def unfit(taken: Taken, metric: str) -> list[str]:
-    """Why one launch may not be a part of a baseline."""
+def unfit(taken: Taken, metric: str, case: Case) -> list[str]:
+    """Why one launch may not be a part of a baseline. Ranks that wait for each other, or for a card, need no core."""
     found = taken.why_not(metric, None, "engine")
     share = taken.probes.get("cpu_share", 1.0)
-    if share < FULL:
+    if share < FULL and case.ranks == 1 and devices()[case.device].torch_device == "cpu":
         found.append(f"its ranks had {share:.0%} of their cores; stop what else runs here")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
 from genqual.performance.gate import Settings
 from genqual.rebasing import merged, problem, provenance_of, readable, slower, unfit, write
-from tests.plugin.test_judging import OLD, entry, launch, taken
+from tests.plugin.test_judging import CASE, OLD, entry, launch, taken
 
 SETTINGS = Settings(0.05)
 
@@ -57,9 +58,13 @@ def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], s
     ],
 )
 def test_a_disturbed_launch_is_no_part_of_a_baseline(changes: dict[str, Any], said: str) -> None:
-    found = unfit(taken(0.8, **changes), "tpot")
+    found = unfit(taken(0.8, **changes), "tpot", CASE)
     assert bool(found) == bool(said)
     assert said in "; ".join(found)
+
+
+def test_ranks_that_wait_for_each_other_need_no_whole_core() -> None:
+    assert not unfit(taken(0.8, probes={"cpu_share": 0.6}), "tpot", replace(CASE, ranks=2))
 
 
 def shifted(share: float, count: int = 12) -> list[Launch]:

@@ -180,7 +180,7 @@ def _undisturbed(lists: CaseLaunches) -> Taken:
     """One launch that may be kept; up to two that were disturbed are made again."""
     for attempt in range(3):
         taken = lists.extend()
-        reasons = unfit(taken, "")
+        reasons = unfit(taken, "", lists.generator.case)
         if not reasons or attempt == 2:
             return taken
         _say(f"{lists.generator.case}: again, because {'; '.join(reasons)}")
@@ -194,7 +194,7 @@ def _of_batch(taken: Taken, batch: int) -> Taken:
 
 
 def _kept(lists: CaseLaunches, metric: str) -> tuple[list[Taken], list[Launch]]:
-    good = [one for one in lists.taken if metric in one.metrics and not unfit(one, metric)]
+    good = [one for one in lists.taken if metric in one.metrics and not unfit(one, metric, lists.generator.case)]
     return good, [one.metrics[metric] for one in good]
 
 
