@@ -11,7 +11,6 @@ import hashlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -158,7 +157,7 @@ class _Section:
                 self._unit()
             self._settle()
             spans.append((time.perf_counter() - start) / 8)
-        self._units = max(1, round(slowdown * candidate_s / median(spans)))
+        self._units = max(1, round(slowdown * candidate_s / low(spans)))
 
     def _steps(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         alternation = Alternation(self._step, self._settle, self._extra, steps=not self._first)
@@ -175,7 +174,7 @@ class _Section:
         alternation()  # a first frozen step, so that every sample has one before it
         for _ in range(3 if self._first else 1):
             call()
-        self._calibrate(median(sample[0] for sample in alternation.samples), slowdown)
+        self._calibrate(low([sample[0] for sample in alternation.samples if not sample[3]]), slowdown)
         alternation.samples.clear()
         marks: list[tuple[int, bool]] = []
         for index in range(calls):
@@ -217,6 +216,11 @@ class _Section:
             self._step()
         self._settle()
         return (time.perf_counter() - start) / _BURST
+
+
+def low(values: list[float]) -> float:
+    """The lower decile: what a step takes that nobody interrupted, or a busy host would set the slowdown."""
+    return float(np.quantile(values, 0.1))
 
 
 def plain_read(engine: Any) -> float:
