@@ -19,9 +19,10 @@ from genqual import subject
 from genqual.commands.schema import schema as schema_command
 from genqual.devices.base import HardwareIdentity
 from genqual.engines.base import Generated
-from genqual.errors import BadInput
+from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.paths import data_dir
 from genqual.performance.metrics import Metric as Measured
+from genqual.ranks.errors import GroupLost
 from genqual.recording import Recorder
 from genqual.results import installed
 from genqual.results.names import PREFIX, Names
@@ -31,6 +32,10 @@ from genqual.results.performance_view import performance_table
 from genqual.results.record import CorruptRecord, Record
 from genqual.results.schema import FILE, json_schema
 from genqual.results.spool import Spool
+from genqual.results.trust.envelope import sign
+from genqual.results.trust.journal import noted
+from genqual.results.trust.manifest import Manifest
+from genqual.results.trust.verify import verify
 from genqual.spec import Case, Workload
 from tests.results.make import record, verdict
 from tests.results.test_record import as_dict, rehashed
@@ -206,7 +211,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(subject, "devices", lambda: {"xeon": Here()})
     for cached in (subject._system, subject.names):
         cached.cache_clear()
-    return Recorder(Spool(tmp_path / "spool"), "run-1", "pytest")
+    return Recorder(Spool(tmp_path / "spool"), "run-1", "pytest", tmp_path / "attempts.jsonl")
 
 
 def measured(recorder: Recorder, **more: Any) -> Record:
@@ -238,6 +243,45 @@ def test_a_measurement_keeps_what_was_asked_and_what_came_of_it(recorder: Record
     assert (made.model.checkpoint, made.software.freeze_sha256 is None) == ("built", False)
     assert made.outputs is not None
     assert made.outputs.streamed == ((0, 4),) * 2
+
+
+LOST = GroupLost(f"rank 1 on {subject.names().host} was killed by SIGKILL", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (EngineFailed("all ranks raised"), "error", "EngineFailed: all ranks raised"),
+        (Unsupported("no such kernel"), "unsupported", "Unsupported: no such kernel"),
+        (LOST, "error", f"GroupLost: {subject.names().text(LOST.headline)}"),
+    ],
+)
+def test_an_attempt_without_numbers_leaves_a_record_and_its_note(
+    recorder: Recorder, tmp_path: Path, error: BaseException, status: str, words: str
+) -> None:
+    workload = Workload(2, 3, 4)
+    for _ in range(2):  # every item of the workload asks again, and gets the same failure
+        with pytest.raises(type(error)), recorder.attempt(CASE, workload):
+            raise error
+    (path,) = (tmp_path / "spool").glob("*.json")
+    made = Record.from_bytes(path.read_bytes())
+    assert (made.outcome.status, made.outcome.message) == (status, words)
+    notes = noted(tmp_path / "attempts.jsonl")
+    assert (dict(notes.begun), notes.wrote) == ({f"{CASE} {workload.id}": 1}, [made.id])
+    assert made.labels["subject"] in notes.begun
+    assert not [one for one in verify([made], None, {}) if one.check == "completeness"]
+
+
+def test_a_kill_in_the_middle_of_an_attempt_shows_in_the_manifest(recorder: Recorder, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), recorder.attempt(CASE, Workload(1, 3, 4)):
+        raise KeyboardInterrupt
+    with recorder.attempt(CASE, Workload(2, 3, 4)):
+        made = measured(recorder, runs=runs(1, 2, 4))
+    manifest = Manifest.of([made], started=noted(tmp_path / "attempts.jsonl").begun)
+    found = verify([made], sign(manifest.to_bytes(), []), {})
+    assert [(one.what, one.message) for one in found if one.check == "completeness"] == [
+        (f"{CASE} b1-i3-n4", "1 attempts were begun, 0 left a record")
+    ]
 
 
 def test_the_tables_of_a_run_take_what_a_recorder_writes(recorder: Recorder) -> None:
