@@ -74,6 +74,11 @@ def test_each_step_of_a_batch_is_stamped_in_order(eager: Answers, model: str) ->
     assert eager[f"{model}.padded.cpu_s"] > 0
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_first_tokens_are_kept_as_they_were_when_their_time_was_stamped(eager: Answers, model: str) -> None:
+    assert eager[f"{model}.padded.streamed"].tolist() == eager[f"{model}.padded.tokens"][:, 0].tolist()
+
+
 def test_a_callback_runs_between_steps_and_changes_no_token(eager: Answers) -> None:
     assert eager["between.calls"] == 5
     assert eager["between.with"].tolist() == eager["between.tokens"].tolist()
