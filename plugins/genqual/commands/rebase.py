@@ -74,8 +74,8 @@ def rebase(
 
     Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
     a fifth of a metric's tolerance is refused, and so are launches whose last four would not pass by the others. A
-    metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. Nothing
-    is written unless every metric of every case can be.
+    metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. What
+    is refused keeps its old baseline, or none, and the command ends with 1.
     """
     if disturbed_by_xdist():
         raise BadInput(disturbed_by_xdist())
@@ -125,15 +125,19 @@ def rebase(
                 problems.append(f"{where}: {found}")
                 continue
             if old is not None:
-                problems += _replacing(where, old, kept, settings, metric, reason, accept_regression)
+                against = _replacing(where, old, kept, settings, metric, reason, accept_regression)
+                problems += against
+                if against:
+                    continue
             entry = entry_of(subject, kept, good, lists.job, identity=identity_here(device), provenance=who, old=old)
             entries[subject.key] = entry
             click.echo(f"{where}: {_told(kept, old, settings, metric)}")
+    if entries:
+        path = target / f"{class_id}.json"
+        write(path, merged(known, class_id, devices()[device].identity().facts, entries))
+        click.echo(f"wrote {len(entries)} entries to {path}")
     if problems:
-        raise BadInput("nothing was written. " + "\n".join(problems))
-    path = target / f"{class_id}.json"
-    write(path, merged(known, class_id, devices()[device].identity().facts, entries))
-    click.echo(f"wrote {len(entries)} entries to {path}")
+        raise click.ClickException(f"{len(problems)} metrics have no new baseline:\n" + "\n".join(problems))
 
 
 def _measure(
