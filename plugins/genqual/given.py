@@ -16,6 +16,7 @@ from genqual.conformance.envelope import Envelope
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.reference import Reference
 from genqual.engines.base import Scores, TokenBatch
+from genqual.performance.limits import Limit
 
 
 class Judge(Protocol):
@@ -39,6 +40,18 @@ class Timed(Protocol):
     """Makes the verdict on one metric of the workload the outcome of the running test."""
 
     def __call__(self, metric: str) -> None: ...
+
+
+class Fits(Protocol):
+    """Finds, records and shows the largest batch that fits."""
+
+    def __call__(self) -> None: ...
+
+
+class Promised(Protocol):
+    """Makes MEETS or MISSES of one limit of the profile the outcome of the running test."""
+
+    def __call__(self, limit: Limit) -> None: ...
 
 
 class Quote(Protocol):

@@ -14,6 +14,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.given import unjudged
 from genqual.options import Options, add_options, misread_path
+from genqual.performance.limits import Limit
 from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
@@ -81,6 +82,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "workload" in metafunc.fixturenames:
         workloads = workloads[: mark.kwargs.get("workloads")]
         metafunc.parametrize("workload", workloads, ids=[w.id for w in workloads], scope="function")
+    if "limit" in metafunc.fixturenames:
+        limits = selection.profile.limits if selection.error is None else ()
+        metafunc.parametrize("limit", limits, ids=[limit.text.replace(" ", "") for limit in limits])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -111,9 +115,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _wanted(item: pytest.Item, options: Options) -> bool:
-    """Performance needs `--benchmark`; a test of a data set needs one."""
+    """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them."""
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
+    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"limits"}:
+        return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("limit"), Limit)
+    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"largest_batch"}:
+        return item.config.stash[_SELECTION].profile.largest_batch is not None
     needs = {mark.kwargs.get("needs") for mark in item.iter_markers("conformance")}
     return "prompts" not in needs or options.prompts is not None
 

@@ -14,6 +14,8 @@ from genqual.errors import BadInput
 from genqual.models.registry import resolve
 from genqual.options import Options
 from genqual.paths import data_dir
+from genqual.performance import limits
+from genqual.performance.limits import Limit
 from genqual.spec import PRECISIONS, Case, Workload
 
 T = TypeVar("T")
@@ -23,7 +25,8 @@ _SECTIONS: Final = {
     "host": {"cores_per_rank"},
     "conformance": {"prompts", "cases"},
     "performance": {
-        *("batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "protocol", "cases"),
+        *("batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "protocol"),
+        *("limits", "largest_batch", "cases"),
     },
     "miniature": {"models", "most_ranks", "repetitions"},
     "cases": {"engine", "models", "dtypes", "ranks"},
@@ -72,6 +75,8 @@ class Profile:
     gate_budget: int | None = None  # seconds that a run may spend on the gate's launches
     protocol: Mapping[str, str] = field(default_factory=dict)  # of its measurements: apart from any other protocol
     small: Miniature | None = None
+    limits: tuple[Limit, ...] = ()
+    largest_batch: int | None = None  # the most rows that the search for the largest batch tries; None: no search
 
     def miniature(self) -> Profile:
         """The same engines, precisions, batches and lengths on embedded models. Raises BadInput where it has none."""
@@ -244,6 +249,10 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
         gate_budget=_positive(fail, "gate_budget", [performance["gate_budget"]])[0]
         if "gate_budget" in performance
         else None,
+        limits=_limits(fail, performance.get("limits", {})),
+        largest_batch=_positive(fail, "largest_batch", [performance["largest_batch"]])[0]
+        if "largest_batch" in performance
+        else None,
         protocol={str(key): str(value) for key, value in performance.get("protocol", {}).items()},
         small=_miniature(fail, data["miniature"], conformance, performance) if "miniature" in data else None,
     )
@@ -256,6 +265,13 @@ def _miniature(fail: Any, table: dict[str, Any], *sections: dict[str, Any]) -> M
             raise fail(f"[miniature] models names nothing for {name}")
     most, repetitions = (_positive(fail, key, [table.get(key, 1)])[0] for key in ("most_ranks", "repetitions"))
     return Miniature({str(key): str(value) for key, value in models.items()}, most, repetitions)
+
+
+def _limits(fail: Any, table: dict[str, Any]) -> tuple[Limit, ...]:
+    try:
+        return limits.read(table)
+    except BadInput as error:
+        raise fail(f"[performance.limits] {error}") from None
 
 
 def _positive(fail: Any, name: str, values: Any) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from typing import Literal
 from genqual.conformance.judgement import Judgement
 from genqual.errors import GenqualError, Unsupported
 from genqual.performance import metrics
-from genqual.performance.definitions import DEFINITIONS
+from genqual.performance.definitions import EVERY
 from genqual.performance.verdict import GateResult
 from genqual.ranks.errors import GroupLost
 from genqual.results import parts, verdict
@@ -129,7 +129,7 @@ class Recorder:
         kept = tuple(
             Metric.of(
                 one,
-                definition=DEFINITIONS[name].formula,
+                definition=EVERY[name].formula,
                 gate=Gate.of(gates[name]) if name in gates else None,
             )
             for name, one in measured.items()

@@ -39,6 +39,7 @@ class Tally:
         self.records: list[Path] = []
         self.texts: list[str] = []
         self.not_applicable: Counter[str] = Counter()
+        self.limits: list[str] = []
 
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
@@ -49,6 +50,8 @@ class Tally:
             self.texts.append(found["genqual_text"])
         if found.get("genqual_verdict") == "not_applicable" and isinstance(report.longrepr, tuple):
             self.not_applicable[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
+        if report.when == "call" and "genqual_limit" in found:
+            self.limits.append(found["genqual_limit"])
         for name, value in report.user_properties:
             if name == "genqual_record" and Path(str(value)) not in self.records:
                 self.records.append(Path(str(value)))
@@ -88,6 +91,10 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     if records:
         terminal.section("genqual")
         terminal.write(rendered(summary(records, width), width, color=terminal._tw.hasmarkup))
+    if tally.limits:
+        terminal.section("genqual: limits of the profile")
+        for line in tally.limits:
+            terminal.write_line(line)
     if tally.texts:
         terminal.section("genqual: greedy text")
         for text in tally.texts:

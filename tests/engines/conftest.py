@@ -67,6 +67,8 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["memory", "memory", {"megabytes": 200}],
         ["starve", "starve", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
         ["held", "held", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
+        ["refused", "cuda_graphs", {"graphs": "cuda"}],
+        ["refused", "no_graphs", {"graphs": "yes"}],
         ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
     ]
     bloom = [

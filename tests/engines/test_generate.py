@@ -134,6 +134,14 @@ def test_an_attention_that_the_model_lacks_is_unsupported(eager: Answers) -> Non
     assert eager["sdpa"].startswith("Unsupported: bloom-tiny has no sdpa attention")
 
 
+def test_graphs_of_another_device_are_unsupported_and_a_typo_lists_the_words(eager: Answers) -> None:
+    assert eager["cuda_graphs"].startswith(
+        "Unsupported: graphs=cuda records CUDA graphs, and this rank computes on cpu"
+    )
+    assert eager["no_graphs"].startswith("BadInput: graphs 'yes': must be one of none, compile, cuda, hpu")
+    assert eager["llama-tiny.facts.inspect"]["graphs"] == "none"
+
+
 def test_a_peak_is_seen_and_forgotten_after_a_reset(eager: Answers) -> None:
     before, after, reset = (eager[f"memory.{key}"] for key in "abc")
     assert after["peak"] >= before["current"] + (190 << 20)  # the kernel counts a thread's last pages late

@@ -17,6 +17,8 @@ RUNS = (
     ("transformers-tp", "llama-tiny"),
     ("deepspeed-inference", "llama-tiny"),
     ("deepspeed-inference", "bloom-tiny"),
+    ("deepspeed-inference:load=meta", "llama-tiny"),
+    ("deepspeed-inference:load=meta", "bloom-tiny"),
 )
 each_run = pytest.mark.parametrize(("engine", "model"), RUNS)
 
@@ -38,6 +40,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, buffers_before: set[Path]) -
         {"engine": engine, "model": model, "steps": steps(engine, model, 2, f"{engine}.{model}")}
         for engine, model in RUNS
     ]
+    plans[2]["steps"] = [*plans[2]["steps"], ["refused", "shards", {"load": "presharded"}]]
     plans[0]["steps"] = [*plans[0]["steps"], ["refused", "no_plan", {"model": "bloom-tiny"}]]
     plans[1]["steps"] = [*plans[1]["steps"], ["refused", "injection", {"kernel_inject": True}]]
     return run(tmp_path_factory.mktemp("parallel"), *plans, ranks=2)
@@ -126,6 +129,9 @@ def test_what_upstream_cannot_run_is_unsupported(ranks: list[Answers]) -> None:
     for rank in ranks:
         assert rank["no_plan"].startswith("Unsupported: transformers has no tensor parallel plan for bloom")
         assert rank["injection"].startswith("Unsupported: DeepSpeed's kernel injection has no CPU kernels")
+        assert rank["shards"].startswith(
+            "Unsupported: load=presharded: DeepSpeed writes and reads shards for its injected"
+        )
 
 
 @pytest.mark.heavy

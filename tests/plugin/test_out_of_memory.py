@@ -33,3 +33,23 @@ def test_a_batch_that_does_not_fit_is_an_outcome(tmp_path: Path) -> None:
     judged = [body["outcome"]["status"] for body in bodies if body["kind"] == "judgement"]
     assert judged == ["ok", "ok"]
     assert len(list((tmp_path / "logs").glob("*/xeon-transformers*"))) == 1  # one group served them all
+
+
+def test_the_largest_batch_is_found_and_recorded(tmp_path: Path) -> None:
+    profile = tmp_path / "room.toml"
+    profile.write_text(
+        "[performance]\ninput_lengths = [64]\nnew_tokens = 2\nlargest_batch = 65536\n"
+        f"[[performance.cases]]\nengine = '{ENGINE}'\nmodels = ['llama-tiny']\ndtypes = ['fp32']\n"
+    )
+    run = suite(tmp_path, "-m", "xeon", "--benchmark", f"--profile={profile}", "-k", "test_largest_batch")
+    assert run.returncode in (0, 1), run.stdout + run.stderr  # 1: nothing was judged, which is true
+    assert "1 passed" in run.stdout
+    with sqlite3.connect(tmp_path / "results.db") as database:
+        (body,) = [json.loads(body) for (body,) in database.execute("select body from records")]
+    (metric,) = body["metrics"]
+    assert (metric["name"], metric["unit"], metric["better"]) == ("largest_batch", "rows", "higher")
+    tried = dict(body["protocol"]["tried"])
+    assert 1 < metric["value"] < 65536
+    assert tried[int(metric["value"])] is True
+    assert tried[int(metric["value"]) + 1] is False
+    assert f"largest batch: {int(metric['value'])} rows of 64 + 2 tokens" in run.stdout

@@ -1,4 +1,4 @@
-"""Build DeepSpeed's shared-memory all-reduce before ranks need it: `python -m genqual.engines.prebuild`. CPU only.
+"""Build DeepSpeed's operators before ranks need them: `python -m genqual.engines.prebuild [async_io]`. CPU only.
 
 DeepSpeed compiles it at first use, silently, inside whichever rank comes first. Here one process builds, says so, and
 the others wait for its lock. Without a C++ compiler DeepSpeed falls back to gloo, and `inspect` says so.
@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -122,8 +122,8 @@ def to_stderr(text: str) -> None:
     print(f"genqual: {text}", file=sys.stderr, flush=True)  # noqa: T201  progress of a build is for the terminal
 
 
-def main() -> int:
-    """Build, and say what came of it. No outcome is a failure: without the operator DeepSpeed uses gloo."""
+def main(arguments: Sequence[str]) -> int:
+    """Build the all-reduce, and async_io if it is named; say what came of it. No outcome is a failure."""
     outcome = prebuild(to_stderr)
     said = {
         "built": "DeepSpeed's shared-memory all-reduce is ready",
@@ -132,8 +132,12 @@ def main() -> int:
         "not offered": "this DeepSpeed has no shared-memory all-reduce for this platform: it will use gloo only",
     }
     to_stderr(said[outcome])
+    if "async_io" in arguments:
+        outcome = async_io(to_stderr)
+        built = outcome in ("built", "cached")
+        to_stderr(f"DeepSpeed's async_io is {'ready' if built else f'not to be had ({outcome}): no NVMe offload'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,10 @@ import torch
 from genqual.errors import Unsupported
 
 TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})
-CALIBRATION_SHAPE: Final = (8, 32)  # rows and tokens that SmoothQuant sees; more rows changed no digit of the envelope
+# Rows and tokens that SmoothQuant sees. Measured on both tiny models: with 8 to 128 rows an honest run's worst cell is
+# 8 to 15 times the median one (outliers that were not seen), with 256 rows 6 times, as without smoothing.
+CALIBRATION_SHAPE: Final = (256, 32)
+_AT_ONCE: Final = 8
 
 
 def bitsandbytes_config() -> dict[str, Any]:
@@ -55,7 +58,9 @@ def quantise(model: Any, scheme: str) -> Any:
         quantize_(model, SmoothQuantConfig(base_config=base, step=QuantizationStep.PREPARE))
         vocabulary = int(model.config.get_text_config().vocab_size)
         ids = np.random.default_rng(0).integers(3, vocabulary, CALIBRATION_SHAPE)
-        model(input_ids=torch.from_numpy(ids).to(next(model.parameters()).device), use_cache=False)
+        device = next(model.parameters()).device
+        for start in range(0, len(ids), _AT_ONCE):
+            model(input_ids=torch.from_numpy(ids[start : start + _AT_ONCE]).to(device), use_cache=False)
         quantize_(model, SmoothQuantConfig(base_config=base, step=QuantizationStep.CONVERT), filter_fn=_observed)
     return model
 

@@ -142,6 +142,21 @@ DEFINITIONS: Final[Mapping[str, Definition]] = MappingProxyType({one.name: one f
 """Every metric by name, in the order in which tables show them."""
 
 
+LARGEST_BATCH: Final = Definition(
+    "largest_batch",
+    "largest batch that fits",
+    "rows",
+    "by bisection, once a case",
+    "higher",
+    "max batch without running out of memory",
+    "Rows of the workload's lengths that are generated at once before memory runs out, to the row. A search "
+    "that the profile capped says so in its note.",
+)
+
+EVERY: Final[Mapping[str, Definition]] = MappingProxyType({**DEFINITIONS, LARGEST_BATCH.name: LARGEST_BATCH})
+"""The metrics of a measured workload, and that of the search for a batch."""
+
+
 def table() -> str:
     """The definitions as plain text, one metric a paragraph, for `--help`."""
     width = max(len(name) for name in DEFINITIONS)

@@ -17,6 +17,7 @@ __all__ = ["conformance_table", "performance_table", "post_table", "summary"]
 
 def summary(records: Sequence[Record], width: int = 100) -> RenderableType:
     """Every table, each only when there is something in it; `width` is the terminal's, in columns."""
-    drawn = (conformance_table(records), performance_table(records, width), post_table(records))
+    timed = [record for record in records if [metric.name for metric in record.metrics] != ["largest_batch"]]
+    drawn = (conformance_table(records), performance_table(timed, width), post_table(timed))
     tables = [table for table in drawn if table is not None]
     return Group(*tables[:1], *(part for table in tables[1:] for part in (Text(""), table)))

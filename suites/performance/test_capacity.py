@@ -1,0 +1,13 @@
+"""How many rows a device holds at once, found by running out of memory and going on."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.given import Fits
+
+
+@pytest.mark.performance("memory", needs="largest_batch", workloads=1)
+def test_largest_batch_that_fits(fits: Fits) -> None:
+    """By bisection up to the profile's `largest_batch`, at its first input length; the ranks must answer as before."""
+    fits()

@@ -1,0 +1,52 @@
+"""Limits of a profile: met at the bound, missed beyond it, and never met by what was not measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from genqual.errors import BadInput
+from genqual.performance import limits
+from genqual.performance.metrics import Metric
+
+
+def of(metric: str, value: float) -> Metric:
+    """A metric of that value; its other fields do not matter here."""
+    return Metric(metric, "", value, (value,), "", "lower")
+
+
+@pytest.mark.parametrize(
+    ("key", "bound", "value", "words"),
+    [
+        ("tpot_ms", 100, 0.0999, (True, "MEETS tpot_ms = 100: 99.9")),
+        ("tpot_ms", 100, 0.1, (True, "MEETS tpot_ms = 100: 100")),
+        ("tpot_ms", 100, 0.1001, (False, "MISSES tpot_ms = 100: 100.1")),
+        ("tokens_per_s", 50, 49.9, (False, "MISSES tokens_per_s = 50: 49.9")),
+        ("tokens_per_s", 50, 51, (True, "MEETS tokens_per_s = 50: 51")),
+        ("peak_memory_mib", 1.5, 2.0**20, (True, "MEETS peak_memory_mib = 1.5: 1")),
+        ("mbu", 0.5, 0.25, (False, "MISSES mbu = 0.5: 0.25")),
+    ],
+)
+def test_a_limit_is_met_or_missed(key: str, bound: float, value: float, words: tuple[bool, str]) -> None:
+    (limit,) = limits.read({key: bound})
+    assert limit.said(of(limit.metric, value)) == words
+
+
+def test_what_was_not_measured_is_missed() -> None:
+    (limit,) = limits.read({"tpot_ms": 100})
+    assert limit.said(None) == (False, "MISSES tpot_ms = 100: this workload has no tpot")
+
+
+@pytest.mark.parametrize(
+    ("table", "says"),
+    [
+        ({"tpot": 1}, r"limit 'tpot': may be ttft_ms, tpot_ms"),
+        ({"tpot_ms": 0}, r"limit tpot_ms = 0: must be a number above 0"),
+        ({"tpot_ms": "fast"}, r"limit tpot_ms = 'fast'"),
+        ({"tpot_ms": True}, r"limit tpot_ms = True"),
+    ],
+)
+def test_a_limit_that_is_none_is_named(table: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        limits.read(table)
