@@ -27,10 +27,13 @@ class _Second:
         return scores
 
 
-def sampler(engine: Any, rank: int, *, gap: float = 0.0, penalty: float = 1.0, on_rank: int | None = None) -> Undo:
+def sampler(
+    engine: Any, rank: int, *, gap: float = 0.0, penalty: float = 1.0, below: int = 0, on_rank: int | None = None
+) -> Undo:
     """The choice is not greedy: the second best wins where it is within `gap`, or what was written before is penalised.
 
-    Only where the engine generates freely: scoring has a processor of its own.
+    Only where the engine generates freely: scoring has a processor of its own. With `below`, only in runs of fewer
+    new tokens.
     """
     right = engine.run_generate
     if on_rank not in (None, rank):
@@ -39,7 +42,8 @@ def sampler(engine: Any, rank: int, *, gap: float = 0.0, penalty: float = 1.0, o
     def run_generate(**inputs: Any) -> Any:
         own = list(inputs.pop("logits_processor", None) or [])
         forcing = any(type(one).__name__ == "ForcingProcessor" for one in own)
-        added = [] if forcing else [_Second(gap, penalty)]
+        short = not below or (inputs["generation_config"].max_new_tokens or below) < below
+        added = [_Second(gap, penalty)] if short and not forcing else []
         return right(**inputs, logits_processor=LogitsProcessorList([*own, *added]))
 
     return replaced(engine, "run_generate", run_generate)

@@ -144,6 +144,8 @@ CHOICE: Final = _group(
     "samplers and stopping",
     ("second_best", "choosing:sampler", "the second best token is written where it is near",
      {**_with(gap=0.3), "kind": "choice", "sample": True}),
+    ("short_runs_differ", "choosing:sampler", "runs of fewer than eight tokens take the second best",
+     {**_with(gap=9.0, below=8), "kind": "choice", "engines": ONE}),
     ("repetition_penalty", "choosing:sampler", "what was written before is penalised", {**_with(penalty=1.3), "kind": "choice"}),
     ("eos_ignored", "choosing:stopping", "the end of text does not stop a row",
      {**_with(ignore_eos=True), "kind": "choice", "engines": ONE, "sample": True}),
