@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import numpy as np
 
 from genqual.conformance import reference as references
 from genqual.conformance import reference_file
+from genqual.conformance.calibration import leave_one_out, summary
+from genqual.conformance.judge_own import rows_of
 from genqual.conformance.oracle import oracle_for
 from genqual.conformance.reference import Reference
 from genqual.devices.registry import devices
@@ -52,9 +55,21 @@ _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 @click.option(
     "--add", is_flag=True, help="Measure these schemes only, for the reference that is there; the rest stays."
 )
+@click.option(
+    "--calibrate",
+    is_flag=True,
+    help="Write no reference: run at least five honest ways of each scheme, and keep how far they spread beside it.",
+)
 @click.option("--reason", help="Why an existing reference that says something else is replaced; kept in its history.")
 def reference(
-    model: str, out: Path | None, prompts: str, steps: int, schemes: str, add: bool, reason: str | None
+    model: str,
+    out: Path | None,
+    prompts: str,
+    steps: int,
+    schemes: str,
+    add: bool,
+    calibrate: bool,
+    reason: str | None,
 ) -> None:
     """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
 
@@ -66,12 +81,16 @@ def reference(
     target = (out or cache_dir() / "references") / spec.name
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
-    if add:
+    if add or calibrate:
         made = reference_file.read(target)
         references.check_weights(made, sha256)
     else:
         made = _made(spec, sha256, prompts, steps)
-    for scheme in filter(None, (part.strip() for part in schemes.split(","))):
+    chosen = [part.strip() for part in schemes.split(",") if part.strip()]
+    if calibrate:
+        calibrated(spec, made, chosen, target)
+        return
+    for scheme in chosen:
         made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme))
         say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
     reference_file.write(made, target, reason=reason)
@@ -117,6 +136,38 @@ def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scor
             rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
             found[f"{versions} {attention} row by row"] = side_by_side(rows)
     return found
+
+
+def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target: Path) -> None:
+    """Judge honest runs of each scheme by the envelope of the others; write calibration.json and say what it holds."""
+    found: dict[str, Json] = {}
+    for scheme in schemes:
+        runs = leave_one_out(made, scheme, honest_runs(spec, made, scheme) | other_shapes(spec, made, scheme))
+        for one in runs:
+            say(f"  {one.ratio:.3f} of the others' envelope{', ALARM' if one.alarm else ''}: {one.run}")
+        click.echo(f"{spec.name} {summary(scheme, runs)}")
+        found[scheme] = [one.as_json() for one in runs]
+    file = target / "calibration.json"
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    say(f"{spec.name}: wrote {file}")
+
+
+def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+    """More honest runs: behind padding, in two half batches, in the opposite order."""
+    batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
+    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    say(f"{spec.name}: honest {scheme} runs of other shapes")
+    with cpu_generator(spec, scheme, "eager") as generator:
+
+        def of(chosen: Sequence[int]) -> Scores:
+            return generator.score(TokenBatch.of([made.prompts[i] for i in chosen]), made.forced[list(chosen)])
+
+        backwards = of(rows[::-1])
+        return {
+            "padded by 31": generator.score(TokenBatch.of(made.prompts, length=batch.ids.shape[1] + 31), made.forced),
+            "in two halves": side_by_side([of(half) for half in halves if half]),
+            "in the opposite order": rows_of(backwards, rows[::-1]),
+        }
 
 
 def side_by_side(rows: Sequence[Scores]) -> Scores:

@@ -1,0 +1,68 @@
+"""How far honest runs of a scheme spread, and how often the rules alarm on one that was left out. Pure: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from genqual.conformance.envelope import measure
+from genqual.conformance.judge import judge_scores
+from genqual.conformance.judgement import against_oracle
+from genqual.conformance.reference_data import Reference
+from genqual.engines.base import Scores
+from genqual.errors import BadInput
+from genqual.spec import Json
+
+LEAST: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One honest run judged by the envelope of the others: `ratio` to it, worst cell and worst flip in sigma."""
+
+    run: str
+    ratio: float
+    cell_sigmas: float
+    flip_sigmas: float
+    alarm: bool
+
+    def as_json(self) -> dict[str, Json]:
+        return {
+            **{"run": self.run, "ratio": round(self.ratio, 4), "cell_sigmas": round(self.cell_sigmas, 3)},
+            **{"flip_sigmas": round(self.flip_sigmas, 3), "alarm": self.alarm},
+        }
+
+
+def leave_one_out(reference: Reference, scheme: str, honest: Mapping[str, Scores]) -> list[LeftOut]:
+    """Judge each of at least five `honest` runs by the envelope that the others make. Raises BadInput on fewer."""
+    if len(honest) < LEAST:
+        raise BadInput(f"{scheme}: {len(honest)} honest runs; at least {LEAST} are wanted to say how far they spread")
+    found = []
+    for name, scores in honest.items():
+        others = {other: one for other, one in honest.items() if other != name}
+        envelope = measure(reference.projections, reference.spread, others)
+        judged = replace(reference, envelopes={**reference.envelopes, scheme: envelope}, sha256="")
+        tolerance = against_oracle(judged, scheme, 1e-5, 1.25, 8.0)
+        verdict = judge_scores(scores, judged, dtype=scheme)
+        if tolerance is None or verdict.ratio is None:
+            raise BadInput(f"{scheme}: the run {name!r} cannot be judged: {verdict.explanation}")
+        error = scores.projections.astype(np.float64) - reference.projections
+        cells = np.sqrt((error * error).mean(axis=-1)) / tolerance.sigma[:, None]
+        flipped = scores.top_ids[..., 0] != reference.tokens
+        flips = np.where(flipped, reference.margins / tolerance.sigma[:, None], 0.0)
+        found.append(LeftOut(name, verdict.ratio, float(cells.max()), float(flips.max()), not verdict.passed))
+    return found
+
+
+def summary(scheme: str, runs: list[LeftOut]) -> str:
+    """One line: the spread, what stands nearest to each rule, and the rate of false alarms."""
+    ratios = [one.ratio for one in runs]
+    alarms = sum(one.alarm for one in runs)
+    return (
+        f"{scheme}: {len(runs)} honest runs read {min(ratios):.3f} to {max(ratios):.3f} of the envelope of the others "
+        f"(allowed 1.25), cells up to {max(one.cell_sigmas for one in runs):.2f} and flips up to "
+        f"{max(one.flip_sigmas for one in runs):.2f} sigma (allowed 8); {alarms} of {len(runs)} would alarm"
+    )
