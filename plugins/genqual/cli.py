@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "export": ("genqual.commands.export:export", "Copy records from any source into a Parquet or JSON lines file."),
     "faults": ("genqual.commands.faults:faults", "Faults to inject, and the matrix of what finds them."),
+    "hpu-command": ("genqual.commands.hpu:hpu_command", "The published Gaudi command that runs a case the old way."),
+    "hpu-import": ("genqual.commands.hpu:hpu_import", "Bring in what optimum-habana's scripts and tests measured."),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),

@@ -375,6 +375,13 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="spool, logs and generated pairs; default: %(default)s",
     )
+    add(
+        "--simulate",
+        dest="genqual_simulate",
+        action="store_true",
+        help="with -m hpu: simulated Gaudis, CPU arithmetic under a stand-in for Habana's packages, of a checkout;"
+        " records say `simulated` and are not compared; GENQUAL_SIMULATED_CARDS=N for fewer than 8",
+    )
 
 
 PATH_OPTIONS = (

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from genqual import markers
+from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
@@ -46,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     reason = misread_path(config)
     if reason:
         raise pytest.UsageError(reason)
+    if config.getoption("genqual_simulate"):
+        try:
+            simulated.switch_on()
+        except GenqualError as error:
+            raise pytest.UsageError(str(error)) from None
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
     selection = Selection(Options.of(config), config.getoption("markexpr") or "")
     config.stash[_SELECTION] = selection

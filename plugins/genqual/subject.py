@@ -68,6 +68,7 @@ def subject(case: Case, weights_sha256: str | None, inspection: Mapping[str, Jso
             **_really(inspection),
         ),
         "precision": parts.Precision(dtype=case.dtype, scheme=case.dtype if case.dtype in SCHEMES else None),
+        "provenance": _provenance(case.device),
     }
 
 
@@ -104,6 +105,13 @@ def _system(device: str, used: int) -> parts.System:
     if digest is not None and not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise BadInput(f"{CONTAINER}={digest}: give an image's digest, sha256: and 64 hexadecimal digits")
     return parts.System.of(devices()[device].identity(), used, names=names(), container_digest=digest)
+
+
+@cache
+def _provenance(device: str) -> parts.Provenance:
+    if devices()[device].identity().facts.get("simulated"):
+        return parts.Provenance(kind="simulated", source="--simulate: no card, CPU arithmetic; never to be compared")
+    return parts.Provenance()
 
 
 @cache

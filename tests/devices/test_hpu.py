@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from genqual.devices import hlml
+from genqual.devices import hlml, simulated
 from genqual.devices.base import Device
 from genqual.devices.hpu import Hpu
 from genqual.errors import BadInput
@@ -259,3 +260,37 @@ def test_the_real_binding_has_what_is_asked_of_it() -> None:
         import pyhlml
 
     assert set(re.findall(r"\b(hlml[A-Z]\w+|HLMLError)\b", inspect.getsource(hlml))) <= set(dir(pyhlml))
+
+
+@pytest.fixture
+def simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(simulated.VARIABLE, "")
+    simulated.switch_on()
+
+
+@pytest.mark.usefixtures("simulation")
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_simulated_cards_say_so_in_their_class_and_their_facts(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setenv(simulated.CARDS, str(count))
+    assert Hpu().probe().count == count
+    identity = Hpu().identity()
+    assert identity.class_id == f"simulated-gaudi2-hl-225-{count}x-96g"
+    assert identity.facts["simulated"] is True
+    environment = Hpu().place(count, 0).env[0]
+    assert (Path(environment["PYTHONPATH"].split(os.pathsep)[0]) / "habana_frameworks").is_dir()
+    assert environment["HABANA_VISIBLE_MODULES"] == ",".join(map(str, range(count)))
+    assert Hpu().conditions()["cards"] is None
+
+
+@pytest.mark.usefixtures("simulation")
+@pytest.mark.parametrize("count", ["0", "9", "two"])
+def test_a_count_that_no_host_has_is_no_card(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
+    monkeypatch.setenv(simulated.CARDS, count)
+    presence = Hpu().probe()
+    assert (presence.count, "must be 1 to 8" in presence.found) == (0, True)
+
+
+def test_without_a_stand_in_nothing_is_simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(simulated.VARIABLE, str(tmp_path))
+    with pytest.raises(BadInput, match="holds no stand-in for Habana's packages"):
+        simulated.switch_on()

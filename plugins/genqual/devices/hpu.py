@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from genqual.devices import hlml
+from genqual.devices import hlml, simulated
+from genqual.devices.base import HardwareIdentity
 from genqual.devices.cards import Card, Cards, Choice, Scan
 from genqual.devices.files import read, whole
 from genqual.devices.tool import ToolFailed, mebibytes, number, run_tool, table
@@ -34,6 +35,8 @@ class Hpu(Cards):
     variable = "HABANA_VISIBLE_MODULES"
 
     def scan(self) -> Scan:
+        if simulated.folder():
+            return simulated.scan()
         probe = _query(FIELDS)
         notes: list[str] = []
         cards: tuple[Card, ...] = ()
@@ -50,6 +53,12 @@ class Hpu(Cards):
             cards = tuple(_card(row) for row in rows)
             notes += [line for line in (*other, answer.complaint) if line]
         return Scan(self._judged(cards), " ".join(probe), tuple(notes))
+
+    def identity(self) -> HardwareIdentity:
+        found = super().identity()
+        if not simulated.folder():
+            return found
+        return HardwareIdentity(self.name, simulated.PREFIX + found.class_id, {**found.facts, "simulated": True})
 
     def _judged(self, cards: Sequence[Card]) -> tuple[Card, ...]:
         """`cards` by module, with the driver's own verdict on each, and the cards that only the driver knows."""
@@ -113,9 +122,16 @@ class Hpu(Cards):
         lazy = os.environ.get("PT_HPU_LAZY_MODE", "1")
         if lazy not in {"0", "1"}:
             raise BadInput(f"PT_HPU_LAZY_MODE={lazy}: set 1 (lazy), 0 (eager and torch.compile), or leave it unset")
-        return {self.variable: ",".join(str(card.number) for card in cards), "PT_HPU_LAZY_MODE": lazy}
+        folder = simulated.folder()
+        return {
+            self.variable: ",".join(str(card.number) for card in cards),
+            "PT_HPU_LAZY_MODE": lazy,
+            **(simulated.environment(folder) if folder else {}),
+        }
 
     def readings(self) -> list[Json] | None:
+        if simulated.folder():
+            return None
         # Older tools refuse a query that names a field they do not know.
         for columns in ((*READINGS, *VIOLATIONS), READINGS):
             try:

@@ -1,0 +1,86 @@
+"""The stand-in for Habana's bridge holds its rules: what a Gaudi punishes with silence is an error or a count in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SIMULATED = Path(__file__).resolve().parents[1] / "simulated_hpu"
+SCRIPT = Path(__file__).parent / "scripts" / "rules.py"
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
+
+
+def answers(**env: str) -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": str(SIMULATED), "OMP_NUM_THREADS": "1", **env}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def lazy() -> dict[str, Any]:
+    return answers(PT_HPU_LAZY_MODE="1", SIMULATED_HPU_UNSUPPORTED="argmax", HABANA_VISIBLE_MODULES="3")
+
+
+@pytest.fixture(scope="module")
+def eager() -> dict[str, Any]:
+    return answers(PT_HPU_LAZY_MODE="0")
+
+
+def test_tensors_say_where_they_live(lazy: dict[str, Any]) -> None:
+    assert lazy["device"] == ["hpu:0", "hpu:0", "cpu", "cpu"]
+    assert lazy["parameters"] == ["hpu:0"]
+
+
+def test_host_and_device_do_not_mix(lazy: dict[str, Any]) -> None:
+    assert "mixed" in lazy
+    assert "expected all tensors on one device, found hpu and cpu" in lazy["mixed"]
+    assert lazy["scalar"] == "nothing"
+    assert "call .cpu() first" in lazy["numpy"]
+
+
+def test_an_unsynchronised_read_is_an_error(lazy: dict[str, Any]) -> None:
+    assert "read before torch.hpu.synchronize()" in lazy["unsynchronised"]
+    assert lazy["synchronised"] == "nothing"
+    assert "be waited for" in lazy["event"]
+
+
+def test_a_new_shape_is_a_compilation_and_an_old_one_is_not(lazy: dict[str, Any]) -> None:
+    assert lazy["lazy"] == [1, 0, 1, 0]
+
+
+def test_a_graph_is_captured_once_a_shape_and_replayed_on_new_inputs(lazy: dict[str, Any]) -> None:
+    captures = lazy["graph"]
+    assert captures[0] >= 1
+    assert captures[1] >= 1
+    assert captures[2] == 0
+    assert lazy["replay"] == [True, True, True]
+    assert lazy["overwritten"]
+    assert lazy["bypassed"]
+
+
+def test_eager_mode_has_no_graphs(lazy: dict[str, Any], eager: dict[str, Any]) -> None:
+    assert lazy["modes"] == {"graphs": True}
+    assert eager["modes"] == {"graphs": False}
+    assert eager["lazy"][1] == eager["lazy"][3] == 0
+
+
+def test_a_fallback_is_counted(lazy: dict[str, Any], eager: dict[str, Any]) -> None:
+    assert (lazy["fallbacks"], lazy["fallbacks_after"]) == (0, 1)
+    assert eager["fallbacks_after"] == 0
+    assert lazy["unknown_metric"]
+
+
+def test_a_module_that_is_not_visible_cannot_be_taken(lazy: dict[str, Any]) -> None:
+    assert "not visible" in lazy["second_card"]

@@ -1,0 +1,1 @@
+"""optimum-habana imports torchvision for models of images; Habana's containers have it, text needs none of it."""
