@@ -28,7 +28,8 @@ def ours(module: str, name: str, directory: str, **options: Any) -> tuple[Callab
     from genqual.models.registry import resolve
 
     engine = getattr(importlib.import_module(f"genqual.engines.{module}"), name)()
-    engine.load(LoadRequest(resolve(directory), "bf16", "cpu", 0, 1, 0, 1, 1, options))
+    dtype = str(options.pop("dtype", "bf16"))
+    engine.load(LoadRequest(resolve(directory), dtype, "cpu", 0, 1, 0, 1, 1, options))
     batch = TokenBatch.of([PROMPT])
 
     def run(new: int) -> tuple[float, float]:
@@ -49,7 +50,7 @@ def vllm(directory: str, core: int) -> tuple[Callable[[int], tuple[float, float]
     }
     from vllm import LLM, SamplingParams, __version__
 
-    model = LLM(model=directory, dtype="bfloat16", max_model_len=512, max_num_seqs=1, enable_prefix_caching=False)
+    model = LLM(model=directory, dtype="bfloat16", max_model_len=512, max_num_seqs=1, skip_tokenizer_init=True)
 
     def run(new: int) -> tuple[float, float]:
         def timed(count: int) -> float:
@@ -81,7 +82,7 @@ def main() -> None:
     if row == "vllm":
         run, about = vllm(directory, core)
     elif row == "openvino":
-        run, about = ours("openvino", "OpenVino", directory)
+        run, about = ours("openvino", "OpenVino", directory, dtype="fp32")  # bf16 on one thread dies: docs/engines.md
     elif row == "eager":
         run, about = ours("transformers_eager", "TransformersEager", directory)
     else:
@@ -102,6 +103,7 @@ def main() -> None:
         "bandwidths": [before, after],
         "ready_s": ready,
         "about": json.loads(about),
+        "dtype": "fp32" if row == "openvino" else "bf16",
         "python": Path(sys.executable).name,
     }
     print(json.dumps(answer))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "module", ["tpot_overhead", "time_to_verdict", "gate_power", "gate_simulation", "gate_end_to_end"]
+    "module", ["tpot_overhead", "time_to_verdict", "gate_power", "gate_simulation", "gate_end_to_end", "xeon_decode"]
 )
 def test_help_says_what_is_compared(module: str) -> None:
     done = subprocess.run(
