@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from genqual.models.registry import resolve
 from tests.benchmarks import xeon_decode
 
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "eager": {"tpot_s": 0.030, "dtype": "bf16", "bandwidth": 15e9, "about": {}, "ready_s": 1.0},
     "openvino": {"tpot_s": 0.015, "dtype": "fp32", "bandwidth": 15e9, "about": {"openvino": "x"}, "ready_s": 1.0},
     "vllm": {"tpot_s": 0.010, "dtype": "bf16", "bandwidth": 15e9, "about": {}, "ready_s": 1.0},
