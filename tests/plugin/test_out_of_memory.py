@@ -6,6 +6,8 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from tests.plugin.suite import ROOT, suite
 
 ENGINE = "transformers:host_memory=1500MB"
@@ -35,6 +37,7 @@ def test_a_batch_that_does_not_fit_is_an_outcome(tmp_path: Path) -> None:
     assert len(list((tmp_path / "logs").glob("*/xeon-transformers*"))) == 1  # one group served them all
 
 
+@pytest.mark.heavy  # a minute of batches
 def test_the_largest_batch_is_found_and_recorded(tmp_path: Path) -> None:
     profile = tmp_path / "room.toml"
     profile.write_text(
