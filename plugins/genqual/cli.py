@@ -16,7 +16,7 @@ USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bisect": ("genqual.commands.bisect:bisect", "Which layer of an engine first leaves the oracle."),
-    "compare": ("genqual.commands.results:compare", "Two hardware classes, runs or files side by side."),
+    "compare": ("genqual.commands.compare:compare", "Hardware classes, nodes, runs or files side by side."),
     "db": ("genqual.commands.db:db", "Make or migrate the tables of a database that results go to."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),
     "engines": (
@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sign": ("genqual.commands.trust:sign", "Sign what a run recorded: a DSSE envelope over its manifest."),
     "verify": ("genqual.commands.trust:verify", "Check a run: signatures, hashes, completeness, audits."),
     "reference": ("genqual.commands.reference:reference", "Make the oracle's reference of a model."),
+    "report": ("genqual.commands.report:report", "One page, without a network, to decide from."),
 }
 """Subcommand -> where it is, and the line that `--help` shows without importing it."""
 
@@ -43,6 +44,7 @@ A first run, on this machine:
   genqual doctor
   pytest -m xeon --benchmark
   genqual compare .genqual/results.db other.db
+  genqual report --published
 
 The suite itself is pytest; `pytest --help` lists its options under "genqual".
 """

@@ -8,14 +8,19 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 from genqual.errors import GenqualError
 from genqual.performance.admission import UNDER_TEST
+from genqual.results.published import NAME
 from genqual.results.push import DEFAULT_UPLOAD
+from genqual.results.report import FORMS as PAGE_FORMS
 from genqual.results.sinks.registry import open_sink
+from genqual.results.sources import FORMS
 from genqual.spec import PRECISIONS, Json
 
 
@@ -92,6 +97,27 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def _records(text: str) -> str:
+    """A source of records that can be there; it is read when the run ends."""
+    place = text.partition("#")[0]
+    if place != NAME and "://" not in place and not Path(place).expanduser().exists():
+        raise argparse.ArgumentTypeError(f"{text}: there is no {place}. Give {NAME}, or {FORMS}")
+    return text
+
+
+def _page(text: str) -> str:
+    """A file that a report can be written to, checked before an hour of measuring."""
+    path = Path(text)
+    if path.suffix not in PAGE_FORMS:
+        raise argparse.ArgumentTypeError(f"{text}: give a name that ends in {', '.join(PAGE_FORMS)}")
+    if not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.absolute().parent}; make it first")
+    missing = [name for name in ("altair", "vl_convert", "jinja2") if find_spec(name) is None]
+    if missing and path.suffix == ".html":
+        raise argparse.ArgumentTypeError(f"{text}: a page needs {', '.join(missing)}: pip install 'genqual[report]'")
+    return text
+
+
 def _factor(text: str) -> float:
     try:
         factor = float(text)
@@ -131,6 +157,8 @@ class Options:
     uploads: tuple[str, ...] = field(default=())
     require_upload: bool = False
     allow_absent: bool = False
+    compare_to: str | None = None
+    report: str | None = None
     gate: bool = False
     gate_budget: float | None = None
     under_test: str = "engine"
@@ -180,6 +208,8 @@ class Options:
             uploads=() if get("genqual_no_upload") else tuple(uploads),
             require_upload=get("genqual_require_upload"),
             allow_absent=get("genqual_allow_absent"),
+            compare_to=get("genqual_compare_to"),
+            report=get("genqual_report"),
             gate=get("genqual_gate"),
             gate_budget=get("genqual_gate_budget"),
             under_test=get("genqual_under_test"),
@@ -293,6 +323,21 @@ def add_options(parser: pytest.Parser) -> None:
     add("--no-upload", dest="genqual_no_upload", action="store_true", help="spool records, send them nowhere")
     add("--require-upload", dest="genqual_require_upload", action="store_true", help="a failed upload fails the run")
     add(
+        "--compare-to",
+        dest="genqual_compare_to",
+        type=_records,
+        metavar="SOURCE",
+        help="put this run beside other records when it ends, as `genqual compare` does: a database, directory or file,"
+        " published, each with an optional selector (#class=NAME, #run=, #commit=); changes no verdict",
+    )
+    add(
+        "--report",
+        dest="genqual_report",
+        type=_page,
+        metavar="FILE",
+        help="write this run's page when it ends (FILE.html, beside the published tables; .csv or .json: its rows)",
+    )
+    add(
         "--allow-absent",
         dest="genqual_allow_absent",
         action="store_true",
@@ -385,8 +430,8 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 PATH_OPTIONS = (
-    *("--baseline-from", "--baselines", "--model", "--profile", "--prompts", "--references"),
-    *("--served-model", "--state-dir", "--waivers"),
+    *("--baseline-from", "--baselines", "--compare-to", "--model", "--profile", "--prompts", "--references"),
+    *("--report", "--served-model", "--state-dir", "--waivers"),
 )
 
 

@@ -9,7 +9,15 @@ from typing import Any, Final
 import pytest
 from rich.console import Console, RenderableType
 
+from genqual.errors import GenqualError
+from genqual.results.compare import compare
+from genqual.results.compare_read import read
+from genqual.results.compare_view import as_table
+from genqual.results.prices import prices
+from genqual.results.published import NAME, published
 from genqual.results.record import Record
+from genqual.results.report.write import write
+from genqual.results.sinks.urls import redact
 from genqual.results.summary import summary
 from genqual.run import Run
 from genqual.selection import Selection
@@ -106,6 +114,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     lines = list(run.warnings) + list(run.stale_waivers) + (run.pushed.lines() if run.pushed else [])
     if records:
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
+    lines += _finished(terminal, run, records, width)
     for name in tally.unjudged():
         why = _why(run, name)
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")
@@ -113,6 +122,30 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         terminal.section("genqual: records")
         for line in lines:
             terminal.write_line(line)
+
+
+def _finished(terminal: pytest.TerminalReporter, run: Run, records: list[Record], width: int) -> list[str]:
+    """The comparison and the page that were asked for; neither changes a verdict, so a failure is a line."""
+    said: list[str] = []
+    options = run.options
+    if not records:
+        return [f"{name}: this run made no record" for name in (options.compare_to, options.report) if name]
+    if options.compare_to:
+        try:
+            found = compare(read(options.compare_to), records, (redact(options.compare_to), f"this run, {run.id}"))
+            terminal.section("genqual: compared")
+            terminal.write(rendered(as_table(found), width, color=terminal._tw.hasmarkup))
+        except GenqualError as error:
+            said.append(f"--compare-to: {error}")
+    if options.report:
+        try:
+            everything = [*records, *published()]
+            title = f"genqual: run {run.id} beside what was published"
+            write(Path(options.report), everything, prices(), sources=[f"run {run.id}", NAME], title=title)
+            said.append(f"report: {options.report}")
+        except GenqualError as error:
+            said.append(f"--report: {error}")
+    return said
 
 
 def rendered(what: RenderableType, width: int, *, color: bool) -> str:

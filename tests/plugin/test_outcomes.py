@@ -27,6 +27,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = suite(
         state, "-m", "xeon", "--benchmark", *SMALL, *SHORT, f"--junitxml={state}/junit.xml",
         f"--benchmark-json={state}/bench.json", f"--benchmark-storage=file://{state}/saved", "--benchmark-save=mine",
+        "--compare-to=published", f"--report={state}/run.html",
     )  # fmt: skip
     (state / "out.txt").write_text(run.stdout + run.stderr)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -52,6 +53,17 @@ def test_an_unjudged_metric_is_shown_and_is_no_pass(ran: Path) -> None:
         assert wanted in str(skipped.get("message"))
     judged = next(case for name, case in cases.items() if name.startswith("test_logits_match_the_oracle"))
     assert judged.find("skipped") is None
+
+
+def test_a_run_ends_with_its_comparison_and_its_page(ran: Path) -> None:
+    said = (ran / "out.txt").read_text()
+    compared = said[said.index("genqual: compared") :]
+    assert "A: published: a100-80gb" in compared
+    assert "No row stands on both sides." in compared
+    assert f"report: {ran}/run.html" in said
+    page = (ran / "run.html").read_text(encoding="utf-8")
+    assert "llama-tiny" in page
+    assert "bloomz-176b" in page
 
 
 def test_every_judgement_and_measurement_is_a_record(ran: Path) -> None:

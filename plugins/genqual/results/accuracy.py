@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from genqual.results.cells import cells, failed
@@ -12,7 +13,9 @@ class Accuracy:
     """Which configurations of one side were judged, and which were wrong; the newest verdict of each kind counts."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._judged = [cell.last for cell in cells(records, "judgement")]
+        self._judged: dict[str, list[Record]] = defaultdict(list)  # by hardware and engine: hashing is what costs here
+        for cell in cells(records, "judgement"):
+            self._judged[cell.last.key_of("hardware", "engine")].append(cell.last)
 
     def fault(self, record: Record) -> str | None:
         """Why this measurement's text cannot be trusted: a failed verdict on its hardware, engine and architecture.
@@ -30,11 +33,11 @@ class Accuracy:
         return any(True for _ in self._of(record))
 
     def _of(self, record: Record) -> Iterable[Record]:
-        subject = record.key_of("hardware", "engine")
+        if not self._judged:
+            return ()
         return (
             judged
-            for judged in self._judged
-            if judged.key_of("hardware", "engine") == subject
-            and judged.model.architecture == record.model.architecture
+            for judged in self._judged.get(record.key_of("hardware", "engine"), ())
+            if judged.model.architecture == record.model.architecture
             and judged.precision.dtype in (record.precision.dtype, "fp32")
         )

@@ -31,6 +31,16 @@ class Cell:
         """See `Record.facets`; the same for every record here."""
         return self.last.facets()
 
+    @cached_property
+    def _keys(self) -> dict[tuple[str, ...], str]:
+        return {}
+
+    def key_of(self, *facets: str) -> str:
+        """`Record.key_of` of every record here, hashed once."""
+        if facets not in self._keys:
+            self._keys[facets] = self.last.key_of(*facets)
+        return self._keys[facets]
+
     @property
     def status(self) -> Status:
         """accuracy_fail if any attempt says so; else ok if any attempt was; else how the last one ended."""

@@ -6,17 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from genqual.results.accuracy import Accuracy
 from genqual.results.cells import Cell, cells, value
+from genqual.results.compare_reasons import COMMON, Identity, closest, differences, no_number, refusal, unjudged
 from genqual.results.interval import ratio_interval
-from genqual.results.metric import Better
+from genqual.results.metric import Better, Metric
 from genqual.results.record import Record
 from genqual.results.sources import load as load
-
-COMMON: Final = ("model", "dtype", "workload", "definition")
-"""What two rows must share to be compared at all: everything but hardware and engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,15 @@ class Unpaired:
 
 
 @dataclass(frozen=True, slots=True)
+class Efficiency:
+    """MBU and MFU of a row that has no counterpart: how well it used its own hardware, no speed of anything."""
+
+    what: str
+    mbu: float | None
+    mfu: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """What one side is: the name it was given, its hardware classes, its runs."""
 
@@ -69,6 +75,8 @@ class Comparison:
     rows: tuple[Row, ...]
     only_a: tuple[Unpaired, ...]
     only_b: tuple[Unpaired, ...]
+    efficiency: tuple[tuple[Efficiency, ...], ...] = ((), ())
+    """Of A and of B, where both have some: across workloads nothing else may stand side by side."""
 
 
 def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str] = ("A", "B")) -> Comparison:
@@ -80,32 +88,44 @@ def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str] = (
     left, right = _by_common(cells(a, "measurement")), _by_common(cells(b, "measurement"))
     wrong_a, wrong_b = Accuracy(a), Accuracy(b)
     rows: list[Row] = []
-    alone: tuple[list[Unpaired], list[Unpaired]] = ([], [])
+    alone: tuple[list[tuple[Cell, list[Cell]]], list[tuple[Cell, list[Cell]]]] = ([], [])
     for key in {**left, **right}:
         ours, theirs = list(left.get(key, ())), list(right.get(key, ()))
         for one, other in _paired(ours, theirs):
             rows += _rows(one, other, wrong_a, wrong_b)
-        alone[0].extend(_unpaired(cell, names[1], theirs) for cell in ours)
-        alone[1].extend(_unpaired(cell, names[0], ours) for cell in theirs)
-    only = [tuple(sorted(side, key=lambda item: item.what)) for side in alone]
-    return Comparison(_side(names[0], a), _side(names[1], b), tuple(sorted(rows, key=_place)), *only)
+        alone[0].extend((cell, theirs) for cell in ours)
+        alone[1].extend((cell, ours) for cell in theirs)
+    every = [cell for some in left.values() for cell in some], [cell for some in right.values() for cell in some]
+    only_a, only_b = (
+        tuple(sorted((_unpaired(cell, names[1 - i], same, every[1 - i]) for cell, same in side), key=lambda u: u.what))
+        for i, side in enumerate(alone)
+    )
+    efficient = tuple(tuple(_efficiencies(cell for cell, _ in side)) for side in alone)
+    return Comparison(
+        _side(names[0], a),
+        _side(names[1], b),
+        tuple(sorted(rows, key=_place)),
+        only_a,
+        only_b,
+        efficiency=efficient if all(efficient) else ((), ()),
+    )
 
 
 def _by_common(found: Iterable[Cell]) -> dict[str, list[Cell]]:
     groups: dict[str, list[Cell]] = defaultdict(list)
     for cell in found:
-        groups[cell.last.key_of(*COMMON)].append(cell)
+        groups[cell.key_of(*COMMON)].append(cell)
     return groups
 
 
 def _paired(ours: list[Cell], theirs: list[Cell]) -> list[tuple[Cell, Cell]]:
-    """Take out of both lists what belongs together: the same configuration, the same engine, the only ones left."""
+    """Take out of both lists what belongs together: the most alike first, and at last the only ones left."""
     pairs = []
-    for facets in (("hardware", "engine"), ("engine",), ()):
+    for alike in (_same, _engine, _shape, _nothing):
         for cell in list(ours):
-            key = cell.last.key_of(*facets)
-            mine = [other for other in ours if other.last.key_of(*facets) == key]
-            match = [other for other in theirs if other.last.key_of(*facets) == key]
+            key = alike(cell)
+            mine = [other for other in ours if alike(other) == key]
+            match = [other for other in theirs if alike(other) == key]
             if len(mine) == len(match) == 1:
                 pairs.append((cell, match[0]))
                 ours.remove(cell)
@@ -113,11 +133,28 @@ def _paired(ours: list[Cell], theirs: list[Cell]) -> list[tuple[Cell, Cell]]:
     return pairs
 
 
+def _same(cell: Cell) -> object:
+    return cell.key_of("hardware", "engine")
+
+
+def _engine(cell: Cell) -> object:
+    return cell.key_of("engine")
+
+
+def _shape(cell: Cell) -> object:
+    """The same engine over as many ranks: its options may be unlike."""
+    return cell.last.engine.name, cell.last.engine.ranks, tuple(sorted(cell.last.engine.parallelism.items()))
+
+
+def _nothing(_: Cell) -> object:
+    return ()
+
+
 def _rows(one: Cell, other: Cell, wrong_a: Accuracy, wrong_b: Accuracy) -> Iterable[Row]:
     ours, theirs = one.metrics(), other.metrics()
-    refused = _refusal(one, wrong_a, "A") or _refusal(other, wrong_b, "B")
-    notes = (*_differences(one.last, other.last), *_unjudged(one.last, wrong_a, other.last, wrong_b))
-    identities = {**ours, **theirs} or {("outcome", "1", "", ""): []}
+    refused = refusal(one, wrong_a, "A") or refusal(other, wrong_b, "B")
+    notes = (*differences(one.last, other.last), *unjudged(one.last, wrong_a, other.last, wrong_b))
+    identities: dict[Identity, list[Metric]] = {**ours, **theirs} or {("outcome", "1", "", ""): []}
     for identity in identities:
         mine, its = ours.get(identity, []), theirs.get(identity, [])
         better: Better = next((metric.better for metric in (*mine, *its)), "lower")
@@ -138,71 +175,38 @@ def _rows(one: Cell, other: Cell, wrong_a: Accuracy, wrong_b: Accuracy) -> Itera
             statuses=(one.status, other.status),
             speedup=top / bottom if sound and top and bottom else None,
             interval=ratio_interval(over, under) if sound else None,
-            refused=refused or (None if sound else _no_number(identity, a, b)),
+            refused=refused or (None if sound else no_number(identity, a, b, ours, theirs)),
             notes=notes,
         )
 
 
-def _no_number(identity: Sequence[str], a: float | None, b: float | None) -> str:
-    if a is not None and b is not None:
-        return f"{identity[0]} is not positive on both sides"
-    side = "both sides" if a is None and b is None else "A" if a is None else "B"
-    return f"{identity[0]} was not measured on {side}, or is defined otherwise there"
+def _unpaired(cell: Cell, where: str, same: Sequence[Cell], others: Sequence[Cell]) -> Unpaired:
+    """`same` are the other side's rows of this workload that are left, `others` all that it has."""
+    what = _named(cell)
+    if not same:
+        fields = closest(cell, others)
+        nearest = f"; the closest row there differs in {fields}" if fields else ""
+        return Unpaired(what, f"{where} has no such model, dtype, workload and definition{nearest}")
+    there = ", ".join(sorted({f"{other.last.engine.label} on {other.last.system.class_id}" for other in same}))
+    return Unpaired(what, f"{where} has it in several ways ({there}): choose one with #engine=NAME&class=NAME")
 
 
-def _refusal(cell: Cell, accuracy: Accuracy, side: str) -> str | None:
-    """Why no speedup may be stated from this cell."""
-    if any(record.provenance.kind == "simulated" for record in cell.records):
-        return f"{side} is simulated"
-    for record in cell.records:
-        if record.outcome.status == "accuracy_fail":
-            return f"{side}: accuracy failed: {record.outcome.message or 'the measured text was wrong'}"
-    if fault := accuracy.fault(cell.last):
-        return f"{side}: {fault}"
-    if cell.status != "ok":
-        return f"{side}: {cell.status}: {cell.last.outcome.message}"
-    return None
-
-
-def _unjudged(one: Record, wrong_a: Accuracy, other: Record, wrong_b: Accuracy) -> Iterable[str]:
-    """What is not known to be right: numbers from elsewhere, and measurements without a verdict beside them."""
-    sides = (("A", one, wrong_a), ("B", other, wrong_b))
-    for name, record, _ in sides:
-        if record.provenance.kind != "measured":
-            yield f"{name} is {record.provenance.kind}: {record.provenance.source}"
-    unknown = [
-        name for name, record, accuracy in sides if record.provenance.kind == "measured" and not accuracy.known(record)
-    ]
-    if unknown:
-        yield f"accuracy was not judged among the records of {' and '.join(unknown)}"
-
-
-def _differences(one: Record, other: Record) -> Iterable[str]:
-    """What is unlike between the two beyond the class of hardware, which is what is compared."""
-    if one.engine.name != other.engine.name:
-        yield f"unlike: engine {one.engine.name} against {other.engine.name}"
-    else:
-        mine, its = ({**record.engine.parallelism, **record.engine.options} for record in (one, other))
-        for name in sorted(name for name in {**mine, **its} if mine.get(name) != its.get(name)):
-            yield f"unlike: {name} {mine.get(name)} against {its.get(name)}"
-    if one.engine.ranks != other.engine.ranks:
-        yield f"unlike: {one.engine.ranks} ranks against {other.engine.ranks}"
-    elif one.system.device == other.system.device and one.system.used != other.system.used:
-        yield f"unlike: {one.system.used} places used against {other.system.used}"
-
-
-def _unpaired(cell: Cell, where: str, others: Sequence[Cell]) -> Unpaired:
+def _named(cell: Cell) -> str:
     record = cell.last
-    what = f"{record.model.name} {record.precision.dtype} {record.engine.label} {record.workload.label}"
-    if not others:
-        return Unpaired(
-            f"{what} ({record.system.class_id})", f"{where} has no such model, dtype, workload and definition"
-        )
-    there = ", ".join(sorted({f"{other.last.engine.label} on {other.last.system.class_id}" for other in others}))
-    return Unpaired(
-        f"{what} ({record.system.class_id})",
-        f"{where} has it in several ways ({there}): choose one with #engine=NAME&class=NAME",
+    return (
+        f"{record.model.name} {record.precision.dtype} {record.engine.label} {record.workload.label}"
+        f" ({record.system.class_id})"
     )
+
+
+def _efficiencies(alone: Iterable[Cell]) -> Iterable[Efficiency]:
+    """Of rows that are right and have one of the two, the best 20 by MBU."""
+    found = []
+    for cell in alone:
+        values = {identity[0]: value(metrics) for identity, metrics in cell.metrics().items()}
+        if cell.status == "ok" and {"mbu", "mfu"} & set(values):
+            found.append(Efficiency(_named(cell), values.get("mbu"), values.get("mfu")))
+    return sorted(found, key=lambda one: (-(one.mbu or 0.0), one.what))[:20]
 
 
 def _place(row: Row) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from genqual.results.compare import Comparison, Row, Side, Unpaired
+from genqual.results.compare import Comparison, Efficiency, Row, Side, Unpaired
 from genqual.results.display import ORDER, number, shown
 from genqual.results.text import clean, markdown, spread
 
@@ -18,6 +18,8 @@ _CAPTION = (
     "B vs A: how many times better B is, 1.00x is equal; 95 %: bootstrap over raw samples, n/a below 5 of them or where"
     " they do not give the value. One launch's steps are not independent: a verdict needs the latency gate."
 )
+
+_EFFICIENCY = "Not comparable: unlike workloads. How well each used its own hardware, and nothing of how fast it is:"
 
 
 def as_table(comparison: Comparison) -> RenderableType:
@@ -40,7 +42,7 @@ def as_table(comparison: Comparison) -> RenderableType:
     head = [Text(_heading("A", comparison.a)), Text(_heading("B", comparison.b)), Text("")]
     foot = [Text(f"[{index}] {note}") for index, note in enumerate(notes, start=1)]
     body = [table, Text(_CAPTION, style="dim")] if comparison.rows else [Text("No row stands on both sides.")]
-    return Group(*head, *body, *foot, *_only(comparison))
+    return Group(*head, *body, *foot, *_only(comparison), *_efficient(comparison))
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -59,7 +61,29 @@ def as_markdown(comparison: Comparison) -> str:
     for name, alone in (("A", comparison.only_a), ("B", comparison.only_b)):
         if alone:
             lines += ["", f"Only in {name}:", "", *(f"- {markdown(item.what)}: {markdown(item.why)}" for item in alone)]
+    if any(comparison.efficiency):
+        lines += ["", _EFFICIENCY, "", "| side | row | MBU | MFU |", "|---|---|--:|--:|"]
+        lines += [f"| {' | '.join(markdown(word) for word in words)} |" for words in _efficiency_rows(comparison)]
     return "\n".join(lines) + "\n"
+
+
+def _efficient(comparison: Comparison) -> list[RenderableType]:
+    if not any(comparison.efficiency):
+        return []
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_edge=False)
+    for name in ("side", "row", "MBU", "MFU"):
+        shown.add_column(name, overflow="fold", justify="right" if name.startswith("M") else "left")
+    for words in _efficiency_rows(comparison):
+        shown.add_row(*map(Text, words))
+    return [Text(f"\n{_EFFICIENCY}"), shown]
+
+
+def _efficiency_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{number(value * 100)} %"
+
+    sides: tuple[tuple[str, Sequence[Efficiency]], ...] = tuple(zip("AB", comparison.efficiency, strict=True))
+    return [(name, clean(one.what), share(one.mbu), share(one.mfu)) for name, some in sides for one in some]
 
 
 def _workload(row: Row) -> tuple[str, ...]:

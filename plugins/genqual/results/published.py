@@ -42,7 +42,7 @@ def published(directory: Path | None = None) -> list[Record]:
 
 def doubts(record: Record) -> list[str]:
     """What the source leaves in doubt about this number, in the table's order."""
-    return [text for name, text in sorted(record.labels.items()) if name.startswith("doubt ")]
+    return list(record.provenance.doubts or ())
 
 
 def _records(path: Path) -> Iterator[Record]:
@@ -111,9 +111,13 @@ def _record(table: Mapping[str, Any], cell: Mapping[str, Any]) -> Record:
         ),
         outcome=Outcome(status=outcome, phase=None if outcome == "ok" else "generate", message=_message(cell)),
         metrics=(Metric(value=cell["value"], **metric),) if outcome == "ok" else (),
-        provenance=Provenance(kind=cell.get("provenance", "cited"), source=_source(source, cell)),
+        provenance=Provenance(
+            kind=cell.get("provenance", "cited"),
+            source=_source(source, cell),
+            url=source["url"],
+            doubts=tuple(cell["doubts"]),
+        ),
         protocol={"published": metric["definition"], **cell.get("protocol", {})},
-        labels={f"doubt {number:02}": text for number, text in enumerate(cell["doubts"], start=1)},
     )
 
 

@@ -125,9 +125,13 @@ def _why_empty(place: str, query: Query) -> str:
     if not everything:
         return f"no record there. Give {FORMS}"
     wanted = ", ".join(f"{name}={value}" for name, value in query.conditions.items())
-    runs, classes = Counter(r.run for r in everything), Counter(r.system.class_id for r in everything)
+    counted = {"runs": Counter(r.run for r in everything), "classes": Counter(r.system.class_id for r in everything)}
+    if query.host is not None:
+        counted["nodes"] = Counter(r.system.host for r in everything if r.system.host)
+    if query.commit is not None:
+        counted["commits"] = Counter(r.software.commit for r in everything if r.software.commit)
     held = "; ".join(
-        f"{what}: {', '.join(name for name, _ in counts.most_common(8))}"
-        for what, counts in (("runs", runs), ("classes", classes))
+        f"{what}: {', '.join(name for name, _ in counts.most_common(8)) or 'none is recorded'}"
+        for what, counts in counted.items()
     )
     return f"none of its {len(everything)} records has {wanted}; it holds {held}"

@@ -22,6 +22,14 @@ def markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", plain)
 
 
+def inert(value: object) -> object:
+    """A CSV cell that no spreadsheet executes: text that could be a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "|", "%")) else text
+
+
 def spread(lines: Sequence[str], rows: int) -> list[str]:
     """`lines` laid beside `rows` table rows, one a row; what is left over goes below in the last one."""
     if rows < 1:

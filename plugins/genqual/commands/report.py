@@ -1,0 +1,73 @@
+"""`genqual report`. Reads records and writes one file; measures nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from genqual.errors import BadInput
+from genqual.results.compare_read import read
+from genqual.results.prices import prices
+from genqual.results.published import NAME
+from genqual.results.push import DEFAULT_UPLOAD
+from genqual.results.record import Record
+from genqual.results.report import FORMS
+from genqual.results.report.write import write
+from genqual.results.sinks.urls import redact
+
+
+@click.command()
+@click.argument("places", nargs=-1, metavar="[SOURCE]...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="genqual.html", show_default=True
+)
+@click.option("--published", is_flag=True, help="Show the published tables beside what was measured.")
+@click.option("--prices", "table", type=click.Path(path_type=Path), help="A price table of your own (TOML).")
+@click.option(
+    "--signed", "sessions", type=click.Path(path_type=Path), multiple=True, help="A signed session; repeatable."
+)
+@click.option("--key", "keys", type=click.Path(path_type=Path), multiple=True, help="Public key that signed it, PEM.")
+@click.option("--title", default="genqual: which hardware for LLM text generation", show_default=True)
+def report(
+    places: tuple[str, ...],
+    output: Path,
+    published: bool,
+    table: Path | None,
+    sessions: tuple[Path, ...],
+    keys: tuple[Path, ...],
+    title: str,
+) -> None:
+    """Write one HTML file to decide from: it asks no network, and reads without scripts as well.
+
+    \b
+    SOURCE is what `genqual compare` takes: a database, a directory, a file, with a selector behind #.
+    Without one: sqlite:///.genqual/results.db, where a run leaves its records.
+    Signed sessions are looked for in .genqual/signed, and with --signed; --key says whose signature counts.
+
+    \b
+    genqual report --published
+    genqual report results.db#class=xeon-a postgresql://host/results -o page.html
+    genqual report results.db -o rows.csv          the rows alone; .json too
+    """
+    if output.suffix not in FORMS:
+        raise click.UsageError(f"--output {output}: give a name that ends in {', '.join(FORMS)}")
+    if not output.absolute().parent.is_dir():
+        raise BadInput(f"--output {output}: there is no directory {output.absolute().parent}; make it first")
+    names = [*(places or (() if published and not Path(".genqual/results.db").exists() else (DEFAULT_UPLOAD,)))]
+    names += [NAME] if published else []
+    records = list({one.id: one for name in names for one in read(name)}.values())
+    signed = _signatures([*sorted(Path(".genqual/signed").glob("*.jsonl")), *sessions], keys, records)
+    sources = [redact(name) for name in names]
+    written = write(output, records, prices(table), sources=sources, title=title, signatures=signed)
+    click.echo(f"{output}: {written.rows} configurations, {written.bytes / 1e6:.2f} MB")
+
+
+def _signatures(paths: list[Path], keys: tuple[Path, ...], records: list[Record]) -> dict[str, str]:
+    if not paths:
+        return {}
+    try:
+        from genqual.results.report.signed import signatures
+    except ImportError as error:
+        raise BadInput(f"{paths[0]}: reading a signature needs {error.name}: pip install 'genqual[upload]'") from None
+    return signatures(paths, keys, records)
