@@ -52,7 +52,13 @@ class Tally:
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
         found = _properties(report)
-        if report.when == "call" and found.get("genqual_verdict") in ("pass", "fail", "regressed", "improved"):
+        if report.when == "call" and found.get("genqual_verdict") in (
+            "pass",
+            "fail",
+            "waived",
+            "regressed",
+            "improved",
+        ):
             self.judged[found["genqual_device"]] += 1
         if report.when == "call" and "genqual_text" in found:
             self.texts.append(found["genqual_text"])

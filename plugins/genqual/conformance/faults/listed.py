@@ -154,7 +154,7 @@ CHOICE: Final = _group(
      {**_with(pad=5), "kind": "choice", "engines": ONE}),
     ("least_ignored", "choosing:stopping", "a row ends before its least length",
      {**_with(ignore_least=True), "kind": "choice", "engines": ONE}),
-    ("length_off_by_one", "choosing:stopping", "max_length counts one token too few",
+    ("length_off_by_one", "choosing:stopping", "max_length lets one token too many through",
      {**_with(more=1), "kind": "choice", "engines": ONE}),
     ("stop_string_ignored", "choosing:stopping", "a stop string does not stop a row",
      {**_with(ignore_strings=True), "kind": "choice", "engines": ONE}),
