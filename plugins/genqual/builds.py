@@ -75,13 +75,20 @@ def _wheel(place: Path, directory: Path) -> Build:
     return Build(place.name, sys.executable, (str(target.resolve()),))
 
 
+def _checkout() -> Path | None:
+    """The checkout that this genqual runs from; with an installed wheel, the one that pytest was started in."""
+    for place in (Path(genqual.__file__).resolve().parents[2], Path.cwd()):
+        if (place / ".git").exists() and (place / "plugins" / "genqual").is_dir():
+            return place
+    return None
+
+
 def _commit(text: str, directory: Path) -> Build:
-    root = Path(genqual.__file__).resolve().parents[2]
-    git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
+    root, git = _checkout(), shutil.which("git")
+    if git is None or root is None:
         raise BadInput(
-            f"--baseline-from {text}: no file, no directory, and this genqual is no git checkout that could have a"
-            " commit of that name; give a wheel or a virtual environment"
+            f"--baseline-from {text}: no file, no directory, and neither this genqual nor the working directory is a"
+            " git checkout that could have a commit of that name; give a wheel or a virtual environment"
         )
     found = subprocess.run(
         [git, "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"],

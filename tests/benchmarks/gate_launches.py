@@ -26,7 +26,7 @@ from genqual.ranks.links import Reply
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.spec import Case, Workload
-from tests.benchmarks.slow_plugin import SLOW
+from tests.benchmarks.slowdown import SLOW
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DECODE: Final = Workload(batch=1, input_length=128, new_tokens=32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from genqual.engines.registry import engines
-
-SLOW = "tests.benchmarks.slow_engine:SlowEager"
+from tests.benchmarks.slowdown import SLOW
 
 engines()["transformers"] = replace(engines()["transformers"], implementation=SLOW)

@@ -21,13 +21,19 @@ PREFIX: Final = "simulated-"  # of the hardware's class
 
 def switch_on() -> None:
     """Simulate from now on. Raises BadInput where there is no stand-in: only a checkout has one."""
-    folder = os.environ.get(VARIABLE) or str(data_dir("suites").parent / "tests" / "simulated_hpu")
+    lies = [str(place) for place in _places() if place.is_dir()] or [str(_places()[0])]
+    folder = os.environ.get(VARIABLE) or lies[0]
     if not (Path(folder) / "habana_frameworks").is_dir():
         raise BadInput(
             f"--simulate: {folder} holds no stand-in for Habana's packages; it comes with a checkout of genqual, in "
             f"tests/simulated_hpu (another place: ${VARIABLE})"
         )
     os.environ[VARIABLE] = folder
+
+
+def _places() -> tuple[Path, ...]:
+    """Where a stand-in may lie: in the checkout this genqual runs from, or in the one that pytest was started in."""
+    return tuple(root / "tests" / "simulated_hpu" for root in (data_dir("suites").parent, Path.cwd()))
 
 
 def folder() -> str | None:
