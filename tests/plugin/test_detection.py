@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from genqual.commands.faults import faults
+from genqual.commands.report import report
 from genqual.conformance.faults import CATALOGUE
 from genqual.detection.page import page
 from genqual.detection.store import HONEST, Cell, Store
@@ -52,6 +53,23 @@ def test_survivors_and_false_alarms_are_named() -> None:
     assert "`sign_flip`" in text
     assert "1 survivors" in text
     assert "noise on transformers x1 llama-tiny" in text
+
+
+def test_the_report_says_what_its_verdicts_are_worth(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells.jsonl")
+    for one in CELLS:
+        store.add(one)
+    out = tmp_path / "page.html"
+    # By hand: stale_kv is found, sign_flip is not; the honest run and the equivalent one both alarm.
+    assert Matrix(CELLS).judges()[:2] == [("this suite", 1, 2, 2, 2), ("exact text", 1, 2, 0, 0)]
+    arguments = ["--published", "published", "-o", str(out), "--detection"]
+    done = CliRunner().invoke(report, [*arguments, str(store.path)])
+    assert done.exit_code == 0, done.output
+    row = '<th scope="row">this suite</th><td class="n">1 of 2</td><td class="n">2 of 2</td>'
+    assert row in out.read_text()
+    missing = CliRunner().invoke(report, [*arguments, str(tmp_path / "none")])
+    assert isinstance(missing.exception, BadInput)
+    assert "genqual faults matrix --store" in str(missing.exception)
 
 
 def test_the_heat_map_is_a_picture(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from genqual.detection.store import Store
+from genqual.detection.tables import Matrix
 from genqual.errors import BadInput
 from genqual.results.compare_read import read
 from genqual.results.prices import prices
@@ -28,6 +30,9 @@ from genqual.results.sinks.urls import redact
     "--signed", "sessions", type=click.Path(path_type=Path), multiple=True, help="A signed session; repeatable."
 )
 @click.option("--key", "keys", type=click.Path(path_type=Path), multiple=True, help="Public key that signed it, PEM.")
+@click.option(
+    "--detection", type=click.Path(path_type=Path), help="A store of `genqual faults matrix`: what the suite finds."
+)
 @click.option("--title", default="genqual: which hardware for LLM text generation", show_default=True)
 def report(
     places: tuple[str, ...],
@@ -36,6 +41,7 @@ def report(
     table: Path | None,
     sessions: tuple[Path, ...],
     keys: tuple[Path, ...],
+    detection: Path | None,
     title: str,
 ) -> None:
     """Write one HTML file to decide from: it asks no network, and reads without scripts as well.
@@ -59,8 +65,23 @@ def report(
     records = list({one.id: one for name in names for one in read(name)}.values())
     signed = _signatures([*sorted(Path(".genqual/signed").glob("*.jsonl")), *sessions], keys, records)
     sources = [redact(name) for name in names]
-    written = write(output, records, prices(table), sources=sources, title=title, signatures=signed)
+    written = write(
+        output, records, prices(table), sources=sources, title=title, signatures=signed, detection=_detection(detection)
+    )
     click.echo(f"{output}: {written.rows} configurations, {written.bytes / 1e6:.2f} MB")
+
+
+def _detection(store: Path | None) -> list[tuple[str, str, str]]:
+    """By judge: its name, how many faults it found, how many harmless runs it alarmed on. Raises BadInput."""
+    if store is None:
+        return []
+    if not store.is_file():
+        raise BadInput(f"--detection {store}: no such file; `genqual faults matrix --store {store}` makes one")
+    matrix = Matrix(Store(store).cells.values())
+    return [
+        (name, f"{found} of {faults}", f"{alarmed} of {right}")
+        for name, found, faults, alarmed, right in matrix.judges()
+    ]
 
 
 def _signatures(paths: list[Path], keys: tuple[Path, ...], records: list[Record]) -> dict[str, str]:

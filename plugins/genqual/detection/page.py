@@ -50,15 +50,9 @@ def _summary(matrix: Matrix) -> list[str]:
 def _rules(matrix: Matrix) -> list[str]:
     lines = ["## The same runs, judged by others' rules", ""]
     lines += ["| rule | what it asks | faults found | harmless runs alarmed |", "|---|---|---|---|"]
-    everything = {cell.fault for cell in matrix.ours if cell.outcome == "alarm"} & set(matrix.faults)
-    harmless = {(c.engine, c.ranks, c.model, c.dtype, c.fault) for c in matrix.honest()}
-    wrong = {(c.engine, c.ranks, c.model, c.dtype, c.fault) for c in matrix.false_alarms()}
-    lines.append(
-        f"| this suite | all properties | {len(everything)} of {len(matrix.faults)} | {len(wrong)} of {len(harmless)} |"
-    )
-    for rule, what in RULES.items():
-        found, judged, alarmed, right = matrix.share(rule)
-        lines.append(f"| {rule.removeprefix('rule ')} | {what} | {found} of {judged} | {alarmed} of {right} |")
+    asked = {"this suite": "all properties"} | {rule.removeprefix("rule "): what for rule, what in RULES.items()}
+    for name, found, judged, alarmed, right in matrix.judges():
+        lines.append(f"| {name} | {asked[name]} | {found} of {judged} | {alarmed} of {right} |")
     return [*lines, ""]
 
 

@@ -60,6 +60,17 @@ class Matrix:
             len({_run(cell) for cell in right}),
         )
 
+    def judges(self) -> list[tuple[str, int, int, int, int]]:
+        """This suite and the rules of others on the same runs: name, faults found, judged, harmless alarmed, judged."""
+        wrong, right = self.false_alarms(), self.honest()
+        mine = (
+            len(self.faults) - len(self.survivors()),
+            len(self.faults),
+            len({_run(cell) for cell in wrong}),
+            len({_run(cell) for cell in right}),
+        )
+        return [("this suite", *mine), *((rule.removeprefix("rule "), *self.share(rule)) for rule in RULES)]
+
     def lanes(self, fault: str, check: str) -> str:
         """Where `check` finds `fault`: "F" in fp32, "D" in the declared lane, both, "." in none, " " not judged."""
         cells = [cell for cell in self.cells if cell.fault == fault and cell.test == check]

@@ -107,12 +107,14 @@ def test_no_model_is_on_two_kinds_of_hardware_without_the_fields_that_differ(htm
 def test_waivers_are_listed_with_their_dates(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "waivers").mkdir()
     (tmp_path / "waivers" / "xeon.toml").write_text(
-        '[[waiver]]\ntest = "a::b"\nissue = "<b>upstream</b>"\nexpires = 2026-01-01\n'
+        '[[waiver]]\ntest = "a::b"\nsays = "nrms .*"\nclass = "xeon-6-*"\nversions = {torch = "<2.14"}\n'
+        'issue = "<b>upstream</b>"\nexpires = 2026-01-01\n'
     )
     monkeypatch.setattr(page_module, "data_dir", lambda _: tmp_path)
     made = page([measured()], prices(), today=date(2026, 2, 1))
     assert "&lt;b&gt;upstream&lt;/b&gt;" in made
     assert "2026-01-01 (expired)" in made
+    assert "<td>nrms .*</td><td>xeon-6-*, torch &lt;2.14</td>" in made
 
 
 def test_the_scripts_rows_are_the_rows() -> None:

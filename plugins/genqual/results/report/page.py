@@ -58,6 +58,7 @@ def page(
     signatures: Mapping[str, str] | None = None,
     today: date | None = None,
     left_out: int = 0,
+    detection: Sequence[tuple[str, str, str]] = (),
 ) -> str:
     """The whole page. `signatures` says of a run how it was signed; `left_out` counts configurations not among these.
 
@@ -101,6 +102,7 @@ def page(
         "differences": tables.differences(records),
         "claims": found,
         "verdicts": tables.verdicts(records),
+        "detection": detection,
         "waivers": _waivers(today or datetime.now(UTC).date()),
         "runs": runs,
         "run_no": {run.name: place for place, run in enumerate(runs, start=1)},
@@ -195,6 +197,10 @@ def _waivers(today: date) -> list[dict[str, Any]]:
             found.append(
                 {
                     "test": one.get("test", ""),
+                    "says": one.get("says", ""),
+                    "where": ", ".join(
+                        [one.get("class", "*"), *(f"{k} {v}" for k, v in one.get("versions", {}).items())]
+                    ),
                     "issue": one.get("issue", ""),
                     "expires": expires or "never",
                     "expired": isinstance(expires, date) and expires < today,

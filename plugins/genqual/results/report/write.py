@@ -34,10 +34,14 @@ def write(
     sources: Sequence[str],
     title: str,
     signatures: Mapping[str, str] | None = None,
+    detection: Sequence[tuple[str, str, str]] = (),
 ) -> Written:
-    """Write the report of `records` to `path`. Raises BadInput where it cannot be written or an extra is missing."""
+    """Write the report of `records` to `path`. Raises BadInput where it cannot be written or an extra is missing.
+
+    `detection` says of each judge its name, how many injected faults it found and on how many harmless runs it alarmed.
+    """
     if path.suffix == ".html":
-        text = _html(records, prices, sources=sources, title=title, signatures=signatures)
+        text = _html(records, prices, sources=sources, title=title, signatures=signatures, detection=detection)
         count = len(re.findall(r'<tr id="r\d', text))
     else:
         found = rows(records, prices)
