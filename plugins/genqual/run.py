@@ -223,7 +223,7 @@ class Run:
         found = self.reference(case.model)
         envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
         exact = scores_of(logits[:, None], text[None, -steps:])
-        judged = judge_same(exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit)
+        judged = judge_same(exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, exact=True)
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
 
     def exact_logits(self, model: str) -> NDArray[np.float64]:

@@ -94,12 +94,14 @@ def judge_same(
     factor: float = ENVELOPE_FACTOR,
     fp32_limit: float = FP32_LIMIT,
     k: float = MARGIN_SIGMAS,
+    exact: bool = False,
 ) -> Judgement:
     """Judge whether two runs of one engine say the same, as a metamorphic property wants; no reference needed.
 
     `a` and `b` forced the same tokens (with and without cache, a row alone and in a batch, other padding, other
     TP degree). `reference_spread` in logit units defaults to that of `a`; without an `envelope` the assumed one of
-    bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`.
+    bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`. With `exact` the first
+    "run" is the oracle's, which has no error of its own.
     """
     lane = lane_of(dtype)
     for name, scores in (("first", a), ("second", b)):
@@ -110,14 +112,21 @@ def judge_same(
     if not (math.isfinite(spread) and spread > 0 and _rms(a.projections) > 0):
         text = "Every logit of a row is the same: runs that compute nothing agree on everything, so this is no pass."
         return Judgement("fail", lane, "logits", text)
-    tolerance = between_runs(envelope, spread, len(a.top_ids), dtype, fp32_limit, factor, k)
+    tolerance = between_runs(envelope, spread, len(a.top_ids), dtype, fp32_limit, factor, k, exact=exact)
     if tolerance is None:
         text = f"Nothing is known of what honest {dtype} reads, so two runs of it cannot be compared; give an envelope."
         return Judgement("no_reference", lane, "logits", text)
     errors = cell_errors(b.projections, a.projections)
     margins = np.maximum(*(x.top_logits[..., 0] - x.top_logits[..., 1] for x in (a, b)))
     return _verdict(
-        errors, spread, b.top_ids[..., 0], a.top_ids[..., 0], margins, tolerance, "the first run", independent=None
+        errors,
+        spread,
+        b.top_ids[..., 0],
+        a.top_ids[..., 0],
+        margins,
+        tolerance,
+        "the oracle" if exact else "the first run",
+        independent=None,
     )
 
 

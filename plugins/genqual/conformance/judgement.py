@@ -100,19 +100,30 @@ def against_oracle(reference: Reference, dtype: str, fp32_limit: float, factor: 
 
 
 def between_runs(
-    envelope: Envelope | None, spread: float, steps: int, dtype: str, fp32_limit: float, factor: float, k: float
+    envelope: Envelope | None,
+    spread: float,
+    steps: int,
+    dtype: str,
+    fp32_limit: float,
+    factor: float,
+    k: float,
+    *,
+    exact: bool = False,
 ) -> Tolerance | None:
     """What two runs of `dtype` may differ from each other; None for a scheme about which nothing is known.
 
-    Two honest errors add up to sqrt(2) of one when they are independent. Without an envelope the assumed one of the
-    dtype stands in. sigma is the same at each step: a property's prompts are not those of the envelope.
+    Two honest errors add up to sqrt(2) of one when they are independent; where one run is `exact`, there is one error.
+    Without an envelope the assumed one of the dtype stands in. sigma is the same at each step: a property's prompts are
+    not those of the envelope.
     """
     if lane_of(dtype) == "fp32":
-        return Tolerance("fp32", fp32_limit, fp32_limit, np.full(steps, fp32_limit * spread), k, "two runs")
+        return Tolerance(
+            "fp32", fp32_limit, fp32_limit, np.full(steps, fp32_limit * spread), k, "one run" if exact else "two runs"
+        )
     assumed = ASSUMED_NRMS.get(dtype)
     if envelope is None and assumed is None:
         return None
     honest, source = (envelope.nrms, "measured") if envelope is not None else (assumed or 0.0, "assumed, not measured")
-    unit = float(np.sqrt(2.0)) * honest
-    words = f"sqrt 2 x {factor} x the {dtype} envelope {honest:.3g}, {source}"
+    unit = honest if exact else float(np.sqrt(2.0)) * honest
+    words = f"{'' if exact else 'sqrt 2 x '}{factor} x the {dtype} envelope {honest:.3g}, {source}"
     return Tolerance("declared", factor * unit, unit, np.full(steps, unit * spread), k, words)

@@ -80,9 +80,10 @@ def stopping(
             inputs.pop("tokenizer", None)
         out = right(**inputs)
         if late and eos is not None:
-            ends = torch.isin(out[:, length:], torch.tensor(eos)).cumsum(1)
-            out[:, length + late :] = torch.where(
-                (ends > 0)[:, :-late], torch.as_tensor(config.pad_token_id), out[:, length + late :]
+            ended = torch.isin(out[:, length:], torch.tensor(eos)).cumsum(1) > 0
+            first = late + 1  # places from an end of text to the first padding; one would be right
+            out[:, length + first :] = torch.where(
+                ended[:, :-first], torch.as_tensor(config.pad_token_id), out[:, length + first :]
             )
         return out
 
