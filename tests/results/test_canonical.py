@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,27 @@ def test_numbers_are_printed_as_javascript_prints_them() -> None:
     program = "console.log(JSON.stringify(JSON.parse(require('fs').readFileSync(0))))"
     theirs = subprocess.run(["node", "-e", program], input=text, capture_output=True, text=True, check=True, timeout=60)
     assert canonical(json.loads(text)).decode() == theirs.stdout.strip()
+
+
+NEAR = st.sampled_from([0, -0.0, 1.0, 1e-4, 9.9e-5, 1e-7, 1e15, 1e16, 1e21, 1e22, 2.0**53 - 1, LARGEST, -1e-5])
+FEW = st.recursive(
+    NEAR | NUMBERS | st.booleans() | st.text(st.sampled_from('a"\\/e0.,:[]{}\x07\x7fé\ue000😀'), max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("aB😀\ue000", max_size=3), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(VALUES | FEW)
+def test_the_fast_way_writes_what_the_standard_says(value: Any) -> None:
+    assert canonical(value) == rfc8785.dumps(value)
+
+
+@pytest.mark.parametrize(
+    "value", [{1: 2}, {"a": {None: 1}}, [2**53], float("nan"), [float("inf")], {"a": b"x"}], ids=str
+)
+def test_what_json_cannot_hold_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        canonical(value)
 
 
 def test_a_float_that_is_written_as_a_long_integer_is_read_back() -> None:

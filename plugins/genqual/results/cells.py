@@ -10,7 +10,7 @@ from functools import cached_property
 
 from genqual.results.metric import Metric
 from genqual.results.parts import Status
-from genqual.results.record import Record
+from genqual.results.record import Record, key_over
 from genqual.spec import Json
 
 FAILED = frozenset({"fail", "failed"})
@@ -38,7 +38,7 @@ class Cell:
     def key_of(self, *facets: str) -> str:
         """`Record.key_of` of every record here, hashed once."""
         if facets not in self._keys:
-            self._keys[facets] = self.last.key_of(*facets)
+            self._keys[facets] = key_over(self.facets, facets)
         return self._keys[facets]
 
     @property

@@ -7,11 +7,13 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genqual.results.compare import Comparison
-from genqual.results.compare_nodes import Fleet
 from genqual.results.text import inert
+
+if TYPE_CHECKING:
+    from genqual.results.compare_nodes import Fleet
 
 _COMPARED = (
     *("a", "b", "model", "dtype", "workload", "engine_a", "engine_b", "metric", "unit", "better", "value_a", "value_b"),

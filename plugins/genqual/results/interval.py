@@ -9,20 +9,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Final
 
 from genqual.results.metric import Metric
+
+if TYPE_CHECKING:  # NumPy is imported once there are samples to draw from, as in outputs.py
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
 
 FEWEST: Final = 5  # samples a side
 RESAMPLES: Final = 2000
 LEVEL: Final = 0.95
 SEED: Final = 20240229
 CHUNK: Final = 2**20  # numbers drawn at once: 8 MB, whatever the count of samples
-
-Array = NDArray[np.float64]
 
 _PERCENTILE = re.compile(r"(\d+(?:\.\d+)?)th percentile")
 
@@ -34,6 +35,10 @@ def ratio_interval(over: Sequence[Metric], under: Sequence[Metric]) -> tuple[flo
     between launches widens the interval. None when a side has fewer than 5 samples or a sample that is not positive,
     or when its samples do not reproduce its value by its statistic.
     """
+    if _few(over) or _few(under):
+        return None
+    import numpy as np
+
     random = np.random.default_rng(SEED)
     sides = [_resampled(side, random) for side in (over, under)]
     if sides[0] is None or sides[1] is None:
@@ -44,6 +49,10 @@ def ratio_interval(over: Sequence[Metric], under: Sequence[Metric]) -> tuple[flo
 
 def interval(attempts: Sequence[Metric]) -> tuple[float, float] | None:
     """The 95 % percentile interval of a metric's value over `attempts`, or None as for `ratio_interval`."""
+    if _few(attempts):
+        return None
+    import numpy as np
+
     drawn = _resampled(attempts, np.random.default_rng(SEED))
     if drawn is None:
         return None
@@ -51,10 +60,14 @@ def interval(attempts: Sequence[Metric]) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
+def _few(attempts: Sequence[Metric]) -> bool:
+    return sum(len(metric.samples) for metric in attempts) < FEWEST
+
+
 def _resampled(attempts: Sequence[Metric], random: np.random.Generator) -> Array | None:
     """`RESAMPLES` values that this side could have had."""
-    if sum(len(metric.samples) for metric in attempts) < FEWEST:
-        return None
+    import numpy as np
+
     drawn = np.empty((len(attempts), RESAMPLES))
     for row, metric in enumerate(attempts):
         samples, statistic = np.asarray(metric.samples, dtype=np.float64), _statistic(metric.statistic)
@@ -72,6 +85,8 @@ def _resampled(attempts: Sequence[Metric], random: np.random.Generator) -> Array
 
 def _statistic(words: str) -> Callable[[Array], Array] | None:
     """The statistic that a metric names, over the last axis; None when it cannot be repeated from samples."""
+    import numpy as np
+
     if words.startswith(("median", "mean")):
         reduce = np.median if words.startswith("median") else np.mean
         return lambda samples: np.asarray(reduce(samples, axis=-1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from genqual.results.part import Number, Part, Sha256, Tally
+
+if TYPE_CHECKING:  # NumPy is imported where it is used: who only reads records (`genqual compare`) starts without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 KEPT: Final = 2048  # tokens kept as they are; of larger batches the first rows, at least one
 
@@ -48,6 +49,8 @@ class Outputs(Part):
         """From the timed runs of one workload, which all have the same shape; None where there is none."""
         if not runs:
             return None
+        import numpy as np
+
         tokens = np.asarray(runs[0].tokens)
         kept = max(1, min(len(tokens), KEPT // max(1, tokens.shape[1])))
         streams = [run.streamed for run in runs if run.streamed is not None]
@@ -63,6 +66,8 @@ class Outputs(Part):
 
 def tokens_sha256(tokens: Any) -> str:
     """SHA-256 of the tokens of one run, (rows, steps), as little-endian int64 in row order."""
+    import numpy as np
+
     return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i8").tobytes()).hexdigest()
 
 

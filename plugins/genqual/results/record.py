@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self, cast
 
@@ -160,13 +160,17 @@ class Record(Part):
 
     def key_of(self, *facets: str) -> str:
         """SHA-256 over the named facets: two records with the same key agree in all of them."""
-        mine = self.facets()
-        return digest({"key": "genqual-key/1", **{name: mine[name] for name in facets}})
+        return key_over(self.facets(), facets)
 
     @property
     def key(self) -> str:
         """The content key: what was measured, how and on which class of hardware; never a test's id, run or date."""
         return self.key_of(*self.facets())
+
+
+def key_over(facets: Mapping[str, Json], names: Sequence[str]) -> str:
+    """`Record.key_of` from facets at hand."""
+    return digest({"key": "genqual-key/1", **{name: facets[name] for name in names}})
 
 
 def _body_of(data: bytes) -> dict[str, Json]:
