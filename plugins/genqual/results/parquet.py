@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from genqual.errors import BadInput
 from genqual.results.record import CorruptRecord, FutureRecord, Record
 from genqual.results.sinks.base import Query, columns_of
 from genqual.results.sinks.retrying import need
+
+if TYPE_CHECKING:  # both are imported by the functions that a file of this form calls
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAGIC: Final = b"PAR1"
 GROUP: Final = 5_000  # rows a group: what is decoded together
@@ -69,6 +70,7 @@ def read(path: Path, query: Query) -> Iterator[Record]:
 
 def _wanted(file: Any, query: Query) -> list[int]:
     """The numbers of the rows that match, from the columns of the index alone."""
+    import numpy as np
     import pyarrow.compute as pc
 
     rows = np.arange(file.metadata.num_rows)
@@ -91,6 +93,8 @@ def _newest(key: _Coded, created: _Coded, run: _Coded, rows: NDArray[np.int64]) 
 
     Of two runs in the same microsecond, the greater name.
     """
+    import numpy as np
+
     keys = key[0][rows]
     moments, runs = (_ranks(words)[codes[rows]] for codes, words in (created, run))
     last = np.full(len(key[1]), -1)
@@ -104,6 +108,7 @@ def _newest(key: _Coded, created: _Coded, run: _Coded, rows: NDArray[np.int64]) 
 
 def _codes(column: Any) -> _Coded:
     """A column of words as codes and the words that they stand for; a null has the code of a word that is null."""
+    import numpy as np
     import pyarrow as pa
 
     whole = column.combine_chunks()
@@ -115,6 +120,8 @@ def _codes(column: Any) -> _Coded:
 
 def _ranks(words: Any) -> NDArray[np.int64]:
     """The place of each word in their order."""
+    import numpy as np
+
     ranks = np.empty(len(words), dtype=np.int64)
     ranks[np.argsort(np.array([word or "" for word in words.to_pylist()]), kind="stable")] = np.arange(len(words))
     return ranks
