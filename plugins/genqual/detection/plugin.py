@@ -7,6 +7,7 @@ first of its tests and off after the last, and the weights are hashed then.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -144,9 +145,18 @@ def broken(request: pytest.FixtureRequest) -> str:
         return HONEST
     store, stage = item.config.stash[STORE], item.config.stash[STAGE]
     if stage.enter(item, case, name):
+        progress(item, case, name)
         for check, outcome, why in rules(item, case):
             store.add(Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why))
     return name
+
+
+def progress(item: pytest.Item, case: Case, name: str) -> None:
+    """Say on stderr which fault is judged now, of how many that are left: a case takes a quarter of an hour."""
+    left = list(dict.fromkeys(fault for other, fault in map(of, item.session.items) if other == case))
+    place = left.index(name) + 1
+    with item.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        sys.stderr.write(f"  {place} of {len(left)}: {name}\n")
 
 
 def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
