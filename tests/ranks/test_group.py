@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,6 +23,7 @@ from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
 from genqual.ranks.handle import Generator
+from genqual.ranks.links import Reply
 from genqual.ranks.pool import Pool
 from genqual.spec import Json
 from tests.ranks import stand_in
@@ -201,6 +203,24 @@ def test_a_rank_that_hangs(generator: Generator, fault: str) -> None:
         generator.group.call("generate", {"new_tokens": 2}, arrays, deadline_s=1.5)
     assert "rank 1 gave no answer (during `generate`, deadline 1.5 s)" in caught.value.headline
     assert "stand_in.py" in caught.value.states[1].stack, "the stack shows where, even under a held GIL"
+
+
+def test_every_shape_of_a_fresh_group_has_the_allowance_of_a_first_call_once(
+    pool: Pool, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph is compiled for each batch, length and number of steps: what compiles must not count as hung."""
+    patient = Generator(pool, replace(plan_of(), deadlines=Deadlines(base_s=20, first_s=100, step_s=1, token_s=1e-9)))
+    given, real = [], RankGroup.call
+
+    def call(self: RankGroup, method: str, *args: Any, deadline_s: float) -> tuple[Reply, ...]:
+        given.append(round(deadline_s) if method == "generate" else 0)
+        return real(self, method, *args, deadline_s=20)
+
+    monkeypatch.setattr(RankGroup, "call", call)
+    narrow = TokenBatch.of([[3, 1, 4]])
+    for batch, steps in ((BATCH, 2), (BATCH, 2), (narrow, 2), (narrow, 2), (BATCH, 3), (BATCH, 3)):
+        patient.generate(batch, steps)
+    assert [seconds for seconds in given if seconds] == [122, 22, 122, 22, 123, 23]
 
 
 def test_a_rank_ends_itself_when_pytest_does_not(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:

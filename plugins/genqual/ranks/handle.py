@@ -48,7 +48,7 @@ class Generator:
         self.plan = plan
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
-        self._warm: set[tuple[str, str]] = set()
+        self._warm: set[tuple[str, ...]] = set()
         self._faults: list[dict[str, Json]] = []
         self._spoilt: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
 
@@ -301,7 +301,8 @@ class Generator:
             group = self._pool.get(self.plan)
             if method not in ("fault", "heal"):
                 self._inject(group)
-            call = (group.mark, method)
+            # A static graph is compiled for each shape, so each shape has a first call.
+            call = (group.mark, method, *(f"{name}={size}" for name, size in sorted(work.items())))
             if deadline_s is None:
                 deadline_s = self.plan.deadlines.call(method, first=call not in self._warm, **work)
             replies = group.call(method, fields, arrays, deadline_s=deadline_s)
