@@ -48,6 +48,12 @@ class Fits(Protocol):
     def __call__(self) -> None: ...
 
 
+class Beside(Protocol):
+    """Runs several instances at the same time, records and shows what they do in all."""
+
+    def __call__(self) -> None: ...
+
+
 class Promised(Protocol):
     """Makes MEETS or MISSES of one limit of the profile the outcome of the running test."""
 

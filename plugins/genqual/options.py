@@ -152,6 +152,7 @@ class Options:
     batch_sizes: tuple[int, ...] = ()
     input_lengths: tuple[int, ...] = ()
     new_tokens: int | None = None
+    instances: int = 1
     prompts: str | None = None
     references: str | None = None
     uploads: tuple[str, ...] = field(default=())
@@ -203,6 +204,7 @@ class Options:
             batch_sizes=get("genqual_batch_sizes") or (),
             input_lengths=get("genqual_input_lengths") or (),
             new_tokens=get("genqual_new_tokens"),
+            instances=get("genqual_instances"),
             prompts=get("genqual_prompts"),
             references=get("genqual_references"),
             uploads=() if get("genqual_no_upload") else tuple(uploads),
@@ -283,6 +285,16 @@ def add_options(parser: pytest.Parser) -> None:
         type=_count("count of new tokens"),
         metavar="N",
         help="tokens generated a row, of the performance suites and of --prompts",
+    )
+    add(
+        "--instances",
+        dest="genqual_instances",
+        type=_count("count of instances"),
+        default=1,
+        metavar="N",
+        help="with --benchmark: run each case in N independent instances at the same time as well, each on cores of its"
+        " own; TPOT of the slowest and tokens a second of all together; default: %(default)s, which asks for no such"
+        " test",
     )
     add(
         "--prompts",

@@ -126,6 +126,8 @@ def _wanted(item: pytest.Item, options: Options) -> bool:
         return False
     if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"limits"}:
         return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("limit"), Limit)
+    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"instances"}:
+        return options.instances > 1
     if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"largest_batch"}:
         return item.config.stash[_SELECTION].profile.largest_batch is not None
     needs = {mark.kwargs.get("needs") for mark in item.iter_markers("conformance")}

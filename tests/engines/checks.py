@@ -31,3 +31,10 @@ def fault_shows(answers: Answers, model: str, name: str) -> None:
     assert not finite.all() if name.startswith("nan") else nrms(spoilt, honest) > 1e-4
     assert np.array_equal(answers[f"{model}.{name}.healed"], honest)
     assert answers[f"{model}.{name}.hash_after"] == answers[f"{model}.facts.weight_hash"]
+
+
+def callback_runs_between_steps(answers: Answers, key: str) -> None:
+    """Each of five steps waits 20 ms for the callback, within its own time, and says the same tokens with it."""
+    assert answers[f"{key}.calls"] == 5
+    assert answers[f"{key}.with"].tolist() == answers[f"{key}.tokens"].tolist()
+    assert (np.diff(answers[f"{key}.with_s"]) > 0.02).all()

@@ -80,6 +80,14 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         tmp_path_factory.mktemp("eager"),
         plain | {"model": "llama-tiny", "steps": llama},
         plain | {"model": "bloom-tiny", "steps": bloom},
+        *(
+            {
+                "engine": "transformers:graphs=static",
+                "model": model,
+                "steps": steps("none", model, key=f"static.{model}"),
+            }
+            for model in ("llama-tiny", "bloom-tiny")
+        ),
         plain
         | {"model": "llama-tiny", "options": {"attn_implementation": "eager"}}
         | {"steps": [["facts", "manual.facts", {}], ["score", "manual", {"rows": ROWS, "forced": FORCED}]]},

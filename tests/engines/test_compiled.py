@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from .checks import decoding_is_right, fault_shows, same_tokens
+from .checks import callback_runs_between_steps, decoding_is_right, fault_shows, same_tokens
 from .conftest import FORCED, faults_of, steps
 from .harness import LEVEL, NEW, ROWS, Answers, run
 
@@ -20,7 +21,7 @@ FEW = {"llama-tiny": {"compiled_only", "stale_kv", "sign_flip"}, "bloom-tiny": {
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Both models, a few faults, and shapes that come back after others were run."""
-    plans = []
+    plans: list[dict[str, Any]] = []
     for model, few in FEW.items():
         wanted = [
             step for step in steps("transformers-compiled", model) if step[0] != "faulty" or step[2]["name"] in few
@@ -32,6 +33,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Answers:
             ["facts", f"{model}.before_faults", {}],
         ]
         plans.append({"engine": "transformers-compiled", "model": model, "steps": [*wanted[:5], *again, *wanted[5:]]})
+    plans[0]["steps"].append(["between", "between", {"rows": LEVEL, "new": 5}])
     plain = {
         "engine": "transformers",
         "model": "llama-tiny",
@@ -77,6 +79,11 @@ def test_a_fault_shows_in_compiled_code_and_is_taken_back(compiled: Answers, mod
 def test_a_fault_of_compiled_code_leaves_the_eager_pass_alone(compiled: Answers, model: str) -> None:
     clean = compiled[f"{model}.one_pass.projections"]
     assert np.array_equal(compiled[f"{model}.compiled_only.prefill"], clean)
+
+
+def test_a_callback_runs_between_compiled_steps_and_changes_no_token(compiled: Answers) -> None:
+    callback_runs_between_steps(compiled, "between")
+    assert compiled["between.tokens"].tolist() == compiled["llama-tiny.level.tokens"][:, :5].tolist()
 
 
 def test_without_a_compiler_it_is_unsupported(tmp_path: Path) -> None:

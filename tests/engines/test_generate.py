@@ -7,7 +7,7 @@ import pytest
 
 from genqual.engines.projection import project
 
-from .checks import decoding_is_right, fault_shows
+from .checks import callback_runs_between_steps, decoding_is_right, fault_shows
 from .conftest import FORCED, faults_of
 from .harness import LEVEL, NEW, ROWS, Answers, nrms
 
@@ -80,10 +80,8 @@ def test_the_first_tokens_are_kept_as_they_were_when_their_time_was_stamped(eage
 
 
 def test_a_callback_runs_between_steps_and_changes_no_token(eager: Answers) -> None:
-    assert eager["between.calls"] == 5
-    assert eager["between.with"].tolist() == eager["between.tokens"].tolist()
-    assert (np.diff(eager["between.with_s"]) > 0.02).all()  # the callback's 20 ms lie inside the step
-    assert eager["between.step_s"][-1] < 5 * 0.02  # and are gone after it was taken away
+    callback_runs_between_steps(eager, "between")
+    assert eager["between.step_s"][-1] < 5 * 0.02  # its 20 ms are gone after it was taken away
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -138,8 +136,17 @@ def test_graphs_of_another_device_are_unsupported_and_a_typo_lists_the_words(eag
     assert eager["cuda_graphs"].startswith(
         "Unsupported: graphs=cuda records CUDA graphs, and this rank computes on cpu"
     )
-    assert eager["no_graphs"].startswith("BadInput: graphs 'yes': must be one of none, compile, cuda, hpu")
+    assert eager["no_graphs"].startswith("BadInput: graphs 'yes': must be one of none, static, compile, cuda, hpu")
     assert eager["llama-tiny.facts.inspect"]["graphs"] == "none"
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_static_cache_alone_changes_no_token(eager: Answers, model: str) -> None:
+    decoding_is_right(eager, f"static.{model}")
+    for batch in ("padded", "level"):
+        assert eager[f"static.{model}.{batch}.tokens"].tolist() == eager[f"{model}.{batch}.tokens"].tolist()
+    found = eager[f"static.{model}.facts.inspect"]
+    assert (found["graphs"], found["cache"], found["cache_length"]) == ("static", "StaticCache", 128)
 
 
 def test_a_peak_is_seen_and_forgotten_after_a_reset(eager: Answers) -> None:

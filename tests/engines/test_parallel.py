@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .checks import decoding_is_right, fault_shows, same_tokens
+from .checks import callback_runs_between_steps, decoding_is_right, fault_shows, same_tokens
 from .conftest import FORCED, faults_of, steps
 from .harness import LEVEL, NEW, ROWS, Answers, nrms, run, start
 
@@ -40,6 +40,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, buffers_before: set[Path]) -
         {"engine": engine, "model": model, "steps": steps(engine, model, 2, f"{engine}.{model}")}
         for engine, model in RUNS
     ]
+    for (engine, model), plan in zip(RUNS, plans, strict=True):
+        plan["steps"] = [*plan["steps"], ["between", f"{engine}.{model}.between", {"rows": LEVEL, "new": 5}]]
     plans[2]["steps"] = [*plans[2]["steps"], ["refused", "shards", {"load": "presharded"}]]
     plans[0]["steps"] = [*plans[0]["steps"], ["refused", "no_plan", {"model": "bloom-tiny"}]]
     plans[1]["steps"] = [*plans[1]["steps"], ["refused", "injection", {"kernel_inject": True}]]
@@ -55,6 +57,13 @@ def test_decoding_and_one_pass_agree_with_an_exact_pass(ranks: list[Answers], en
 def test_tokens_are_those_of_one_eager_rank(ranks: list[Answers], eager: Answers, engine: str, model: str) -> None:
     for batch in ("padded", "level"):
         assert ranks[0][f"{engine}.{model}.{batch}.tokens"].tolist() == eager[f"{model}.{batch}.tokens"].tolist()
+
+
+@each_run
+def test_a_callback_runs_between_steps_and_changes_no_token(ranks: list[Answers], engine: str, model: str) -> None:
+    """The gate's hook, in every rank: between the collectives of two steps."""
+    for rank in ranks:
+        callback_runs_between_steps(rank, f"{engine}.{model}.between")
 
 
 @each_run

@@ -9,7 +9,7 @@ from genqual.engines.base import LoadRequest
 from genqual.errors import BadInput, Unsupported
 from genqual.spec import Json
 
-GRAPHS: Final = ("none", "compile", "cuda", "hpu")
+GRAPHS: Final = ("none", "static", "compile", "cuda", "hpu")
 
 
 class Graphs(Protocol):
@@ -81,6 +81,8 @@ def graphs_of(request: LoadRequest, default: str) -> Graphs:
     if kind == "hpu":
         return HpuGraphs()
     # Only now: importing Inductor takes as long as importing transformers.
-    from genqual.engines.transformers_compiled import CompiledStep
+    from genqual.engines.transformers_compiled import CompiledStep, StaticStep
 
+    if kind == "static":
+        return StaticStep(request)
     return CompiledStep(request, str(kind))

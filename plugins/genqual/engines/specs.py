@@ -13,9 +13,9 @@ _COMMON: Final = {
 }
 
 _GRAPHS: Final = {
-    "graphs": "none, compile, cuda or hpu: how the decode step is run",
+    "graphs": "none, static (its cache only), compile, cuda or hpu: how the decode step is run",
     "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
-    "cache_bucket": "with compile and cuda, cache lengths are multiples of so many tokens (128)",
+    "cache_bucket": "with static, compile and cuda, cache lengths are multiples of so many tokens (128)",
 }
 
 _TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})

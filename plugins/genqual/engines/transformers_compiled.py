@@ -20,7 +20,56 @@ class TransformersCompiled(TransformersEager):
     default_graphs = "compile"
 
 
-class CompiledStep:
+class StaticStep:
+    """Eager operators over a static cache: what a graph is made from, and what it must compute."""
+
+    kind = "static"
+
+    def __init__(self, request: LoadRequest) -> None:
+        self._cache: tuple[tuple[int, int], Any] | None = None
+        bucket = request.options.get("cache_bucket", BUCKET)
+        if not isinstance(bucket, int) or bucket < 1:
+            raise BadInput(f"cache_bucket {bucket!r}: must be a number of tokens")
+        self._bucket = bucket
+
+    def check(self, model: Any) -> None:
+        """Any model may be run."""
+
+    def wrap(self, model: Any) -> Any:
+        return model
+
+    def decode_options(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
+        # generate would compile on its own accord on a GPU.
+        return {"disable_compile": True, "past_key_values": self._static_cache(model, rows, length, like)}
+
+    def after_decode(self, steps: int) -> None:
+        """Nothing was promised."""
+
+    def forget(self) -> None:
+        self.drop_buffers()
+
+    def drop_buffers(self) -> None:
+        self._cache = None
+
+    def details(self) -> dict[str, Json]:
+        return {
+            "graphs": self.kind,
+            "cache": "StaticCache",
+            "cache_length": self._cache[0][1] if self._cache else None,
+        }
+
+    def _static_cache(self, model: Any, rows: int, length: int, like: Any) -> Any:
+        """A cache for `rows` of up to `length` tokens; the last one again where it fits, at the same addresses."""
+        key = (rows, -(-length // self._bucket) * self._bucket)
+        if self._cache is not None and self._cache[0] == key:
+            self._cache[1].reset()
+            return self._cache[1]
+        self._cache = None  # let the old one go before the new one is made
+        self._cache = (key, compiling.static_cache(model, rows, key[1], like))
+        return self._cache[1]
+
+
+class CompiledStep(StaticStep):
     """The decode step compiled by Inductor; for `cuda` in its mode that records CUDA graphs.
 
     The prefill runs eager, as upstream does it; each later token runs the compiled callable, in `generate` and `score`
@@ -28,16 +77,12 @@ class CompiledStep:
     """
 
     def __init__(self, request: LoadRequest, kind: str) -> None:
-        self._kind = kind
+        self.kind = kind
         self._counts = compiling.Counts()
         self._hits_before = 0
-        self._cache: tuple[tuple[int, int], Any] | None = None
         self._compiler = compiling.require_compiler()
         compiling.prepare(request.device)
-        bucket = request.options.get("cache_bucket", BUCKET)
-        if not isinstance(bucket, int) or bucket < 1:
-            raise BadInput(f"cache_bucket {bucket!r}: must be a number of tokens")
-        self._bucket = bucket
+        super().__init__(request)
         self._mode = str(request.options.get("compile_mode", "reduce-overhead" if kind == "cuda" else "default"))
         self._compile = compiling.configuration(self._mode, self._counts)
 
@@ -45,9 +90,6 @@ class CompiledStep:
         """Only what transformers itself would compile as one graph."""
         if not getattr(model, "_can_compile_fullgraph", False):
             raise Unsupported(f"transformers says that {type(model).__name__} cannot be compiled as one graph")
-
-    def wrap(self, model: Any) -> Any:
-        return model
 
     def decode_options(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
         self._hits_before = self._counts.hits
@@ -60,29 +102,13 @@ class CompiledStep:
 
     def forget(self) -> None:
         compiling.forget()
-        self.drop_buffers()
-
-    def drop_buffers(self) -> None:
-        self._cache = None
+        super().forget()
 
     def details(self) -> dict[str, Json]:
-        return {
-            "graphs": self._kind,
-            "cache": "StaticCache",
-            "cache_length": self._cache[0][1] if self._cache else None,
+        return super().details() | {
             "compile_mode": self._mode,
             "compiler": self._compiler,
             "freezing": compiling.freezing(),
             "compilations": self._counts.compilations,
             "graph_hits": self._counts.hits,
         }
-
-    def _static_cache(self, model: Any, rows: int, length: int, like: Any) -> Any:
-        """A cache for `rows` of up to `length` tokens; the last one again where it fits, at the same addresses."""
-        key = (rows, -(-length // self._bucket) * self._bucket)
-        if self._cache is not None and self._cache[0] == key:
-            self._cache[1].reset()
-            return self._cache[1]
-        self._cache = None  # let the old one go before the new one is made
-        self._cache = (key, compiling.static_cache(model, rows, key[1], like))
-        return self._cache[1]

@@ -153,8 +153,31 @@ LARGEST_BATCH: Final = Definition(
     "that the profile capped says so in its note.",
 )
 
-EVERY: Final[Mapping[str, Definition]] = MappingProxyType({**DEFINITIONS, LARGEST_BATCH.name: LARGEST_BATCH})
-"""The metrics of a measured workload, and that of the search for a batch."""
+INSTANCES: Final = (
+    Definition(
+        "instances_tokens_per_s",
+        "tokens a second of all instances",
+        "1/s",
+        _PER_RUN,
+        "higher",
+        "sum over instances of batch x new tokens / e2e",
+        "Independent instances that begin each run together, each on cores of its own: what the host does in all.",
+    ),
+    Definition(
+        "instances_tpot",
+        "TPOT of the slowest instance",
+        "s",
+        "median a repetition of each instance, the largest",
+        "lower",
+        "max over instances of TPOT",
+        "What a user of the slowest of several instances waits for a token; the samples are one an instance.",
+    ),
+)
+
+EVERY: Final[Mapping[str, Definition]] = MappingProxyType(
+    {**DEFINITIONS, **{one.name: one for one in (LARGEST_BATCH, *INSTANCES)}}
+)
+"""The metrics of a measured workload, and those of the search for a batch and of several instances."""
 
 
 def table() -> str:

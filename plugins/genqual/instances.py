@@ -1,0 +1,115 @@
+"""Several instances of one case at the same time, each on cores of its own, recorded. No torch, no pytest hook."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from genqual.devices.base import Placement
+from genqual.devices.registry import devices
+from genqual.engines.base import Generated, TokenBatch
+from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.measuring import WARMUP
+from genqual.models.prompts import synthetic_rows
+from genqual.performance import instances
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.run import Run
+from genqual.spec import Case, Workload
+
+
+def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[str, Path]:
+    """Run the workload in `--instances` groups of their own at once; what they did in words, and the record.
+
+    All begin each repetition together. Raises Unsupported where the host has no room for so many, EngineFailed when
+    instances do not say the same, and what the first instance that fell raised.
+    """
+    count, repetitions = run.options.instances, run.selection.profile.repetitions
+    plan = run.generator(case).plan
+    whole = _room(run, case, count)
+    shares = [_share(whole, index, case.ranks) for index in range(count)]
+    with (
+        run.pool.computing(replace(plan, placement=whole)),
+        _live([replace(plan, placement=share) for share in shares], run) as live,
+    ):
+        rows = synthetic_rows(live[0].loaded[0].vocabulary, workload.batch, workload.input_length, seed=0)
+        run.progress(f"measuring {count} instances of {case} {workload.id}")
+        runs = _at_once(live, TokenBatch.of(rows), workload.new_tokens, WARMUP + repetitions)[WARMUP:]
+    if any(not np.array_equal(one.tokens, runs[0][0].tokens) for each in runs for one in each):
+        raise EngineFailed(f"{case}: instances side by side gave different tokens for the same prompts")
+    found = instances.compute(runs, workload)
+    path = run.recorder.measurement(
+        case,
+        workload,
+        found,
+        {},
+        weights_sha256=run.weights_sha256(case.model),
+        protocol={"instances": count, "warmup": WARMUP, "repetitions": repetitions},
+        inspection=run.inspection(case),
+        label=label,
+    )
+    said = f"{count} instances: {found['instances_tokens_per_s'].value:.4g} tokens/s in all"
+    if "instances_tpot" in found:
+        each = ", ".join(f"{1e3 * sample:.4g}" for sample in found["instances_tpot"].samples)
+        said += f", TPOT of each {each} ms"
+    return said, path
+
+
+def _room(run: Run, case: Case, count: int) -> Placement:
+    """Places for the ranks of all instances. Raises Unsupported with the reason where there are too few."""
+    device = devices()[case.device]
+    if device.exclusive:
+        raise Unsupported(f"--instances {count}: a {case.device} serves one process; run one pytest a card instead")
+    try:
+        return device.place(count * case.ranks, case.cores_per_rank, taken=run.pool.leases.taken())
+    except BadInput as error:
+        raise Unsupported(f"--instances {count} of {case.ranks} rank(s): {error}") from None
+
+
+def _share(whole: Placement, index: int, ranks: int) -> Placement:
+    """The places of instance `index`; the leases of all are held by the caller."""
+    own = slice(index * ranks, (index + 1) * ranks)
+    return Placement(env=whole.env[own], cores=whole.cores[own])
+
+
+@contextlib.contextmanager
+def _live(plans: list[GroupPlan], run: Run) -> Iterator[list[Generator]]:
+    """A group for each plan, loaded one after another, ended with the block; a pool each, because each has a thread."""
+    with contextlib.ExitStack() as stack:
+        live = []
+        for plan in plans:
+            pool = Pool(1, progress=run.progress)
+            stack.callback(pool.close_all)
+            live.append(Generator(pool, plan))
+            live[-1].loaded  # noqa: B018  # starts the group
+        yield live
+
+
+def _at_once(live: list[Generator], batch: TokenBatch, new_tokens: int, repetitions: int) -> list[list[Generated]]:
+    """Runs by repetition and instance; no instance begins one before all have ended the one before."""
+    start = threading.Barrier(len(live))
+
+    def serve(generator: Generator) -> list[Generated]:
+        runs = []
+        try:
+            for _ in range(repetitions):
+                start.wait()
+                runs.append(generator.generate(batch, new_tokens))
+        except BaseException:
+            start.abort()  # the others would wait for this one for ever
+            raise
+        return runs
+
+    with ThreadPoolExecutor(len(live)) as threads:
+        futures = [threads.submit(serve, generator) for generator in live]
+    fell = [error for error in (future.exception() for future in futures) if error is not None]
+    for error in sorted(fell, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return [list(each) for each in zip(*(future.result() for future in futures), strict=True)]
