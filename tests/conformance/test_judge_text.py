@@ -101,6 +101,8 @@ def test_a_share_that_is_never_reached_fails() -> None:
 GOOD: dict[str, Any] = {
     "dtypes": ["float32"],
     "fp32_exact": True,
+    "tf32": {"matmul": False, "cudnn": False},
+    "float32_matmul_precision": "highest",
     "operators": {"aten.mm": 3},
     "all_reduce": "gloo",
     "graph_hits": 4,
@@ -112,6 +114,9 @@ GOOD: dict[str, Any] = {
     [
         ({"dtypes": ["bfloat16", "float32"]}, "fp32 was declared"),
         ({"fp32_exact": False}, "less than fp32"),
+        ({"tf32": {"matmul": True, "cudnn": False}}, "rank 1 allows TF32 in matmul for fp32"),
+        ({"tf32": {"matmul": False, "cudnn": True}}, "rank 1 allows TF32 in cudnn for fp32"),
+        ({"float32_matmul_precision": "high"}, "float32_matmul_precision=high"),
         ({"operators": {}}, "no operator"),
         ({"graph_hits": 0}, "never ran its graph"),
         ({"all_reduce": "none"}, "reduces nothing"),

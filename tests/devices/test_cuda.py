@@ -111,6 +111,22 @@ def test_lost_cards_and_cards_in_mig_mode_are_named_and_not_counted(tools: Path)
     assert cuda.place(2, 1).env[0]["CUDA_VISIBLE_DEVICES"] == "0,3"
 
 
+def test_mps_is_noticed_where_its_daemon_listens(tools: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tools, [h100(0)])
+    cuda = Cuda(Host().write(root))
+    monkeypatch.delenv("CUDA_MPS_PIPE_DIRECTORY", raising=False)
+    assert "MPS" not in cuda.probe().found
+    assert cuda.identity().facts["mps"] is False
+    for place in (root / "tmp/nvidia-mps", root / "elsewhere"):
+        place.mkdir(parents=True)
+        (place / "control").touch()
+        assert f"MPS is on ({place}/control)" in cuda.probe().found
+        assert cuda.identity().facts["mps"] is True
+        (place / "control").unlink()
+        assert "MPS" not in cuda.probe().found
+        monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(root / "elsewhere"))
+
+
 def test_no_tool_and_no_cards_are_two_reasons(tools: Path) -> None:
     assert "pynvml is not installed" in Cuda().probe().found
     assert Cuda().probe().found.endswith("nvidia-smi is not on PATH")

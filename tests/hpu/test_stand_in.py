@@ -50,6 +50,11 @@ def test_host_and_device_do_not_mix(lazy: dict[str, Any]) -> None:
     assert "call .cpu() first" in lazy["numpy"]
 
 
+def test_what_vmap_makes_lives_where_its_arguments_do(lazy: dict[str, Any]) -> None:
+    assert lazy["vmap"] == ["hpu:0", True]
+    assert lazy["vmap of the host"] == "cpu"
+
+
 def test_an_unsynchronised_read_is_an_error(lazy: dict[str, Any]) -> None:
     assert "read before torch.hpu.synchronize()" in lazy["unsynchronised"]
     assert lazy["synchronised"] == "nothing"

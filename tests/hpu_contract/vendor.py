@@ -28,6 +28,7 @@ class Use:
 
 _HABANA: Final = "optimum/habana"
 _GENERATION: Final = f"{_HABANA}/transformers/generation"
+_INC: Final = "neural_compressor/torch/quantization"
 
 NAMES: Final = (
     Name(f"{_HABANA}/transformers/modeling_utils.py", "adapt_transformers_to_gaudi"),
@@ -42,6 +43,13 @@ NAMES: Final = (
     Name(f"{_HABANA}/checkpoint_utils.py", "get_ds_injection_policy", ("config",)),
     Name("deepspeed/__init__.py", "init_inference", ("model", "kwargs")),
     Name("deepspeed/comm/comm.py", "init_distributed", ("dist_backend", "verbose")),
+    *(Name(f"{_INC}/__init__.py", name) for name in ("FP8Config", "prepare", "convert", "finalize_calibration")),
+    Name(f"{_INC}/quantize.py", "prepare", ("model", "quant_config")),
+    Name(f"{_INC}/quantize.py", "convert", ("model", "quant_config")),
+    Name(f"{_INC}/quantize.py", "finalize_calibration", ("model",)),
+    Name(f"{_INC}/config.py", "FP8Config.from_json_file", ("filename",)),
+    Name(f"{_INC}/config.py", "FP8Config.measure"),
+    Name(f"{_INC}/config.py", "FP8Config.quantize"),
 )
 
 FIELDS: Final = Name(f"{_GENERATION}/configuration_utils.py", "GaudiGenerationConfig")

@@ -86,6 +86,8 @@ def judge_evidence(
             problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
         if dtype == "fp32" and found.get("fp32_exact") is False:
             problems.append(f"rank {rank} multiplies fp32 with less than fp32 (TF32 or bf16 inside)")
+        if dtype == "fp32" and (allowed := _shortcuts(found)):
+            problems.append(f"rank {rank} allows {allowed} for fp32: a kernel of another shape may take it")
         if found.get("operators") == {}:
             problems.append(f"rank {rank} called no operator at all in a pass")
         if graph and not found.get("graph_hits"):
@@ -98,6 +100,14 @@ def judge_evidence(
         problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
     said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
     return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def _shortcuts(found: Mapping[str, Json]) -> str:
+    """The settings of torch that would let fp32 products lose bits, as they stand on a rank; empty where none does."""
+    tf32 = found.get("tf32")
+    names = [f"TF32 in {where}" for where, on in tf32.items() if on] if isinstance(tf32, dict) else []
+    precision = found.get("float32_matmul_precision", "highest")
+    return " and ".join(names + ([] if precision == "highest" else [f"float32_matmul_precision={precision}"]))
 
 
 def _centred(logits: NDArray[np.float32]) -> F64:

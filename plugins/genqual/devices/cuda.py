@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from genqual.devices import nvml
+from genqual.devices.base import HardwareIdentity
 from genqual.devices.cards import Card, Cards, Choice, Scan
 from genqual.devices.files import whole
 from genqual.devices.tool import ToolFailed, mebibytes, number, run_tool, table
@@ -29,6 +32,25 @@ class Cuda(Cards):
     variable = "CUDA_VISIBLE_DEVICES"
 
     def scan(self) -> Scan:
+        found = self._scan()
+        pipe = self._mps() if found.cards else None
+        if pipe is None:
+            return found
+        note = f"MPS is on ({pipe}): other processes may compute on these GPUs at the same time"
+        return replace(found, notes=(*found.notes, note))
+
+    def identity(self) -> HardwareIdentity:
+        """With whether MPS shares the GPUs: what is timed there may wait for others."""
+        found = super().identity()
+        return replace(found, facts={**found.facts, "mps": self._mps() is not None})
+
+    def _mps(self) -> Path | None:
+        """The control pipe of a running Multi-Process Service. Source: NVIDIA, "Multi-Process Service", 5.1."""
+        told = os.environ.get("CUDA_MPS_PIPE_DIRECTORY")
+        pipe = (Path(told) if told else self._root / "tmp/nvidia-mps") / "control"
+        return pipe if pipe.exists() else None
+
+    def _scan(self) -> Scan:
         notes: list[str] = []
         try:
             return Scan(nvml.cards(), "NVML (nvidia-ml-py)")

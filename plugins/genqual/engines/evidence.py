@@ -145,6 +145,10 @@ def of_torch(device: torch.device) -> dict[str, Json]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "tf32": {
+            "matmul": bool(torch.backends.cuda.matmul.allow_tf32),
+            "cudnn": bool(torch.backends.cudnn.allow_tf32),
+        },
         "fp32_exact": runtime.fp32_is_exact(device),
         "torch_build": torch.__config__.show(),
     }

@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import importlib.metadata
 import inspect
-import os
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from genqual.engines import evidence, gaudi
 from genqual.engines.base import Generated, LoadRequest, TokenBatch
 from genqual.engines.clocked import Phases
 from genqual.engines.deepspeed_inference import quiet
+from genqual.engines.gaudi_fp8 import Fp8
 from genqual.engines.hf import HfEngine
 from genqual.engines.reading import read
 from genqual.engines.runtime import BACKENDS, dtype_of
@@ -47,7 +48,7 @@ OWN: Final = {"hpu_graphs": bool, "max_graphs": int, "torch_compile": bool}
 class OptimumHabana(HfEngine):
     """Options: `hpu_graphs` (true in lazy mode), `max_graphs`, `torch_compile` (eager mode), those of GENERATION.
 
-    fp8 is chosen as the vendor does it, by QUANT_CONFIG in the environment: a file that measures or one that quantises.
+    fp8 is chosen as the vendor does it, by QUANT_CONFIG in the environment (`engines.gaudi_fp8`).
     """
 
     name = "optimum-habana"
@@ -64,15 +65,14 @@ class OptimumHabana(HfEngine):
         self._gaudi_config = generation.GaudiGenerationConfig
         with quiet():  # it prints which kernels there are, once a model
             adapt()
-        if os.environ.get("QUANT_CONFIG"):
-            importlib.import_module("habana_frameworks.torch.core").hpu_set_env()
+        self._fp8 = Fp8(request.dtype)
         phases.end("import")
         model = read(request)
         if type(model).generate is not generation.GaudiGenerationMixin.generate:
             raise Unsupported(f"optimum-habana left {type(model).__name__} without its own generate")
         phases.end("read")
         model = self._sharded(model, request) if request.world_size > 1 else model
-        model = self._quantised(model)
+        model = self._fp8.applied(model)
         model = model.eval().to(self._torch_device)
         phases.end("shard")
         self._signature = inspect.signature(model.forward).parameters
@@ -81,6 +81,7 @@ class OptimumHabana(HfEngine):
             model = hpu.wrap_in_hpu_graph(model, max_graphs=request.options.get("max_graphs"))
         elif self._compiled:
             self._compile(model)
+        self._fp8.started(model)
         phases.end("compile")
         return model
 
@@ -99,6 +100,9 @@ class OptimumHabana(HfEngine):
                 setattr(config, name, self.request.options[name])
         return self.model.generate(**inputs, generation_config=config, lazy_mode=self._lazy, hpu_graphs=self._graphs)
 
+    def after_decode(self, steps: int) -> None:
+        self._fp8.kept(self.model)
+
     def details(self) -> dict[str, Json]:
         return {
             "optimum_habana": importlib.metadata.version("optimum-habana"),
@@ -106,7 +110,8 @@ class OptimumHabana(HfEngine):
             "lazy_mode": self._lazy,
             "hpu_graphs": self._graphs,
             "torch_compile": self._compiled,
-            "quant_config": os.path.basename(os.environ.get("QUANT_CONFIG", "")) or None,  # noqa: PTH119  no path of a host
+            "quant_config": Path(self._fp8.file).name if self._fp8.file else None,  # no path of a host
+            "fp8_step": self._fp8.step,
             "counters": dict(gaudi.counters()),
             "last_generate": dict(self._last),
         }
@@ -139,23 +144,6 @@ class OptimumHabana(HfEngine):
                 injection_policy=policy,
             )
         return made.module
-
-    def _quantised(self, model: Any) -> Any:
-        """fp8 by the file that QUANT_CONFIG names: measure, or quantise by what was measured."""
-        file = os.environ.get("QUANT_CONFIG")
-        if not file:
-            return model
-        try:
-            quantisation = importlib.import_module("neural_compressor.torch.quantization")
-        except ImportError as error:
-            raise Unsupported(f"QUANT_CONFIG is set and Intel Neural Compressor is not here: {error}") from error
-        config = quantisation.FP8Config.from_json_file(file)
-        if config.measure:
-            model = quantisation.prepare(model, config)
-        if config.quantize:
-            model = quantisation.convert(model, config)
-        importlib.import_module("habana_frameworks.torch.core").hpu_initialize(model, mark_only_scales_as_const=True)
-        return model
 
     def _compile(self, model: Any) -> None:
         body = "transformer" if hasattr(model, "transformer") else "model"

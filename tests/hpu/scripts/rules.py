@@ -82,6 +82,9 @@ def main() -> None:
         graph(torch.full((1, 4), 9.0).to("hpu"))
         ANSWERS["overwritten"] = not bool(torch.equal(first.cpu(), kept))
         ANSWERS["bypassed"] = compiled(lambda: graph(torch.ones(5, 4).to("hpu"), bypass_hpu_graphs=True)) > 0
+    rows = torch.vmap(lambda x: (x + x.to(ones.device)).to("cpu"))(ones)  # as transformers makes its masks
+    ANSWERS["vmap"] = [str(rows.device), bool(torch.equal(rows.cpu(), host * 2))]
+    ANSWERS["vmap of the host"] = str(torch.vmap(lambda x: x + x)(host).device)
     ANSWERS["fallbacks"] = count("cpu_fallback")
     torch.argmax(ones)
     ANSWERS["fallbacks_after"] = count("cpu_fallback")

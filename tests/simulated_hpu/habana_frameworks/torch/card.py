@@ -6,6 +6,7 @@ non-blocking copy before `synchronize`, a new shape (a compilation), an operator
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -176,6 +177,8 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run `func`, of which an argument is a tensor of the device or the device itself."""
     name = getattr(func, "__name__", str(func))
     leaves = _pytree.tree_leaves((args, kwargs))
+    if any(batched(leaf) for leaf in leaves):
+        return inside_vmap(func, name, args, kwargs)
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     strangers = [t for t in tensors if not isinstance(t, HpuTensor) and t.dim() > 0 and t.device.type != "meta"]
     ours = [t for t in tensors if isinstance(t, HpuTensor)]
@@ -197,6 +200,39 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name not in FACTS:
         CARD.ran(name, ours)
     return raised(result)
+
+
+def batched(value: Any) -> bool:
+    """Whether `value` is what `vmap` gives to the function that it maps; transformers makes its masks so."""
+    return isinstance(value, torch.Tensor) and bool(torch._C._functorch.is_batchedtensor(value))
+
+
+def inside_vmap(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One operator under `vmap`: its arguments have no storage and lost their place, so all of it is the device's."""
+    with torch._C.DisableTorchFunctionSubclass():
+        moved = [arg for arg in args[1:] if not (name == "to" and (names_host(arg) or names_hpu(arg)))]
+        result = func(args[0], *lowered(moved), **lowered(kwargs)) if moved or name != "to" else args[0]
+    if any(isinstance(leaf, torch.Tensor) for leaf in _pytree.tree_leaves(result)):
+        CARD.ran(name, [])
+    return raised(result)
+
+
+def mapping(vmap: Any) -> Any:
+    """torch's `vmap`, whose results live where its arguments do: it unwraps them beneath torch's own hooks."""
+
+    @functools.wraps(vmap)
+    def made(func: Any, *args: Any, **kwargs: Any) -> Any:
+        mapped = vmap(func, *args, **kwargs)
+
+        @functools.wraps(func)
+        def run(*inputs: Any, **options: Any) -> Any:
+            result = mapped(*inputs, **options)
+            ours = any(isinstance(leaf, HpuTensor) for leaf in _pytree.tree_leaves((inputs, options)))
+            return raised(result) if ours else result
+
+        return run
+
+    return made
 
 
 def to_host(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -232,6 +268,7 @@ def switch_on() -> None:
     if getattr(torch, "hpu", None) is hpu:
         return
     torch.hpu = hpu  # type: ignore[attr-defined]
+    torch.vmap = mapping(torch.vmap)
     mode: Any = OnDevice()
     mode.__enter__()  # for the life of the process
     # Otherwise Module.to keeps the old parameter objects, which are tensors of the host.
