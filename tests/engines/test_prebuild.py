@@ -47,6 +47,14 @@ def test_a_fresh_baton_and_none_are_left_alone(tmp_path: Path) -> None:
     assert said == []
 
 
+def test_what_another_environment_built_is_not_called_ready(tmp_path: Path) -> None:
+    """ninja compiles it anew, which takes minutes: two environments that alternate do so each time."""
+    (tmp_path / "build.ninja").write_text("cflags = -isystem /venvs/one/torch/include -fPIC\n")
+    assert not prebuild._anothers(tmp_path, "/venvs/one/torch/include")
+    assert prebuild._anothers(tmp_path, "/one/torch/include")
+    assert prebuild._anothers(tmp_path / "nowhere", "/venvs/one/torch/include")
+
+
 def test_without_a_compiler_it_says_what_will_happen() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "genqual.engines.prebuild"],

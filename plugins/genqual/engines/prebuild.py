@@ -66,7 +66,7 @@ def without_shared_memory() -> None:
 def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Outcome:
     deepspeed_on_cpu()
     from deepspeed.accelerator import get_accelerator
-    from torch.utils.cpp_extension import _get_build_directory
+    from torch.utils.cpp_extension import _get_build_directory, include_paths
 
     if not find_tools():
         return "no compiler"
@@ -79,9 +79,11 @@ def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Out
     try:
         with lock.acquire(timeout=WAIT_S):
             _drop_stale_baton(folder / "lock", progress)
-            cached = library.is_file()
+            cached = library.is_file() and not _anothers(folder, include_paths()[0])
             if not cached:
-                progress(f"building DeepSpeed's {what} into {folder} ({ABOUT}, once a host)")
+                progress(f"building DeepSpeed's {what} into {folder} ({ABOUT}, once an environment)")
+                if library.is_file():
+                    progress("another environment's torch built what is there; TORCH_EXTENSIONS_DIR keeps them apart")
             start = time.perf_counter()
             builder.load(verbose=False)  # a moment when it is there: ninja looks at the dates
             if not cached:
@@ -91,6 +93,15 @@ def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Out
             f"another process has been building {library} for {WAIT_S:.0f} s; look for it, or remove {lock.lock_file}"
         ) from error
     return "cached" if cached else "built"
+
+
+def _anothers(folder: Path, headers: str) -> bool:
+    """Whether what lies in `folder` was compiled with other headers of torch: ninja will then compile it anew."""
+    try:
+        words = (folder / "build.ninja").read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return True
+    return headers not in (word.removeprefix("-isystem").removeprefix("-I") for word in words)
 
 
 def _drop_stale_baton(baton: Path, progress: Callable[[str], None]) -> None:
