@@ -28,6 +28,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "faults": ("genqual.commands.faults:faults", "Faults to inject, and the matrix of what finds them."),
     "hpu-command": ("genqual.commands.hpu:hpu_command", "The published Gaudi command that runs a case the old way."),
     "hpu-import": ("genqual.commands.hpu:hpu_import", "Bring in what optimum-habana's scripts and tests measured."),
+    "hpu-metrics": (
+        "genqual.commands.hpu_metrics:hpu_metrics",
+        "Judge the compilations and fallbacks that Habana's bridge wrote to a file.",
+    ),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
