@@ -6,18 +6,20 @@ import importlib.metadata
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import numpy as np
+import psutil
 
+from genqual.commands.streaming import say, streamed
 from genqual.conformance import reference as references
 from genqual.conformance import reference_file
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.judge_own import rows_of
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference
 from genqual.devices.registry import devices
 from genqual.engines.base import Scores, TokenBatch
@@ -60,6 +62,16 @@ _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
     is_flag=True,
     help="Write no reference: run at least five honest ways of each scheme, and keep how far they spread beside it.",
 )
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Read the weights layer by layer and keep what is between on disk: for models larger than memory.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --stream: where it keeps its state. [default: a folder of the cache's streams]",
+)
 @click.option("--reason", help="Why an existing reference that says something else is replaced; kept in its history.")
 def reference(
     model: str,
@@ -69,6 +81,8 @@ def reference(
     schemes: str,
     add: bool,
     calibrate: bool,
+    stream: bool,
+    state: Path | None,
     reason: str | None,
 ) -> None:
     """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
@@ -76,35 +90,49 @@ def reference(
     Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test; those of
     quantisation schemes from the library that quantises. An existing reference that differs is overwritten only with
     --reason.
+
+    With --stream the oracle says the same to the bit, in the memory of one layer in float64: each token and the last,
+    full pass read every weight once. Run the same command again after an interruption, and it goes on at the layer
+    where it was; the state (keys, values and hidden states of all prompts) is removed at the end. Envelopes are then
+    measured with weights offloaded to disk, too.
+
+    \b
+      genqual reference llama-tiny                     # seconds; the cache keeps it
+      genqual reference ./bloom-176b --stream --schemes ''   # the fp32 oracle of a model larger than memory
+      genqual reference ./bloom-176b --stream --add --schemes bf16
     """
+    if state is not None and not stream:
+        raise BadInput("--state is where --stream keeps its state: give --stream, too")
     spec = resolve(model)
     target = (out or cache_dir() / "references") / spec.name
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
-    if add or calibrate:
-        made = reference_file.read(target)
-        references.check_weights(made, sha256)
-    else:
-        made = _made(spec, sha256, prompts, steps)
     chosen = [part.strip() for part in schemes.split(",") if part.strip()]
-    if calibrate:
-        calibrated(spec, made, chosen, target)
-        return
-    for scheme in chosen:
-        made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme))
-        say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
-    reference_file.write(made, target, reason=reason)
-    distinct = len(np.unique(made.tokens))
-    say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
-
-
-def _made(spec: ModelSpec, sha256: str, prompts: str, steps: int) -> Reference:
-    """What the oracle says, without envelopes."""
-    rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
-    say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
-    return references.make(
-        spec.name, sha256, oracle_for(weights.config(spec), weights.read(spec)), rows, steps, facts={"prompts": prompts}
-    )
+    with ExitStack() as until_written:  # what was streamed stays on disk till its reference does
+        if add or calibrate:
+            made = reference_file.read(target)
+            references.check_weights(made, sha256)
+        else:
+            rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
+            say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
+            facts: dict[str, Json] = {"prompts": prompts}
+            oracle: Oracle
+            if stream:
+                oracle = streaming = until_written.enter_context(streamed(spec, sha256, rows, steps, state))
+                # Named after the oracle whose arithmetic it is: the reference is the same, whichever way it was made.
+                facts["oracle"] = streaming.name
+            else:
+                oracle = oracle_for(weights.config(spec), weights.read(spec))
+            made = references.make(spec.name, sha256, oracle, rows, steps, facts=facts)
+        if calibrate:
+            calibrated(spec, made, chosen, target)
+            return
+        for scheme in chosen:
+            made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme, stream=stream))
+            say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
+        reference_file.write(made, target, reason=reason)
+        distinct = len(np.unique(made.tokens))
+        say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
 
 
 def _spread(made: Reference, scheme: str) -> str:
@@ -114,11 +142,12 @@ def _spread(made: Reference, scheme: str) -> str:
     return f"{envelope.nrms:.3g} ({len(each)} runs, {each.min():.3g} to {each.max():.3g})"
 
 
-def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
     """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
 
     Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
-    row. All are honest, and none is the device under test.
+    row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not fit
+    into half of the free memory, and row by row is left out: it would read them once a row and step.
     """
     packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
@@ -126,13 +155,15 @@ def honest_runs(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scor
     found = {}
     for attention in ATTENTION:
         say(f"{spec.name}: honest {scheme} runs with {attention} attention")
-        with cpu_generator(spec, scheme, attention) as generator:
+        with cpu_generator(spec, scheme, attention, stream=stream) as generator:
             try:
                 found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
             except Unsupported as reason:
                 say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
                 continue
             found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
+            if stream:
+                continue
             rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
             found[f"{versions} {attention} row by row"] = side_by_side(rows)
     return found
@@ -181,9 +212,10 @@ def side_by_side(rows: Sequence[Scores]) -> Scores:
 
 
 @contextmanager
-def cpu_generator(spec: ModelSpec, dtype: str, attention: str) -> Iterator[Generator]:
-    """One rank of plain transformers on the CPU, ended afterwards."""
-    device, eager = devices()["xeon"], engine("accelerate" if dtype == "int8-bitsandbytes" else "transformers")
+def cpu_generator(spec: ModelSpec, dtype: str, attention: str, *, stream: bool = False) -> Iterator[Generator]:
+    """One rank of plain transformers on the CPU, ended afterwards; with `stream` its weights are offloaded to disk."""
+    offloads = stream or dtype == "int8-bitsandbytes"
+    device, eager = devices()["xeon"], engine("accelerate" if offloads else "transformers")
     presence = device.probe()
     if not presence.present:
         raise BadInput(
@@ -201,14 +233,11 @@ def cpu_generator(spec: ModelSpec, dtype: str, attention: str) -> Iterator[Gener
             torch_device=device.torch_device,
             backend=device.backend,
             logs=Path(logs),
-            options={**eager.options, "attn_implementation": attention} | _EMULATED.get(dtype, {}),
+            options={**eager.options, "attn_implementation": attention}
+            | _EMULATED.get(dtype, {})
+            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
         )
         try:
             yield Generator(pool, plan)
         finally:
             pool.close_all()
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr, so that stdout stays for results."""
-    click.echo(text, err=True)

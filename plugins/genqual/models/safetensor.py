@@ -72,19 +72,35 @@ def _entry(file: Path, base: int, item: dict[str, object]) -> Entry:
     return Entry(file, dtype, dims, start, stop)
 
 
-def read(name: str, entry: Entry) -> NDArray[np.float32]:
-    """One tensor as float32, exactly as stored. Raises BadInput on a dtype that float32 cannot hold."""
+def read(name: str, entry: Entry, rows: tuple[int, int] | None = None) -> NDArray[np.float32]:
+    """One tensor as float32, exactly as stored; with `rows` (first, one behind the last) only those are read.
+
+    Raises BadInput on a dtype that float32 cannot hold, and on a file that has changed since its header was read.
+    """
     stored = _STORED.get(entry.dtype)
     if stored is None:
         raise BadInput(
             f"{entry.file}: {name} is {entry.dtype}; genqual reads {', '.join(_STORED)}: "
             "give it an unquantised checkpoint"
         )
-    count = (entry.stop - entry.start) // stored.itemsize
-    raw = np.fromfile(entry.file, dtype=stored, count=count, offset=entry.start).reshape(entry.shape)
+    shape, start = entry.shape, entry.start
+    if rows is not None:
+        start += rows[0] * int(np.prod(shape[1:])) * stored.itemsize
+        shape = (rows[1] - rows[0], *shape[1:])
+    count = int(np.prod(shape))
+    try:
+        raw = np.fromfile(entry.file, dtype=stored, count=count, offset=start)
+    except OSError as error:
+        raise BadInput(f"{entry.file}: {name} cannot be read ({error}); put the file back, or mend the disk") from error
+    if raw.size != count:
+        raise BadInput(
+            f"{entry.file}: {name} ends after {raw.size} of {count} weights: the file was cut short meanwhile"
+        )
     if entry.dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)  # bf16 is the upper half of float32
-    return raw.astype(np.float32, copy=False)
+        wide = raw.astype(np.uint32)
+        wide <<= 16  # bf16 is the upper half of float32; in place, because an embedding may be large
+        return wide.view(np.float32).reshape(shape)
+    return raw.astype(np.float32, copy=False).reshape(shape)
 
 
 def checkpoint(directory: Path) -> dict[str, Entry]:
@@ -118,6 +134,14 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         stored = self._stored[name]
         return read(stored, self._entries[stored])
+
+    def rows(self, name: str, shape: tuple[int, ...], start: int, stop: int) -> NDArray[np.float32]:
+        """Rows `start` to `stop` of a tensor. Raises BadInput when the tensor is not of `shape`."""
+        stored = self._stored[name]
+        entry = self._entries[stored]
+        if entry.shape != shape:
+            raise BadInput(f"{name} has shape {entry.shape}, the configuration wants {shape}")
+        return read(stored, entry, (start, stop))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stored)

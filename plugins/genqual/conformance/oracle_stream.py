@@ -1,0 +1,152 @@
+"""The oracle over weights larger than memory: layer by layer, all prompts at once. Pure but for its state's files.
+
+The layers are those of the oracle in memory, given the same rows one by one, so that the arithmetic is the same; what
+differs is the order: each layer is read once a pass and sees every prompt before it is forgotten. `steps` passes choose
+the tokens through a cache that is kept on disk, and one more is the full pass over what was chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.conformance.oracle import oracle_for, source_sha256
+from genqual.conformance.oracle_core import F64, I64, CausalOracle, KeyValues
+from genqual.conformance.stream_state import Place, StreamState
+from genqual.conformance.stream_weights import BLOCK, Window
+from genqual.errors import BadInput
+from genqual.spec import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """So far: passes, layers of this pass, weights that were read by this process."""
+
+    turn: int
+    turns: int
+    layer: int
+    layers: int
+    read: int
+
+
+def stream_key(config: Mapping[str, Json], weights_sha256: str, prompts: Sequence[Sequence[int]], steps: int) -> str:
+    """Of what a state on disk is: anything that would change a number of it changes the key."""
+    rows = [[int(i) for i in row] for row in prompts]
+    of: list[Any] = [config, weights_sha256, rows, steps, source_sha256(), np.__version__]
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+
+
+class StreamedOracle:
+    """An `Oracle` of fixed `prompts` and `steps`: `run` computes, then `greedy` and `logits` say what was found.
+
+    Memory: one layer in float64, the keys and values of one layer, and the logits of one prompt.
+    """
+
+    independent = CausalOracle.independent
+
+    def __init__(
+        self,
+        config: Mapping[str, Json],
+        weights: Mapping[str, NDArray[Any]],
+        prompts: Sequence[Sequence[int]],
+        steps: int,
+        state: StreamState,
+        *,
+        block: int = BLOCK,
+    ) -> None:
+        """`weights` are lazy (`models.weights.lazily`). Raises BadInput as `oracle_for` does, before any is read."""
+        oracle = oracle_for(config, weights, keep=False)
+        if not isinstance(oracle, CausalOracle) or not hasattr(oracle, "weights"):
+            raise BadInput(f"model_type {config.get('model_type')!r}: this oracle has no layers to stream")
+        self._oracle: Any = oracle  # typed loosely: `weights` is of each architecture's own class
+        self._window = Window(oracle.weights, block=block)
+        self._oracle.weights = self._window
+        self._prompts, self._steps, self._state = [oracle._checked(row) for row in prompts], steps, state
+        self._found: Place | None = None
+        self.name, self.architecture = type(oracle).__name__, oracle.architecture
+        self.layers, self.vocabulary = oracle.layers, oracle.vocabulary
+
+    @property
+    def turns(self) -> int:
+        """Passes over all layers: one a step, and the full pass."""
+        return self._steps + 1
+
+    @property
+    def read(self) -> int:
+        """Weights that this process has read, each time counted."""
+        return self._window.read
+
+    def run(self, progress: Callable[[Progress], None] = lambda _: None) -> None:
+        """Go on where the state was left, to the end. Raises BadInput on a damaged state and on weights cut short."""
+        place = self._state.place(len(self._prompts))
+        while not (place.turn == self._steps and place.layer == self.layers):
+            place = self._next_tokens(place) if place.layer == self.layers else self._next_layer(place)
+            self._state.keep(place)
+            progress(Progress(place.turn, self.turns, place.layer, self.layers, self.read))
+        self._found = place
+
+    def greedy(self, prompt: Sequence[int] | I64, steps: int) -> I64:
+        """The tokens (steps,) that were chosen after one of the prompts."""
+        given = [int(i) for i in prompt]
+        for row, known in enumerate(self._prompts):
+            if known.tolist() == given and steps == self._steps:
+                chosen: I64 = self._done().tokens[row]
+                return chosen
+        raise BadInput(f"{len(given)} tokens, {steps} steps: the streamed oracle knows only what it was made for")
+
+    def logits(self, ids: Sequence[int] | I64) -> F64:
+        """Logits (tokens, vocabulary) of one of the prompts with what was chosen after it, but the last token."""
+        given, done = [int(i) for i in ids], self._done()
+        for row in range(len(self._prompts)):
+            if self._entering(self._steps, done.tokens)[row].tolist() == given:
+                logits: F64 = self._oracle._head(done.states[row])
+                self._window.release()
+                return logits
+        raise BadInput(f"{len(given)} tokens: the streamed oracle knows only the rows that it was made for")
+
+    def _done(self) -> Place:
+        if self._found is None:
+            raise RuntimeError("run() comes first")
+        return self._found
+
+    def _entering(self, turn: int, tokens: I64) -> list[I64]:
+        """The ids that go into pass `turn`, a row each: a prompt, the last token, at the end the whole row."""
+        if turn == 0:
+            return self._prompts
+        if turn < self._steps:
+            return [chosen[turn - 1 : turn] for chosen in tokens]
+        return [np.concatenate([row, tokens[i, :-1]]) for i, row in enumerate(self._prompts)]
+
+    def _next_layer(self, place: Place) -> Place:
+        states: Sequence[F64] = place.states
+        if place.layer == 0:
+            states = [self._oracle._embed(ids) for ids in self._entering(place.turn, place.tokens)]
+        caches = self._caches(place.turn, place.layer)
+        after = tuple(self._oracle._layer(place.layer, x, cache) for x, cache in zip(states, caches, strict=True))
+        self._window.release()
+        if place.turn < self._steps - 1:  # neither the last choice nor the full pass is decoded from
+            self._state.keep_keys_and_values(place.layer, [cache._stored[place.layer] for cache in caches])
+        return Place(place.turn, place.layer + 1, place.tokens, after)
+
+    def _next_tokens(self, place: Place) -> Place:
+        # All rows at once, so that the head is read once; the full pass says whether a choice was right.
+        last = np.concatenate([states[-1:] for states in place.states])
+        chosen = self._oracle._head(last).argmax(axis=-1)
+        self._window.release()
+        return Place(place.turn + 1, 0, np.concatenate([place.tokens, chosen[:, None]], axis=1), ())
+
+    def _caches(self, turn: int, layer: int) -> list[KeyValues]:
+        caches = [self._oracle.cache() for _ in self._prompts]
+        if 0 < turn < self._steps:
+            lengths = [len(row) + turn - 1 for row in self._prompts]
+            kept = self._state.keys_and_values(layer, lengths)
+            for cache, length, (keys, values) in zip(caches, lengths, kept, strict=True):
+                cache.extend(layer, keys, values)
+                cache.length = length
+        return caches

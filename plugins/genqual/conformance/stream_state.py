@@ -1,0 +1,124 @@
+"""What a streamed oracle keeps on disk between layers, so that it can be interrupted. Pure but for these files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from genqual.conformance.oracle_core import F64, I64
+from genqual.errors import BadInput
+
+_VERSION: Final = 1
+_STATE: Final = "state.safetensors"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a run is: `states` (a row's tokens, hidden), one array a row, are what goes into `layer` in pass `turn`.
+
+    `tokens` (rows, tokens chosen so far). At layer 0 there are no states: they are embedded anew.
+    """
+
+    turn: int
+    layer: int
+    tokens: I64
+    states: tuple[F64, ...]
+
+
+class StreamState:
+    """The files of one run, in `folder`; `key` says of what, and files of another key are refused.
+
+    Each file is replaced whole, and carries a digest of its arrays: one that was torn or altered is refused, never
+    computed with. Not flushed to the medium file by file: after a loss of power the digest tells.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self._key = folder, key
+
+    def place(self, rows: int) -> Place:
+        """Where the run was left; its beginning if there is nothing yet. Raises BadInput on a damaged file."""
+        file = self.folder / _STATE
+        if not file.exists():
+            return Place(0, 0, np.zeros((rows, 0), dtype=np.int64), ())
+        arrays, said = self._read(file)
+        states = tuple(arrays[f"row{row}"] for row in range(rows)) if int(said["layer"]) else ()
+        return Place(int(said["turn"]), int(said["layer"]), arrays["tokens"], states)
+
+    def keep(self, place: Place) -> None:
+        """Write where the run is."""
+        arrays: dict[str, NDArray[Any]] = {"tokens": place.tokens}
+        arrays |= {f"row{row}": states for row, states in enumerate(place.states)}
+        self._write(self.folder / _STATE, arrays, {"turn": str(place.turn), "layer": str(place.layer)})
+
+    def keys_and_values(self, layer: int, lengths: Sequence[int]) -> list[tuple[F64, F64]]:
+        """The first `lengths` tokens of each row's keys and values of `layer`, (heads, tokens, width) each.
+
+        A run that was interrupted between this file and the state has one token more here. Raises BadInput on a file
+        that is damaged, missing or shorter.
+        """
+        file = self.folder / f"layer{layer:03d}.safetensors"
+        if not file.exists():
+            raise BadInput(f"{file} is missing, {_STATE} beside it needs it: {self._mend()}")
+        arrays, _ = self._read(file)
+        found = []
+        for row, length in enumerate(lengths):
+            keys, values = arrays[f"keys{row}"], arrays[f"values{row}"]
+            if keys.shape[1] < length:
+                raise BadInput(f"{file} holds {keys.shape[1]} tokens of row {row}, not {length}: {self._mend()}")
+            found.append((keys[:, :length], values[:, :length]))
+        return found
+
+    def keep_keys_and_values(self, layer: int, rows: Sequence[tuple[F64, F64]]) -> None:
+        """Write each row's keys and values of `layer`."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for row, (keys, values) in enumerate(rows):
+            arrays |= {f"keys{row}": keys, f"values{row}": values}
+        self._write(self.folder / f"layer{layer:03d}.safetensors", arrays, {})
+
+    def remove(self) -> None:
+        """Take everything away: the run is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, file: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> None:
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        said = {**said, "version": str(_VERSION), "key": self._key}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(file.name + ".new")
+        new.write_bytes(save(whole, {**said, "digest": _digest(whole, said)}))
+        new.replace(file)
+
+    def _read(self, file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+        try:
+            with safe_open(str(file), framework="np") as opened:
+                said = dict(opened.metadata() or {})
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - safe_open is no mapping
+        except SafetensorError as error:
+            raise BadInput(f"{file} cannot be read ({error}): it was cut short or altered; {self._mend()}") from error
+        if said.pop("digest", None) != _digest(arrays, said):
+            raise BadInput(f"{file} is not what was written: its digest differs; {self._mend()}")
+        if said["version"] != str(_VERSION) or said["key"] != self._key:
+            raise BadInput(
+                f"{file} belongs to another run (other weights, prompts, steps, oracle or NumPy); {self._mend()}"
+            )
+        return arrays, said
+
+    def _mend(self) -> str:
+        return f"delete {self.folder} and run the same command again, it begins anew"
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> str:
+    whole = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        whole.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        whole.update(np.ascontiguousarray(array).reshape(-1).data)
+    return whole.hexdigest()
