@@ -144,3 +144,18 @@ def test_an_honest_engine_passes_however_its_text_goes(seed: int) -> None:
 def test_a_random_text_never_passes(seed: int) -> None:
     tokens = np.random.default_rng(seed).integers(0, 64, (2, STEPS))
     assert not judged(tokens.tolist()).passed
+
+
+def test_an_id_at_the_edge_of_the_vocabulary_is_not_a_token() -> None:
+    assert "ids below 64" in judged(changed(1, s5=64), rescore=False).explanation
+    assert "ids below 64" not in judged(changed(1, s5=63), rescore=False).explanation
+    assert judged(changed(1, s5=-1), rescore=False).status == "fail"
+
+
+def test_what_was_judged_and_what_left_is_counted_where_nothing_is_scored_again() -> None:
+    honest = judged(changed(0, s2=50), rescore=False)
+    assert honest.passed
+    assert (honest.judged, honest.flips, honest.flips_beyond_margin) == (6 + 3, 1, 0)
+    wrong = judged(changed(0, s2=7), rescore=False)
+    assert wrong.status == "fail"
+    assert (wrong.judged, wrong.flips, wrong.flips_beyond_margin, wrong.worst) == (6 + 3, 1, 1, (2, 0))
