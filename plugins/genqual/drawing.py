@@ -11,6 +11,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.database import DirectoryBasedExampleDatabase
+from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance.judgement import Judgement
@@ -77,6 +78,13 @@ def search(
     except _Wrong:
         example, found = seen[-1]  # the last one tried is the smallest: Hypothesis repeats it to raise
         text = f"{found.explanation} Smallest example of {len(seen)} tried: {_said(example)}."
+        return replace(found, explanation=text)
+    except Flaky:  # Hypothesis repeats an example before it says so; an engine that remembers need not repeat itself
+        example, found = [pair for pair in seen if not pair[1].passed][-1]
+        text = (
+            f"{found.explanation} Example: {_said(example)}; it passed when it was tried again, so what the engine says"
+            " depends on the requests before."
+        )
         return replace(found, explanation=text)
     except _Ended as end:
         if end.__cause__ is not None:

@@ -130,6 +130,7 @@ def test_real_faults_are_found_one_after_the_other_and_honest_runs_pass(tmp_path
     assert matrix.lanes("remembered", "test_a_request_leaves_nothing_behind") == "F"
     assert matrix.lanes("sign_flip", "test_logits_match_the_oracle") == "F"
     assert len(matrix.honest()) > 60
+    assert not [cell for cell in matrix.cells if "Traceback" in cell.why or str(Path(__file__).parents[2]) in cell.why]
     before = len(matrix.cells)
     again = run(tmp_path, HONEST, "causal_leak", more=("--out", str(tmp_path)))
     assert again.returncode == 0, again.stdout + again.stderr

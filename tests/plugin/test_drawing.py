@@ -34,6 +34,21 @@ def test_without_shrinking_the_first_is_reported() -> None:
     assert len(seen) <= 5
 
 
+def test_an_engine_that_remembers_fails_in_words() -> None:
+    """Hypothesis tries a failing example again, and calls it flaky where that passes; to us it is a failure."""
+    seen: list[int] = []
+
+    def check(n: int) -> Judgement:
+        seen.append(n)
+        return verdict(len(seen) != 3)
+
+    for shrink in (True, False):
+        seen.clear()
+        found = search("p", check, {"n": st.integers(0, 1000)}, 15, Search(shrink=shrink))
+        assert found.status == "fail"
+        assert f"Example: n = {seen[2]}; it passed when it was tried again" in found.explanation
+
+
 def test_a_verdict_draws_the_same_in_every_run_and_no_more_than_asked() -> None:
     def drawn() -> list[list[int]]:
         seen: list[list[int]] = []

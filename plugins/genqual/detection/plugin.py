@@ -191,7 +191,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             outcome = "not judged"  # the fault could not be put there
         if report.outcome == "skipped" and found.get("genqual_verdict") == "not_applicable":
             outcome = "not applicable"
-        why = "" if report.passed else " ".join(report.longreprtext.split())[:300]
+        # The exception's own words: a report's text has a traceback, with the paths of this machine.
+        words = str(call.excinfo.value) if call.excinfo else report.longreprtext
+        why = "" if report.passed else " ".join(words.split())[:300]
         cell = Cell(case.engine, case.ranks, case.model, case.dtype, name, check_of(item), outcome, why)
         item.config.stash[STORE].add(cell)
     return report
