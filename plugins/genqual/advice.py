@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from genqual.conformance.judgement import Judgement
+from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.spec import Case, compute_dtype
 
@@ -24,7 +25,7 @@ def _next(case: Case, judgement: Judgement) -> str:
         return ""
     ranks = f" --ranks {case.ranks}" if case.ranks > 1 else ""
     named = "" if case.engine == "transformers" else f" --engine {case.engine}"
-    device = "" if case.device == "xeon" else f" --device {case.device}"
+    device = "" if case.device == processor().name else f" --device {case.device}"
     return (
         f"First layer that is wrong, if a single pass is: `genqual bisect {case.model}{named}{device}{ranks} --dtype "
         f"{compute_dtype(case.dtype)}`."

@@ -28,6 +28,9 @@ SCHEMES: Final[Mapping[str, Dtype]] = {
 PRECISIONS: Final[tuple[str, ...]] = (*DTYPES, *SCHEMES)
 """What a case may declare: a dtype, or a quantisation scheme."""
 
+PROCESSORS: Final = frozenset({"cpu", "xeon"})
+"""The devices whose places are cores of the host's own processor."""
+
 
 def compute_dtype(precision: str) -> str:
     """The dtype of activations, and of weights that stay as they are, under a declared `precision`."""

@@ -32,6 +32,7 @@ from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.spec import Case
+from tests.here import CPU
 
 Line = tuple[str, str, str, str, str, str, str, str]
 HEAD: Line = ("model", "dtype", "what", "nrms", "ratio", "flips", "sigmas", "verdict")
@@ -77,7 +78,7 @@ def lines(pool: Pool, logs: Path, model: str) -> Iterator[Line]:
             ]
             if ranks > 1 and architecture == "llama" and resolve(model).source != "embedded":
                 continue  # nine heads of SmolLM2 do not divide by two
-            generator = started(pool, logs, Case("xeon", name, model, dtype, ranks))
+            generator = started(pool, logs, Case(CPU, name, model, dtype, ranks))
             where = "" if ranks == 1 else f", {name} x{ranks}"
             yield said(reference, dtype, f"honest{where}", generator.score(batch, reference.forced))
             yield said(reference, dtype, f"honest, padded{where}", generator.score(wide, reference.forced))
@@ -88,16 +89,16 @@ def lines(pool: Pool, logs: Path, model: str) -> Iterator[Line]:
 
 
 def started(pool: Pool, logs: Path, case: Case) -> Generator:
-    xeon, spec = device(case.device), engine(case.engine)
+    place, spec = device(case.device), engine(case.engine)
     return Generator(
         pool,
         GroupPlan(
             case=case,
             implementation=spec.implementation,
             model=resolve(case.model),
-            placement=xeon.place(case.ranks, case.cores_per_rank),
-            torch_device=xeon.torch_device,
-            backend=xeon.backend,
+            placement=place.place(case.ranks, case.cores_per_rank),
+            torch_device=place.torch_device,
+            backend=place.backend,
             logs=logs,
             options=dict(spec.options),
         ),

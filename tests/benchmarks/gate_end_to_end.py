@@ -33,6 +33,7 @@ from genqual.performance import baseline
 from genqual.rebasing import merged
 from tests.benchmarks.gate_launches import ROOT, competing
 from tests.benchmarks.ratios import table
+from tests.here import CPU
 
 CASE: Final = ("--engine", "transformers", "--dtype", "bf16", "--ranks", "1", "--batch-sizes", "1")
 SHAPE: Final = ("--input-lengths", "128", "--new-tokens", "32")
@@ -77,7 +78,7 @@ class Bench:
         start = time.monotonic()
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "xeon", "--benchmark"),
+                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", CPU, "--benchmark"),
                 *(f"--model={self.model}", *CASE, *SHAPE, "-k", "test_time_per_output_token", "--no-upload"),
                 *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}", f"--junitxml={junit}"),
                 *("--gate-budget", "240", *plugin, *more),

@@ -27,6 +27,7 @@ from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.spec import Case, Workload
 from tests.benchmarks.slowdown import SLOW
+from tests.here import CPU
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DECODE: Final = Workload(batch=1, input_length=128, new_tokens=32)
@@ -45,7 +46,7 @@ class Collector:
             if kept["about"] != self.about:
                 raise SystemExit(f"{path} holds launches of {kept['about']}, not of {self.about}; give another --json")
             self.launches = kept["launches"]
-        self._case = Case("xeon", engine_name, model, dtype, ranks)
+        self._case = Case(CPU, engine_name, model, dtype, ranks)
 
     def of(self, arm: str, condition: str) -> list[dict[str, Any]]:
         return [one for one in self.launches if one["arm"] == arm and one["condition"] == condition]
@@ -72,7 +73,7 @@ class Collector:
 
     @contextlib.contextmanager
     def _lists(self, arm: str) -> Iterator[tuple[CaseLaunches, list[Sequence[Reply]]]]:
-        device, spec = devices()["xeon"], engine(self._case.engine)
+        device, spec = devices()[CPU], engine(self._case.engine)
         pool = Pool(1)
         with tempfile.TemporaryDirectory(prefix="genqual-") as logs, slowed(ARMS[arm]):
             plan = GroupPlan(

@@ -22,6 +22,7 @@ from genqual.models.registry import resolve
 from genqual.ranks.pool import Pool
 from genqual.spec import Case
 from tests.benchmarks.fault_table import started
+from tests.here import CPU
 
 WAYS = (
     ("transformers", 1),
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def row(model: str, dtype: str, name: str, ranks: int, repeats: int) -> str:
     """The cells of one way of loading."""
-    reason = engine(name).why_not(device="xeon", dtype=dtype, ranks=ranks, architecture=resolve(model).architecture)
+    reason = engine(name).why_not(device=CPU, dtype=dtype, ranks=ranks, architecture=resolve(model).architecture)
     if reason:
         return f"unsupported | - | {reason} | -"
     runs: list[Loaded] = []
@@ -62,7 +63,7 @@ def row(model: str, dtype: str, name: str, ranks: int, repeats: int) -> str:
         with tempfile.TemporaryDirectory() as logs:
             pool = Pool(1)
             try:
-                loaded = started(pool, Path(logs), Case("xeon", name, model, dtype, ranks)).loaded
+                loaded = started(pool, Path(logs), Case(CPU, name, model, dtype, ranks)).loaded
             except GenqualError as error:
                 return f"{type(error).__name__.lower()} | - | {str(error).partition(': ')[2]} | -"
             finally:

@@ -18,6 +18,7 @@ from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.spec import Case
 from tests.benchmarks.verdict_model import prompt, reference
+from tests.here import CPU
 
 DIRECTORY = Path(os.environ.get("GENQUAL_VERDICT_MODEL", "."))
 CHECKS = int(os.environ.get("GENQUAL_VERDICT_CHECKS", "0"))
@@ -27,14 +28,14 @@ RANKS = int(os.environ.get("GENQUAL_VERDICT_RANKS", "1"))
 def wire(pool: Pool, directory: Path, ranks: int, logs: Path) -> Generator:
     """The only place here that knows how a group comes about."""
     name = "transformers" if ranks == 1 else "deepspeed-inference"
-    xeon, spec = device("xeon"), engine(name)
+    place, spec = device(CPU), engine(name)
     plan = GroupPlan(
-        case=Case("xeon", name, str(directory), "fp32", ranks),
+        case=Case(CPU, name, str(directory), "fp32", ranks),
         implementation=spec.implementation,
         model=ModelSpec("llama-tiny", "directory", str(directory), "llama"),
-        placement=xeon.place(ranks, 1),
-        torch_device=xeon.torch_device,
-        backend=xeon.backend,
+        placement=place.place(ranks, 1),
+        torch_device=place.torch_device,
+        backend=place.backend,
         logs=logs,
         options=dict(spec.options),
     )

@@ -50,14 +50,14 @@ class Tpu:
 
 def test_ours_are_registered_under_their_own_names() -> None:
     found = registry.devices()
-    assert {"cuda", "hpu", "xeon", "xpu"} <= set(found)
+    assert {"cpu", "cuda", "hpu", "xeon", "xpu"} <= set(found)
     assert all(found[name].name == name for name in found)
     assert isinstance(registry.device("xeon"), Xeon)
     assert registry.device("xeon") is registry.devices()["xeon"]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(BadInput, match=r"device 'gaudi': genqual knows cuda, hpu, xeon, xpu"):
+    with pytest.raises(BadInput, match=r"device 'gaudi': genqual knows cpu, cuda, hpu, xeon, xpu"):
         registry.device("gaudi")
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 SCRIPT = """
 import json, sys, torch
 from genqual.engines.fp8 import rounded
+from tests.here import CPU
 print(json.dumps(rounded(torch.tensor(json.loads(sys.stdin.read()))).tolist()))
 """
 
@@ -49,9 +51,9 @@ def test_values_are_rounded_to_e4m3_times_the_scale_of_their_row() -> None:
         assert not np.array_equal(found, row)
 
 
-def test_a_xeon_says_what_it_lacks(tmp_path: Path) -> None:
+def test_a_processor_says_what_it_lacks(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp8", "--no-upload",
+        tmp_path, "-m", CPU, "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp8", "--no-upload",
         "-k", "test_logits_match", "-rs", "--allow-absent",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
@@ -64,7 +66,7 @@ def test_a_xeon_says_what_it_lacks(tmp_path: Path) -> None:
 
 def test_its_emulation_is_judged_by_its_envelope(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--engine", "transformers:emulate=true", "--model", "llama-tiny", "--dtype", "fp8",
+        tmp_path, "-m", CPU, "--engine", "transformers:emulate=true", "--model", "llama-tiny", "--dtype", "fp8",
         "--no-upload", "-k", "oracle",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

@@ -18,6 +18,7 @@ import pytest
 from genqual.models.registry import resolve
 from genqual.models.token_text import export
 from genqual.ranks.launch import free_port
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 pytestmark = pytest.mark.heavy
@@ -33,7 +34,7 @@ class Served:
 
     def options(self, dtype: str = "fp32") -> tuple[str, ...]:
         return (
-            *("-m", "xeon", "--engine", "server", "--model", "llama-tiny", "--dtype", dtype, "--no-upload"),
+            *("-m", CPU, "--engine", "server", "--model", "llama-tiny", "--dtype", dtype, "--no-upload"),
             *("--endpoint", self.url, f"--served-model={self.model}"),
         )
 

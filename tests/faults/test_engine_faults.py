@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 pytestmark = pytest.mark.heavy
@@ -35,7 +36,7 @@ def test_a_fault_of_one_engine_is_found(
 ) -> None:
     inject = ("-p", "tests.faults.inject") if broken else ()
     run = suite(
-        tmp_path, "-m", "xeon and conformance", "--engine", engine, "--model", model, "--dtype", dtype,
+        tmp_path, "-m", f"{CPU} and conformance", "--engine", engine, "--model", model, "--dtype", dtype,
         "--ranks", ranks, *inject, "--no-upload", "-k", FOUND_BY, timeout=500,
         env={"GENQUAL_TEST_FAULT": json.dumps({"name": name})},
     )  # fmt: skip

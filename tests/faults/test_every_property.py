@@ -14,6 +14,7 @@ import pytest
 from genqual.conformance.faults import CATALOGUE
 from genqual.detection.store import HONEST, Store
 from genqual.detection.tables import Matrix
+from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
 FINDERS: Final = {  # on one rank of transformers, llama-tiny, fp32
@@ -104,8 +105,8 @@ def test_each_property_finds_its_fault_and_honest_runs_pass(tmp_path: Path) -> N
 def test_a_model_that_was_widened_is_found_in_its_declared_lane(tmp_path: Path) -> None:
     broken = {"GENQUAL_TEST_FAULT": json.dumps({"name": "widened"})}
     run = suite(
-        tmp_path, "-m", "xeon and conformance", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "bf16",
-        "--no-upload", "-p", "tests.faults.inject", "-k", "really_ran or drift_is", env=broken,
+        tmp_path, "-m", f"{CPU} and conformance", "--engine", "transformers", "--model", "llama-tiny",
+        "--dtype", "bf16", "--no-upload", "-p", "tests.faults.inject", "-k", "really_ran or drift_is", env=broken,
     )  # fmt: skip
     assert "2 failed" in run.stdout, run.stdout
     assert "more exact than bf16 can be" in run.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 # Two tests of one case, in this order: the first loses its rank group, the second must not notice.
@@ -32,7 +33,7 @@ def test_the_true_cause_fails_one_test_and_the_next_passes(
     wanted = {"name": name, "params": params, "only": "test_logits_match_the_oracle"}
     started = time.monotonic()
     run = suite(
-        tmp_path, "-m", "xeon and conformance", *TWO, *TESTS, "-p", "tests.faults.inject", "--no-upload",
+        tmp_path, "-m", f"{CPU} and conformance", *TWO, *TESTS, "-p", "tests.faults.inject", "--no-upload",
         "--deadline-scale", "0.2", env={"GENQUAL_TEST_FAULT": json.dumps(wanted)},
     )  # fmt: skip
     said = run.stdout

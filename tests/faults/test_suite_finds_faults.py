@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 LLAMA = ("--engine", "transformers", "--model", "llama-tiny")
@@ -44,7 +45,7 @@ def failures(output: str) -> set[str]:
 )
 def test_a_fault_is_found(name: str, case: tuple[str, ...], dtype: str, found_by: str, tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon and conformance", *case, "--dtype", dtype, "-p", "tests.faults.inject", "--no-upload",
+        tmp_path, "-m", f"{CPU} and conformance", *case, "--dtype", dtype, "-p", "tests.faults.inject", "--no-upload",
         "-k", found_by, env={"GENQUAL_TEST_FAULT": json.dumps({"name": name})},
     )  # fmt: skip
     assert run.returncode == 1, run.stdout + run.stderr
@@ -55,7 +56,7 @@ def test_a_fault_is_found(name: str, case: tuple[str, ...], dtype: str, found_by
 @pytest.mark.parametrize("case", [LLAMA, BLOOM, COMPILED, TWO], ids=["llama", "bloom", "compiled", "tp2"])
 def test_an_honest_bf16_run_passes_twenty_times_in_a_row(case: tuple[str, ...], tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon and conformance", *case, "--dtype", "bf16", "--no-upload", "-p", "tests.faults.often",
+        tmp_path, "-m", f"{CPU} and conformance", *case, "--dtype", "bf16", "--no-upload", "-p", "tests.faults.often",
         timeout=1200,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

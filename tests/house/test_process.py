@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from tests.here import CPU
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 SPY = """
 import sys
+from tests.here import CPU
 
 def pytest_unconfigure(config):
     heavy = {"torch", "transformers", "deepspeed", "accelerate"} & set(sys.modules)
@@ -32,14 +35,14 @@ def collect(tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_collecting_imports_no_heavy_package(tmp_path: Path) -> None:
-    run = collect(tmp_path, "-m", "xeon or hpu or cuda or xpu", "--benchmark")
+    run = collect(tmp_path, "-m", f"{CPU} or hpu or cuda or xpu", "--benchmark")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "HEAVY []" in run.stdout
-    for case in ("xeon-transformers-llama-tiny-fp32", "hpu-transformers-llama-tiny-bf16", "cuda-", "xpu-"):
+    for case in (f"{CPU}-transformers-llama-tiny-fp32", "hpu-transformers-llama-tiny-bf16", "cuda-", "xpu-"):
         assert case in run.stdout
 
 
 def test_the_spy_would_see_a_heavy_import(tmp_path: Path) -> None:
     (tmp_path / "guilty.py").write_text("import accelerate\n")
-    run = collect(tmp_path, "-m", "xeon", "-p", "guilty")
+    run = collect(tmp_path, "-m", CPU, "-p", "guilty")
     assert "HEAVY ['accelerate'" in run.stdout

@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from tests.here import CPU
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -59,7 +61,7 @@ def test_an_installed_wheel_judges_without_a_checkout(installed: Path, tmp_path:
     assert str(ROOT) not in where.stdout
     run = subprocess.run(
         [
-            *(installed, "-m", "pytest", "--pyargs", "genqual.suites", "-m", "xeon", "-p", "no:cacheprovider"),
+            *(installed, "-m", "pytest", "--pyargs", "genqual.suites", "-m", CPU, "-p", "no:cacheprovider"),
             *("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "-W", "error"),
             *("-k", "test_logits_match_the_oracle", "--strict-markers"),
         ],

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from genqual.devices.registry import devices
+from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
-TINY = ("-m", "xeon", "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "bf16")
+TINY = ("-m", CPU, "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "bf16")
 ONE = ("--batch-sizes", "1", "--input-lengths", "32", "--no-upload", "-k", "test_time_per_output_token")
 
 
@@ -38,14 +39,14 @@ def test_another_build_is_told_from_the_same_one(slowdown: str, wrong: set[str],
     if found["genqual_verdict"] == "regressed":
         assert run.returncode == 1
         assert "REGRESSED" in run.stdout
-        assert "again: pytest -m xeon" in run.stdout
+        assert f"again: pytest -m {CPU}" in run.stdout
         assert float(found["genqual_estimate"]) == pytest.approx(0.5, abs=0.2)
 
 
 def test_a_damaged_baseline_is_named_and_judges_nothing(tmp_path: Path) -> None:
     place = tmp_path / "baselines"
     place.mkdir()
-    file = place / f"{devices()['xeon'].identity().class_id}.json"
+    file = place / f"{devices()[CPU].identity().class_id}.json"
     file.write_text('{"version": 1, "version": 1}')
     run = suite(tmp_path, *TINY, *ONE, f"--baselines={place}")
     assert run.returncode == 1, run.stdout

@@ -15,10 +15,11 @@ from genqual import instances
 from genqual.devices.base import Placement
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import OutOfMemory
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 ASKED = (
-    *("-m", "xeon", "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32"),
+    *("-m", CPU, "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32"),
     *("--batch-sizes", "2", "--input-lengths", "8", "--new-tokens", "5", "-k", "test_instances"),
 )
 

@@ -21,8 +21,9 @@ from genqual.performance.metrics import Metric
 from genqual.performance.verdict import Verdict
 from genqual.rebasing import entry_of, merged, provenance_of
 from genqual.spec import Case, Workload
+from tests.here import CPU
 
-CASE = Case("xeon", "transformers", "llama-30m", "bf16")
+CASE = Case(CPU, "transformers", "llama-30m", "bf16")
 SMALL, LARGE = Workload(1, 128, 32), Workload(4, 128, 32)
 GATED = gated_workloads([Workload(1, 32, 32), SMALL, LARGE])
 MEASURED = Metric("tpot", "s", 0.01, (0.01,), "median", "lower")
@@ -78,7 +79,7 @@ class Fake:
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that judges one metric against `entries` with launches of a script."""
     identity = SimpleNamespace(class_id="a-class", facts={})
-    monkeypatch.setattr(judging, "devices", lambda: {"xeon": SimpleNamespace(identity=lambda: identity)})
+    monkeypatch.setattr(judging, "devices", lambda: {CPU: SimpleNamespace(identity=lambda: identity)})
     monkeypatch.setattr(judging, "identity_here", lambda device: dict(IDENTITY))
     said: list[str] = []
 
@@ -117,7 +118,7 @@ def test_unchanged_launches_pass_after_a_few(gate: Any) -> None:
     assert found.verdict is Verdict.PASS
     assert found.launches == 3
     assert abs(found.estimate) < 0.01
-    assert gate.said[0].startswith("gate: xeon-transformers-llama-30m-bf16 tpot: 3 to 12 launches of about 5 s each")
+    assert gate.said[0].startswith(f"gate: {CPU}-transformers-llama-30m-bf16 tpot: 3 to 12 launches of about 5 s each")
     assert gate.said[1] == "launch 1 of at most 12"
     assert gate.said[2].startswith("launch 2 of at most 12, E=")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 PROFILE = """
@@ -25,7 +26,7 @@ dtypes = ["fp32"]
 def test_a_limit_is_an_item_that_passes_or_fails(tmp_path: Path) -> None:
     profile = tmp_path / "promises.toml"
     profile.write_text(PROFILE)
-    run = suite(tmp_path, "-m", "xeon", "--benchmark", f"--profile={profile}", "-k", "test_a_limit", "--no-upload")
+    run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}", "-k", "test_a_limit", "--no-upload")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "1 failed, 1 passed" in run.stdout
     assert "genqual: limits of the profile" in run.stdout
@@ -34,13 +35,13 @@ def test_a_limit_is_an_item_that_passes_or_fails(tmp_path: Path) -> None:
 
 
 def test_a_profile_without_limits_has_no_such_item(tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", "--benchmark", "--collect-only", "-q")
+    run = suite(tmp_path, "-m", CPU, "--benchmark", "--collect-only", "-q")
     assert "test_a_limit" not in run.stdout
 
 
 def test_a_limit_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     profile = tmp_path / "promises.toml"
     profile.write_text(PROFILE.replace("tpot_ms", "tpot_msec"))
-    run = suite(tmp_path, "-m", "xeon", "--benchmark", f"--profile={profile}")
+    run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}")
     assert run.returncode == 4
     assert "[performance.limits] limit 'tpot_msec': may be ttft_ms, tpot_ms" in run.stdout + run.stderr

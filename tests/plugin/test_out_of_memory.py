@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
 ENGINE = "transformers:host_memory=1500MB"
@@ -16,7 +17,7 @@ TOO_MANY = 16384  # rows of 32 tokens: 200 KB each while they are read
 
 def test_a_batch_that_does_not_fit_is_an_outcome(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--benchmark", "--engine", ENGINE, "--model", "llama-tiny", "--dtype", "fp32",
+        tmp_path, "-m", CPU, "--benchmark", "--engine", ENGINE, "--model", "llama-tiny", "--dtype", "fp32",
         "--batch-sizes", f"2,{TOO_MANY},3", "--input-lengths", "32", "--new-tokens", "3", "-v",
         *(str(ROOT / "suites" / file) for file in ("performance/test_latency.py", "conformance/test_greedy.py")),
         "-k", "test_time_per_output_token or test_logits_match or test_free_run",
@@ -34,7 +35,7 @@ def test_a_batch_that_does_not_fit_is_an_outcome(tmp_path: Path) -> None:
     assert "ran out of memory" in measured[TOO_MANY]["message"]
     judged = [body["outcome"]["status"] for body in bodies if body["kind"] == "judgement"]
     assert judged == ["ok", "ok"]
-    assert len(list((tmp_path / "logs").glob("*/xeon-transformers*"))) == 1  # one group served them all
+    assert len(list((tmp_path / "logs").glob(f"*/{CPU}-transformers*"))) == 1  # one group served them all
 
 
 @pytest.mark.heavy  # a minute of batches
@@ -44,7 +45,7 @@ def test_the_largest_batch_is_found_and_recorded(tmp_path: Path) -> None:
         "[performance]\ninput_lengths = [64]\nnew_tokens = 2\nlargest_batch = 65536\n"
         f"[[performance.cases]]\nengine = '{ENGINE}'\nmodels = ['llama-tiny']\ndtypes = ['fp32']\n"
     )
-    run = suite(tmp_path, "-m", "xeon", "--benchmark", f"--profile={profile}", "-k", "test_largest_batch")
+    run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}", "-k", "test_largest_batch")
     assert run.returncode in (0, 1), run.stdout + run.stderr  # 1: nothing was judged, which is true
     assert "1 passed" in run.stdout
     with sqlite3.connect(tmp_path / "results.db") as database:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
 SMALL = ("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--batch-sizes", "2")
@@ -25,7 +26,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state directory of one small run of everything, with its output beside it."""
     state = tmp_path_factory.mktemp("ran")
     run = suite(
-        state, "-m", "xeon", "--benchmark", *SMALL, *SHORT, f"--junitxml={state}/junit.xml",
+        state, "-m", CPU, "--benchmark", *SMALL, *SHORT, f"--junitxml={state}/junit.xml",
         f"--benchmark-json={state}/bench.json", f"--benchmark-storage=file://{state}/saved", "--benchmark-save=mine",
         "--compare-to=published", f"--report={state}/run.html",
     )  # fmt: skip
@@ -104,7 +105,7 @@ def test_pytest_benchmark_compare_reads_the_saved_run(ran: Path) -> None:
 
 def test_gate_mode_fails_what_was_not_judged(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--benchmark", "--gate", *SMALL, *SHORT, "--no-upload", "-k", "test_time_to_first_token"
+        tmp_path, "-m", CPU, "--benchmark", "--gate", *SMALL, *SHORT, "--no-upload", "-k", "test_time_to_first_token"
     )
     assert run.returncode == 1, run.stdout
     assert "NO BASELINE" in run.stdout
@@ -114,12 +115,14 @@ def test_gate_mode_fails_what_was_not_judged(tmp_path: Path) -> None:
 def test_an_engine_that_cannot_run_here_is_unsupported_and_no_failure(tmp_path: Path) -> None:
     done = suite(
         tmp_path,
-        *("-m", "xeon", "--benchmark", "--engine", "transformers-compiled", "--model", "llama-tiny", "--dtype", "bf16"),
+        *("-m", CPU, "--benchmark", "--engine", "transformers-compiled", "--model", "llama-tiny", "--dtype", "bf16"),
         *("-k", "time_to_first_token or peak_memory or logits_match", "-rs", "--allow-absent"),
         env={"CXX": "no-such-compiler"},
     )
     assert done.returncode == 0, done.stdout
-    assert "unsupported: xeon-transformers-compiled-llama-tiny-bf16: torch.compile needs a C++ compiler" in done.stdout
+    assert (
+        f"unsupported: {CPU}-transformers-compiled-llama-tiny-bf16: torch.compile needs a C++ compiler" in done.stdout
+    )
     assert "passed" not in done.stdout.splitlines()[-1]
     records = [json.loads(line.read_text()) for line in (tmp_path / "spool").rglob("*.json")]
     assert records
@@ -129,7 +132,7 @@ def test_an_engine_that_cannot_run_here_is_unsupported_and_no_failure(tmp_path: 
 def test_a_reference_of_other_weights_is_named_and_fails(tmp_path: Path) -> None:
     references = tmp_path / "references"
     shutil.copytree(ROOT / "baselines" / "references" / "llama-30m", references / "llama-tiny")
-    run = suite(tmp_path, "-m", "xeon", *SMALL, "--no-upload", f"--references={references}", "-k", "test_logits_match")
+    run = suite(tmp_path, "-m", CPU, *SMALL, "--no-upload", f"--references={references}", "-k", "test_logits_match")
     assert run.returncode == 1, run.stdout
     assert "the reference was made from weights 98e06c0e" in run.stdout
     assert "those under test are 09dc2558" in run.stdout
@@ -142,21 +145,21 @@ def test_a_model_without_a_reference_is_judged_by_its_properties(tmp_path: Path)
     model = tmp_path / "somebodys-model"
     shutil.copytree(source, model)
     run = suite(
-        tmp_path, "-m", "xeon", "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
+        tmp_path, "-m", CPU, "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
         "-k", "oracle or cache_equals or repeated_request",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
     assert "2 passed" in run.stdout
     assert "2 no reference" in run.stdout
     assert "genqual reference" in suite(
-        tmp_path, "-m", "xeon", "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
+        tmp_path, "-m", CPU, "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
         "-k", "test_logits_match", "--gate",
     ).stdout  # fmt: skip
 
 
 def test_a_path_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
     run = suite(
-        Path("/proc/genqual"), "-m", "xeon", *SMALL, "-k", "test_logits_match_the_oracle",
+        Path("/proc/genqual"), "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle",
         env={"TMPDIR": str(tmp_path), "GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
     )  # fmt: skip
     said = run.stdout
@@ -170,7 +173,7 @@ def test_a_path_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
 
 def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", *SMALL, "-k", "test_logits_match_the_oracle", "--require-upload",
+        tmp_path, "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", "--require-upload",
         env={"GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
     )  # fmt: skip
     assert run.returncode == 1, run.stdout
@@ -179,7 +182,7 @@ def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> N
 
 def test_xdist_keeps_a_case_on_one_worker(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--engine", "transformers", "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits"
+        tmp_path, "-m", CPU, "--engine", "transformers", "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits"
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "8 passed, 6 not applicable" in run.stdout

@@ -12,6 +12,7 @@ from genqual import profiles
 from genqual.errors import BadInput
 from genqual.options import Options
 from genqual.paths import data_dir
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 PUBLISHED = ("bloom-176b", "bloomz-7b", "bloomz-7b-synapse-1.10", "llama2-intel")
@@ -86,7 +87,7 @@ def test_a_model_without_a_stand_in_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_whole_and_the_miniature_can_be_collected(name: str, tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", "--benchmark", f"--profile={name}", "--miniature", "--collect-only", "-q")
+    run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={name}", "--miniature", "--collect-only", "-q")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "-tiny-" in run.stdout
 
@@ -95,7 +96,7 @@ def test_the_whole_and_the_miniature_can_be_collected(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_miniature_runs(name: str, tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--benchmark", f"--profile={name}", "--miniature", "--no-upload", "-k",
+        tmp_path, "-m", CPU, "--benchmark", f"--profile={name}", "--miniature", "--no-upload", "-k",
         "test_output_tokens_per_second or test_timed_text", "--deadline-scale", "4", timeout=1500,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

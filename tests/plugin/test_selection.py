@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from genqual import markers
+from tests.here import CPU
 from tests.plugin.suite import suite
 
 DEVICES = ("cuda", "hpu", "xeon", "xpu")
@@ -49,14 +50,14 @@ def test_an_absent_device_may_be_allowed(tmp_path: Path) -> None:
 
 
 def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", "-k", "no_test_is_called_this")
+    run = suite(tmp_path, "-m", CPU, "-k", "no_test_is_called_this")
     assert run.returncode == 1, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ranks", "300"], ["--ranks 300", "xeon"]),
+        (["--ranks", "300"], ["--ranks 300", f"{CPU} core"]),
         (["--ranks", "0"], ["0 cannot be a rank count"]),
         (["--batch-sizes", "0"], ["0 cannot be a batch size", "the smallest is 1"]),
         (["--input-lengths", "many"], ["'many' is not a list of input length"]),
@@ -72,7 +73,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
     ],
 )
 def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", *arguments)
+    run = suite(tmp_path, "-m", CPU, *arguments)
     said = run.stdout + run.stderr
     assert run.returncode == 4, said
     for word in words:
@@ -86,7 +87,7 @@ def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path
     (model / "config.json").write_text(json.dumps({"model_type": "llama"}))
     header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 7)
-    run = suite(tmp_path, "-m", "xeon", f"--model={model}")
+    run = suite(tmp_path, "-m", CPU, f"--model={model}")
     said = run.stdout + run.stderr
     assert run.returncode == 4, said
     assert "model.safetensors" in said
@@ -106,45 +107,45 @@ def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path
 def test_a_profile_is_checked(text: str, words: list[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
-    run = suite(tmp_path, "-m", "xeon", f"--profile={path}")
+    run = suite(tmp_path, "-m", CPU, f"--profile={path}")
     assert run.returncode == 4, run.stdout + run.stderr
     for word in (*words, "mine.toml"):
         assert word in run.stdout + run.stderr
 
 
 def test_a_path_after_a_space_would_lose_the_settings(tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", "--model", str(tmp_path))
+    run = suite(tmp_path, "-m", CPU, "--model", str(tmp_path))
     assert run.returncode == 4, run.stdout + run.stderr
     assert f"write --model={tmp_path}" in run.stdout + run.stderr
 
 
 def test_performance_needs_benchmark(tmp_path: Path) -> None:
-    plain = suite(tmp_path, "-m", "xeon", "--collect-only", "-q")
-    timed = suite(tmp_path, "-m", "xeon", "--collect-only", "-q", "--benchmark")
+    plain = suite(tmp_path, "-m", CPU, "--collect-only", "-q")
+    timed = suite(tmp_path, "-m", CPU, "--collect-only", "-q", "--benchmark")
     assert "test_time_to_first_token" not in plain.stdout
     assert "deselected" in plain.stdout
-    assert "test_time_to_first_token[xeon-transformers-llama-30m-bf16-b1-i32-n32]" in timed.stdout
+    assert f"test_time_to_first_token[{CPU}-transformers-llama-30m-bf16-b1-i32-n32]" in timed.stdout
 
 
 def test_ids_are_stable_and_readable(tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", "--collect-only", "-q")
+    run = suite(tmp_path, "-m", CPU, "--collect-only", "-q")
     for name in (
-        "test_greedy.py::test_logits_match_the_oracle[xeon-transformers-bloom-tiny-fp32]",
-        "test_parallelism.py::test_tensor_parallel_degree[xeon-deepspeed-inference-tp2-llama-tiny-bf16]",
+        f"test_greedy.py::test_logits_match_the_oracle[{CPU}-transformers-bloom-tiny-fp32]",
+        f"test_parallelism.py::test_tensor_parallel_degree[{CPU}-deepspeed-inference-tp2-llama-tiny-bf16]",
     ):
         assert name in run.stdout
-    assert "test_tensor_parallel_degree[xeon-transformers-" not in run.stdout
+    assert f"test_tensor_parallel_degree[{CPU}-transformers-" not in run.stdout
 
 
 def test_options_narrow_and_override_the_profile(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", "xeon", "--benchmark", "--collect-only", "-q",
+        tmp_path, "-m", CPU, "--benchmark", "--collect-only", "-q",
         "--engine", "transformers-compiled", "--model", "llama-tiny", "--dtype", "fp32",
         "--batch-sizes", "3", "--input-lengths", "7,9", "--new-tokens", "5",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     ids = [line for line in run.stdout.splitlines() if "::" in line]
     assert ids
-    assert all("[xeon-transformers-compiled-llama-tiny-fp32" in line for line in ids)
+    assert all(f"[{CPU}-transformers-compiled-llama-tiny-fp32" in line for line in ids)
     latency = [line for line in ids if "test_time_per_output_token" in line]
     assert sorted(line.rsplit("-", 3)[2] for line in latency) == ["i7", "i9"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
 EXAMPLE = f"{sys.executable} {ROOT / 'docs' / 'examples' / 'numpy_engine.py'}"
-EXTERNAL = ("-m", "xeon", "--engine", "external", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload")
+EXTERNAL = ("-m", CPU, "--engine", "external", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload")
 
 
 def test_the_example_of_the_docs_is_qualified_at_its_tier(tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_the_example_of_the_docs_is_qualified_at_its_tier(tmp_path: Path) -> Non
         skipped = cases[name].find("skipped")
         assert skipped is not None, f"{name} passed without any logits"
         assert "NOT APPLICABLE" in str(skipped.get("message"))
-    assert "3 x NOT APPLICABLE: xeon-external-llama-tiny-fp32: this property needs logits; external" in run.stdout
+    assert f"3 x NOT APPLICABLE: {CPU}-external-llama-tiny-fp32: this property needs logits; external" in run.stdout
     assert "this property needs weights; external gives tokens only" in run.stdout
 
 
@@ -52,7 +53,7 @@ def test_the_broken_example_fails(fault: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_missing_or_secret_is_told(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    run = suite(tmp_path, "-m", "xeon", *arguments)
+    run = suite(tmp_path, "-m", CPU, *arguments)
     said = run.stdout + run.stderr
     assert run.returncode == 4, said
     for word in words:

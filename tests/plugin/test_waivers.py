@@ -9,15 +9,16 @@ import pytest
 
 from genqual.errors import BadInput
 from genqual.waivers import Register, read
+from tests.here import CPU
 from tests.plugin.suite import suite
 
-TEST = "test_greedy.py::test_every_logit_is_finite[xeon-transformers-llama-tiny-fp32]"
+TEST = f"test_greedy.py::test_every_logit_is_finite[{CPU}-transformers-llama-tiny-fp32]"
 GOOD = f'[[waiver]]\ntest = "{TEST}"\nsays = "not finite"\nissue = "tracker 12"\nexpires = 2999-01-01\n'
-RUN = ("-m", "xeon and conformance", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32")
+RUN = ("-m", f"{CPU} and conformance", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32")
 
 
 def written(folder: Path, text: str) -> Path:
-    file = folder / "xeon.toml"
+    file = folder / f"{CPU}.toml"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -41,7 +42,7 @@ def test_a_waiver_names_one_test_one_failure_and_where(tmp_path: Path) -> None:
         (('issue = "tracker 12"\n', ""), "issue missing"),
         (('"tracker 12"', '" "'), "issue is empty"),
         (("2999-01-01", '"2999-01-01"'), "without quotes"),
-        (("[xeon-transformers-llama-tiny-fp32]", ""), "one test of one case"),
+        ((f"[{CPU}-transformers-llama-tiny-fp32]", ""), "one test of one case"),
         (('"not finite"', '".*"'), "every message"),
         (('"not finite"', '"("'), "not a regular expression"),
         (("issue =", "isue = 1\nissue ="), "unknown isue"),

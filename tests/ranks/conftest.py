@@ -16,13 +16,14 @@ from genqual.ranks.leases import Leases
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.spec import Case
+from tests.here import CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 PlanOf = Callable[..., GroupPlan]
 
 
 def stand_in_plan(logs: Path, engine: str = "StandIn", *, ranks: int = 2, **changes: Any) -> GroupPlan:
-    case = Case(device="xeon", engine=f"{engine.lower()}", model="none", dtype="fp32", ranks=ranks)
+    case = Case(device=CPU, engine=f"{engine.lower()}", model="none", dtype="fp32", ranks=ranks)
     values: dict[str, Any] = {
         "case": case,
         "implementation": f"tests.ranks.stand_in:{engine}",

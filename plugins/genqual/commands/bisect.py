@@ -15,7 +15,7 @@ from genqual.conformance import bisect as places
 from genqual.conformance.faults import fault
 from genqual.conformance.oracle import oracle_for
 from genqual.conformance.oracle_core import CausalOracle
-from genqual.devices.registry import device
+from genqual.devices.registry import device, processor
 from genqual.engines.registry import engine as engine_called
 from genqual.errors import BadInput
 from genqual.models import weights
@@ -31,7 +31,7 @@ from genqual.spec import Case
 @click.argument("model")
 @click.option("--engine", "engine_name", default="transformers", show_default=True)
 @click.option("--dtype", default="fp32", show_default=True)
-@click.option("--device", "device_name", default="xeon", show_default=True)
+@click.option("--device", "device_name", default=lambda: processor().name, show_default="this host's processor")
 @click.option("--ranks", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--tokens", help="Ids of the row, with commas between.  [default: the first BLOOM prompt]")
 @click.option("--fault", "fault_name", help="Put this fault in first: to see what the command says of it.")

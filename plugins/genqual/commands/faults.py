@@ -14,6 +14,7 @@ from genqual.conformance.faults import CATALOGUE, Fault, fault
 from genqual.detection.page import page
 from genqual.detection.store import HONEST, Store
 from genqual.detection.tables import Matrix, draw, titled
+from genqual.devices.registry import processor
 from genqual.errors import BadInput
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
@@ -165,7 +166,7 @@ def judge_with(names: Sequence[str], store: Path, engine: str, ranks: int, model
     click.echo(f"{engine} x{ranks}, {model}, {dtype}: {len(fitting)} faults fit; those not judged yet:", err=True)
     command = [
         *(sys.executable, "-m", "pytest", str(data_dir("suites") / "conformance"), "-p", "genqual.detection.plugin"),
-        *("-m", "conformance and xeon"),
+        *("-m", f"conformance and {processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
         *("--tb=no", "-q", "-q", "--no-summary", "-p", "no:cacheprovider", f"--state-dir={store.absolute()}.state"),

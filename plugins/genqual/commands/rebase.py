@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from genqual import profiles
-from genqual.devices.registry import devices
+from genqual.devices.registry import devices, processor
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
@@ -32,7 +32,12 @@ from genqual.spec import Case, Workload
 
 
 @click.command("rebase")
-@click.option("--device", default="xeon", show_default=True, help="The device to measure on.")
+@click.option(
+    "--device",
+    default=lambda: processor().name,
+    show_default="this host's processor",
+    help="The device to measure on.",
+)
 @click.option("--profile", default="embedded", show_default=True, help="Where cases and workloads come from.")
 @click.option("--model", "models", multiple=True, metavar="NAME", help="Models; may be repeated. [default: profile's]")
 @click.option("--engine", "engines", multiple=True, metavar="NAME", help="Engines; may be repeated.")

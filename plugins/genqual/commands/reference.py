@@ -21,7 +21,7 @@ from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.judge_own import rows_of
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference
-from genqual.devices.registry import devices
+from genqual.devices.registry import processor
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import BadInput, Unsupported
@@ -215,14 +215,14 @@ def side_by_side(rows: Sequence[Scores]) -> Scores:
 def cpu_generator(spec: ModelSpec, dtype: str, attention: str, *, stream: bool = False) -> Iterator[Generator]:
     """One rank of plain transformers on the CPU, ended afterwards; with `stream` its weights are offloaded to disk."""
     offloads = stream or dtype == "int8-bitsandbytes"
-    device, eager = devices()["xeon"], engine("accelerate" if offloads else "transformers")
+    device, eager = processor(), engine("accelerate" if offloads else "transformers")
     presence = device.probe()
     if not presence.present:
         raise BadInput(
-            f"envelopes are measured on a Xeon, and {presence.probe} found {presence.found}; make the reference with "
-            "--schemes '' (fp32 verdicts only), or on a host that has one"
+            f"envelopes are measured on a processor, and {presence.probe} found {presence.found}; make the reference "
+            "with --schemes '' (fp32 verdicts only), or on a host that has one"
         )
-    case = Case("xeon", eager.name, spec.name, dtype)
+    case = Case(device.name, eager.name, spec.name, dtype)
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=say)
         plan = GroupPlan(

@@ -45,7 +45,7 @@ class HardwareIdentity:
 class Device(Protocol):
     """A kind of hardware. One file an implementation, registered under the entry point group `genqual.devices`."""
 
-    name: str  # the mark: xeon, cuda, hpu, xpu
+    name: str  # the mark: xeon, cpu, cuda, hpu, xpu
     torch_device: str  # what a rank passes to torch: cpu, cuda, hpu, xpu
     backend: str  # torch.distributed backend: gloo, nccl, hccl, xccl
     exclusive: bool  # True when a second process cannot open it while a group lives (Gaudi)

@@ -30,6 +30,14 @@ ISA: Final = (
     "amx_int8",
     "amx_bf16",
     "amx_fp16",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "sve",
+    "sve2",
+    "i8mm",
+    "bf16",
+    "sme",
 )
 
 
@@ -76,6 +84,9 @@ class CpuInfo:
             ("avx512_vnni", "avx512-vnni"),
             ("avx512f", "avx512"),
             ("avx2", "avx2"),
+            ("bf16", "arm-bf16"),  # Arm's names: BFMMLA, SVE, NEON
+            ("sve", "sve"),
+            ("asimd", "neon"),
         ):
             if flag in self.flags:
                 return tier
@@ -84,7 +95,7 @@ class CpuInfo:
     @property
     def sku(self) -> str:
         """The brand without its common words: `platinum-8480plus`, `2700mhz`; empty where it says only Xeon."""
-        text = re.sub(r"\((r|tm)\)|\b(intel|xeon|processor|cpu)\b", " ", (self.brand or "").lower())
+        text = re.sub(r"\((r|tm)\)|\b(intel|xeon|amd|processor|cpu)\b", " ", (self.brand or "").lower())
         # No dot may remain: the class names a file, and with_suffix() would cut it there.
         text = re.sub(r"(\d+\.\d+)ghz", lambda m: f"{round(float(m[1]) * 1000)}mhz", text).replace("+", "plus")
         return slug(text)
@@ -114,8 +125,8 @@ def read_cpuinfo(root: Path) -> CpuInfo | None:
         cpus=tuple(_cpu(block) for block in cpus),
         vendor=first.get("vendor_id", first.get("CPU implementer")),
         brand=first.get("model name"),
-        family=whole(first.get("cpu family")),
-        model=whole(first.get("model")),
+        family=whole(first.get("cpu family", first.get("CPU architecture"))),
+        model=whole(first.get("model")) if "model" in first else whole(first.get("CPU part"), 16),
         stepping=whole(first.get("stepping")),
         microcode=first.get("microcode"),
         flags=frozenset(first.get("flags", first.get("Features", "")).split()),

@@ -29,6 +29,13 @@ def device(name: str) -> Device:
 
 
 @cache
+def processor() -> Device:
+    """The device of this host's own processor: `cpu` where that is present, else `xeon`, present or not."""
+    other = device("cpu")
+    return other if other.probe().present else device("xeon")
+
+
+@cache
 def _loaded() -> tuple[tuple[str, Device], ...]:
     found: dict[str, tuple[EntryPoint, Device]] = {}
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):

@@ -10,7 +10,7 @@ from genqual.results.accuracy import Accuracy
 from genqual.results.cells import Cell
 from genqual.results.metric import Metric
 from genqual.results.record import Record
-from genqual.spec import Json
+from genqual.spec import PROCESSORS, Json
 
 COMMON: Final = ("model", "dtype", "workload", "definition")
 """What two rows must share to be compared at all: everything but hardware and engine."""
@@ -115,4 +115,4 @@ def differences(one: Record, other: Record) -> Iterable[str]:
 
 def _places(record: Record) -> str:
     """What a place is: a core or a card; sixteen cores are not sixteen cards."""
-    return "core" if record.system.device == "xeon" else "card"
+    return "core" if record.system.device in PROCESSORS else "card"

@@ -13,6 +13,7 @@ from genqual.results.accuracy import Accuracy
 from genqual.results.cells import Cell, cells
 from genqual.results.prices import Price, price_of, rate
 from genqual.results.record import Record
+from genqual.spec import PROCESSORS
 
 LIMIT: Final = 2000  # rows on one page: what stays below 3 MB
 _WALL: Final = ("e2e", "msec_per_token", "s_per_token")
@@ -102,7 +103,7 @@ def devices_used(record: Record) -> int:
     """Cards that were used; of CPUs, whose places are cores, the sockets that those cores fill."""
     facts, used = record.system.facts, record.system.used
     sockets, cores = facts.get("sockets"), facts.get("cores")
-    if record.system.device != "xeon" or not (
+    if record.system.device not in PROCESSORS or not (
         isinstance(sockets, int) and isinstance(cores, int) and sockets and cores
     ):
         return used
