@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import click
 
 from genqual.conformance.faults import CATALOGUE, Fault, fault
 from genqual.detection.page import page
+from genqual.detection.runs import TINY, runs_of
 from genqual.detection.store import HONEST, Store
 from genqual.detection.tables import Matrix, draw, titled
 from genqual.devices.registry import processor
@@ -21,8 +23,6 @@ from genqual.paths import data_dir
 from genqual.spec import DTYPES
 
 STORE: Final = Path(".genqual/detection.jsonl")
-MODELS: Final = "llama-tiny,bloom-tiny"
-RUNS: Final = (("transformers", 1), ("deepspeed-inference", 2))  # one rank, and what takes several
 
 
 @click.group("faults")
@@ -85,7 +85,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None) -> Non
         raise BadInput(f"{name} ends or stops a rank: it is a fault of processes, and every test would name its cause")
     ranks = one.min_ranks
     engine = engine or ("transformers" if ranks == 1 and "transformers" in one.engines else sorted(one.engines)[0])
-    model = model or next(m for m in MODELS.split(",") if resolve(m).architecture in one.architectures)
+    model = model or next(m for m in TINY if resolve(m).architecture in one.architectures)
     store = Path(".genqual") / f"fault-{name}.jsonl"
     store.unlink(missing_ok=True)
     judge_with([name], store, engine, ranks, model, dtype)
@@ -99,19 +99,17 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None) -> Non
 
 
 @faults.command("matrix")
-@click.option("--models", default=MODELS, show_default=True, help="Models with a reference.")
-@click.option("--dtypes", default="fp32,bf16", show_default=True, help="fp32 is its lane, the others are declared.")
-@click.option("--faults", "names", help="Only these, with commas between.  [default: all, and honest runs]")
+@click.option("--models", help="Models with a reference.  [default: llama-tiny,bloom-tiny; smollm2-135m in part]")
+@click.option("--dtypes", help="fp32 is its lane, the others are declared.  [default: fp32,bf16; int8-weight in part]")
+@click.option("--faults", "names", help="Only these, wherever they fit.  [default: all, and honest runs]")
 @click.option("--sample", is_flag=True, help="The fixed sample, with honest and equivalent runs: minutes, for a CI.")
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
-@click.option(
-    "--engines", help="Engine:ranks pairs, as transformers:1.  [default: transformers:1,deepspeed-inference:2]"
-)
+@click.option("--engines", help="Engine:ranks pairs, as transformers:1.  [default: the seven ways of the whole matrix]")
 def matrix_(
-    models: str,
-    dtypes: str,
+    models: str | None,
+    dtypes: str | None,
     names: str | None,
     sample: bool,
     store: Path,
@@ -121,6 +119,9 @@ def matrix_(
 ) -> None:
     """Judge every fault with every property, in both lanes, and write the matrix.
 
+    The catalogue is tried on plain transformers; tensor parallel, streams, graphs, offload and int8 with faults that only
+    they can have; and all of these, other kernels and a real model too, with nothing wrong.
+
     Every cell is a line of the store, written when it is judged: a run that was interrupted goes on where it was. Exits
     with 1 when a fault survives without an explanation, or an honest or equivalent run alarms.
     """
@@ -129,10 +130,13 @@ def matrix_(
         if name != HONEST:
             fault(name)
     if not only_show:
-        for engine, ranks in _runs(engines):
-            for model in models.split(","):
-                for dtype in dtypes.split(","):
-                    judge_with(chosen, store, engine, ranks, model, dtype)
+        runs = runs_of(engines, models, dtypes)
+        for model in {name: None for run in runs for name in run.models}:
+            resolve(model)  # what is missing is said before the first hour
+        for run in runs:
+            for model, dtype in itertools.product(run.models, run.dtypes):
+                wanted = [name for name in chosen if names or engines or run.takes(name, model, dtype)]
+                judge_with(wanted, store, run.engine, run.ranks, model, dtype, run.tests)
     matrix = Matrix(Store(store).cells.values())
     if not matrix.cells:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
@@ -152,8 +156,10 @@ def matrix_(
     sys.exit(bool(survivors or alarms))
 
 
-def judge_with(names: Sequence[str], store: Path, engine: str, ranks: int, model: str, dtype: str) -> None:
-    """Run the suite of one case in a pytest of its own, each test once for every fault that fits."""
+def judge_with(
+    names: Sequence[str], store: Path, engine: str, ranks: int, model: str, dtype: str, tests: Sequence[str] = ()
+) -> None:
+    """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits."""
     architecture = resolve(model).architecture
     fitting = []
     for name in names:
@@ -164,8 +170,10 @@ def judge_with(names: Sequence[str], store: Path, engine: str, ranks: int, model
     if not fitting:
         return
     click.echo(f"{engine} x{ranks}, {model}, {dtype}: {len(fitting)} faults fit; those not judged yet:", err=True)
+    suite = data_dir("suites") / "conformance"
+    places = [suite / test for test in tests] or [suite]
     command = [
-        *(sys.executable, "-m", "pytest", str(data_dir("suites") / "conformance"), "-p", "genqual.detection.plugin"),
+        *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.detection.plugin"),
         *("-m", f"conformance and {processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
@@ -175,15 +183,3 @@ def judge_with(names: Sequence[str], store: Path, engine: str, ranks: int, model
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
     if done.returncode not in (0, 1, 5):  # passed, something failed (that is the point), nothing left to judge
         raise BadInput(f"the suite could not be run: pytest ended with {done.returncode}, and says why above")
-
-
-def _runs(engines: str | None) -> list[tuple[str, int]]:
-    if engines is None:
-        return list(RUNS)
-    found = []
-    for pair in engines.split(","):
-        name, _, ranks = pair.rpartition(":")
-        if not name or not ranks.isdigit():
-            raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
-        found.append((name, int(ranks)))
-    return found

@@ -30,6 +30,7 @@ def _summary(matrix: Matrix) -> list[str]:
         f"- {len(matrix.faults)} faults, {len(matrix.faults) - len(survivors)} found, {len(survivors)} survivors.",
         f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms.",
         f"- {len(matrix.cells)} cells over {len(cases)} cases: {'; '.join(cases)}.",
+        f"- Judged on {', '.join(sorted({cell.hardware or 'a host that was not kept' for cell in matrix.cells}))}.",
     ]
     if matrix.unjudged:
         what = Counter(f"{cell.fault} on {cell.engine} x{cell.ranks} {cell.model}" for cell in matrix.unjudged)

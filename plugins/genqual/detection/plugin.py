@@ -19,6 +19,7 @@ from genqual.conformance.faults import CATALOGUE, Fault
 from genqual.conformance.other_rules import RULES, alarms
 from genqual.conformance.reference import Reference
 from genqual.detection.store import HONEST, Cell, Store, key_of
+from genqual.devices.registry import device
 from genqual.engines.base import TokenBatch
 from genqual.errors import GenqualError
 from genqual.models.registry import resolve
@@ -126,13 +127,10 @@ def fits(case: Case, name: str, item: pytest.Item) -> bool:
 
 
 def fits_case(known: Fault, case: Case) -> bool:
-    """Whether the fault can be put into this case; with several ranks, only what takes several."""
+    """Whether the fault can be put into this case."""
     architecture = resolve(case.model).architecture
-    apart = case.ranks == 1 or known.min_ranks > 1 or known.equivalent or known.sample
-    return (
-        known.kind != "rank"
-        and known.fits(engine=case.engine, architecture=architecture, ranks=case.ranks, dtype=case.dtype)
-        and apart
+    return known.kind != "rank" and known.fits(
+        engine=case.engine, architecture=architecture, ranks=case.ranks, dtype=case.dtype
     )
 
 
@@ -147,8 +145,14 @@ def broken(request: pytest.FixtureRequest) -> str:
     if stage.enter(item, case, name):
         progress(item, case, name)
         for check, outcome, why in rules(item, case):
-            store.add(Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why))
+            store.add(cell_of(case, name, check, outcome, why))
     return name
+
+
+def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> Cell:
+    """One cell of `case`, on the hardware that is here."""
+    here = device(case.device).identity().class_id
+    return Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here)
 
 
 def progress(item: pytest.Item, case: Case, name: str) -> None:
@@ -194,8 +198,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
         words = str(call.excinfo.value) if call.excinfo else report.longreprtext
         why = "" if report.passed else " ".join(words.split())[:300]
-        cell = Cell(case.engine, case.ranks, case.model, case.dtype, name, check_of(item), outcome, why)
-        item.config.stash[STORE].add(cell)
+        item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
     return report
 
 

@@ -27,6 +27,7 @@ class Cell:
     check: str  # a test with its own parameters, or the rule of others
     outcome: Outcome
     why: str = ""
+    hardware: str = ""  # the class it was judged on; empty in stores of before it was kept
 
     @property
     def key(self) -> tuple[str, int, str, str, str, str]:

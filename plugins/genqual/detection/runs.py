@@ -1,0 +1,78 @@
+"""Which cases make the whole matrix, and which faults each of them is for. Pure: names only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from genqual.conformance.faults import CATALOGUE
+from genqual.detection.store import HONEST
+from genqual.errors import BadInput
+from genqual.models.registry import resolve
+
+TINY: Final = ("llama-tiny", "bloom-tiny")
+LANES: Final = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way to run models: every fault of the catalogue is tried on `HOME`, on another only what is its own.
+
+    `tests` are files of suites/conformance, all where it is empty; `sample` adds the fixed sample to what is its own;
+    without `faults` only what is right is run.
+    """
+
+    engine: str
+    ranks: int = 1
+    models: tuple[str, ...] = TINY
+    dtypes: tuple[str, ...] = LANES
+    tests: tuple[str, ...] = ()
+    sample: bool = False
+    faults: bool = True
+
+    def takes(self, name: str, model: str, dtype: str) -> bool:
+        """Whether the whole matrix tries this fault here: all on `HOME`, elsewhere what is no fault of `HOME`."""
+        if name == HONEST or CATALOGUE[name].equivalent:
+            return True
+        known, architecture = CATALOGUE[name], resolve(model).architecture
+        engine, ranks = HOME
+        at_home = any(known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in LANES)
+        home = (self.engine, self.ranks) == HOME and dtype in LANES
+        return self.faults and (home or not at_home or (self.sample and known.sample))
+
+
+HOME: Final = ("transformers", 1)
+
+RUNS: Final = (
+    Run(*HOME),
+    Run("deepspeed-inference", 2, sample=True),  # tensor parallel
+    Run("deepspeed-zero", 2),  # streams
+    Run("transformers-compiled"),  # graphs and a static cache
+    Run("accelerate:placement=disk"),  # offload
+    Run("transformers:attn_implementation=eager", faults=False),  # other kernels
+    Run("transformers", dtypes=("int8-weight",)),
+    Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
+)
+"""The whole matrix: `tox -e detection`."""
+
+
+def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
+    """The whole matrix, narrowed to `models` and `dtypes`; or these of `engines`, ENGINE:RANKS. Commas between.
+
+    Raises BadInput for what is no such pair.
+    """
+    if engines is None:
+        narrowed = [replace(run, models=_of(run.models, models), dtypes=_of(run.dtypes, dtypes)) for run in RUNS]
+        return [run for run in narrowed if run.models and run.dtypes]
+    found = []
+    for pair in engines.split(","):
+        name, _, ranks = pair.rpartition(":")
+        if not name or not ranks.isdigit():
+            raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
+        where = tuple(models.split(",")) if models else TINY
+        found.append(Run(name, int(ranks), where, tuple(dtypes.split(",")) if dtypes else LANES))
+    return found
+
+
+def _of(mine: tuple[str, ...], asked: str | None) -> tuple[str, ...]:
+    return mine if asked is None else tuple(name for name in mine if name in asked.split(","))

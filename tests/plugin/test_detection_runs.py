@@ -1,0 +1,68 @@
+"""The whole matrix: every fault has a place in it, and each way of running a model is tried with its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from genqual.conformance.faults import CATALOGUE
+from genqual.detection import runs
+from genqual.detection.store import HONEST
+from genqual.errors import BadInput
+from genqual.models.registry import resolve
+
+TINY = [run for run in runs.RUNS if run.models == runs.TINY]
+
+
+def tried(run: runs.Run, model: str, dtype: str) -> set[str]:
+    architecture = resolve(model).architecture
+    fitting = {
+        name
+        for name, one in CATALOGUE.items()
+        if one.fits(engine=run.engine, architecture=architecture, ranks=run.ranks, dtype=dtype)
+    }
+    return {name for name in fitting if run.takes(name, model, dtype)}
+
+
+def test_no_fault_is_left_out_but_those_of_processes_and_of_peers_in_other_environments() -> None:
+    found = set().union(*(tried(run, model, dtype) for run in TINY for model in run.models for dtype in run.dtypes))
+    left = {name for name, one in CATALOGUE.items() if one.kind not in ("rank", "tokens")} - found
+    assert left == set()
+
+
+def test_each_way_is_tried_with_its_own_faults_and_with_what_is_harmless() -> None:
+    own = {
+        ("deepspeed-inference", 2): {"shard_swapped", "half_allreduce", "one_rank_differs"},
+        ("deepspeed-zero", 2): {"shared_stream"},
+        ("transformers-compiled", 1): {"compiled_only", "stale_input"},
+        ("accelerate:placement=disk", 1): {"not_fetched_back"},
+    }
+    for run in TINY:
+        names = tried(run, "llama-tiny", run.dtypes[0])
+        assert own.get((run.engine, run.ranks), set()) <= names
+        assert any(CATALOGUE[name].equivalent for name in names)
+        assert run.takes(HONEST, "llama-tiny", run.dtypes[0])
+        if (run.engine, run.ranks, run.dtypes) == (*runs.HOME, runs.LANES):
+            assert len(names) >= 60
+        elif not run.sample:
+            assert "stale_kv" not in names
+
+
+def test_a_real_model_and_other_kernels_only_run_what_is_right() -> None:
+    (real,) = [run for run in runs.RUNS if run.models == ("smollm2-135m",)]
+    (kernels,) = [run for run in runs.RUNS if "eager" in run.engine]
+    assert real.tests == ("test_greedy.py",)
+    for run in (real, kernels):
+        assert not run.takes("stale_kv", "llama-tiny", "fp32")
+        assert run.takes("logits_plus_constant", "llama-tiny", "fp32")
+
+
+def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
+    narrowed = runs.runs_of(None, "bloom-tiny", "fp32,int8-weight")
+    assert {run.models for run in narrowed} == {("bloom-tiny",)}
+    assert {dtype for run in narrowed for dtype in run.dtypes} == {"fp32", "int8-weight"}
+    assert runs.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
+        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",))
+    ]
+    for pair in ("transformers", ":2", "transformers:two"):
+        with pytest.raises(BadInput, match="ENGINE:RANKS"):
+            runs.runs_of(pair, None, None)
