@@ -119,8 +119,8 @@ def matrix_(
 ) -> None:
     """Judge every fault with every property, in both lanes, and write the matrix.
 
-    The catalogue is tried on plain transformers; tensor parallel, streams, graphs, offload and int8 with faults only they
-    can have; and all of these, other kernels and a real model too, with nothing wrong.
+    The catalogue is tried on plain transformers; tensor parallel, streams, graphs, offload and int8 with faults of
+    their own; and all of these, other kernels and a real model too, with nothing wrong.
 
     Every cell is a line of the store, written when it is judged: a run that was interrupted goes on where it was. Exits
     with 1 when a fault survives without an explanation, or an honest or equivalent run alarms.
