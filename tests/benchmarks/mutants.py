@@ -3,10 +3,11 @@
     tox -e mutants                            # 30 minutes at most, on a copy of the tree
     tox -e mutants -- --only judge,judgement  # some modules
 
-Each judging module has the quick tests that guard it, and its share of the time. `--suite` mutates suites/conformance
-instead, where a mutant is judged by faults in a live engine (tests/faults/test_every_property.py), minutes each: give
-it a night. Mutants are tried in a fixed shuffled order, so that a budget that ends early is a fair sample. What `|`
-becomes is left out: nearly all of them are types of signatures. Prints the score and the survivors, as diffs.
+Each judging module has the quick tests that guard it, and its share of the time. A mutant of a property in
+suites/conformance is judged on a live engine (tests.benchmarks.suite_mutant, ten seconds each): it is found when that
+property misses its own fault or alarms on a run that is right. Mutants are tried in a fixed shuffled order, so that a
+budget that ends early is a fair sample. What `|` becomes is left out: nearly all of them are types of signatures.
+Prints the score and the survivors, as diffs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from tests.benchmarks.suite_mutant import weakened
+from tests.faults.finders import ELSEWHERE
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONFORMANCE: Final = "plugins/genqual/conformance"
@@ -41,16 +46,20 @@ GUARDS: Final = {  # module: the tests of it, those that notice most first
     "other_rules": "test_judge_text",
     "scores": "test_reference",
 }
+SUITE: Final = {
+    file.stem.removeprefix("test_"): file.name for file in sorted((ROOT / "suites/conformance").glob("test_*"))
+}
+COST: Final = {"suite": 10.0, "judges": 2.0}  # seconds a mutant, to share the time by
 
 
 def main(arguments: list[str]) -> int:
     """Make the copy, run until the budget is spent, report; exits with 0 whatever the score."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks.mutants", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--only", help="some of: " + ", ".join(GUARDS))
-    parser.add_argument("--suite", action="store_true", help="mutate suites/conformance, judged by injected faults")
+    parser.add_argument("--only", help="some of: judges, suite, " + ", ".join([*GUARDS, *SUITE]))
     options = parser.parse_args(arguments)
-    names = ["suite"] if options.suite else options.only.split(",") if options.only else list(GUARDS)
+    names = _named(options.only, parser)
+    weak: list[tuple[str, str, bool]] = []
     with tempfile.TemporaryDirectory(prefix="genqual-mutants-") as folder:
         tree = Path(folder) / "tree"
         ignored = shutil.ignore_patterns(".git", ".tox", ".venv", ".genqual", "__pycache__", ".*_cache", ".hypothesis")
@@ -58,17 +67,52 @@ def main(arguments: list[str]) -> int:
         # By default Python takes an old .pyc for a source of the same size and second: a mutant would not be seen.
         checked = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(tree / "plugins", quiet=1, invalidation_mode=checked)
-        waiting = {name: _begun(name, tree) for name in names}
+        shutil.copytree(ROOT / "suites/conformance", tree / "pristine")
+        if set(names) & set(SUITE):
+            weak = _weakened([SUITE[name] for name in names if name in SUITE], tree)
+        waiting = {name: _begun(name, tree) * COST["suite" if name in SUITE else "judges"] for name in names}
         left, deadline = sum(waiting.values()), time.monotonic() + 60 * options.minutes
-        for name, count in waiting.items():
-            _tried(name, tree, (deadline - time.monotonic()) * count / max(1, left))
-            left -= count
-        report({name: tree / f"{name}.sqlite" for name in names})
+        for name, cost in waiting.items():
+            _tried(name, tree, (deadline - time.monotonic()) * cost / max(1.0, left))
+            left -= cost
+        report({name: tree / f"{name}.sqlite" for name in names}, weak)
     return 0
 
 
-def report(sessions: dict[str, Path]) -> None:
+def _named(only: str | None, parser: argparse.ArgumentParser) -> list[str]:
+    whole = {"judges": list(GUARDS), "suite": list(SUITE)}
+    names = [name for word in (only or "judges,suite").split(",") for name in whole.get(word, [word])]
+    if unknown := [name for name in names if name not in GUARDS and name not in SUITE]:
+        parser.error(f"--only {', '.join(unknown)}: there are judges, suite, {', '.join([*GUARDS, *SUITE])}")
+    return names
+
+
+def _weakened(files: list[str], tree: Path) -> list[tuple[str, str, bool]]:
+    """Every property without its check, and compared with itself: its name, how, whether it was noticed."""
+    found = []
+    for file in files:
+        whole = (tree / "pristine" / file).read_text(encoding="utf-8")
+        place = tree / "suites" / "conformance" / file
+        for test, how, text in weakened(whole):
+            if test in ELSEWHERE:
+                continue  # no fault in an engine shows it
+            place.write_text(text, encoding="utf-8")
+            done = _guard(file, tree)
+            found.append((test, how, done != 0))
+            print(f"  {test}, {how}: {'found' if done else 'SURVIVES'}", flush=True)
+        place.write_text(whole, encoding="utf-8")
+    return found
+
+
+def _guard(file: str, tree: Path) -> int:
+    command = [sys.executable, "-m", "tests.benchmarks.suite_mutant", f"pristine/{file}", f"suites/conformance/{file}"]
+    return subprocess.run(command, cwd=tree, env=_environment(tree), check=False, capture_output=True).returncode
+
+
+def report(sessions: dict[str, Path], weak: Sequence[tuple[str, str, bool]] = ()) -> None:
     """Score and survivors of what was tried, a module a line."""
+    if weak:
+        print(f"properties weakened: {len(weak)} tried, {sum(found for *_, found in weak)} found")
     whole: Counter[str] = Counter()
     lines, survivors = [], []
     for name, session in sessions.items():
@@ -105,12 +149,13 @@ def _begun(name: str, tree: Path) -> int:
     config.write_text(_config(name), encoding="utf-8")
     _cosmic(["init", str(config), str(session)], tree)
     _cosmic(["baseline", str(config)], tree)
+    # Numbers in a suite are sizes of its examples: another size is another example, not a weaker check.
+    left_out = ["%BinaryOperator_BitOr%", *(["%NumberReplacer%"] if name in SUITE else [])]
     with sqlite3.connect(session) as database:
-        database.execute(
-            "delete from work_items where job_id in "
-            "(select job_id from mutation_specs where operator_name like '%BinaryOperator_BitOr%')"
-        )
-        database.execute("delete from mutation_specs where operator_name like '%BinaryOperator_BitOr%'")
+        for operators in left_out:
+            jobs_of = "select job_id from mutation_specs where operator_name like ?"
+            database.execute(f"delete from work_items where job_id in ({jobs_of})", [operators])
+            database.execute("delete from mutation_specs where operator_name like ?", [operators])
         # Work items are taken in the order of the table: make it a fixed random one.
         jobs = [job for (job,) in database.execute("select job_id from work_items order by job_id")]
         random.Random(4).shuffle(jobs)
@@ -127,21 +172,26 @@ def _tried(name: str, tree: Path, seconds: float) -> None:
 
 
 def _config(name: str) -> str:
-    pytest = f"{sys.executable} -m pytest -x -q -p no:cacheprovider"
-    if name == "suite":
-        module, tests, limit = "suites/conformance", "tests/faults/test_every_property.py", 900
+    if name in SUITE:
+        module, limit = f"suites/conformance/{SUITE[name]}", 900
+        command = f"{sys.executable} -m tests.benchmarks.suite_mutant pristine/{SUITE[name]} {module}"
     else:
         module, limit = f"{CONFORMANCE}/{name}.py", 120
         tests = " ".join(f"tests/conformance/{test}.py" for test in GUARDS[name].split())
+        command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {tests}"
     return (
         f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {limit}.0\nexcluded-modules = []\n'
-        f'test-command = "{pytest} {tests}"\n[cosmic-ray.distributor]\nname = "local"\n'
+        f'test-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'
     )
 
 
 def _cosmic(step: list[str], tree: Path, limit: float | None = None) -> None:
-    where = {**os.environ, "PYTHONPATH": str(tree / "plugins"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "cosmic_ray.cli", *step], cwd=tree, env=where, check=True, timeout=limit)
+    command = [sys.executable, "-m", "cosmic_ray.cli", *step]
+    subprocess.run(command, cwd=tree, env=_environment(tree), check=True, timeout=limit)
+
+
+def _environment(tree: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(tree / "plugins"), "OMP_NUM_THREADS": "1"}
 
 
 if __name__ == "__main__":

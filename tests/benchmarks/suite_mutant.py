@@ -1,0 +1,123 @@
+"""Is a change of suites/conformance noticed? Judges the properties that changed by a fault of their own, and honestly.
+
+    python -m tests.benchmarks.suite_mutant PRISTINE_FILE CHANGED_FILE
+
+Exits with 1 when a property that was changed no longer finds its fault of tests/faults/finders.py, alarms on a run that
+is right, or cannot be run; with 0 when nothing notices. `tests.benchmarks.mutants --suite` asks it of every mutant.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from genqual.detection.store import HONEST, Store
+from genqual.detection.tables import Matrix
+from tests.faults.finders import ELSEWHERE, FINDERS, where
+from tests.here import CPU
+
+LIMIT_S: Final = 240
+CHECKS: Final = {"judge_it", "drawn"}
+COMPARISONS: Final = {"same", "judge_bitwise", "judge_same_text", "judge_stopped", "judge_shards", "judge_unmutated"}
+
+
+def weakened(source: str) -> Iterator[tuple[str, str, str]]:
+    """For each property of a file: its name, how it was weakened, and the file then.
+
+    Once without its check; and once with a comparison of a thing with itself, where it compares two.
+    """
+    names = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    for name in names:
+        for how, change in (("its check removed", _Removed()), ("compared with itself", _Itself())):
+            tree = ast.parse(source)
+            test = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+            if name.startswith("test_"):
+                change.visit(test)
+                text = ast.unparse(ast.fix_missing_locations(tree))
+                if changed(source, text):
+                    yield name, how, text
+
+
+class _Removed(ast.NodeTransformer):
+    """Takes out the statements that judge."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        call = node.value
+        judges = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CHECKS
+        return ast.Pass() if judges else node
+
+
+class _Itself(ast.NodeTransformer):
+    """Gives a comparison its first argument twice."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in COMPARISONS and len(node.args) > 1:
+            node.args[1] = node.args[0]
+        return node
+
+
+def changed(pristine: str, mutated: str) -> list[str]:
+    """The tests whose source differs; all of the file where something that they share does."""
+    before, after = (_parts(text) for text in (pristine, mutated))
+    tests = [name for name in before if name.startswith("test_")]
+    if any(before[name] != after.get(name) for name in before if name not in tests):
+        return tests
+    return [name for name in tests if before[name] != after.get(name)]
+
+
+def _parts(text: str) -> dict[str, str]:
+    """Functions by their name with decorators, and what is outside of them as `""`."""
+    found: dict[str, str] = {"": ""}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = ast.dump(node)
+        else:
+            found[""] += ast.dump(node)
+    return found
+
+
+def noticed(test: str, file: Path) -> bool:
+    """Whether its fault is missed, an honest run alarms, or neither could be judged."""
+    run, fault = FINDERS[test]
+    engine, ranks, dtype = where(run)
+    with tempfile.TemporaryDirectory(prefix="genqual-mutant-") as folder:
+        store = Path(folder) / "cells.jsonl"
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", f"{file}::{test}", "-p", "genqual.detection.plugin", "-q"),
+                *("-m", f"conformance and {CPU}", "--engine", engine, "--model", "llama-tiny", "--dtype", dtype),
+                *("--ranks", ranks, "--faults", f"{HONEST},{fault}", "--faults-store", str(store), "--no-upload"),
+                *("--no-shrink", "-p", "no:cacheprovider", f"--state-dir={folder}/state"),
+            ],
+            check=False,
+            timeout=LIMIT_S,
+            capture_output=True,
+        )
+        matrix = Matrix(Store(store).cells.values())
+        honest = [cell for cell in matrix.honest() if cell.outcome == "pass"]
+        return not honest or bool(matrix.false_alarms()) or matrix.lanes(fault, test) not in ("F", "D")
+
+
+def main(arguments: list[str]) -> int:
+    """The pristine and the changed file; the changed one stands where the suite is run from."""
+    pristine, mutated = (Path(name) for name in arguments)
+    for test in changed(pristine.read_text(encoding="utf-8"), mutated.read_text(encoding="utf-8")):
+        if test in ELSEWHERE:
+            print(f"{test}: {ELSEWHERE[test]}; not judged here")
+        elif noticed(test, mutated):
+            print(f"{test}: noticed")
+            return 1
+        else:
+            print(f"{test}: not noticed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""The mutation run of the suite: what it changes, which properties it judges then, and that every check is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.benchmarks.suite_mutant import changed, weakened
+from tests.faults.finders import ELSEWHERE, FINDERS
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = """
+LIMIT = 3
+
+def test_one(generator, judge_it):
+    first, second = generator.score(1), generator.score(2)
+    judge_it(judge.judge_bitwise(first, second, dtype="fp32"))
+
+def test_two(drawn):
+    drawn(check, row=LIMIT)
+
+def helper():
+    return 1
+"""
+
+
+def test_a_change_is_of_the_tests_it_touches() -> None:
+    assert changed(SOURCE, SOURCE.replace("score(2)", "score(3)")) == ["test_one"]
+    assert changed(SOURCE, SOURCE.replace("row=LIMIT", "row=4")) == ["test_two"]
+    assert changed(SOURCE, SOURCE.replace("LIMIT = 3", "LIMIT = 4")) == ["test_one", "test_two"]
+    assert changed(SOURCE, SOURCE.replace("return 1", "return 2")) == ["test_one", "test_two"]
+    assert changed(SOURCE, SOURCE + "\n# only a comment\n") == []
+
+
+def test_weakening_takes_out_the_check_or_compares_a_thing_with_itself() -> None:
+    found = {(name, how): text for name, how, text in weakened(SOURCE)}
+    assert set(found) == {
+        ("test_one", "its check removed"),
+        ("test_one", "compared with itself"),
+        ("test_two", "its check removed"),
+    }
+    assert "judge_it(" not in found["test_one", "its check removed"].split("def test_two")[0]
+    assert "judge_bitwise(first, first" in found["test_one", "compared with itself"]
+
+
+def test_every_property_of_the_suite_can_be_weakened() -> None:
+    """A property whose check none of these forms reaches would never be tried."""
+    files = sorted((ROOT / "suites" / "conformance").glob("test_*.py"))
+    removed = {name for file in files for name, how, _ in weakened(file.read_text()) if how == "its check removed"}
+    assert removed == FINDERS.keys() | ELSEWHERE.keys()
