@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from genqual.conformance.calibration import leave_one_out, summary
+from genqual.conformance.reference import with_envelope
 from genqual.errors import BadInput
 
 from .pretend import noise, referred, scored
@@ -31,6 +34,20 @@ def test_one_that_is_further_off_would_alarm() -> None:
     far = {**runs, "far": scored(logits + noise(logits.shape, 9, sigma=0.06), reference)}
     with pytest.raises(BadInput, match="more than"):
         leave_one_out(reference, "bf16", far)
+
+
+def test_the_committed_envelope_judges_them_as_well() -> None:
+    reference, logits = referred()
+    runs = {f"run {n}": scored(logits + noise(logits.shape, n), reference) for n in range(5)}
+    committed = with_envelope(reference, "bf16", {name: runs[name] for name in ("run 0", "run 1")})
+    found = leave_one_out(committed, "bf16", runs)
+    assert all(one.committed is not None and 0.8 < one.committed < 1.2 for one in found)
+    assert "of the committed one" in summary("bf16", found)
+    without = replace(reference, envelopes={})
+    assert all(one.committed is None for one in leave_one_out(without, "bf16", runs))
+    strict = {name: scored(logits + noise(logits.shape, n, sigma=0.005), reference) for n, name in enumerate("ab")}
+    tight = with_envelope(reference, "bf16", strict)
+    assert all(one.alarm for one in leave_one_out(tight, "bf16", runs)), "the committed envelope refuses them"
 
 
 def test_four_runs_are_too_few() -> None:

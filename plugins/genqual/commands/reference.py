@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
 
 import click
 import numpy as np
-import psutil
 
+from genqual.commands.honest import honest_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
 from genqual.conformance import reference as references
 from genqual.conformance import reference_file
 from genqual.conformance.calibration import leave_one_out, summary
-from genqual.conformance.judge_own import rows_of
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference
 from genqual.devices.registry import processor
-from genqual.engines.base import Scores, TokenBatch
-from genqual.engines.registry import engine
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
-from genqual.ranks.pool import Pool
-from genqual.spec import Case, Json
+from genqual.spec import Json
 
-# Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
-ATTENTION = ("eager", "sdpa")
 MOST_PROMPT_TOKENS = 64
-_PACKAGES: Final = {
-    **dict.fromkeys(("int8-weight", "int8-dynamic", "int8-smoothquant"), ("torchao",)),
-    "int8-bitsandbytes": ("bitsandbytes", "accelerate"),
-}
-
-# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
-_EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 
 
 @click.command("reference")
@@ -142,102 +124,19 @@ def _spread(made: Reference, scheme: str) -> str:
     return f"{envelope.nrms:.3g} ({len(each)} runs, {each.min():.3g} to {each.max():.3g})"
 
 
-def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
-    """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
-
-    Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
-    row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not fit
-    into half of the free memory, and row by row is left out: it would read them once a row and step.
-    """
-    packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
-    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    batch = TokenBatch.of(made.prompts)
-    found = {}
-    for attention in ATTENTION:
-        say(f"{spec.name}: honest {scheme} runs with {attention} attention")
-        with cpu_generator(spec, scheme, attention, stream=stream) as generator:
-            try:
-                found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
-            except Unsupported as reason:
-                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
-                continue
-            found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
-            if stream:
-                continue
-            rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
-            found[f"{versions} {attention} row by row"] = side_by_side(rows)
-    return found
-
-
 def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target: Path) -> None:
-    """Judge honest runs of each scheme by the envelope of the others; write calibration.json and say what it holds."""
-    found: dict[str, Json] = {}
+    """Judge honest runs of each scheme by the envelope of the others; keep them in calibration.json, and say them."""
+    file = target / "calibration.json"
+    found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for scheme in schemes:
-        runs = leave_one_out(made, scheme, honest_runs(spec, made, scheme) | other_shapes(spec, made, scheme))
+        honest = honest_runs(spec, made, scheme) | other_shapes(spec, made, scheme) | other_ways(spec, made, scheme)
+        runs = leave_one_out(made, scheme, honest)
         for one in runs:
             say(f"  {one.ratio:.3f} of the others' envelope{', ALARM' if one.alarm else ''}: {one.run}")
         click.echo(f"{spec.name} {summary(scheme, runs)}")
-        found[scheme] = [one.as_json() for one in runs]
-    file = target / "calibration.json"
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    say(f"{spec.name}: wrote {file}")
-
-
-def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
-    """More honest runs: behind padding, in two half batches, in the opposite order."""
-    batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
-    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-    say(f"{spec.name}: honest {scheme} runs of other shapes")
-    with cpu_generator(spec, scheme, "eager") as generator:
-
-        def of(chosen: Sequence[int]) -> Scores:
-            return generator.score(TokenBatch.of([made.prompts[i] for i in chosen]), made.forced[list(chosen)])
-
-        backwards = of(rows[::-1])
-        return {
-            "padded by 31": generator.score(TokenBatch.of(made.prompts, length=batch.ids.shape[1] + 31), made.forced),
-            "in two halves": side_by_side([of(half) for half in halves if half]),
-            "in the opposite order": rows_of(backwards, rows[::-1]),
+        found[scheme] = {
+            "hardware": processor().identity().class_id,
+            "runs": [one.as_json() for one in runs],
         }
-
-
-def side_by_side(rows: Sequence[Scores]) -> Scores:
-    """The statistics of several runs of the same steps, as one batch."""
-
-    def joined(name: str) -> Any:
-        return np.concatenate([getattr(row, name) for row in rows], axis=1)
-
-    names = ("projections", "top_ids", "top_logits", "logsumexp", "forced_logit", "finite")
-    return Scores(**{name: joined(name) for name in names})
-
-
-@contextmanager
-def cpu_generator(spec: ModelSpec, dtype: str, attention: str, *, stream: bool = False) -> Iterator[Generator]:
-    """One rank of plain transformers on the CPU, ended afterwards; with `stream` its weights are offloaded to disk."""
-    offloads = stream or dtype == "int8-bitsandbytes"
-    device, eager = processor(), engine("accelerate" if offloads else "transformers")
-    presence = device.probe()
-    if not presence.present:
-        raise BadInput(
-            f"envelopes are measured on a processor, and {presence.probe} found {presence.found}; make the reference "
-            "with --schemes '' (fp32 verdicts only), or on a host that has one"
-        )
-    case = Case(device.name, eager.name, spec.name, dtype)
-    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
-        pool = Pool(1, progress=say)
-        plan = GroupPlan(
-            case=case,
-            implementation=eager.implementation,
-            model=spec,
-            placement=device.place(1, 1),
-            torch_device=device.torch_device,
-            backend=device.backend,
-            logs=Path(logs),
-            options={**eager.options, "attn_implementation": attention}
-            | _EMULATED.get(dtype, {})
-            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
-        )
-        try:
-            yield Generator(pool, plan)
-        finally:
-            pool.close_all()
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")  # scheme by scheme: an hour may end early
+    say(f"{spec.name}: wrote {file}")

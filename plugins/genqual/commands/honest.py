@@ -1,0 +1,158 @@
+"""Honest runs of a model on this host's processor: what envelopes are made of, and what they are calibrated with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import psutil
+
+from genqual.commands.streaming import say
+from genqual.conformance.judge_own import rows_of
+from genqual.conformance.reference import Reference
+from genqual.devices.registry import processor
+from genqual.engines.base import Scores, TokenBatch
+from genqual.engines.registry import engine
+from genqual.errors import BadInput, Unsupported
+from genqual.models.spec import ModelSpec
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import DTYPES, Case, Json
+
+# Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
+ATTENTION: Final = ("eager", "sdpa")
+_PACKAGES: Final = {
+    **dict.fromkeys(("int8-weight", "int8-dynamic", "int8-smoothquant"), ("torchao",)),
+    "int8-bitsandbytes": ("bitsandbytes", "accelerate"),
+}
+
+# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
+_EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
+
+
+def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
+    """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
+
+    Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
+    row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not fit
+    into half of the free memory, and row by row is left out: it would read them once a row and step.
+    """
+    packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
+    versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    batch = TokenBatch.of(made.prompts)
+    found = {}
+    for attention in ATTENTION:
+        say(f"{spec.name}: honest {scheme} runs with {attention} attention")
+        with cpu_generator(spec, scheme, attention, stream=stream) as generator:
+            try:
+                found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
+            except Unsupported as reason:
+                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                continue
+            found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
+            if stream:
+                continue
+            rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
+            found[f"{versions} {attention} row by row"] = side_by_side(rows)
+    return found
+
+
+def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+    """More honest runs: behind padding, in two half batches, in the opposite order."""
+    batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
+    halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+    say(f"{spec.name}: honest {scheme} runs of other shapes")
+    with cpu_generator(spec, scheme, "eager") as generator:
+
+        def of(chosen: Sequence[int]) -> Scores:
+            return generator.score(TokenBatch.of([made.prompts[i] for i in chosen]), made.forced[list(chosen)])
+
+        backwards = of(rows[::-1])
+        return {
+            "padded by 31": generator.score(TokenBatch.of(made.prompts, length=batch.ids.shape[1] + 31), made.forced),
+            "in two halves": side_by_side([of(half) for half in halves if half]),
+            "in the opposite order": rows_of(backwards, rows[::-1]),
+        }
+
+
+def side_by_side(rows: Sequence[Scores]) -> Scores:
+    """The statistics of several runs of the same steps, as one batch."""
+
+    def joined(name: str) -> Any:
+        return np.concatenate([getattr(row, name) for row in rows], axis=1)
+
+    names = ("projections", "top_ids", "top_logits", "logsumexp", "forced_logit", "finite")
+    return Scores(**{name: joined(name) for name in names})
+
+
+def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+    """More honest runs, of other arithmetic: torch's scalar kernels, two threads, and the work of two ranks.
+
+    Two threads and two ranks where the host has two places; ranks where DeepSpeed-Inference has the scheme.
+    """
+    batch, places = TokenBatch.of(made.prompts), processor().probe().count
+    ways: dict[str, dict[str, Any]] = {"scalar kernels": {"env": {"ATEN_CPU_CAPABILITY": "default"}}}
+    if places > 1:
+        ways["two threads"] = {"cores": 2}
+    if places > 1 and scheme in DTYPES:
+        ways["two ranks of deepspeed-inference"] = {"name": "deepspeed-inference", "ranks": 2}
+    found = {}
+    for way, how in ways.items():
+        say(f"{spec.name}: honest {scheme}, {way}")
+        with cpu_generator(spec, scheme, "eager", **how) as generator:
+            try:
+                found[way] = generator.score(batch, made.forced)
+            except Unsupported as reason:
+                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+    return found
+
+
+@contextmanager
+def cpu_generator(
+    spec: ModelSpec,
+    dtype: str,
+    attention: str,
+    *,
+    stream: bool = False,
+    name: str = "transformers",
+    ranks: int = 1,
+    cores: int = 1,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Generator]:
+    """Ranks on the CPU, one of plain transformers by default, ended afterwards; `stream` offloads weights to disk."""
+    offloads = stream or dtype == "int8-bitsandbytes"
+    device, eager = processor(), engine("accelerate" if offloads else name)
+    presence = device.probe()
+    if not presence.present:
+        raise BadInput(
+            f"envelopes are measured on a processor, and {presence.probe} found {presence.found}; make the reference "
+            "with --schemes '' (fp32 verdicts only), or on a host that has one"
+        )
+    case = Case(device.name, eager.name, spec.name, dtype, ranks, cores)
+    place = device.place(ranks, cores)
+    place = replace(place, env=tuple({**own, **(env or {})} for own in place.env))
+    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
+        pool = Pool(1, progress=say)
+        plan = GroupPlan(
+            case=case,
+            implementation=eager.implementation,
+            model=spec,
+            placement=place,
+            torch_device=device.torch_device,
+            backend=device.backend,
+            logs=Path(logs),
+            options={**eager.options, "attn_implementation": attention}
+            | _EMULATED.get(dtype, {})
+            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
+        )
+        try:
+            yield Generator(pool, plan)
+        finally:
+            pool.close_all()
