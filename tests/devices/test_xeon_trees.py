@@ -71,7 +71,10 @@ def test_another_processor_is_absent_and_named(root: Path, host: Host, found: st
 def test_arm_and_systems_without_proc_are_absent_and_say_so(root: Path) -> None:
     assert "no CPU in" in Xeon(root).probe().found
     write(root, "proc/cpuinfo", "processor\t: 0\nCPU implementer\t: 0x41\nFeatures\t: asimd\n\nHardware\t: Neoverse")
-    assert Xeon(root).probe().found == "a processor without a model name (vendor 0x41), which is no Xeon: its device is cpu"
+    assert (
+        Xeon(root).probe().found
+        == "a processor without a model name (vendor 0x41), which is no Xeon: its device is cpu"
+    )
     assert Xeon(root).probe().count == 0
 
 
