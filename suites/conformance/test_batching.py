@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance import judge
 from genqual.conformance.judge_own import rows_of
@@ -22,12 +23,14 @@ WIDTHS = (31, 32, 33, 63, 64, 65, 127, 128, 129)  # of the whole batch: tiles of
 @pytest.mark.parametrize("row", [0, 3], ids="row{}".format)
 def test_a_row_does_not_see_its_neighbours(generator: Generator, passage: Passage, row: int, judge_it: Judge) -> None:
     """The row alone against the row in its batch."""
-    together = generator.score(passage.prompts, passage.forced)
+    together = generator.score_once(passage.prompts, passage.forced)
     alone = generator.score(*passage.row(row))
     judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype))
 
 
-def test_a_row_is_itself_in_any_company(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+def test_a_row_is_itself_in_any_company(
+    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+) -> None:
     """Drawn neighbours, as many as drawn, before it and after it."""
     prompt, forced = passage.prompts.rows[1], passage.forced[[1], :5]
     alone = generator.score(TokenBatch.of([prompt]), forced)
@@ -37,7 +40,7 @@ def test_a_row_is_itself_in_any_company(generator: Generator, passage: Passage, 
         together = generator.score(batch, np.repeat(forced, len(batch.ids), axis=0))
         return passage.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype)
 
-    drawn(check, before=rows(vocabulary), after=rows(vocabulary))
+    drawn(check, before=rows(token), after=rows(token))
 
 
 def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Passage, drawn: Drawn) -> None:
@@ -55,7 +58,7 @@ def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Pa
 @pytest.mark.parametrize("padding", [1, 31, 64], ids="pad{}".format)
 def test_left_padding_changes_nothing(generator: Generator, passage: Passage, padding: int, judge_it: Judge) -> None:
     """More padding on the left, and so other places in the cache, but the same tokens to attend to."""
-    plain = generator.score(passage.prompts, passage.forced)
+    plain = generator.score_once(passage.prompts, passage.forced)
     padded = generator.score(passage.padded(padding), passage.forced)
     judge_it(passage.same(padded, plain, dtype=generator.case.dtype))
 
@@ -72,7 +75,9 @@ def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passag
     drawn(check, most=4, width=st.sampled_from(WIDTHS))
 
 
-def test_a_request_leaves_nothing_behind(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+def test_a_request_leaves_nothing_behind(
+    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+) -> None:
     """A request, any other, and the first again: the same bits as before."""
     some = passage.few(2, 5)
     first = generator.score(some.prompts, some.forced)
@@ -81,10 +86,12 @@ def test_a_request_leaves_nothing_behind(generator: Generator, passage: Passage,
         generator.generate(TokenBatch.of(other), steps)
         return judge.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype)
 
-    drawn(check, other=rows(vocabulary, most_rows=4), steps=st.integers(1, 6))
+    drawn(check, other=rows(token, most_rows=4), steps=st.integers(1, 6))
 
 
-def test_requests_of_different_shapes(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+def test_requests_of_different_shapes(
+    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+) -> None:
     """Requests of other rows and lengths, one after the other, each as a single pass without a cache says."""
 
     def check(requests: list[list[list[int]]]) -> Judgement:
@@ -100,4 +107,4 @@ def test_requests_of_different_shapes(generator: Generator, passage: Passage, vo
         assert worst is not None
         return worst
 
-    drawn(check, most=3, requests=st.lists(rows(vocabulary, most_rows=4), min_size=2, max_size=3))
+    drawn(check, most=3, requests=st.lists(rows(token, most_rows=4), min_size=2, max_size=3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance import judge
 from genqual.conformance.judgement import Judgement
@@ -20,13 +21,13 @@ EDGES = (32, 64, 128)
 
 def test_cache_equals_no_cache(generator: Generator, passage: Passage, judge_it: Judge) -> None:
     """The decode loop with its cache against a single pass that has none."""
-    cached = generator.score(passage.prompts, passage.forced)
+    cached = generator.score_once(passage.prompts, passage.forced)
     single = generator.score_prefill(passage.prompts, passage.forced)
     judge_it(passage.same(cached, single, dtype=generator.case.dtype))
 
 
 def test_prefill_equals_decode_at_every_prefix(
-    generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn
+    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
 ) -> None:
     """Decoding a whole text after its first token alone: position 1 is decoded as often as position 10 is."""
 
@@ -35,7 +36,7 @@ def test_prefill_equals_decode_at_every_prefix(
         decoded, read = generator.score(batch, rest), generator.score_prefill(batch, rest)
         return passage.same(decoded, read, dtype=generator.case.dtype)
 
-    drawn(check, most=3, text=row(vocabulary, least=6, most=12))
+    drawn(check, most=3, text=row(token, least=6, most=12))
 
 
 @pytest.mark.conformance("cache", wants="passes")
@@ -56,8 +57,8 @@ def test_a_replayed_graph_equals_eager(
     generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
 ) -> None:
     """Static cache and captured graph against an eager cache that grows."""
-    replayed = generator.score(passage.prompts, passage.forced)
-    eager = one_rank.score(passage.prompts, passage.forced)
+    replayed = generator.score_once(passage.prompts, passage.forced)
+    eager = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(passage.same(replayed, eager, dtype=generator.case.dtype))
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.conformance("greedy")
 
 def test_logits_match_the_oracle(generator: Generator, reference: Reference, passage: Passage, judge_it: Judge) -> None:
     """Teacher forcing through the timed decode loop, along the oracle's own greedy path."""
-    scores = generator.score(passage.prompts, passage.forced)
+    scores = generator.score_once(passage.prompts, passage.forced)
     judge_it(judge.judge_scores(scores, reference, dtype=generator.case.dtype))
 
 
@@ -33,7 +33,7 @@ def test_a_chosen_token_is_the_argmax_of_its_own_logits(
 ) -> None:
     """Sampling, processors and the cache may not stand between the logits and the choice."""
     run = generator.generate(passage.prompts, passage.steps)
-    own = generator.score(passage.prompts, run.tokens)
+    own = generator.score_once(passage.prompts, run.tokens)
     judge_it(judge_own.judge_choice(run.tokens, own, dtype=generator.case.dtype))
 
 

@@ -20,8 +20,8 @@ SHARES = 8
 @pytest.mark.conformance("parallelism", min_ranks=2)
 def test_tensor_parallel_degree(generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge) -> None:
     """The logits of several ranks against those of one rank of plain transformers."""
-    several = generator.score(passage.prompts, passage.forced)
-    one = one_rank.score(passage.prompts, passage.forced)
+    several = generator.score_once(passage.prompts, passage.forced)
+    one = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(passage.same(several, one, dtype=generator.case.dtype))
 
 
@@ -30,8 +30,8 @@ def test_a_split_over_devices_gives_the_same_bits(
     generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
 ) -> None:
     """Layers on several devices compute what they compute on one."""
-    split = generator.score(passage.prompts, passage.forced)
-    whole = one_rank.score(passage.prompts, passage.forced)
+    split = generator.score_once(passage.prompts, passage.forced)
+    whole = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(judge.judge_bitwise(split, whole, dtype=generator.case.dtype))
 
 
@@ -62,8 +62,8 @@ def test_offloaded_weights_give_the_same_bits(
     generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
 ) -> None:
     """Weights that are fetched back for each pass are those that were put away."""
-    fetched = generator.score(passage.prompts, passage.forced)
-    stayed = one_rank.score(passage.prompts, passage.forced)
+    fetched = generator.score_once(passage.prompts, passage.forced)
+    stayed = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(judge.judge_bitwise(fetched, stayed, dtype=generator.case.dtype))
 
 

@@ -30,7 +30,7 @@ def test_drift_is_that_of_the_dtype(
     generator: Generator, reference: Reference, passage: Passage, judge_it: Judge
 ) -> None:
     """As far from the oracle as the declared dtype takes it, and not nearer: nothing else ran in its place."""
-    judge_it(judge_drift(generator.score(passage.prompts, passage.forced), reference, dtype=generator.case.dtype))
+    judge_it(judge_drift(generator.score_once(passage.prompts, passage.forced), reference, dtype=generator.case.dtype))
 
 
 def test_quantised_weights_are_smaller(generator: Generator, run: Run, judge_it: Judge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance.judge_own import claims, judge_finite, rows_of
 from genqual.conformance.judgement import Judgement
@@ -13,10 +14,12 @@ from genqual.errors import BadInput, GenqualError, NotApplicable, OutOfMemory, U
 from genqual.given import Drawn, Judge, Passage
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
 from genqual.ranks.handle import Generator
+from genqual.run import Run
 
 pytestmark = pytest.mark.conformance("text")
 
 LONGEST = 8192
+MOST_WORK = 2e11  # tokens x weights of a quick run: half a minute of a slow core
 RARE = (
     "\U0001f469\u200d\U0001f680 a family of code points",
     "\u0e44\u0e17\u0e22 \u05e2\u05d1\u05e8\u05d9\u05ea mixed directions",
@@ -51,7 +54,9 @@ def test_rare_texts_are_read_like_any_other(generator: Generator, passage: Passa
     judge_it(passage.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
 
 
-def test_a_prompt_of_one_token(generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn) -> None:
+def test_a_prompt_of_one_token(
+    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+) -> None:
     """Alone, and behind the padding that a longer neighbour needs."""
     forced = passage.forced[:2, :4]
 
@@ -61,7 +66,7 @@ def test_a_prompt_of_one_token(generator: Generator, passage: Passage, vocabular
         finite = judge_finite(beside, dtype=generator.case.dtype)
         return passage.same(alone, rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
 
-    drawn(check, most=3, token=row(vocabulary, most=1))
+    drawn(check, most=3, token=row(token, most=1))
 
 
 @pytest.mark.conformance("text", once=True)
@@ -84,12 +89,18 @@ def test_a_prompt_of_nothing_has_a_declared_outcome(generator: Generator, passag
 
 @pytest.mark.conformance("text", once=True)
 def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
-    generator: Generator, passage: Passage, judge_it: Judge
+    generator: Generator, passage: Passage, run: Run, judge_it: Judge
 ) -> None:
     """One token more than the declared positions: a plain refusal, or finite logits; never a lost rank."""
     limit = generator.loaded[0].max_positions
     if limit is None or limit > LONGEST:
         raise NotApplicable(f"{limit or 'any number of'} positions: beyond them is further than a quick run can go")
+    held = sum(one.parameters for one in generator.loaded)
+    if limit * held > MOST_WORK and not run.options.explore:
+        raise NotApplicable(
+            f"{limit} positions of {held / 1e6:.0f} M weights: beyond them is further than a quick run can go; "
+            "--explore goes there"
+        )
     batch = TokenBatch.of([np.resize(passage.forced, limit + 1).tolist()])
     try:
         got = generator.score(batch, passage.forced[:1, :2])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 Arm = Callable[[], float]
 """Does the thing once and says how many seconds it took."""
@@ -59,6 +61,37 @@ def summarise(ratios: Sequence[float], confidence: float = 0.99) -> Ratio:
         cut += 1
         tail += math.comb(count, cut) * 0.5**count
     return Ratio(statistics.median(values), values[cut], values[-1 - cut], confidence, count)
+
+
+class Progress:
+    """One line that is rewritten on a terminal, and nothing elsewhere: a log is not for what is soon out of date."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._width = 0
+
+    def show(self, text: str) -> None:
+        """Write `text` over the line before. Cut to the terminal, because a line that wraps cannot be rewritten."""
+        if self._stream.isatty():
+            text = text[: shutil.get_terminal_size().columns - 1]
+            self._stream.write(f"\r{text:<{self._width}}")
+            self._stream.flush()
+            self._width = len(text)
+
+    def clear(self) -> None:
+        """Leave an empty line for the result."""
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+            self._width = 0
+
+
+def so_far(ratios: Sequence[float]) -> str:
+    """The ratio as far as it is known: its interval from 8 values on, before that the median alone."""
+    try:
+        return str(summarise(ratios))
+    except ValueError:
+        return f"{statistics.median(ratios):.4f}" if ratios else "warming up"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

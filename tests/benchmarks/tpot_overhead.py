@@ -10,7 +10,7 @@ loaded model and prompt, each of our steps alternated with one of theirs so that
 A round's ratio is the median over its steps. The first shows what stamping costs and must lie within the tolerance; the
 second shows generate's own loop as well, which every user of transformers pays (the larger the model, the less of its
 step), and is reported only. Exit status 0: the first ratio's whole interval lies within the tolerance. 1: it does not,
-or cannot be told on this host.
+or cannot be told on this host. 130: interrupted; what was known by then is shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,9 @@ from numpy.typing import NDArray
 from genqual.engines.base import LoadRequest, TokenBatch
 from genqual.models import embedded
 from genqual.models.spec import ModelSpec
-from tests.benchmarks.ratios import plain, save, summarise, table
+from tests.benchmarks.ratios import Progress, plain, save, so_far, summarise, table
+
+LEAST: Final = 8  # ratios that hold a median at 99 %
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rows", type=int, default=1)
     made.add_argument("--input-length", type=int, default=32)
     made.add_argument("--new-tokens", type=int, default=64)
-    made.add_argument("--rounds", type=int, default=40, help="of each pair; at least 8 (default: %(default)s)")
+    made.add_argument("--rounds", type=int, default=40, help=f"of each pair; at least {LEAST} (default: %(default)s)")
     made.add_argument("--tolerance", type=float, default=0.01, help="(default: %(default)s)")
-    made.add_argument("--json", type=Path, help="write the result here as well")
+    made.add_argument("--json", type=Path, help="write the result here, and after each round what is known")
     return made
 
 
@@ -184,16 +186,33 @@ class Arms:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run both alternations, print the table, return the exit status."""
     options = parser().parse_args(arguments)
-    if options.new_tokens < 2 or options.rounds < 8:
-        parser().error("--new-tokens must be at least 2 (one token has no TPOT), --rounds at least 8")
+    if options.new_tokens < 2 or options.rounds < LEAST:
+        parser().error(f"--new-tokens must be at least 2 (one token has no TPOT), --rounds at least {LEAST}")
     arms = Arms(options)
     others: dict[str, Other] = {"generate": PlainGenerate, "bare loop": BareLoop}
     found: dict[str, list[float]] = {name: [] for name in others}
-    for turn in range(options.rounds + 1):
-        for name, kind in others.items():
-            ratio = arms.round(name, kind)
-            if turn:  # the first is for warming up
-                found[name].append(ratio)
+    settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    settings.pop("json")
+    progress, stopped = Progress(), False
+    try:
+        for turn in range(options.rounds + 1):
+            for name, kind in others.items():
+                known = "; ".join(f"{other} {so_far(each)}" for other, each in found.items())
+                progress.show(f"round {turn} of {options.rounds}, our TPOT / {known}")
+                ratio = arms.round(name, kind)
+                if turn:  # the first is for warming up
+                    found[name].append(ratio)
+            keep(options.json, settings, found)
+    except KeyboardInterrupt:
+        stopped = True  # what is known so far is worth saying
+    finally:
+        progress.clear()
+    rounds = min(map(len, found.values()))
+    if stopped:
+        print(f"interrupted after {rounds} of {options.rounds} rounds")
+    if rounds < LEAST:
+        print("too few rounds for an interval: " + "; ".join(f"{name} {so_far(each)}" for name, each in found.items()))
+        return 130
     ratios = {name: summarise(each) for name, each in found.items()}
     arms.check()
     held = ratios["generate"].within(options.tolerance)
@@ -203,9 +222,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [[f"our TPOT / {name}", str(ratio), f"{ratio.count} rounds"] for name, ratio in ratios.items()]
     print(table([["ratio", "median [99 % interval]", "of"], *rows]))
     print(f"within {options.tolerance:.1%} of generate without a hook: {'yes' if held else 'not shown'}")
-    settings = {key: value for key, value in vars(options).items() if key != "json"}
     save(options.json, {"settings": settings, "held": held} | {name: plain(ratio) for name, ratio in ratios.items()})
+    if stopped:
+        return 130
     return 0 if held else 1
+
+
+def keep(path: Path | None, settings: dict[str, Any], found: dict[str, list[float]]) -> None:
+    """What is known so far, over the file of the round before; the result replaces it at the end."""
+    if path is not None and min(map(len, found.values())) >= LEAST:
+        ratios = {name: plain(summarise(each)) for name, each in found.items()}
+        save(path, {"settings": settings, "held": None} | ratios)
 
 
 if __name__ == "__main__":

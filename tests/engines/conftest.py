@@ -62,6 +62,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["misbehave", "rank_sleep", {"name": "rank_sleep", "rows": LEVEL, "new": 4, "seconds": 0.5}],
         ["resisting", "resisting", {"rows": LEVEL, "new": NEW, "stop": 7}],
         ["recorded", "ties", {"logits": TIES, "dtype": "float32"}],
+        ["many", "parts", {"steps": 7, "rows": 3, "vocabulary": 500, "most_bytes": 2 * 3 * 500 * 8}],
         ["recorded", "narrow", {"logits": NARROW, "dtype": "bfloat16"}],
         *(["product", precision, {"precision": precision}] for precision in ("highest", "medium")),
         ["memory", "memory", {"megabytes": 200}],

@@ -77,6 +77,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return resolve(str(directory))
 
 
+def test_marks_are_those_that_the_tokenizer_declares(real: ModelSpec, tmp_path: Path) -> None:
+    assert prompts.special_ids(real) == {0}
+    assert prompts.special_ids(EMBEDDED) == frozenset()
+    bare = checkpoint(tmp_path / "bare", {"w": np.zeros(3, dtype=np.float32)}, {"model_type": "llama"})
+    assert prompts.special_ids(resolve(str(bare))) == frozenset(), "nobody says which they are"
+
+
 @pytest.mark.parametrize("name", ["bloom", "languages", "code"])
 def test_a_real_tokenizer_round_trips_every_prompt(real: ModelSpec, name: str) -> None:
     texts = prompts.prompt_set(name).texts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import subprocess
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.benchmarks import gate_power
-from tests.benchmarks.ratios import alternate, summarise, table
+from tests.benchmarks.ratios import Progress, alternate, so_far, summarise, table
 from tests.benchmarks.tpot_overhead import Arms
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,3 +128,35 @@ def test_the_rules_are_replayed_on_the_same_launches(capsys: pytest.CaptureFixtu
 def test_too_few_launches_are_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:
     assert not gate_power.report("quiet", [kept(0.8, 1)], [], 20, 1, 1)
     assert "too few to replay" in capsys.readouterr().out
+
+
+class _Stream(io.StringIO):
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+def test_progress_is_one_line_that_is_rewritten() -> None:
+    stream = _Stream(terminal=True)
+    progress = Progress(stream)
+    for text in ("round 1 of 9: 1.0010", "round 2"):
+        progress.show(text)
+    progress.clear()
+    said = stream.getvalue()
+    assert "\n" not in said
+    assert said.split("\r") == ["", "round 1 of 9: 1.0010", "round 2" + " " * 13, " " * 7, ""]
+
+
+def test_progress_is_quiet_where_nobody_watches() -> None:
+    stream = _Stream(terminal=False)
+    Progress(stream).show("round 1 of 9")
+    assert stream.getvalue() == ""
+
+
+def test_a_ratio_is_told_as_far_as_it_is_known() -> None:
+    assert so_far([]) == "warming up"
+    assert so_far([1.0, 1.5]) == "1.2500"
+    assert so_far([1.0] * 8) == "1.0000 [1.0000, 1.0000]"

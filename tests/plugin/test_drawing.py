@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import Search, cuts, row, rows, search
+from genqual.drawing import Search, cuts, row, rows, search, tokens
 from genqual.errors import NotApplicable
 
 
@@ -57,7 +57,7 @@ def test_a_verdict_draws_the_same_in_every_run_and_no_more_than_asked() -> None:
             seen.append(text)
             return verdict(True, ratio=len(text) / 10)
 
-        found = search("p", check, {"text": row(1000, most=9)}, 6, Search())
+        found = search("p", check, {"text": row(tokens(1000), most=9)}, 6, Search())
         assert found.passed
         assert found.judged == 2 * len(seen)
         assert found.ratio == max(len(text) for text in seen) / 10
@@ -105,7 +105,21 @@ def test_cuts_add_up(total: int, data: st.DataObject) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(prompts=rows(9))
+@given(prompts=rows(tokens(9)))
 def test_rows_are_prompts(prompts: list[list[int]]) -> None:
     assert 1 <= len(prompts) <= 3
     assert all(1 <= len(one) <= 9 and min(one) >= 0 and max(one) < 9 for one in prompts)
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=tokens(9, special=frozenset({0, 1, 4})))
+def test_marks_are_never_drawn(one: int) -> None:
+    assert one in {2, 3, 5, 6, 7, 8}
+
+
+def test_a_text_shrinks_to_the_lowest_id_that_is_no_mark() -> None:
+    def check(text: list[int]) -> Judgement:
+        return Judgement("fail", "fp32", "logits", "wrong")
+
+    found = search("p", check, {"text": row(tokens(1000, special={0, 1, 2}), least=2)}, 9, Search())
+    assert "text = [3, 3]" in found.explanation

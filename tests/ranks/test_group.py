@@ -102,6 +102,39 @@ def test_scores_come_from_rank_0_and_the_others_prove_that_they_agree(generator:
     assert one.arrays == {}
 
 
+def test_what_was_scored_once_is_known_until_the_group_is_another(
+    generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    plain = RankGroup.call
+
+    def counted(self: RankGroup, method: str, *rest: Any, **options: Any) -> Any:
+        asked.append(method)
+        return plain(self, method, *rest, **options)
+
+    monkeypatch.setattr(RankGroup, "call", counted)
+    forced, other = np.array([[7, 8, 9], [1, 2, 3]]), np.array([[7, 8, 9], [1, 2, 4]])
+    first = generator.score_once(BATCH, forced)
+    assert generator.score_once(BATCH, forced.copy()) is first
+    assert generator.score_once(TokenBatch.of(BATCH.rows, length=5), forced) is not first, "other padding"
+    assert generator.score_once(BATCH, other) is not first
+    assert asked.count("score") == 3
+    with generator.fault(f"{HERE}:mutate"):
+        assert generator.score_once(BATCH, forced) is not first, "a fault may change it"
+        assert asked.count("score") == 4
+    generator.score_once(BATCH, forced)
+    assert asked.count("score") == 5, "and so may its healing"
+    with generator.spoilt(f"{HERE}:mutate", {}):
+        generator.score_once(BATCH, forced)
+        generator.score_once(BATCH, forced)
+        assert asked.count("score") == 6
+    generator.restart()
+    generator.score_once(BATCH, forced)
+    assert asked.count("score") == 7, "a fresh group is asked"
+    generator.score(BATCH, forced)
+    assert asked.count("score") == 8, "`score` always asks"
+
+
 def test_functions_are_invoked_in_every_rank(generator: Generator) -> None:
     replies = generator.invoke(f"{HERE}:add", {"offset": 10}, {"values": np.arange(3)})
     assert [reply.arrays["sum"].tolist() for reply in replies] == [[10, 11, 12]] * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ def logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(peak + np.log(np.exp(values - peak[:, None]).sum(axis=-1)))
 
 
+# Logits that wait to be projected together: the signs of a large vocabulary take 100 MB and more, and reading them for
+# one step's few rows costs as much as the model does.
+_WAITING_BYTES: Final = 48 << 20
+
+
 @dataclass(slots=True)
 class ScoreRecorder:
     """Collects `Scores` step by step; `add` takes one step's (rows, vocabulary) logits and the (rows,) forced ids."""
@@ -47,6 +52,8 @@ class ScoreRecorder:
     keep_logits: bool = False
     _steps: list[tuple[NDArray[Any], ...]] = field(default_factory=list)
     _logits: list[NDArray[np.float32]] = field(default_factory=list)
+    _waiting: list[NDArray[np.float64]] = field(default_factory=list)
+    _projected: list[NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, logits: torch.Tensor, forced: NDArray[np.int64]) -> None:
         """Record one step. A row that is not finite is counted as such and its other statistics are zero."""
@@ -59,17 +66,19 @@ class ScoreRecorder:
         top_ids[~finite] = 0
         chosen = np.take_along_axis(values, forced[:, None], axis=1)[:, 0]
         total = np.where(finite, logsumexp(values), 0.0)
-        self._steps.append((project(values), top_ids, top_logits, total, chosen, finite))
+        self._steps.append((top_ids, top_logits, total, chosen, finite))
+        self._waiting.append(values)
+        if values.nbytes * len(self._waiting) >= _WAITING_BYTES:
+            self._project()
 
     def scores(self) -> Scores:
         """All steps so far, step first. Raises ValueError when there is none."""
         if not self._steps:
             raise ValueError("no step was recorded")
-        projections, top_ids, top_logits, total, chosen, finite = (
-            np.stack(part) for part in zip(*self._steps, strict=True)
-        )
+        self._project()
+        top_ids, top_logits, total, chosen, finite = (np.stack(part) for part in zip(*self._steps, strict=True))
         return Scores(
-            projections=projections.astype(np.float32, copy=False),
+            projections=np.concatenate(self._projected).reshape(*finite.shape, -1),
             top_ids=top_ids.astype(np.int64, copy=False),
             top_logits=top_logits.astype(np.float64, copy=False),
             logsumexp=total.astype(np.float64, copy=False),
@@ -77,3 +86,9 @@ class ScoreRecorder:
             finite=finite.astype(np.bool_, copy=False),
             logits=np.stack(self._logits) if self.keep_logits else None,
         )
+
+    def _project(self) -> None:
+        """Project what waits. The same request is cut into the same parts, and so gives the same bits."""
+        if self._waiting:
+            self._projected.append(project(np.concatenate(self._waiting)))
+            self._waiting.clear()

@@ -92,6 +92,17 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
+def special_ids(spec: ModelSpec) -> frozenset[int]:
+    """Ids that stand for no text (an end, a role, a file's mark), as the tokenizer declares; without one, none."""
+    if spec.source == "embedded":
+        return frozenset()
+    try:
+        added = _tokenizer(spec).get_added_tokens_decoder()
+    except BadInput:
+        return frozenset()
+    return frozenset(int(token) for token, how in added.items() if how.special)
+
+
 def synthetic_rows(vocabulary: int, rows: int, length: int, seed: int) -> list[list[int]]:
     """`rows` x `length` token ids in [3, vocabulary), the same on every machine: the input of a latency workload.
 

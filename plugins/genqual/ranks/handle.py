@@ -49,6 +49,7 @@ class Generator:
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
         self._warm: set[tuple[str, ...]] = set()
+        self._known: dict[tuple[str | bytes, ...], Scores] = {}  # by group and request
         self._faults: list[dict[str, Json]] = []
         self._spoilt: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
 
@@ -88,6 +89,21 @@ class Generator:
     def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
         """Force `forced` (rows, steps) through the timed decode loop; statistics of rank 0."""
         return self._scores("score", batch, forced, logits)
+
+    def score_once(self, batch: TokenBatch, forced: NDArray[np.int64]) -> Scores:
+        """As `score`, asked once of a live group: the run that many properties compare another with.
+
+        Asked again after a fault, its healing or a restart. A property of repetition, of what requests leave behind or
+        of the timed path asks `score`. `ranks_agree` stays that of the last request.
+        """
+        request = (batch.ids.tobytes(), batch.mask.tobytes(), forced.tobytes(), str((batch.ids.shape, forced.shape)))
+        group = self._pool.live(self.plan)
+        if group is None or (group.mark, *request) not in self._known:
+            scores = self.score(batch, forced)
+            mark = self.group.mark
+            self._known = {key: value for key, value in self._known.items() if key[0] == mark}
+            self._known[(mark, *request)] = scores
+        return self._known[(self.group.mark, *request)]
 
     def score_prefill(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
         """The same statistics from one pass over prompt + forced, without any cache."""
@@ -299,7 +315,9 @@ class Generator:
     ) -> tuple[Reply, ...]:
         with self._pool.computing(self.plan):
             group = self._pool.get(self.plan)
-            if method not in ("fault", "heal"):
+            if method in ("fault", "heal"):
+                self._known.clear()
+            else:
                 self._inject(group)
             # A static graph is compiled for each shape, so each shape has a first call.
             call = (group.mark, method, *(f"{name}={size}" for name, size in sorted(work.items())))

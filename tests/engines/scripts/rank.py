@@ -127,6 +127,23 @@ class Rank:
         recorder.add(torch.tensor(rows, dtype=getattr(torch, dtype)), np.zeros(len(rows), dtype=np.int64))
         return dataclasses.asdict(recorder.scores())
 
+    def many(self, steps: int, rows: int, vocabulary: int, most_bytes: int) -> dict[str, Any]:
+        """Statistics and logits of `steps` random steps, twice, where at most `most_bytes` wait to be projected."""
+        import torch
+
+        from genqual.engines import statistics
+
+        kept, statistics._WAITING_BYTES = statistics._WAITING_BYTES, most_bytes  # type: ignore[misc]
+        logits = torch.from_numpy(np.random.default_rng(3).standard_normal((steps, rows, vocabulary)))
+        found = {}
+        for name in ("first", "second"):
+            recorder = statistics.ScoreRecorder(keep_logits=True)
+            for step in logits:
+                recorder.add(step, np.zeros(rows, dtype=np.int64))
+            found[name] = recorder.scores()
+        statistics._WAITING_BYTES = kept  # type: ignore[misc]
+        return {"logits": logits.numpy(), **{name: scores.projections for name, scores in found.items()}}
+
     def product(self, precision: str) -> dict[str, Any]:
         """An fp32 matrix product at torch's `precision`, beside float64, and what the probe says of it."""
         import torch
