@@ -15,11 +15,12 @@ from genqual.given import Drawn, Judge, Passage
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
 from genqual.ranks.handle import Generator
 from genqual.run import Run
+from genqual.spec import PROCESSORS
 
 pytestmark = pytest.mark.conformance("text")
 
 LONGEST = 8192
-MOST_WORK = 2e11  # tokens x weights of a quick run: half a minute of a slow core
+MOST_WORK = 2e11  # tokens x weights of a quick run on a processor: half a minute of a slow core
 RARE = (
     "\U0001f469\u200d\U0001f680 a family of code points",
     "\u0e44\u0e17\u0e22 \u05e2\u05d1\u05e8\u05d9\u05ea mixed directions",
@@ -96,7 +97,7 @@ def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
     if limit is None or limit > LONGEST:
         raise NotApplicable(f"{limit or 'any number of'} positions: beyond them is further than a quick run can go")
     held = sum(one.parameters for one in generator.loaded)
-    if limit * held > MOST_WORK and not run.options.explore:
+    if generator.case.device in PROCESSORS and limit * held > MOST_WORK and not run.options.explore:
         raise NotApplicable(
             f"{limit} positions of {held / 1e6:.0f} M weights: beyond them is further than a quick run can go; "
             "--explore goes there"

@@ -105,6 +105,10 @@ class Generator:
             self._known[(mark, *request)] = scores
         return self._known[(self.group.mark, *request)]
 
+    def forget(self) -> None:
+        """Ask anew what `score_once` knows: for whoever repeats the same tests to see them agree."""
+        self._known.clear()
+
     def score_prefill(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:
         """The same statistics from one pass over prompt + forced, without any cache."""
         return self._scores("score_prefill", batch, forced, logits)
@@ -316,7 +320,7 @@ class Generator:
         with self._pool.computing(self.plan):
             group = self._pool.get(self.plan)
             if method in ("fault", "heal"):
-                self._known.clear()
+                self.forget()
             else:
                 self._inject(group)
             # A static graph is compiled for each shape, so each shape has a first call.
