@@ -61,8 +61,10 @@ def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
     assert {run.models for run in narrowed} == {("bloom-tiny",)}
     assert {dtype for run in narrowed for dtype in run.dtypes} == {"fp32", "int8-weight"}
     assert runs.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
-        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",))
+        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=True)
     ]
+    (own,) = runs.runs_of("transformers:attn_implementation=eager:1", None, "bf16")
+    assert (own.models, own.dtypes, own.faults) == (runs.TINY, ("bf16",), False)
     for pair in ("transformers", ":2", "transformers:two"):
         with pytest.raises(BadInput, match="ENGINE:RANKS"):
             runs.runs_of(pair, None, None)

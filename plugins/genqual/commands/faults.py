@@ -135,7 +135,7 @@ def matrix_(
             resolve(model)  # what is missing is said before the first hour
         for run in runs:
             for model, dtype in itertools.product(run.models, run.dtypes):
-                wanted = [name for name in chosen if names or engines or run.takes(name, model, dtype)]
+                wanted = [name for name in chosen if names or run.takes(name, model, dtype)]
                 judge_with(wanted, store, run.engine, run.ranks, model, dtype, run.tests)
     matrix = Matrix(Store(store).cells.values())
     if not matrix.cells:

@@ -57,9 +57,10 @@ RUNS: Final = (
 
 
 def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
-    """The whole matrix, narrowed to `models` and `dtypes`; or these of `engines`, ENGINE:RANKS. Commas between.
+    """The whole matrix, narrowed to `models` and `dtypes`; or the runs of `engines`, ENGINE:RANKS. Commas between.
 
-    Raises BadInput for what is no such pair.
+    An engine that is not in the whole matrix is tried with its own faults and the sample. Raises BadInput for what is
+    no such pair.
     """
     if engines is None:
         narrowed = [replace(run, models=_of(run.models, models), dtypes=_of(run.dtypes, dtypes)) for run in RUNS]
@@ -69,8 +70,10 @@ def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list
         name, _, ranks = pair.rpartition(":")
         if not name or not ranks.isdigit():
             raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
-        where = tuple(models.split(",")) if models else TINY
-        found.append(Run(name, int(ranks), where, tuple(dtypes.split(",")) if dtypes else LANES))
+        mine = (run for run in RUNS if (run.engine, run.ranks) == (name, int(ranks)))
+        run = next(mine, Run(name, int(ranks), sample=True))
+        where, lanes = (tuple(text.split(",")) if text else None for text in (models, dtypes))
+        found.append(replace(run, models=where or run.models, dtypes=lanes or run.dtypes))
     return found
 
 
