@@ -34,6 +34,17 @@ _NO_LIMIT = 1 << 20
 _HAVE_SHM: Final = frozenset({"built", "cached"})  # outcomes of the build with which there is an operator
 
 
+def check_dtype(request: LoadRequest) -> None:
+    """Raises Unsupported where DeepSpeed, once imported, says that this device does not compute in the dtype."""
+    known = importlib.import_module("deepspeed.accelerator").get_accelerator().supported_dtypes()
+    if dtype_of(request.dtype) not in known:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in known)
+        raise Unsupported(
+            f"{request.dtype}: DeepSpeed computes in {names} on this {request.device}; take one of these, or "
+            "another engine"
+        )
+
+
 class DeepSpeedInference(HfEngine):
     """Options: `attn_implementation`; `load`, one of LOADS; `kernel_inject` (refused with upstream's reason).
 
@@ -58,6 +69,7 @@ class DeepSpeedInference(HfEngine):
         os.environ["LOCAL_SIZE"] = str(request.local_size)
         deepspeed = prebuild.deepspeed_on_cpu() if request.device == "cpu" else importlib.import_module("deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        check_dtype(request)
         phases.end("import")
         self._shm = self._shared_memory(request)
         phases.end("compile")

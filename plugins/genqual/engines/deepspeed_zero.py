@@ -23,7 +23,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from genqual.engines import prebuild, scratch
 from genqual.engines.base import Generated, LoadRequest, Scores, TokenBatch
 from genqual.engines.clocked import Phases
-from genqual.engines.deepspeed_inference import quiet
+from genqual.engines.deepspeed_inference import check_dtype, quiet
 from genqual.engines.group import join_alone
 from genqual.engines.hf import HfEngine
 from genqual.engines.preflight import checkpoint_bytes, largest_tensor
@@ -53,6 +53,7 @@ class DeepSpeedZero(HfEngine):
         os.environ |= {"LOCAL_SIZE": str(request.local_size), "LOCAL_RANK": str(request.local_rank)}
         deepspeed = prebuild.deepspeed_on_cpu() if request.device == "cpu" else importlib.import_module("deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        check_dtype(request)
         prebuild.without_shared_memory()  # ZeRO gathers, it reduces nothing
         phases.end("import")
         self._async_io = prebuild.async_io(prebuild.to_stderr) if offload == "nvme" else "not needed"
