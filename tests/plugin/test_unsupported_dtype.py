@@ -26,6 +26,5 @@ def test_fp16_is_judged_or_unsupported_and_never_a_traceback(engine: str, tmp_pa
         assert "1 passed" in run.stdout, run.stdout
     else:
         assert "1 skipped" in run.stdout, run.stdout
-        assert f"{CPU}-{engine}-tp1" in run.stdout or f"{CPU}-{engine}-llama-tiny-fp16" in run.stdout
         assert "DeepSpeed computes in float32, bfloat16 on this cpu" in run.stdout.replace("\n", " ")
     assert "Traceback" not in run.stdout + run.stderr
