@@ -149,6 +149,7 @@ class Options:
     models: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     ranks: tuple[int, ...] = ()
+    cores_per_rank: int | None = None
     batch_sizes: tuple[int, ...] = ()
     input_lengths: tuple[int, ...] = ()
     new_tokens: int | None = None
@@ -201,6 +202,7 @@ class Options:
             models=get("genqual_model") or (),
             dtypes=get("genqual_dtype") or (),
             ranks=get("genqual_ranks") or (),
+            cores_per_rank=get("genqual_cores_per_rank"),
             batch_sizes=get("genqual_batch_sizes") or (),
             input_lengths=get("genqual_input_lengths") or (),
             new_tokens=get("genqual_new_tokens"),
@@ -265,6 +267,13 @@ def add_options(parser: pytest.Parser) -> None:
     )
     add("--dtype", dest="genqual_dtype", type=_dtypes, metavar="NAMES", help=f"any of {', '.join(PRECISIONS)}")
     add("--ranks", dest="genqual_ranks", type=_counts("rank count"), metavar="COUNTS", help="ranks a group: 1,2,8")
+    add(
+        "--cores-per-rank",
+        dest="genqual_cores_per_rank",
+        type=_count("core count"),
+        metavar="N",
+        help="cores that each rank is bound to, and its threads; default: the profile's, 1 where it says nothing",
+    )
     add(
         "--batch-sizes",
         dest="genqual_batch_sizes",

@@ -60,10 +60,8 @@ class Selection:
         """The cases of `suite` (conformance, performance) on every selected device; ranks are checked where present."""
         if suite not in self._plans:
             rows = self.profile.performance if suite == "performance" else self.profile.conformance
-            plans = [
-                profiles.plan(rows, self.options, device=name, cores_per_rank=self.profile.cores_per_rank)
-                for name in self.devices
-            ]
+            cores = self.options.cores_per_rank or self.profile.cores_per_rank
+            plans = [profiles.plan(rows, self.options, device=name, cores_per_rank=cores) for name in self.devices]
             cases = tuple(case for plan in plans for case in plan.cases)
             self._check_places(cases)
             self._plans[suite] = Plan(cases, tuple(item for plan in plans for item in plan.left_out))

@@ -41,7 +41,7 @@ def test_each_way_is_tried_with_its_own_faults_and_with_what_is_harmless() -> No
         assert own.get((run.engine, run.ranks), set()) <= names
         assert any(CATALOGUE[name].equivalent for name in names)
         assert run.takes(HONEST, "llama-tiny", run.dtypes[0])
-        if (run.engine, run.ranks, run.dtypes) == (*runs.HOME, runs.LANES):
+        if (run.engine, run.ranks, run.cores, run.dtypes) == (*runs.HOME, 1, runs.LANES):
             assert len(names) >= 60
         elif not run.sample:
             assert "stale_kv" not in names
@@ -51,7 +51,8 @@ def test_a_real_model_and_other_kernels_only_run_what_is_right() -> None:
     (real,) = [run for run in runs.RUNS if run.models == ("smollm2-135m",)]
     (kernels,) = [run for run in runs.RUNS if "eager" in run.engine]
     assert real.tests == ("test_greedy.py",)
-    for run in (real, kernels):
+    (threads,) = [run for run in runs.RUNS if run.cores > 1]
+    for run in (real, kernels, threads):
         assert not run.takes("stale_kv", "llama-tiny", "fp32")
         assert run.takes("logits_plus_constant", "llama-tiny", "fp32")
 

@@ -59,6 +59,8 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
     [
         (["--ranks", "300"], ["--ranks 300", f"{CPU} core"]),
         (["--ranks", "0"], ["0 cannot be a rank count"]),
+        (["--cores-per-rank", "300"], ["--ranks 1 of 300 cores", f"{CPU} core"]),
+        (["--cores-per-rank", "two"], ["'two' is not a list of core count"]),
         (["--batch-sizes", "0"], ["0 cannot be a batch size", "the smallest is 1"]),
         (["--input-lengths", "many"], ["'many' is not a list of input length"]),
         (["--new-tokens", "1,2"], ["give one"]),

@@ -136,7 +136,7 @@ def matrix_(
         for run in runs:
             for model, dtype in itertools.product(run.models, run.dtypes):
                 wanted = [name for name in chosen if names or run.takes(name, model, dtype)]
-                judge_with(wanted, store, run.engine, run.ranks, model, dtype, run.tests)
+                judge_with(wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores)
     matrix = Matrix(Store(store).cells.values())
     if not matrix.cells:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
@@ -157,7 +157,14 @@ def matrix_(
 
 
 def judge_with(
-    names: Sequence[str], store: Path, engine: str, ranks: int, model: str, dtype: str, tests: Sequence[str] = ()
+    names: Sequence[str],
+    store: Path,
+    engine: str,
+    ranks: int,
+    model: str,
+    dtype: str,
+    tests: Sequence[str] = (),
+    cores: int = 1,
 ) -> None:
     """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits."""
     architecture = resolve(model).architecture
@@ -176,6 +183,7 @@ def judge_with(
         *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.detection.plugin"),
         *("-m", f"conformance and {processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
+        *("--cores-per-rank", str(cores)),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
         *("--tb=no", "-q", "-q", "--no-summary", "-p", "no:cacheprovider", f"--state-dir={store.absolute()}.state"),
     ]

@@ -7,6 +7,7 @@ from typing import Final
 
 from genqual.conformance.faults import CATALOGUE
 from genqual.conformance.other_rules import RULES
+from genqual.detection.store import Cell
 from genqual.detection.tables import Matrix, titled
 
 _HEAD: Final = """# What the conformance suite finds, and what it does not
@@ -23,7 +24,7 @@ def page(matrix: Matrix, picture: str) -> str:
 
 def _summary(matrix: Matrix) -> list[str]:
     honest, alarms, survivors = matrix.honest(), matrix.false_alarms(), matrix.survivors()
-    cases = sorted({f"{cell.engine} x{cell.ranks}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
+    cases = sorted({f"{cell.engine} x{cell.ranks}{_cores(cell)}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
     lines = [
         "## In short",
         "",
@@ -46,6 +47,10 @@ def _summary(matrix: Matrix) -> list[str]:
         lines.append(f"- {titled(cell.check)} on {where}, {cell.fault}: {cell.why}")
     lines += ["none", ""] if not alarms else [""]
     return lines
+
+
+def _cores(cell: Cell) -> str:
+    return f" of {cell.cores} cores" if cell.cores > 1 else ""
 
 
 def _rules(matrix: Matrix) -> list[str]:

@@ -152,7 +152,7 @@ def broken(request: pytest.FixtureRequest) -> str:
 def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> Cell:
     """One cell of `case`, on the hardware that is here."""
     here = device(case.device).identity().class_id
-    return Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here)
+    return Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here, case.cores_per_rank)
 
 
 def progress(item: pytest.Item, case: Case, name: str) -> None:

@@ -27,6 +27,7 @@ class Run:
     models: tuple[str, ...] = TINY
     dtypes: tuple[str, ...] = LANES
     tests: tuple[str, ...] = ()
+    cores: int = 1
     sample: bool = False
     faults: bool = True
 
@@ -37,7 +38,7 @@ class Run:
         known, architecture = CATALOGUE[name], resolve(model).architecture
         engine, ranks = HOME
         at_home = any(known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in LANES)
-        home = (self.engine, self.ranks) == HOME and dtype in LANES
+        home = (self.engine, self.ranks, self.cores) == (*HOME, 1) and dtype in LANES
         return self.faults and (home or not at_home or (self.sample and known.sample))
 
 
@@ -50,6 +51,7 @@ RUNS: Final = (
     Run("transformers-compiled"),  # graphs and a static cache
     Run("accelerate:placement=disk"),  # offload
     Run("transformers:attn_implementation=eager", faults=False),  # other kernels
+    Run("transformers", cores=2, faults=False),  # threads
     Run("transformers", dtypes=("int8-weight",)),
     Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
 )

@@ -28,10 +28,11 @@ class Cell:
     outcome: Outcome
     why: str = ""
     hardware: str = ""  # the class it was judged on; empty in stores of before it was kept
+    cores: int = 1  # of each rank
 
     @property
-    def key(self) -> tuple[str, int, str, str, str, str]:
-        return (self.engine, self.ranks, self.model, self.dtype, self.fault, self.check)
+    def key(self) -> tuple[str, int, int, str, str, str, str]:
+        return (self.engine, self.ranks, self.cores, self.model, self.dtype, self.fault, self.check)
 
     @property
     def test(self) -> str:
@@ -43,9 +44,9 @@ class Cell:
         return "fp32" if self.dtype == "fp32" else "declared"
 
 
-def key_of(case: Case, fault: str, check: str) -> tuple[str, int, str, str, str, str]:
+def key_of(case: Case, fault: str, check: str) -> tuple[str, int, int, str, str, str, str]:
     """The key of a cell that may not exist yet."""
-    return (case.engine, case.ranks, case.model, case.dtype, fault, check)
+    return (case.engine, case.ranks, case.cores_per_rank, case.model, case.dtype, fault, check)
 
 
 class Store:

@@ -85,7 +85,7 @@ def _harmless(fault: str) -> bool:
 
 
 def _run(cell: Cell) -> tuple[str, ...]:
-    return (cell.engine, str(cell.ranks), cell.model, cell.dtype, cell.fault)
+    return (cell.engine, str(cell.ranks), str(cell.cores), cell.model, cell.dtype, cell.fault)
 
 
 def titled(check: str) -> str:
