@@ -14,7 +14,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from genqual.errors import GenqualError
+from genqual.errors import BadInput, GenqualError
+from genqual.models.dataset import FILES, read_prompts
 from genqual.performance.admission import UNDER_TEST
 from genqual.results.published import NAME
 from genqual.results.push import DEFAULT_UPLOAD
@@ -39,9 +40,10 @@ def _counts(what: str) -> Callable[[str], tuple[int, ...]]:
         try:
             counts = tuple(int(part) for part in _names(text))
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of {what}; give for example 1,8,32") from None
+            raise argparse.ArgumentTypeError(f"{text!r} names no {what}; give for example 1,8,32") from None
         if min(counts) < 1:
-            raise argparse.ArgumentTypeError(f"{min(counts)} cannot be a {what}; the smallest is 1")
+            article = "an" if what[0] in "aeiou" else "a"
+            raise argparse.ArgumentTypeError(f"{min(counts)} cannot be {article} {what}; the smallest is 1")
         return counts
 
     return parse
@@ -469,3 +471,12 @@ def misread_path(config: pytest.Config) -> str:
         if option in PATH_OPTIONS and (here / str(value)).exists():
             return f"{option} {value}: write {option}={value}; after a space pytest takes a path for a test directory"
     return ""
+
+
+def check_paths(options: Options) -> None:
+    """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid."""
+    for option, value in (("--references", options.references), ("--waivers", options.waivers)):
+        if value is not None and not Path(value).is_dir():
+            raise BadInput(f"{option}={value}: no such directory; check the path, or leave {option} out")
+    if options.prompts is not None and Path(options.prompts.rpartition(":")[0] or options.prompts).suffix in FILES:
+        read_prompts(options.prompts)

@@ -14,7 +14,7 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.given import unjudged
-from genqual.options import Options, add_options, misread_path
+from genqual.options import Options, add_options, check_paths, misread_path
 from genqual.performance.limits import Limit
 from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
@@ -53,7 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
         except GenqualError as error:
             raise pytest.UsageError(str(error)) from None
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
-    selection = Selection(Options.of(config), config.getoption("markexpr") or "")
+    options = Options.of(config)
+    try:
+        check_paths(options)
+    except GenqualError as error:
+        raise pytest.UsageError(str(error)) from None
+    selection = Selection(options, config.getoption("markexpr") or "")
     config.stash[_SELECTION] = selection
     config.stash[_TALLY] = Tally(selection)
     config.pluginmanager.register(_Reports(config.stash[_TALLY]), "genqual-reports")
@@ -226,8 +231,10 @@ def pytest_report_teststatus(
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Show the tables; the verdicts were given by the tests."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    """Show the tables; the verdicts were given by the tests. A usage error says itself why there are none."""
+    if exitstatus == pytest.ExitCode.USAGE_ERROR:
+        return
     summarise(terminalreporter, config.stash[RUN], config.stash[_TALLY])
 
 

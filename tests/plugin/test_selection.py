@@ -62,7 +62,11 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--cores-per-rank", "300"], ["--ranks 1 of 300 cores", f"{CPU} core"]),
         (["--cores-per-rank", "two"], ["'two' is not a list of core count"]),
         (["--batch-sizes", "0"], ["0 cannot be a batch size", "the smallest is 1"]),
-        (["--input-lengths", "many"], ["'many' is not a list of input length"]),
+        (["--input-lengths", "many"], ["'many' names no input length"]),
+        (["--input-lengths", "-3"], ["-3 cannot be an input length"]),
+        (["--references=nowhere"], ["--references=nowhere", "no such directory"]),
+        (["--waivers=nowhere"], ["--waivers=nowhere", "no such directory"]),
+        (["--prompts=nowhere.jsonl:text"], ["nowhere.jsonl", "no such file"]),
         (["--new-tokens", "1,2"], ["give one"]),
         (["--dtype", "fp7"], ["'fp7'", "fp32, bf16, fp16"]),
         (["--engine", "tensorflow"], ["tensorflow", "transformers"]),
@@ -81,6 +85,7 @@ def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words:
     for word in words:
         assert word in said
     assert "Traceback" not in said
+    assert "nothing was judged" not in said, "one paragraph"
 
 
 def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,14 +28,29 @@ sys.stdin.read()
 """
 
 
+BUSY = """
+import sys, time
+from pathlib import Path
+from genqual.ranks.leases import Leases
+leases = Leases(Path(sys.argv[1]))
+print("held", flush=True)
+while True:  # as a test does: request after request, nothing in between
+    assert leases.take(sys.argv[2:])
+    time.sleep(0.06)
+    leases.release(sys.argv[2:])
+"""
+
+
 @contextmanager
-def another_process(folder: Path, *names: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", HOLDER, str(folder), *names]
+def another_process(folder: Path, *names: str, does: str = HOLDER) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", does, str(folder), *names]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_name_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) -> None:
@@ -86,6 +102,30 @@ def test_a_long_wait_names_the_holder(tmp_path: Path, monkeypatch: pytest.Monkey
     with another_process(tmp_path, "card0") as holder:
         assert not Leases(tmp_path, said.append).take(["card0"], wait_s=0.25)
         assert f"waiting for card0, held by process {holder.pid}" in said
+
+
+def test_who_asks_again_and_again_lets_others_between(tmp_path: Path) -> None:
+    ours = Leases(tmp_path)
+    with another_process(tmp_path, "core/0", "core/1", does=BUSY):
+        start = time.monotonic()
+        for _ in range(8):
+            assert ours.take(["core/0", "core/1"], wait_s=30)
+            ours.release(["core/0", "core/1"])
+            time.sleep(module.RECENT_S / 10)
+        assert time.monotonic() - start < 8
+    assert not list(tmp_path.glob("*.waits"))
+
+
+def test_who_waited_and_died_keeps_nobody_waiting(tmp_path: Path) -> None:
+    (tmp_path / "a.1.waits").write_text(json.dumps({"name": "a", "pid": 1, "born": 1.0}))
+    (tmp_path / "a.2.waits").write_text("half wri")
+    ours = Leases(tmp_path)
+    ours.take(["a"])
+    ours.release(["a"])
+    start = time.monotonic()
+    assert ours.take(["a"], wait_s=0)
+    assert time.monotonic() - start < module.YIELD_S
+    ours.release(["a"])
 
 
 def test_a_pid_that_was_reused_holds_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from genqual.errors import BadInput
 
-_FILES: Final = (".jsonl", ".txt", ".csv")
+FILES: Final = (".jsonl", ".txt", ".csv")
 _USUAL_COLUMNS: Final = ("prompt", "text", "content")
 
 
@@ -27,10 +27,10 @@ def read_prompts(source: str, *, split: str | None = None, column: str | None = 
     datasets only. Raises BadInput at once when the file or the package is missing, and naming the line when one is bad.
     """
     name, _, given = source.rpartition(":") if ":" in source else (source, "", "")
-    if given and Path(name).suffix in _FILES and not Path(source).exists():
+    if given and Path(name).suffix in FILES and not Path(source).exists():
         source, column = name, column or given
     path = Path(source).expanduser()
-    if path.suffix not in _FILES:
+    if path.suffix not in FILES:
         return _dataset(source, split or "train", column)
     if split is not None:
         raise BadInput(f"prompts {source}: a file has no split ({split}); leave it out")
@@ -85,7 +85,7 @@ def _csv(path: Path, column: str | None) -> Iterator[str]:
 def _dataset(name: str, split: str, column: str | None) -> Iterator[str]:
     if find_spec("datasets") is None:
         raise BadInput(
-            f"prompts {name!r}: no file of type {', '.join(_FILES)}, and reading it as a dataset needs the package "
+            f"prompts {name!r}: no file of type {', '.join(FILES)}, and reading it as a dataset needs the package "
             "`datasets`: pip install datasets"
         )
     import datasets

@@ -52,7 +52,7 @@ def resolve(name: str) -> ModelSpec:
     if "/" in name or path.suffix == ".gguf":
         raise BadInput(f"model {name}: no such file or directory; {_nearest_parent(path)}")
     close = difflib.get_close_matches(name, known(), n=3, cutoff=0.5)
-    meant = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known())}"
+    meant = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known())}."
     raise BadInput(f"model {name!r}: unknown; {meant} Or give a directory, a .gguf file or a hub id org/name.")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,10 @@ from genqual.errors import BadInput
 
 WAIT_S: Final = 3600.0
 NEWS_S: Final = 30.0
+RECENT_S: Final = 1.0  # who gave a name back within this time, and wants it again, lets those who wait go first
+YIELD_S: Final = 0.25  # and waits this long for them: filelock looks every 50 ms whether a lock is free
+_LOOK_S: Final = 0.005
+_WAITER: Final = "waits"
 
 
 def runtime_dir() -> Path:
@@ -39,6 +44,9 @@ class Leases:
 
     Deadlock-free by two rules. Names are taken in sorted order, all or none. And the pool never waits here while it
     keeps other leases: it gives those up first.
+
+    Fair, nearly: a test gives its cores back after each request and wants them again a millisecond later, which a
+    process that looks now and then would hardly ever find free.
     """
 
     def __init__(self, folder: Path | None = None, progress: Callable[[str], None] | None = None) -> None:
@@ -46,6 +54,7 @@ class Leases:
         self._progress = progress
         self._held: dict[str, tuple[filelock.FileLock, int]] = {}
         self._locks: dict[str, filelock.FileLock] = {}
+        self._left: dict[str, float] = {}  # name -> when it was given back, on the monotonic clock
 
     @property
     def held(self) -> frozenset[str]:
@@ -59,6 +68,7 @@ class Leases:
     def take(self, names: Collection[str], *, wait_s: float = WAIT_S) -> bool:
         """Hold all of `names`, or none: False when another process kept one of them for `wait_s` seconds."""
         done: list[str] = []
+        self._give_way({name for name in names if name not in self._held})
         for name in sorted(set(names)):
             if not self._take(name, wait_s):
                 self.release(done)
@@ -76,6 +86,7 @@ class Leases:
             del self._held[name]
             self._file(name, "holder").unlink(missing_ok=True)
             lock.release()
+            self._left[name] = time.monotonic()
 
     def _take(self, name: str, wait_s: float) -> bool:
         if name in self._held:
@@ -83,20 +94,49 @@ class Leases:
             self._held[name] = lock, count + 1
             return True
         lock = self._lock(name)
-        left = wait_s
-        while True:
-            try:
-                lock.acquire(timeout=min(left, NEWS_S))
-                break
-            except filelock.Timeout:
-                left -= NEWS_S
-                if left <= 0:
-                    return False
-                if self._progress is not None:
-                    self._progress(f"waiting for {name}, held by process {self._holder(self._file(name, 'holder'))[1]}")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if wait_s <= 0 or not self._wait(name, lock, wait_s):
+                return False
         self._held[name] = lock, 1
         self._file(name, "holder").write_text(json.dumps({"name": name, **self._self}))
         return True
+
+    def _wait(self, name: str, lock: filelock.FileLock, wait_s: float) -> bool:
+        """Acquire `lock` within `wait_s` seconds, and let its holder see that somebody waits."""
+        queue = self._file(name, f"{os.getpid()}.{_WAITER}")
+        queue.write_text(json.dumps({"name": name, **self._self}))
+        left = wait_s
+        try:
+            while True:
+                try:
+                    lock.acquire(timeout=min(left, NEWS_S))
+                except filelock.Timeout:
+                    left -= NEWS_S
+                    if left <= 0:
+                        return False
+                    if self._progress is not None:
+                        holder = self._holder(self._file(name, "holder"))[1]
+                        self._progress(f"waiting for {name}, held by process {holder}")
+                else:
+                    return True
+        finally:
+            queue.unlink(missing_ok=True)
+
+    def _give_way(self, names: Collection[str]) -> None:
+        """Where others wait for what this process had just now, let one of them have it first."""
+        now = time.monotonic()
+        just_left = {name for name in names if now - self._left.get(name, -RECENT_S) < RECENT_S}
+        waiting = self._waiters(just_left) if just_left else frozenset()
+        while waiting and waiting <= self._waiters(just_left) and time.monotonic() - now < YIELD_S:
+            time.sleep(_LOOK_S)  # another process' lock gives no sign
+
+    def _waiters(self, names: Collection[str]) -> frozenset[Path]:
+        """The files of other live processes that wait for one of `names`."""
+        found = (file for file in self._folder.iterdir() if file.suffix == f".{_WAITER}")
+        holders = {file: self._holder(file) for file in found}
+        return frozenset(file for file, (name, pid) in holders.items() if name in names and pid not in (0, os.getpid()))
 
     @cached_property
     def _folder(self) -> Path:
