@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from genqual.conformance.faults import CATALOGUE
 from genqual.detection import runs
+from genqual.detection.plugin import fits
 from genqual.detection.store import HONEST
 from genqual.errors import BadInput
 from genqual.models.registry import resolve
+from genqual.spec import Case
 
 TINY = [run for run in runs.RUNS if run.models == runs.TINY]
 
@@ -69,3 +73,20 @@ def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
     for pair in ("transformers", ":2", "transformers:two"):
         with pytest.raises(BadInput, match="ENGINE:RANKS"):
             runs.runs_of(pair, None, None)
+
+
+def test_a_control_is_not_compared_to_the_bit_with_a_group_that_has_none() -> None:
+    case = Case("cpu", "accelerate:placement=disk", "llama-tiny", "fp32")
+    beside, alone = (
+        SimpleNamespace(originalname=name)
+        for name in ("test_offloaded_weights_give_the_same_bits", "test_cache_equals_no_cache")
+    )
+    assert not fits(case, "logits_plus_constant", beside)  # type: ignore[arg-type]
+    for name, item in (("not_fetched_back", beside), (HONEST, beside), ("logits_plus_constant", alone)):
+        assert fits(case, name, item)  # type: ignore[arg-type]
+
+
+def test_a_control_that_cuts_a_matrix_is_not_put_into_a_quantised_one() -> None:
+    known = CATALOGUE["head_in_halves"]
+    assert known.fits(engine="transformers", architecture="llama", ranks=1, dtype="bf16")
+    assert not known.fits(engine="transformers", architecture="llama", ranks=1, dtype="int8-weight")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from genqual.conformance.faults.fault import BLOOM, HERE, LLAMA, SHARDED, Fault
+from genqual.spec import DTYPES
 
 ONE: Final = frozenset({"transformers"})
 
@@ -202,7 +203,7 @@ CONTROLS: Final = _group(
     ("positions_shifted", "positions:positions", "every position is five further on: rotary knows distances only",
      {**_with(shift=5), "equivalent": True, "architectures": LLAMA}),
     ("head_in_halves", "blocks:head_halves", "the head's product is made by another honest kernel",
-     {"equivalent": True, "engines": ONE}),
+     {"equivalent": True, "engines": ONE, "dtypes": frozenset(DTYPES)}),
 )  # fmt: skip
 
 FAULTS: Final = (
