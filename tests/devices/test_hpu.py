@@ -283,6 +283,12 @@ def test_simulated_cards_say_so_in_their_class_and_their_facts(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("simulation")
+def test_simulated_cards_are_no_exclusive_ones() -> None:
+    device: Device = Hpu()
+    assert not device.exclusive
+
+
+@pytest.mark.usefixtures("simulation")
 @pytest.mark.parametrize("count", ["0", "9", "two"])
 def test_a_count_that_no_host_has_is_no_card(monkeypatch: pytest.MonkeyPatch, count: str) -> None:
     monkeypatch.setenv(simulated.CARDS, count)

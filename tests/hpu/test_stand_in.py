@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 SIMULATED = Path(__file__).resolve().parents[1] / "simulated_hpu"
-SCRIPT = Path(__file__).parent / "scripts" / "rules.py"
+SCRIPTS = Path(__file__).parent / "scripts"
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
@@ -21,7 +22,12 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reaso
 def answers(**env: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(SIMULATED), "OMP_NUM_THREADS": "1", **env}
     done = subprocess.run(
-        [sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(SCRIPTS / "rules.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -89,3 +95,51 @@ def test_a_fallback_is_counted(lazy: dict[str, Any], eager: dict[str, Any]) -> N
 
 def test_a_module_that_is_not_visible_cannot_be_taken(lazy: dict[str, Any]) -> None:
     assert "not visible" in lazy["second_card"]
+
+
+CARDS = 3
+
+
+@pytest.fixture(scope="module")
+def together() -> list[dict[str, Any]]:
+    """What each of three cards of one host saw of their collectives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    fixed = {"PYTHONPATH": str(SIMULATED), "OMP_NUM_THREADS": "1", "PT_HPU_LAZY_MODE": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "cards.py")],
+            env={
+                **{**os.environ, **fixed, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+                **{"RANK": str(rank), "WORLD_SIZE": str(CARDS), "HABANA_VISIBLE_MODULES": "0,1,2"},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(CARDS)
+    ]
+    try:
+        said = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0] * CARDS, "\n".join(error for _, error in said)
+    return [json.loads(answer) for answer, _ in said]
+
+
+def test_every_card_has_the_sum_of_all(together: list[dict[str, Any]]) -> None:
+    for card in together:
+        assert card["sums"] == {f"torch.{dtype}": [True] * 4 for dtype in ("float32", "bfloat16", "int64")}
+        assert card["often"]
+        assert card["gathered"] == [[float(rank)] * 2 for rank in range(CARDS)]
+        assert card["largest"] == [CARDS - 1]
+
+
+def test_every_card_has_the_same_bits_of_a_rounded_sum(together: list[dict[str, Any]]) -> None:
+    assert len({tuple(card["bits"]) for card in together}) == 1
+
+
+def test_a_sum_over_cards_wants_contiguous_tensors(together: list[dict[str, Any]]) -> None:
+    for card in together:
+        assert "must be contiguous" in card["strided"]

@@ -48,8 +48,12 @@ class Device(Protocol):
     name: str  # the mark: xeon, cpu, cuda, hpu, xpu
     torch_device: str  # what a rank passes to torch: cpu, cuda, hpu, xpu
     backend: str  # torch.distributed backend: gloo, nccl, hccl, xccl
-    exclusive: bool  # True when a second process cannot open it while a group lives (Gaudi)
     summary: str  # one line for --help
+
+    @property
+    def exclusive(self) -> bool:
+        """True when a second process cannot open it while a group lives (Gaudi)."""
+        ...
 
     def probe(self) -> Presence:
         """Is it here, how many, found how. Cheap, cached by the caller, never raises."""

@@ -30,9 +30,13 @@ class Hpu(Cards):
     vendor = "Intel Habana"
     torch_device = "hpu"
     backend = "hccl"
-    exclusive = True
     summary = "Intel Gaudi, one rank on each card"
     variable = "HABANA_VISIBLE_MODULES"
+
+    @property
+    def exclusive(self) -> bool:
+        """True of a card; one that is not there serves any number, and no group is loaded anew to give it free."""
+        return not simulated.folder()
 
     def scan(self) -> Scan:
         if simulated.folder():

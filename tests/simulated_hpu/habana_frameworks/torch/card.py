@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -176,30 +176,58 @@ def raised(result: Any) -> Any:
 def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run `func`, of which an argument is a tensor of the device or the device itself."""
     name = getattr(func, "__name__", str(func))
-    leaves = _pytree.tree_leaves((args, kwargs))
-    if any(batched(leaf) for leaf in leaves):
-        return inside_vmap(func, name, args, kwargs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    strangers = [t for t in tensors if not isinstance(t, HpuTensor) and t.dim() > 0 and t.device.type != "meta"]
-    ours = [t for t in tensors if isinstance(t, HpuTensor)]
+    if name in FACTS:
+        with torch._C.DisableTorchFunctionSubclass():
+            return raised(func(*args, **kwargs))
+    tensors: list[torch.Tensor] = []
+    places: list[Any] = []
+    gather(args, tensors, places)
+    gather(kwargs.values(), tensors, places)
+    ours, strangers = [], []
+    for tensor in tensors:
+        if batched(tensor):
+            return inside_vmap(func, name, args, kwargs)
+        if isinstance(tensor, HpuTensor):
+            ours.append(tensor)
+        elif tensor.dim() > 0 and tensor.device.type != "meta":
+            strangers.append(tensor)
     if ours and strangers and name not in TAKES_HOST_TENSORS and not name.startswith("_"):
         raise RuntimeError(f"{name}: expected all tensors on one device, found hpu and {strangers[0].device}")
     if name in {"numpy", "__array__", "__dlpack__"} and ours:
         raise TypeError("cannot convert a tensor of hpu to numpy; call .cpu() first")
-    if name == "cpu" or (name == "to" and ours and any(names_host(leaf) for leaf in leaves)):
+    if name == "cpu" or (name == "to" and ours and any(names_host(place) for place in places)):
         return to_host(func, name, args, kwargs)
     if name in READS:
         CARD.synchronize()
+    if places:
+        args, kwargs = lowered(args), lowered(kwargs)
     with torch._C.DisableTorchFunctionSubclass():
-        result = func(*lowered(args), **lowered(kwargs))
+        result = func(*args, **kwargs)
     if name in READS:
         return result
-    found = any(isinstance(leaf, torch.Tensor) for leaf in _pytree.tree_leaves(result))
-    if not found:
-        return result
-    if name not in FACTS:
-        CARD.ran(name, ours)
+    if not isinstance(result, torch.Tensor):
+        found: list[torch.Tensor] = []
+        gather((result,), found, [])
+        if not found:
+            return result
+    CARD.ran(name, ours)
     return raised(result)
+
+
+def gather(values: Iterable[Any], tensors: list[torch.Tensor], places: list[Any]) -> None:
+    """Put the tensors among `values`, and what may name a device, into the two lists.
+
+    By hand, for torch's pytree takes longer than all the rest of an operator on a small tensor.
+    """
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        elif isinstance(value, (str, torch.device)):
+            places.append(value)
+        elif isinstance(value, (list, tuple)):
+            gather(value, tensors, places)
+        elif isinstance(value, dict):
+            gather(value.values(), tensors, places)
 
 
 def batched(value: Any) -> bool:
@@ -251,6 +279,8 @@ class OnDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if len(types) == 1 and types[0] is HpuTensor:  # where `func` would take us, by a longer way
+            return dispatch(func, args, kwargs)
         device = kwargs.get("device")
         moved = names_hpu(device) or (getattr(func, "__name__", "") == "to" and any(names_hpu(a) for a in args[1:]))
         if not moved:
@@ -274,10 +304,6 @@ def switch_on() -> None:
     # Otherwise Module.to keeps the old parameter objects, which are tensors of the host.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     if torch.distributed.is_available():
-        torch.distributed.Backend.register_backend("hccl", _gloo, devices=["cpu", "hpu"])
+        from habana_frameworks.torch.distributed.hccl import Hccl
 
-
-def _gloo(store: Any, rank: int, size: int, timeout: Any) -> Any:
-    from torch.distributed import ProcessGroupGloo
-
-    return ProcessGroupGloo(store, rank, size, timeout)
+        torch.distributed.Backend.register_backend("hccl", Hccl, devices=["cpu", "hpu"])

@@ -1,0 +1,1 @@
+"""`habana_frameworks.torch.distributed`: the cards of one host together."""
