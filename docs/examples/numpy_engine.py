@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+BEST = 5  # log-probabilities of each step, where they are asked for
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -116,27 +117,41 @@ def load(request: dict[str, Any], fault: str) -> Llama | None:
         return None
     model = Llama(directory, fault)
     size = sum(array.nbytes for array in model.weights.values())
-    say(protocol=1, name="numpy-llama", version=np.__version__, weight_bytes=size)
+    say(protocol=1, name="numpy-llama", version=np.__version__, weight_bytes=size, top=BEST)
     return model
 
 
-def generate(model: Llama, prompts: list[list[int]], new_tokens: int) -> None:
-    """Greedy, all rows in step, one line a step: the tokens of all rows, and seconds since the request came."""
+def best(logits: Array, count: int) -> list[list[float]]:
+    """The `count` best tokens with their log-probabilities, as pairs, best first: the log-softmax in float64."""
+    below = logits.astype(np.float64) - logits.max()
+    order = np.argsort(-logits, kind="stable")[:count]
+    found = below[order] - np.log(np.exp(below).sum())
+    return [[int(token), float(value)] for token, value in zip(order, found, strict=True)]
+
+
+def generate(model: Llama, prompts: list[list[int]], new_tokens: int, top: int) -> None:
+    """Greedy, all rows in step, one line a step: the tokens of all rows, and seconds since the request came.
+
+    With `top` the best tokens of each row as well, which cost time and so are asked for in runs that nobody times.
+    """
     start = time.perf_counter()
     caches: list[tuple[list[list[Array]], list[list[Array]]]] = []
-    chosen = []
+    logits: list[Array] = []
     for row in prompts:
         model.forget()
         for position, token in enumerate(row):
-            logits = model.step(token, position)
+            last = model.step(token, position)
+        logits.append(last)
         caches.append((model.keys, model.values))
-        chosen.append(int(logits.argmax()))
-    say(tokens=chosen, s=time.perf_counter() - start)
-    for step in range(1, new_tokens):
+    for step in range(new_tokens):
+        chosen = [int(one.argmax()) for one in logits]
+        more = {"top": [best(one, min(top, BEST)) for one in logits]} if top else {}
+        say(tokens=chosen, s=time.perf_counter() - start, **more)
+        if step + 1 == new_tokens:
+            break
         for index, row in enumerate(prompts):
             model.keys, model.values = caches[index]
-            chosen[index] = int(model.step(chosen[index], len(row) + step - 1).argmax())
-        say(tokens=chosen, s=time.perf_counter() - start)
+            logits[index] = model.step(chosen[index], len(row) + step)
 
 
 def main() -> None:
@@ -150,7 +165,7 @@ def main() -> None:
         if request["method"] == "load":
             model = load(request, fault)
         elif request["method"] == "generate" and model is not None:
-            generate(model, request["prompts"], request["new_tokens"])
+            generate(model, request["prompts"], request["new_tokens"], request.get("top", 0))
         else:
             say(error=f"{request['method']}: not known, or nothing is loaded")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.conformance import judge, judge_own
+from genqual.conformance import judge, judge_own, judge_top
 from genqual.conformance.judge_free import Rescore
 from genqual.conformance.reference import Reference
 from genqual.given import Judge, Passage, Quote
@@ -26,6 +26,15 @@ def test_free_run_follows_the_oracle(
     run = generator.generate(passage.prompts, passage.steps)
     quote(run.tokens)
     judge_it(judge.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))
+
+
+def test_top_probabilities_match_the_oracle(
+    generator: Generator, passage: Passage, rescore: Rescore, judge_it: Judge
+) -> None:
+    """Of an engine that shows no logits: its best log-probabilities at each step, on the text that it writes itself."""
+    tokens, ids, logprobs = generator.generate_top(passage.prompts, passage.steps)
+    dtype = generator.case.dtype
+    judge_it(judge_top.judge_top(tokens, ids, logprobs, passage.reference, dtype=dtype, rescore=rescore))
 
 
 def test_a_chosen_token_is_the_argmax_of_its_own_logits(

@@ -40,6 +40,7 @@ GUARDS: Final = {  # module: the tests of it, those that notice most first
     "judge_parts": "test_same test_judge",
     "judge_own": "test_judge_own",
     "judge_free": "test_free_run",
+    "judge_top": "test_judge_top",
     "judge_text": "test_judge_text",
     "calibration": "test_leave_one_out",
     "bisect": "test_bisect",

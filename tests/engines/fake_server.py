@@ -76,6 +76,23 @@ def honest(handler: Handler, body: dict[str, Any]) -> None:
     handler.raw("data: [DONE]\n\n")
 
 
+def best_of(token: int, count: int) -> list[tuple[int, float]]:
+    """What this server says of its best tokens: the chosen one, and those after it, each less likely."""
+    return [((token + n) % VOCABULARY, -0.25 - n) for n in range(count)]
+
+
+def generous(handler: Handler, body: dict[str, Any]) -> None:
+    """As `honest`, with log-probabilities as vLLM gives them."""
+    handler.begin()
+    for token in next_tokens(body["prompt"], body["max_tokens"]):
+        more: dict[str, Any] = {}
+        if "logprobs" in body:
+            named = {f"token_id:{other}": value for other, value in best_of(token, body["logprobs"])}
+            more = {"logprobs": {"tokens": [f"token_id:{token}"], "top_logprobs": [named]}}
+        handler.piece(text="?", token_ids=[token], **more)
+    handler.raw("data: [DONE]\n\n")
+
+
 @contextmanager
 def serving(answer: Answer = honest, models: tuple[str, ...] = ("only",)) -> Iterator[Any]:
     """A server on a free port, with `url` and the requests that it has `seen`."""

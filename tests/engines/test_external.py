@@ -46,10 +46,10 @@ def make() -> Iterator[Make]:
             engine._errors.close()
 
 
-def script(tmp_path: Path, body: str) -> tuple[str, str]:
+def script(tmp_path: Path, body: str, **more: int) -> tuple[str, str]:
     """A program that answers `load`, then does `body` with each request."""
     file = tmp_path / "program.py"
-    loaded = json.dumps({"protocol": 1, "name": "mine"})
+    loaded = json.dumps({"protocol": 1, "name": "mine", **more})
     file.write_text(
         "import json, sys, os\n"
         "def say(**what): print(json.dumps(what), flush=True)\n"
@@ -71,6 +71,73 @@ def test_the_example_follows_the_oracle(make: Make) -> None:
     told = engine.inspect()
     assert told["times"] == "the program's own clock"
     assert told["says"]["name"] == "numpy-llama"  # type: ignore[index,call-overload]
+
+
+def test_the_example_gives_its_best_log_probabilities_when_it_is_asked(make: Make) -> None:
+    engine = make(sys.executable, str(EXAMPLE))
+    assert engine.generate(TokenBatch.of(ROWS), 6).top_ids is None, "a timed run does not pay for them"
+    for asked, given in ((5, 5), (2, 2), (9, 5)):
+        got = engine.generate_top(TokenBatch.of(ROWS), 6, asked)
+        assert got.top_ids is not None
+        assert got.top_logprobs is not None
+        assert got.top_ids.shape == got.top_logprobs.shape == (6, 2, given)
+        assert (got.tokens == got.top_ids[..., 0].T).all()
+    found = engine.generate_top(TokenBatch.of(ROWS), 6, 5)
+    assert found.top_ids is not None
+    assert found.top_logprobs is not None
+    oracle = oracle_for(weights.config(MODEL), weights.read(MODEL))
+    for row, prompt in enumerate(ROWS):
+        logits = oracle.logits([*prompt, *found.tokens[row, :-1].tolist()])[len(prompt) - 1 :]
+        exact = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        assert (np.argsort(-exact, axis=-1)[:, :5] == found.top_ids[:, row]).all()
+        assert np.abs(np.sort(exact, axis=-1)[:, :-6:-1] - found.top_logprobs[:, row]).max() < 1e-4
+
+
+def test_a_program_is_asked_for_what_it_said_that_it_gives(make: Make, tmp_path: Path) -> None:
+    tells = "[say(tokens=[request.get('top', 0)] * rows) for _ in range(request['new_tokens'])]"
+    engine = make(*script(tmp_path, tells))
+    assert engine.generate_top(TokenBatch.of(ROWS), 2, 5).tokens.tolist() == [[0, 0], [0, 0]]
+    assert engine.generate_top(TokenBatch.of(ROWS), 2, 5).top_ids is None
+    engine = make(*script(tmp_path, tells, top=7))
+    assert engine.generate(TokenBatch.of(ROWS), 2).tokens.tolist() == [[0, 0], [0, 0]]
+    assert engine.generate_top(TokenBatch.of(ROWS), 2, 5).tokens.tolist() == [[5, 5], [5, 5]]
+
+
+def test_who_sends_them_unasked_is_heard(make: Make, tmp_path: Path) -> None:
+    engine = make(*script(tmp_path, "[say(tokens=[7, 8], top=[[[7, -1], [8, -2.5]]] * 2) for _ in range(3)]"))
+    got = engine.generate(TokenBatch.of(ROWS), 3)
+    assert got.top_ids is not None
+    assert got.top_logprobs is not None
+    assert got.top_ids.dtype == np.int64
+    assert got.top_logprobs.dtype == np.float64
+    assert got.top_ids.tolist() == [[[7, 8]] * 2] * 3
+    assert got.top_logprobs.tolist() == [[[-1.0, -2.5]] * 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        ("7", "gave top 7 at step 0; wanted is a list a row, 2"),
+        ("[[[7, -1], [8, -2]]]", "wanted is a list a row, 2"),
+        ("[[[7, -1], [8, -2]], 5]", "gave top 5 at step 0 of row 1; wanted are pairs"),
+        ("[[[7, -1]], [[8, -2]]]", "at step 0 of row 0; wanted are pairs .*two at least"),
+        ("[[[7, -1], [8, -2]], [[7, -1], [8, -2], [9, -3]]]", "row 1; wanted are pairs .*as many everywhere"),
+        ("[[[7, -1], [8, -2]][:2 + i], [[7, -1], [8, -2], [9, -3]][:2 + i]]", "at step 1 of row 1; wanted are pairs"),
+        ("[[[7, -1], [7, -2]], [[7, -1], [8, -2]]]", "row 0; wanted .*each id once"),
+        ("[[[7, -1], [1024, -2]], [[7, -1], [8, -2]]]", "row 0; wanted .*below 1024"),
+        ("[[[7, -1], [-1, -2]], [[7, -1], [8, -2]]]", "row 0; wanted"),
+        ("[[[7, -1], [True, -2]], [[7, -1], [8, -2]]]", "row 0; wanted"),
+        ("[[[7, -1], [8, float('nan')]], [[7, -1], [8, -2]]]", "row 0; wanted .*each number finite"),
+        ("[[[7, -1], [8, -float('inf')]], [[7, -1], [8, -2]]]", "row 0; wanted"),
+        ("[[[7, -1], [8, '-2']], [[7, -1], [8, -2]]]", "row 0; wanted"),
+        ("[[[7, -1], [8]], [[7, -1], [8, -2]]]", "row 0; wanted"),
+        ("None if i else [[[7, -1], [8, -2]]] * 2", "gave top None at step 1; wanted is a list a row"),
+    ],
+)
+def test_log_probabilities_that_are_none_are_told(top: str, words: str, make: Make, tmp_path: Path) -> None:
+    engine = make(*script(tmp_path, f"[say(tokens=[7, 8], top={top}) for i in range(3)]"))
+    with pytest.raises(EngineFailed, match=words):
+        engine.generate(TokenBatch.of(ROWS), 3)
 
 
 def test_the_broken_example_does_not(make: Make) -> None:

@@ -17,7 +17,7 @@ from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
 from genqual.models.registry import resolve
 
-from .fake_server import VOCABULARY, Handler, honest, next_tokens, serving
+from .fake_server import VOCABULARY, Handler, best_of, generous, honest, next_tokens, serving
 
 MODEL = resolve("llama-tiny")
 ROWS = [[3, 141, 59, 26], [535, 89, 79]]
@@ -223,3 +223,134 @@ def test_nothing_but_tokens_is_shown(servers: list[Server]) -> None:
     ):
         with pytest.raises(Unsupported, match="tokens only"):
             ask()
+
+
+def told(servers: list[Server], answer: Any, best: int = 5) -> Any:
+    """Of each step the best that was said of row 1, ids and log-probabilities; None where there are none."""
+    with serving(answer) as fake:
+        engine = load(servers, fake.url)
+        got = engine.generate_top(TokenBatch.of(ROWS), 4, best)
+    assert got.tokens.tolist() == [next_tokens(row, 4) for row in ROWS], "whatever is said of them, they are judged"
+    if got.top_ids is None or got.top_logprobs is None:
+        return None
+    assert got.top_ids.shape == got.top_logprobs.shape
+    assert got.top_ids.shape[:2] == (4, 2)
+    return [
+        list(zip(ids, values, strict=True))
+        for ids, values in zip(got.top_ids[:, 1].tolist(), got.top_logprobs[:, 1].tolist(), strict=True)
+    ]
+
+
+ALL = [best_of(token, 5) for token in next_tokens(ROWS[1], 4)]
+
+
+def test_log_probabilities_are_asked_for_in_runs_that_nobody_times(servers: list[Server]) -> None:
+    assert told(servers, generous) == ALL
+    with serving(generous) as fake:
+        engine = load(servers, fake.url)
+        engine.generate(TokenBatch.of(ROWS), 2)
+        assert not [body for _, body in fake.seen if "logprobs" in body]
+        engine.generate_top(TokenBatch.of(ROWS), 2, 5)
+        _, body = fake.seen[-1]
+    assert (body["logprobs"], body["return_tokens_as_token_ids"], body["ignore_eos"]) == (5, True, True)
+
+
+@pytest.mark.parametrize("status", [400, 422, 500, 501])
+@pytest.mark.parametrize("word", ["logprobs", "return_tokens_as_token_ids"])
+def test_a_server_that_refuses_is_judged_by_its_tokens(word: str, status: int, servers: list[Server]) -> None:
+    def refuses(handler: Handler, body: dict[str, Any]) -> None:
+        if word in body:
+            handler.whole(status, {"error": {"message": f"unexpected {word}"}})
+            return
+        generous(handler, body)
+
+    assert told(servers, refuses) == (None if word == "logprobs" else ALL)
+
+
+def says(make: Any) -> Any:
+    """A server that says `make(token, count)` of each token as its `logprobs`."""
+
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        for token in next_tokens(body["prompt"], body["max_tokens"]):
+            more = {"logprobs": make(token, body["logprobs"])} if "logprobs" in body else {}
+            handler.piece(text="?", token_ids=[token], **more)
+        handler.raw("data: [DONE]\n\n")
+
+    return answer
+
+
+def by_text(token: int) -> str:
+    return chr(token_text.FIRST + token)
+
+
+def completion(token: int, pairs: Any, name: Any = by_text) -> dict[str, Any]:
+    return {"tokens": [name(token)], "top_logprobs": [{name(other): value for other, value in pairs}]}
+
+
+def chat(token: int, pairs: Any, /, **named: Any) -> dict[str, Any]:
+    def one(other: int, value: Any) -> dict[str, Any]:
+        return {**{key: name(other) for key, name in named.items()}, "logprob": value}
+
+    return {"content": [{**one(token, -0.25), "top_logprobs": [one(*pair) for pair in pairs]}]}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda token, n: completion(token, best_of(token, n)),
+        lambda token, n: completion(token, reversed(best_of(token, n))),
+        lambda token, n: completion(token, best_of(token, n + 1)),
+        lambda token, n: chat(token, best_of(token, n), token=by_text),
+        lambda token, n: chat(token, best_of(token, n), id=int, token=lambda _: "the same for all"),
+    ],
+    ids=["texts", "in another order", "one more", "chat with texts", "chat with ids"],
+)
+def test_texts_are_ids_where_they_stand_for_one(make: Any, servers: list[Server]) -> None:
+    assert told(servers, says(make)) == ALL
+
+
+def test_the_shortest_list_counts_for_all(servers: list[Server]) -> None:
+    def fewer(token: int, n: int) -> dict[str, Any]:
+        return completion(token, best_of(token, n - (token == next_tokens(ROWS[0], 1)[0])))
+
+    assert told(servers, says(fewer)) == [pairs[:4] for pairs in ALL]
+    assert told(servers, says(lambda token, n: completion(token, best_of(token, 2)))) == [pairs[:2] for pairs in ALL]
+
+
+def test_a_number_that_is_none_is_for_the_judge_to_see(servers: list[Server]) -> None:
+    pairs = told(servers, says(lambda token, n: completion(token, [*best_of(token, n), (token + n, float("nan"))])))
+    assert [len(step) for step in pairs] == [5] * 4
+    assert np.isnan([value for step in pairs for _, value in step]).sum() == 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda token, n: None,
+        lambda token, n: [],
+        lambda token, n: {"tokens": "x", "top_logprobs": None},
+        lambda token, n: {"tokens": [by_text(token)], "top_logprobs": []},
+        lambda token, n: {"tokens": [by_text(token)], "top_logprobs": [None]},
+        lambda token, n: {"content": [5]},
+        lambda token, n: {"content": [{"id": token, "logprob": -1.0}]},
+        lambda token, n: completion(token, best_of(token, 1)),
+        lambda token, n: completion(token, best_of(token, n), name=lambda other: f"word {other}"),
+        lambda token, n: completion(token, best_of(token, n), name=lambda other: f" {by_text(other)}"),
+        lambda token, n: completion(token, [(other, "much") for other, _ in best_of(token, n)]),
+        lambda token, n: completion(token, [(other, None) for other, _ in best_of(token, n)]),
+        lambda token, n: completion((token + 1) % VOCABULARY, best_of(token, n)),
+        lambda token, n: chat(token, [*best_of(token, n), (token, -0.25)], id=int),
+        lambda token, n: None if token == next_tokens(ROWS[1], 4)[2] else completion(token, best_of(token, n)),
+    ],
+)
+def test_what_is_not_certain_is_left_out(make: Any, servers: list[Server]) -> None:
+    assert told(servers, says(make)) is None
+
+
+def test_a_server_that_breaks_off_has_not_refused(servers: list[Server]) -> None:
+    def breaks(handler: Handler, body: dict[str, Any]) -> None:
+        (breaks_off if "logprobs" in body else honest)(handler, body)
+
+    with pytest.raises(EngineFailed, match=r"after 1 pieces|gave 1 tokens"):
+        told(servers, breaks)

@@ -100,6 +100,8 @@ def test_an_honest_server_is_judged_by_its_tokens_and_timed(served: Served, tmp_
             assert metrics[unseen] is None
         assert body["engine"]["inspection"]["prompts_as"] == "text"
         assert served.url not in json.dumps(body["engine"])
+    # It refuses `logprobs`, so it is judged by its tokens.
+    assert "NOT APPLICABLE: server gives tokens only: no log-probabilities came with them" in said
     assert "test_logits_match_the_oracle" not in {line for line in said.splitlines() if "PASSED" in line}
 
 

@@ -56,6 +56,7 @@ ELSEWHERE: Final = {  # what no fault that is put into a loaded engine can show,
     "test_quantised_weights_are_smaller": "weights are counted, not computed with",
     "test_texts_of_46_languages_round_trip": "test_every_property.py, with a tokenizer that knows two words",
     "test_a_prompt_of_nothing_has_a_declared_outcome": "the contract of TokenBatch refuses it before an engine sees it",
+    "test_top_probabilities_match_the_oracle": "tests/plugin/test_tiers.py: of engines that show no logits only",
     "test_every_prompt_of_a_data_set_has_its_pair": "tests/plugin",
 }
 

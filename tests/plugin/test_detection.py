@@ -5,17 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from genqual.commands.faults import faults
 from genqual.commands.report import report
 from genqual.conformance.faults import CATALOGUE
+from genqual.conformance.reference import make, with_envelope
+from genqual.conformance.scores import scores_of
+from genqual.detection import tiers
 from genqual.detection.page import page
 from genqual.detection.store import HONEST, Cell, Store
 from genqual.detection.tables import Matrix, draw
 from genqual.errors import BadInput
+from tests.conformance.pretend import TableOracle, forced_logits, noise, table
 from tests.plugin.suite import ROOT
 
 
@@ -36,6 +42,19 @@ CELLS = [
     cell("sign_flip", "rule exact text", "alarm"),
     cell("noise", "test_a", "not judged"),
 ]
+TIERED = [
+    *CELLS,
+    cell(HONEST, "tier top 5", "pass"),
+    cell(HONEST, "tier tokens", "pass"),
+    cell("logits_plus_constant", "tier top 5", "pass"),
+    cell("logits_plus_constant", "tier tokens", "alarm"),
+    cell("stale_kv", "tier top 5", "alarm"),
+    cell("stale_kv", "tier tokens", "pass"),
+    cell("stale_kv", "tier tokens", "alarm", "bf16"),
+    cell("sign_flip", "tier top 5", "alarm"),
+    cell("sign_flip", "tier tokens", "pass"),
+    cell("noise", "tier tokens", "not judged"),
+]
 
 
 def test_survivors_and_false_alarms_are_named() -> None:
@@ -53,6 +72,76 @@ def test_survivors_and_false_alarms_are_named() -> None:
     assert "`sign_flip`" in text
     assert "1 survivors" in text
     assert "noise on transformers x1 llama-tiny" in text
+
+
+def test_less_evidence_is_a_table_of_its_own_and_nobody_elses_rule() -> None:
+    matrix = Matrix(TIERED)
+    # By hand: of stale_kv and sign_flip the suite finds the first, the best five both, tokens the first in bf16.
+    assert matrix.tiers() == [("logits", 1, 2, 2, 2), ("top 5", 2, 2, 0, 2), ("tokens", 1, 2, 1, 2)]
+    assert matrix.judges() == Matrix(CELLS).judges()
+    assert matrix.survivors() == ["sign_flip"], "a tier saves nobody"
+    assert matrix.false_alarms() == Matrix(CELLS).false_alarms()
+    assert matrix.lanes("stale_kv", "tier tokens") == "D"
+    assert matrix.checks[-2:] == ["tier top 5", "tier tokens"]
+    text = page(matrix, "detection.svg")
+    part = text[text.index("## What is found at each tier of evidence") : text.index("## Fault by fault")]
+    assert "| logits | all properties | 1 of 2 | 2 of 2 |" in part
+    assert f"| top 5 | {tiers.TIERS['tier top 5']} | 2 of 2 | 0 of 2 |" in part
+    assert "| tokens | the tokens of a free run, re-scored by the oracle | 1 of 2 | 1 of 2 |" in part
+    assert "tier top 5" not in text
+    assert "tier tokens" not in text
+
+
+def test_a_store_of_before_has_no_tiers() -> None:
+    assert Matrix(CELLS).tiers() == []
+    assert "tier of evidence" not in page(Matrix(CELLS), "detection.svg")
+
+
+def referred() -> tuple[Any, Any]:
+    """A pretended model whose logits depend on the last token, and its reference with a bf16 envelope."""
+    oracle = TableOracle(table(5))
+    bare = make("table", "f" * 64, oracle, [[1, 8], [2, 9]], 12)
+    logits = forced_logits(oracle, bare)
+    return oracle, with_envelope(
+        bare, "bf16", {str(n): scores_of(logits + noise(logits.shape, n), bare.forced) for n in (1, 2)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "outcomes"),
+    [
+        (lambda logits: logits, ["pass", "pass"]),
+        (lambda logits: logits + 7.0, ["pass", "pass"]),  # logsumexp takes it off
+        (lambda logits: logits * 1.01, ["alarm", "pass"]),
+        (lambda logits: np.where(logits == logits[3, 1].min(), np.nan, logits), ["alarm", "pass"]),
+        (lambda logits: np.roll(logits, 1, axis=-1), ["alarm", "alarm"]),
+    ],
+    ids=["honest", "a constant", "1 % too large", "nan in the tail", "neighbours"],
+)
+def test_tiers_are_our_own_judges_shown_less(change: Any, outcomes: list[str]) -> None:
+    oracle, reference = referred()
+    known = forced_logits(oracle, reference)
+    tokens, logits = np.empty((2, 12), dtype=np.int64), np.empty_like(known)
+    for row, prompt in enumerate(reference.prompts):
+        last = prompt[-1]
+        for step in range(12):
+            logits[step, row] = oracle.logits([last])[0]
+            logits[step, row] = change(logits)[step, row]
+            last = tokens[row, step] = np.nanargmax(logits[step, row])
+    own = scores_of(logits, tokens)
+    asked: list[Any] = []
+
+    def rescore(ids: Any) -> Any:
+        asked.append(tuple(ids))
+        return oracle.logits(ids)
+
+    said = list(tiers.alarms(tokens, own, reference, "fp32", rescore, known))
+    assert [(check, outcome) for check, outcome, _ in said] == list(zip(tiers.TIERS, outcomes, strict=True))
+    assert all(bool(why) == (outcome == "alarm") for _, outcome, why in said)
+    assert len(asked) == len(set(asked)), "the oracle is asked once"
+    assert bool(asked) == (tokens != reference.forced).any(), "and not at all of the reference's own text"
+    unknown = list(tiers.alarms(tokens, own, reference, "fp16", rescore, known))
+    assert [outcome for _, outcome, _ in unknown] == ["not judged"] * 2
 
 
 def test_the_report_says_what_its_verdicts_are_worth(tmp_path: Path) -> None:

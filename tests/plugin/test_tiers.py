@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -24,13 +26,57 @@ def test_the_example_of_the_docs_is_qualified_at_its_tier(tmp_path: Path) -> Non
     cases = {
         str(case.get("name")).partition("[")[0]: case for case in ET.parse(tmp_path / "junit.xml").iter("testcase")
     }
-    assert cases["test_free_run_follows_the_oracle"].find("skipped") is None
+    for name in ("test_free_run_follows_the_oracle", "test_top_probabilities_match_the_oracle"):
+        assert cases[name].find("skipped") is None, name
     for name in ("test_logits_match_the_oracle", "test_every_logit_is_finite"):
         skipped = cases[name].find("skipped")
         assert skipped is not None, f"{name} passed without any logits"
         assert "NOT APPLICABLE" in str(skipped.get("message"))
     assert f"3 x NOT APPLICABLE: {CPU}-external-llama-tiny-fp32: this property needs logits; external" in run.stdout
     assert "this property needs weights; external gives tokens only" in run.stdout
+
+
+@pytest.mark.parametrize("fault", ["none", "rotary"])
+def test_the_best_log_probabilities_tell_the_broken_example_from_the_right_one(fault: str, tmp_path: Path) -> None:
+    """What the property is for: a rotary base that is 10 % off shows in numbers long before it shows in tokens."""
+    run = suite(tmp_path, *EXTERNAL, "--engine-command", f"{EXAMPLE} --fault {fault}", "-k", "top_probabilities")
+    assert run.returncode == (fault != "none"), run.stdout + run.stderr
+    (body,) = [json.loads(path.read_text()) for path in (tmp_path / "spool").glob("*.json")]
+    found = body["judgement"]
+    assert (found["property"], found["tier"]) == ("top_probabilities_match_the_oracle", "top")
+    assert found["verdict"] == ("pass" if fault == "none" else "fail")
+    assert found["nrms"] < found["limit"] / 3 if fault == "none" else found["nrms"] > 1000 * found["limit"]
+    assert ("nrms of the log-probabilities" in run.stdout) == (fault != "none")
+    assert "Traceback" not in run.stdout
+
+
+SILENT = """
+import json, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    steps = [{"tokens": [3] * len(request["prompts"])}] * request["new_tokens"] if "prompts" in request else []
+    for answer in steps or [{"protocol": 1, "name": "silent"}]:
+        print(json.dumps(answer), flush=True)
+"""
+
+
+def test_who_gives_no_log_probabilities_is_judged_by_its_tokens(tmp_path: Path) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    run = suite(
+        tmp_path, *EXTERNAL, "--engine-command", f"{sys.executable} {tmp_path / 'silent.py'}", "-rs",
+        "-k", "top_probabilities or free_run",
+    )  # fmt: skip
+    assert run.returncode == 1, "three is not the oracle's answer"
+    assert "NOT APPLICABLE: external gives tokens only: no log-probabilities came with them" in run.stdout
+    assert re.search(r"1 failed, .*1 not applicable", run.stdout)
+
+
+def test_who_gives_logits_is_judged_by_its_logits(tmp_path: Path) -> None:
+    run = suite(
+        tmp_path, "-m", CPU, "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload",
+        "-rs", "-k", "top_probabilities", "--allow-absent",
+    )  # fmt: skip
+    assert "NOT APPLICABLE: transformers shows all its logits, and is judged by its logits" in run.stdout
 
 
 @pytest.mark.heavy

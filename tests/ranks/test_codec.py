@@ -53,6 +53,10 @@ def test_arrays_and_none_come_back() -> None:
     assert back.tokens.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert back.step_s.tolist() == [0.5, 0.25, 1e-9]
     assert (back.wall_s, back.cpu_s) == (0.75, 1.5)
+    assert (back.top_ids, back.top_logprobs) == (None, None)
+    told = dataclasses.replace(generated, top_ids=np.ones((3, 2, 2), np.int64), top_logprobs=np.full((3, 2, 2), -0.1))
+    assert over_the_wire(told).top_ids.tolist() == [[[1, 1]] * 2] * 3
+    assert (over_the_wire(told).top_logprobs == -0.1).all()
     flat = np.zeros((1, 1))
     scores = Scores(np.zeros((1, 1, 2), np.float32), flat.astype(np.int64), flat, flat, flat, flat == 0, None)
     assert over_the_wire(scores).logits is None

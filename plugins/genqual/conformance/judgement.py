@@ -13,7 +13,7 @@ from genqual.conformance.reference_data import Reference
 from genqual.spec import Json
 
 Lane = Literal["fp32", "declared"]
-Tier = Literal["logits", "tokens", "weights", "evidence", "text"]
+Tier = Literal["logits", "top", "tokens", "weights", "evidence", "text"]
 Status = Literal["pass", "fail", "no_reference"]
 
 FP32_LIMIT: Final = 1e-5

@@ -9,6 +9,7 @@ from genqual.conformance.faults import CATALOGUE
 from genqual.conformance.other_rules import RULES
 from genqual.detection.store import Cell
 from genqual.detection.tables import Matrix, titled
+from genqual.detection.tiers import TIERS
 
 _HEAD: Final = """# What the conformance suite finds, and what it does not
 
@@ -19,7 +20,8 @@ real suite judged it. F: found in the fp32 lane, D: found in the declared lane (
 
 def page(matrix: Matrix, picture: str) -> str:
     """The whole page; `picture` is the heat map's file name."""
-    return "\n".join([_HEAD, *_summary(matrix), f"![heat map]({picture})", "", *_rules(matrix), *_found(matrix)]) + "\n"
+    parts = [_summary(matrix), [f"![heat map]({picture})", ""], _rules(matrix), _tiers(matrix), _found(matrix)]
+    return "\n".join([_HEAD, *(line for part in parts for line in part)]) + "\n"
 
 
 def _summary(matrix: Matrix) -> list[str]:
@@ -62,10 +64,23 @@ def _rules(matrix: Matrix) -> list[str]:
     return [*lines, ""]
 
 
+def _tiers(matrix: Matrix) -> list[str]:
+    """What less evidence costs; nothing in a store of before it was judged."""
+    judged = matrix.tiers()
+    if not judged:
+        return []
+    lines = ["## What is found at each tier of evidence", ""]
+    lines += ["| tier | what is shown | faults found | harmless runs alarmed |", "|---|---|---|---|"]
+    shown = {"logits": "all properties"} | {tier.removeprefix("tier "): what for tier, what in TIERS.items()}
+    for name, found, faults, alarmed, right in judged:
+        lines.append(f"| {name} | {shown[name]} | {found} of {faults} | {alarmed} of {right} |")
+    return [*lines, ""]
+
+
 def _found(matrix: Matrix) -> list[str]:
     """A row a fault: which properties find it, in words short enough for a table."""
     lines = ["## Fault by fault", "", "| group | fault | found by | others |", "|---|---|---|---|"]
-    ours = [check for check in matrix.checks if check not in RULES]
+    ours = matrix.properties
     for name in matrix.faults:
         known = CATALOGUE[name]
         hits = {check: lanes for check in ours if set(lanes := matrix.lanes(name, check)) & {"F", "D"}}

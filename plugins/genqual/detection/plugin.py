@@ -18,6 +18,7 @@ from genqual import markers
 from genqual.conformance.faults import CATALOGUE, Fault
 from genqual.conformance.other_rules import RULES, alarms
 from genqual.conformance.reference import Reference
+from genqual.detection import tiers
 from genqual.detection.store import HONEST, Cell, Store, key_of
 from genqual.devices.registry import device
 from genqual.engines.base import TokenBatch
@@ -168,7 +169,7 @@ def progress(item: pytest.Item, case: Case, name: str) -> None:
 
 
 def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
-    """What the rules of others say of this group as it is now."""
+    """What the rules of others, and our own judges with less evidence, say of this group as it is now."""
     run = item.config.stash[RUN]
     reference, generator = run.reference(case.model), run.generator(case)
     if not isinstance(reference, Reference):
@@ -180,10 +181,13 @@ def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
         forced = generator.score(batch, reference.forced, logits=True)
         said = alarms(tokens, own, forced, reference, run.exact_logits(case.model))
     except (GenqualError, GroupLost) as error:
-        yield from ((rule, "alarm", f"{type(error).__name__}: {str(error)[:200]}") for rule in RULES)
+        words = f"{type(error).__name__}: {str(error)[:200]}"
+        yield from ((check, "alarm", words) for check in (*RULES, *tiers.TIERS))
         return
     for rule, (alarm, why) in said.items():
         yield rule, "alarm" if alarm else "pass", why
+    known, oracle = run.exact_logits(case.model), run.oracle(case.model)
+    yield from tiers.alarms(tokens, own, reference, case.dtype, oracle.logits, known)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from genqual.conformance.faults import CATALOGUE
 from genqual.conformance.other_rules import RULES
 from genqual.detection.store import HONEST, Cell
+from genqual.detection.tiers import TIERS
 
 JUDGED: Final = ("alarm", "pass")
 
@@ -19,7 +20,7 @@ class Matrix:
     def __init__(self, cells: Iterable[Cell]) -> None:
         self.cells = [cell for cell in cells if cell.outcome in JUDGED]
         self.unjudged = [cell for cell in cells if cell.outcome == "not judged"]
-        self.ours = [cell for cell in self.cells if cell.test not in RULES]
+        self.ours = [cell for cell in self.cells if cell.test not in RULES and cell.test not in TIERS]
 
     @property
     def faults(self) -> list[str]:
@@ -29,8 +30,13 @@ class Matrix:
 
     @property
     def checks(self) -> list[str]:
-        """Properties, as they first come, then the rules of others."""
-        return [*dict.fromkeys(cell.test for cell in self.ours), *RULES]
+        """Properties, as they first come, then the rules of others and our own judges with less evidence."""
+        return [*self.properties, *RULES, *TIERS]
+
+    @property
+    def properties(self) -> list[str]:
+        """Tests of the suite, as they first come."""
+        return list(dict.fromkeys(cell.test for cell in self.ours))
 
     def survivors(self) -> list[str]:
         """Faults that no property found in any lane, on any model or engine."""
@@ -62,14 +68,23 @@ class Matrix:
 
     def judges(self) -> list[tuple[str, int, int, int, int]]:
         """This suite and the rules of others on the same runs: name, faults found, judged, harmless alarmed, judged."""
+        return [("this suite", *self._suite()), *((rule.removeprefix("rule "), *self.share(rule)) for rule in RULES)]
+
+    def tiers(self) -> list[tuple[str, int, int, int, int]]:
+        """Our own judges by what they are shown, the most first; numbers as above. Empty in stores of before."""
+        less = [(tier, self.share(tier)) for tier in TIERS]
+        if not any(judged or right for _, (_, judged, _, right) in less):
+            return []
+        return [("logits", *self._suite()), *((tier.removeprefix("tier "), *counts) for tier, counts in less)]
+
+    def _suite(self) -> tuple[int, int, int, int]:
         wrong, right = self.false_alarms(), self.honest()
-        mine = (
+        return (
             len(self.faults) - len(self.survivors()),
             len(self.faults),
             len({_run(cell) for cell in wrong}),
             len({_run(cell) for cell in right}),
         )
-        return [("this suite", *mine), *((rule.removeprefix("rule "), *self.share(rule)) for rule in RULES)]
 
     def lanes(self, fault: str, check: str) -> str:
         """Where `check` finds `fault`: "F" in fp32, "D" in the declared lane, both, "." in none, " " not judged."""

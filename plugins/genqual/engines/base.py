@@ -24,8 +24,13 @@ ABILITIES: Final[Mapping[str, str]] = {
     "split": "does not split layers over devices",
     "offload": "does not offload weights",
     "streams": "gives all ranks the same prompts",
+    "top": "gives tokens only",
 }
 """Ability -> what is said of an engine that lacks it. Those without a function of their own are declared with ""."""
+
+
+BEST: Final = 5
+"""How many log-probabilities a token are asked for below the logits tier; OpenAI's completions give no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +172,8 @@ class Generated:
     `tokens` (rows, new_tokens) int64; `step_s` (new_tokens,) seconds from the start of the call until step t's tokens
     were on the host, so step_s[0] is TTFT and differences are inter-token latencies; `cpu_s` CPU seconds of the rank.
     `streamed` (rows,) int64 are the first step's tokens as they were when TTFT was stamped; None where not known.
+    `top_ids` int64 and `top_logprobs` float64 (new_tokens, rows, best) are the best tokens of each step with their
+    natural log-probabilities, two at least; None where the engine does not tell, or was not asked.
     """
 
     tokens: NDArray[np.int64]
@@ -174,6 +181,8 @@ class Generated:
     wall_s: float
     cpu_s: float
     streamed: NDArray[np.int64] | None = None
+    top_ids: NDArray[np.int64] | None = None
+    top_logprobs: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)

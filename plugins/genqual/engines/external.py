@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, TokenBatch
-from genqual.engines.tokens_only import TokensOnly, checked
+from genqual.engines.tokens_only import TokensOnly, checked, checked_top
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import weights
 from genqual.spec import Json
@@ -62,16 +62,27 @@ class External(TokensOnly):
                 f"{command[0]} answered `load` with {_short(told)}; wanted is an object with protocol {PROTOCOL}"
             )
         self._says = {str(k): v for k, v in told.items() if isinstance(v, str | int | float | bool)}
+        self._gives_top = type(told.get("top")) is int
         size = {key: value for key in ("weight_bytes", "parameters") if type(value := told.get(key)) is int}
         return self.loaded(load_s=time.perf_counter() - start, **size)
 
     def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
         """A line a step. A step's time is its line's arrival, or what the program says, where that can be."""
+        return self._generate(batch, new_tokens)
+
+    def generate_top(self, batch: TokenBatch, new_tokens: int, best: int) -> Generated:
+        """The same; a program that said that it can is asked for the `best` log-probabilities of each step.
+
+        Not in timed runs: they would pay for it. Who sends them unasked is heard all the same.
+        """
+        return self._generate(batch, new_tokens, **({"top": best} if self._gives_top else {}))
+
+    def _generate(self, batch: TokenBatch, new_tokens: int, **more: int) -> Generated:
         child = psutil.Process(self.process.pid)
         cpu, start = _cpu(child), time.perf_counter()
-        self.say(method="generate", prompts=batch.rows, new_tokens=new_tokens)
+        self.say(method="generate", prompts=batch.rows, new_tokens=new_tokens, **more)
         steps: list[list[int]] = []
-        arrived, said = [], []
+        arrived, said, top = [], [], []
         for step in range(new_tokens):
             line = self.hear("generate")
             arrived.append(time.perf_counter() - start)
@@ -82,10 +93,13 @@ class External(TokensOnly):
                 )
             steps.append(tokens)
             said.append(line.get("s"))
+            top.append(line.get("top"))
         wall, cpu = time.perf_counter() - start, _cpu(child) - cpu
         rows = [[step[row] for step in steps] for row in range(len(batch.rows))]
         found = checked(rows, new_tokens, self._known.vocabulary, "the program")
-        return Generated(tokens=found, step_s=self._times(said, arrived), wall_s=wall, cpu_s=cpu)
+        best, logprobs = checked_top(top, len(rows), self._known.vocabulary, "the program")
+        times = self._times(said, arrived)
+        return Generated(found, times, wall_s=wall, cpu_s=cpu, top_ids=best, top_logprobs=logprobs)
 
     def _times(self, said: list[Any], arrived: list[float]) -> Any:
         """The program's own seconds, where every step has them; never later than the line that told them."""

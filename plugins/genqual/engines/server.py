@@ -13,6 +13,7 @@ import openai
 
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, TokenBatch
 from genqual.engines.server_client import EXTRAS, Client, Stream
+from genqual.engines.server_top import ASKS, as_ids
 from genqual.engines.tokens_only import TokensOnly, checked
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
@@ -58,17 +59,34 @@ class Server(TokensOnly):
 
     def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
         """One request a row, all at once; tokens and their arrival."""
+        return self._generate(batch, new_tokens, 0)
+
+    def generate_top(self, batch: TokenBatch, new_tokens: int, best: int) -> Generated:
+        """The same with log-probabilities asked for, which timed requests do not pay for; without, where it refuses."""
+        for asks in ASKS:
+            try:
+                return self._generate(batch, new_tokens, best, logprobs=best, **asks)
+            except (BadInput, EngineFailed) as error:
+                # Any answer of "no", a server's crash over it included: its tokens are judged all the same.
+                if not isinstance(error, BadInput) and " failed: " not in str(error):
+                    raise
+        return self.generate(batch, new_tokens)
+
+    def _generate(self, batch: TokenBatch, new_tokens: int, best: int, **more: Any) -> Generated:
         rows = batch.rows
         prompts: list[Any] = [token_text.text_of(self.request.model, row) for row in rows] if self._as_text else rows
         cpu = time.process_time()
-        start, streams = self.client.complete(prompts, new_tokens)
+        start, streams = self.client.complete(prompts, new_tokens, **more)
         wall, cpu = time.perf_counter() - start, time.process_time() - cpu
         read = [self._read(index, row, one) for index, (row, one) in enumerate(zip(rows, streams, strict=True))]
         tokens = checked([ids for ids, _ in read], new_tokens, self._known.vocabulary, "the server")
         arrivals = np.array([times for _, times in read]) - start
         self._pieces += sum(len(one.stamps) for one in streams)
         self._tokens += tokens.size
-        return Generated(tokens=tokens, step_s=_in_order(arrivals).max(axis=0), wall_s=wall, cpu_s=cpu)
+        said = [one.best for one in streams]
+        ids, logprobs = as_ids(self.request.model, said, tokens, best) if best else (None, None)
+        times = _in_order(arrivals).max(axis=0)
+        return Generated(tokens, times, wall_s=wall, cpu_s=cpu, top_ids=ids, top_logprobs=logprobs)
 
     def _read(self, index: int, row: list[int], got: Stream) -> tuple[list[int], list[float]]:
         """The tokens of one stream and when each was complete. Raises where the server read another prompt."""

@@ -1,4 +1,4 @@
-"""One client of an OpenAI-compatible server: streamed completions, stamped as they arrive. No torch, no model.
+"""One client of an OpenAI-compatible server: streamed completions, stamped as they arrive. No torch.
 
 The key is read from GENQUAL_API_KEY and goes nowhere else: not into a message, a log or a record.
 """
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import openai
 
+from genqual.engines.server_top import Said, said
 from genqual.errors import BadInput, EngineFailed
 
 KEY: Final = "GENQUAL_API_KEY"
@@ -31,6 +32,7 @@ class Stream:
     texts: list[str] = field(default_factory=list)
     ids: list[list[int]] = field(default_factory=list)
     stamps: list[float] = field(default_factory=list)
+    best: list[Said] = field(default_factory=list)  # a token each, where log-probabilities were asked for and came
     finish: str | None = None
     prompt_tokens: int | None = None
 
@@ -75,18 +77,20 @@ class Client:
         except Exception as error:  # noqa: BLE001 - as below
             raise self._told(error) from None
 
-    def complete(self, prompts: Sequence[str | list[int]], new_tokens: int) -> tuple[float, list[Stream]]:
-        """All `prompts` at once, one request each: when the first was sent, and what came back.
+    def complete(self, prompts: Sequence[str | list[int]], new_tokens: int, **more: Any) -> tuple[float, list[Stream]]:
+        """All `prompts` at once, one request each with `more` in it: when the first was sent, and what came back.
 
         Raises BadInput when the server is not there, refuses the key or does not know the model, EngineFailed when it
         breaks off, falls silent or answers what is no stream of completions.
         """
-        return self._loop.run(self._all(prompts, new_tokens))
+        return self._loop.run(self._all(prompts, new_tokens, more))
 
-    async def _all(self, prompts: Sequence[str | list[int]], new_tokens: int) -> tuple[float, list[Stream]]:
+    async def _all(
+        self, prompts: Sequence[str | list[int]], new_tokens: int, more: dict[str, Any]
+    ) -> tuple[float, list[Stream]]:
         start = time.perf_counter()
         found = await asyncio.gather(
-            *(self._one(index, prompt, new_tokens) for index, prompt in enumerate(prompts)),
+            *(self._one(index, prompt, new_tokens, more) for index, prompt in enumerate(prompts)),
             return_exceptions=True,  # the others end first, so that nothing of theirs is left open
         )
         for one in found:
@@ -94,12 +98,12 @@ class Client:
                 raise one
         return start, [one for one in found if isinstance(one, Stream)]
 
-    async def _one(self, row: int, prompt: str | list[int], new_tokens: int) -> Stream:
+    async def _one(self, row: int, prompt: str | list[int], new_tokens: int, more: dict[str, Any]) -> Stream:
         got = Stream()
         try:
             pieces = await self._client.completions.create(
                 model=self.model, prompt=prompt, max_tokens=new_tokens, temperature=0.0, stream=True,
-                extra_body=dict(self.extras),
+                extra_body={**self.extras, **more},
             )  # fmt: skip
             async for piece in pieces:
                 now = time.perf_counter()
@@ -124,6 +128,7 @@ class Client:
                 raise EngineFailed(
                     f"{self._where} answered a piece that is neither text nor token ids: {_short(choice)}"
                 )
+            got.best += said(getattr(choice, "logprobs", None))
             got.finish = getattr(choice, "finish_reason", None) or got.finish
             if text or ids:
                 got.texts.append(text)

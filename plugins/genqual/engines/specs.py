@@ -29,6 +29,8 @@ HF_ABILITIES: Final = {  # of every engine that derives from engines.hf
     "inputs": "genqual.engines.abilities:inputs_kept",
 }
 
+TOP_ABILITY: Final = {"top": "genqual.engines.tokens_only:generate_top"}  # asked for; whether it comes is seen then
+
 TRANSFORMERS: Final = EngineSpec(
     name="transformers",
     implementation="genqual.engines.transformers_eager:TransformersEager",
@@ -88,6 +90,7 @@ SERVER: Final = EngineSpec(
     max_ranks=1,
     modules=("openai",),
     tier="tokens",
+    abilities=TOP_ABILITY,
     settings=(("endpoint", "--endpoint URL, the base URL of a running OpenAI-compatible server"),),
 )
 
@@ -99,6 +102,7 @@ EXTERNAL: Final = EngineSpec(
     dtypes=frozenset(PRECISIONS),
     max_ranks=1,
     tier="tokens",
+    abilities=TOP_ABILITY,
     settings=(("command", "--engine-command COMMAND, the program to qualify (docs/engines.md)"),),
 )
 

@@ -1,15 +1,19 @@
-"""What engines of the tokens tier have in common: they refuse what would need logits or weights. No torch."""
+"""What engines of the tokens tier have in common: they refuse what would need logits or weights. No torch.
+
+Some of them give the best log-probabilities of each step besides, when they are asked.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.engines.base import Loaded, LoadRequest, Scores, TokenBatch
+from genqual.engines.base import Generated, Loaded, LoadRequest, Scores, TokenBatch
 from genqual.errors import EngineFailed, Unsupported
 from genqual.models import weights
 from genqual.spec import Json
@@ -64,3 +68,49 @@ def checked(rows: list[list[int]], new_tokens: int, vocabulary: int, who: str) -
             if type(token) is not int or not 0 <= token < vocabulary:
                 raise EngineFailed(f"{who} gave {token!r} at step {step} of row {index}; a token is below {vocabulary}")
     return np.array(rows, dtype=np.int64)
+
+
+def checked_top(
+    steps: list[Any], rows: int, vocabulary: int, who: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | tuple[None, None]:
+    """Ids and log-probabilities (steps, rows, best) of `steps`, each `[[[id, logprob], ...] a row]`; None of all None.
+
+    As many pairs everywhere, two at least, no id twice, each number finite. Raises EngineFailed, naming step and row.
+    """
+    if all(one is None for one in steps):
+        return None, None
+    best = 0
+    for step, lists in enumerate(steps):
+        if not isinstance(lists, list) or len(lists) != rows:
+            raise EngineFailed(f"{who} gave top {_short(lists)} at step {step}; wanted is a list a row, {rows}")
+        for row, pairs in enumerate(lists):
+            good = isinstance(pairs, list) and all(_is_pair(pair, vocabulary) for pair in pairs)
+            best = best or (len(pairs) if good else 0)
+            if not good or len(pairs) != best or best < 2 or len({pair[0] for pair in pairs}) != best:
+                raise EngineFailed(
+                    f"{who} gave top {_short(pairs)} at step {step} of row {row}; wanted are pairs [id, logprob], two "
+                    f"at least and as many everywhere, each id once and below {vocabulary}, each number finite"
+                )
+    found = [[list(zip(*pairs, strict=True)) for pairs in lists] for lists in steps]
+    ids, logprobs = ([[row[part] for row in lists] for lists in found] for part in (0, 1))
+    return np.array(ids, dtype=np.int64), np.array(logprobs, dtype=np.float64)
+
+
+def generate_top(
+    engine: Any, *, ids: NDArray[np.int64], mask: NDArray[np.int64], new_tokens: int, best: int
+) -> Generated:
+    """The ability "top": a greedy run with, where the engine has them, the `best` log-probabilities of each step."""
+    found: Generated = engine.generate_top(TokenBatch(ids, mask), new_tokens, best)
+    return found
+
+
+def _is_pair(pair: object, vocabulary: int) -> bool:
+    if not isinstance(pair, list) or len(pair) != 2:
+        return False
+    token, value = pair
+    return type(token) is int and 0 <= token < vocabulary and type(value) in (int, float) and math.isfinite(value)
+
+
+def _short(what: object) -> str:
+    text = " ".join(str(what).split())
+    return text if len(text) <= 120 else text[:120] + "..."

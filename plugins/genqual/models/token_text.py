@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -71,6 +72,15 @@ def tokens_of(spec: ModelSpec, prompt: str, text: str) -> tuple[list[int], list[
     before = len(known.encode(prompt, add_special_tokens=False).ids)
     whole = known.encode(prompt + text, add_special_tokens=False)
     return list(whole.ids[before:]), [end - len(prompt) for _, end in whole.offsets[before:]]
+
+
+@lru_cache(maxsize=4)
+def by_text(spec: ModelSpec) -> dict[str, int]:
+    """Text -> the token that alone is written so; a text of several tokens is left out. Raises as `tokenizer` does."""
+    known = tokenizer(spec)
+    texts = [str(known.decode([token], skip_special_tokens=False)) for token in range(known.get_vocab_size())]
+    often = Counter(texts)
+    return {text: token for token, text in enumerate(texts) if text and often[text] == 1}
 
 
 def export(spec: ModelSpec, directory: Path) -> Path:

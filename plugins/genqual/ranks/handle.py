@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.engines.base import Generated, Loaded, Memory, Scores, TokenBatch
+from genqual.engines.base import ABILITIES, BEST, Generated, Loaded, Memory, Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.engines.signs import sign
 from genqual.errors import NotApplicable, NotEvident
@@ -79,7 +79,25 @@ class Generator:
             wall_s=max(one.wall_s for one in ranks),
             cpu_s=sum(one.cpu_s for one in ranks),
             streamed=ranks[0].streamed,
+            top_ids=ranks[0].top_ids,
+            top_logprobs=ranks[0].top_logprobs,
         )
+
+    def generate_top(
+        self, batch: TokenBatch, new_tokens: int, best: int = BEST
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Tokens (rows, steps) of a run that nobody times; its `best` ids and log-probabilities (steps, rows, best).
+
+        For engines below the logits tier. Raises NotApplicable for others, and for an engine that gives tokens only.
+        """
+        if self.plan.tier == "logits":
+            raise NotApplicable(f"{self.case.engine} shows all its logits, and is judged by its logits")
+        params: dict[str, Json] = {"new_tokens": new_tokens, "best": best}
+        reply = self._able("top", params, {"ids": batch.ids, "mask": batch.mask})[0]
+        found = decode(Generated, reply.value, reply.arrays)
+        if found.top_ids is None or found.top_logprobs is None:
+            raise NotApplicable(f"{self.case.engine} {ABILITIES['top']}: no log-probabilities came with them")
+        return found.tokens, found.top_ids, found.top_logprobs
 
     def generate_ranks(self, batch: TokenBatch, new_tokens: int) -> list[Generated]:
         """As `generate`, with what each rank saw, in rank order."""

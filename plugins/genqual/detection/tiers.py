@@ -1,0 +1,58 @@
+"""What our own judges say of a run when they are shown less of it than its logits. Pure: NumPy only.
+
+Judged beside all properties in the detection matrix, on the same runs, so that the price of less evidence can be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from genqual.conformance.judge_free import Rescore, judge_free_run
+from genqual.conformance.judge_top import judge_top
+from genqual.conformance.judgement import Judgement
+from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.reference_data import Reference
+from genqual.detection.store import Outcome
+from genqual.engines.base import BEST, Scores
+
+TIERS: Final[Mapping[str, str]] = {
+    f"tier top {BEST}": f"the tokens of a free run, and the {BEST} best log-probabilities of each step",
+    "tier tokens": "the tokens of a free run, re-scored by the oracle",
+}
+
+_OUTCOMES: Final[Mapping[str, Outcome]] = {"pass": "pass", "fail": "alarm", "no_reference": "not judged"}
+
+
+def alarms(
+    tokens: I64, own: Scores, reference: Reference, dtype: str, rescore: Rescore, known: F64
+) -> Iterator[tuple[str, Outcome, str]]:
+    """Each tier, its outcome and why.
+
+    `tokens` (rows, steps) of a free run and `own` its scores, forced on it; `known` logits (steps, rows, vocabulary)
+    are the oracle's on the reference's tokens. The oracle scores each text that left them once.
+    """
+    scored: dict[tuple[int, ...], F64] = {}
+
+    def once(ids: object) -> F64:
+        key = tuple(np.asarray(ids).tolist())
+        if key not in scored:
+            scored[key] = rescore(key)
+        return scored[key]
+
+    logprobs = own.top_logits[..., :BEST] - own.logsumexp[..., None]
+    # Where logits are not finite the statistics are zero; an engine would have said what it computed.
+    logprobs = np.where(own.finite[..., None], logprobs, np.nan)
+    ids = own.top_ids[..., :BEST]
+    said = (
+        judge_top(tokens, ids, logprobs, reference, dtype=dtype, rescore=once, known=known),
+        judge_free_run(tokens, reference, dtype=dtype, rescore=once),
+    )
+    for tier, judgement in zip(TIERS, said, strict=True):
+        yield tier, *_outcome(judgement)
+
+
+def _outcome(judgement: Judgement) -> tuple[Outcome, str]:
+    return _OUTCOMES[judgement.status], "" if judgement.passed else judgement.explanation[:300]
