@@ -86,7 +86,7 @@ def test_an_honest_server_is_judged_by_its_tokens_and_timed(served: Served, tmp_
     assert "gives tokens only (evidence tier: tokens)" in said
     bodies = [json.loads(path.read_text()) for path in (tmp_path / "spool").glob("*.json")]
     judged = [body for body in bodies if body["kind"] == "judgement"]
-    assert {body["judgement"]["tier"] for body in judged} == {"tokens"}
+    assert {body["judgement"]["tier"] for body in judged} <= {"tokens", "text"}  # text: what it refuses
     assert {body["judgement"]["property"] for body in judged} >= {
         "free_run_follows_the_oracle",
         "timed_text_follows_the_oracle",
