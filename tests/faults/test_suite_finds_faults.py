@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import ROOT, suite
 
 LLAMA = ("--engine", "transformers", "--model", "llama-tiny")
 BLOOM = ("--engine", "transformers", "--model", "bloom-tiny")
@@ -53,14 +53,25 @@ def test_a_fault_is_found(name: str, case: tuple[str, ...], dtype: str, found_by
     assert "Traceback" not in run.stdout
 
 
+def twenty_times(folder: Path) -> Path:
+    """The known failures of this device, once for each repetition: a waiver names one test."""
+    known = (ROOT / "baselines" / "waivers" / f"{CPU}.toml").read_text(encoding="utf-8")
+    folder.mkdir()
+    every = [known.replace(']"\n', f'-again{again}]"\n') for again in range(20)]
+    (folder / f"{CPU}.toml").write_text("\n".join(every), encoding="utf-8")
+    return folder
+
+
 @pytest.mark.parametrize("case", [LLAMA, BLOOM, COMPILED, TWO], ids=["llama", "bloom", "compiled", "tp2"])
 def test_an_honest_bf16_run_passes_twenty_times_in_a_row(case: tuple[str, ...], tmp_path: Path) -> None:
     run = suite(
         tmp_path, "-m", f"{CPU} and conformance", *case, "--dtype", "bf16", "--no-upload", "-p", "tests.faults.often",
-        timeout=1200,
+        f"--waivers={twenty_times(tmp_path / 'waivers')}", timeout=1800,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None
     assert int(passed.group(1)) >= 20 * 29
     assert int(passed.group(1)) % 20 == 0
+    # DeepSpeed rounds rotary frequencies: known, waived, and the same every time (docs/judge.md).
+    assert ("20 waived" in run.stdout) == (case is TWO)
