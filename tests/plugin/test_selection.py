@@ -60,7 +60,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--ranks", "300"], ["--ranks 300", f"{CPU} core"]),
         (["--ranks", "0"], ["0 cannot be a rank count"]),
         (["--cores-per-rank", "300"], ["--ranks 1 of 300 cores", f"{CPU} core"]),
-        (["--cores-per-rank", "two"], ["'two' is not a list of core count"]),
+        (["--cores-per-rank", "two"], ["'two' names no core count"]),
         (["--batch-sizes", "0"], ["0 cannot be a batch size", "the smallest is 1"]),
         (["--input-lengths", "many"], ["'many' names no input length"]),
         (["--input-lengths", "-3"], ["-3 cannot be an input length"]),
