@@ -184,6 +184,23 @@ def test_what_is_left_out_of_the_list_may_be_better_by_k_sigma(by: float) -> Non
     assert (f"{six[step, row, 4]} is not among the best 5" in verdict.explanation) == (by > 1)
 
 
+@pytest.mark.parametrize("by", [1 - 1e-3, 1 + 1e-3])
+def test_a_cell_that_is_off_itself_may_leave_out_in_proportion(by: float) -> None:
+    """Honest errors are larger in some cells than in others; what is listed there says by how much."""
+    step, row = 5, 4
+    _, six, exact = free_run(best=6)
+    ids, logprobs = IDS.copy(), EXACT.copy()
+    ids[step, row, 4], logprobs[step, row, 4] = six[step, row, 5], exact[step, row, 5]
+    gap = exact[step, row, 4] - exact[step, row, 5]
+    sigma = REFERENCE.envelopes["bf16"].sigma[step]
+    off = 3 * sigma  # of each listed one; a third of what a cell may be off by
+    k = gap / off / by
+    assert f"{six[step, row, 4]} is not among the best 5" in judged(ids=ids, k=k, logprobs=logprobs).explanation
+    logprobs[step, row] += off
+    verdict = judged(ids=ids, logprobs=logprobs, k=k, factor=100.0)
+    assert ("is not among the best 5" in verdict.explanation) == (by > 1)
+
+
 def test_the_chosen_token_is_the_best_of_its_own_list() -> None:
     wrong = EXACT.copy()
     wrong[4, 1, [0, 1]] = wrong[4, 1, [1, 0]]

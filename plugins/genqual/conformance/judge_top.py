@@ -114,10 +114,12 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
     rest = exact.copy()
     np.put_along_axis(rest, ids, -np.inf, axis=-1)
     left_out = rest.max(axis=-1) - said.min(axis=-1)
+    # Where a whole cell is off, within its own limit, so is what it leaves out; docs/judge.md has the measurement.
+    leeway = np.maximum(bound, tolerance.k * errors)
     own = np.where(ids == chosen, logprobs, -np.inf).max(axis=-1)
     other = own < logprobs.max(axis=-1)
 
-    severity = np.maximum(errors / allowed, np.maximum(gaps, left_out) / bound)
+    severity = np.maximum(errors / allowed, np.maximum(gaps / bound, left_out / leeway))
     step, row = _worst(severity)
     reasons = []
     if other.any():
@@ -133,12 +135,12 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
             f"step {s} of prompt {r} chose {tokens[r, s]}, the oracle, given the same prefix, {exact[s, r].argmax()} "
             f"by {gaps[s, r]:.4g} (allowed: {bound[s, r]:.4g}; {int((gaps > bound).sum())} such choices)"
         )
-    if (left_out > bound).any():
-        s, r = _worst(left_out / bound)
+    if (left_out > leeway).any():
+        s, r = _worst(left_out / leeway)
         reasons.append(
             f"at step {s} of prompt {r} {rest[s, r].argmax()} is not among the best {ids.shape[-1]}, where the oracle "
-            f"puts it {left_out[s, r]:.4g} before one that is (allowed: {bound[s, r]:.4g}; "
-            f"{int((left_out > bound).sum())} such lists)"
+            f"puts it {left_out[s, r]:.4g} before one that is (allowed: {leeway[s, r]:.4g}; "
+            f"{int((left_out > leeway).sum())} such lists)"
         )
     if too_far:
         reasons.append(f"nrms of the log-probabilities {pooled:.3g} exceeds {limit:.3g} ({tolerance.words})")
