@@ -131,7 +131,7 @@ class CaseLaunches:
             "new_tokens": max(w.new_tokens for w in job.workloads.values()),
             "calls": dict(job.calls),
             "slowdown": job.slowdown,
-            "threads": max(1, generator.case.cores_per_rank),
+            "threads": generator.plan.placement.threads,
         }
         return generator.invoke(ENTRY, params, rows)
 

@@ -110,7 +110,7 @@ class Measuring:
                 rows,
                 repetitions=self._repetitions,
                 warmup=WARMUP,
-                threads=max(1, case.cores_per_rank) * case.ranks,
+                threads=generator.plan.placement.threads,
                 conditions=devices()[case.device].conditions,
             )
 
@@ -132,7 +132,7 @@ class Measuring:
             self._progress(f"probing the roofline of {case}")
             params: dict[str, Json] = {
                 "dtype": compute_dtype(case.dtype),
-                "threads": max(1, case.cores_per_rank),
+                "threads": generator.plan.placement.threads,
                 "seconds": 1.0,
             }
             replies = generator.invoke(PROBE, params)

@@ -55,7 +55,7 @@ def subject(case: Case, weights_sha256: str | None, inspection: Mapping[str, Jso
     """System, software, model, engine and precision of `case`; `inspection` is what rank 0 says really runs."""
     model, spec = resolve(case.model), engine(case.engine)
     return {
-        "system": _system(case.device, case.ranks * max(1, case.cores_per_rank)),
+        "system": _system(case.device, _used(case)),
         "software": _software(),
         "model": parts.Model.of(model, weights_sha256, checkpoint=_checkpoint(model)),
         "engine": parts.Engine(
@@ -97,6 +97,17 @@ def asked_bytes(message: str) -> int | None:
     """What an allocator says it was asked for when memory ran out: "Tried to allocate 2.00 GiB"; None where silent."""
     match = _ASKED.search(message)
     return int(float(match[1]) * _UNITS[match[2][0].lower()]) if match else None
+
+
+@cache
+def _used(case: Case) -> int:
+    """How many of the device's parts the case takes: cores of a processor, else cards."""
+    if case.cores_per_rank:
+        return case.ranks * case.cores_per_rank
+    try:
+        return case.ranks * devices()[case.device].place(case.ranks, 0).threads
+    except BadInput:  # more ranks than the host has cores: a case that is only recorded, as unsupported
+        return case.ranks
 
 
 @cache

@@ -59,6 +59,7 @@ def test_an_epyc_is_placed_and_named(root: Path) -> None:
     assert epyc.probe().found == "AMD EPYC 7763 64-Core Processor: 2 cpu cores usable of 2 online CPUs"
     assert epyc.identity().class_id == "cpu-amd-25-model-1-epyc-7763-64-core-2c-avx2-64g-metal"
     assert epyc.place(2, 1).cores == ((0,), (1,))
+    assert (epyc.place(1, 0).threads, epyc.place(1, 1).threads, epyc.place(2, 0).threads) == (2, 1, 1)
     with pytest.raises(BadInput, match=r"--ranks 3: this host has 2 cpu cores; .*at most 2 ranks"):
         epyc.place(3, 0)
 

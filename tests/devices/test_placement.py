@@ -129,6 +129,7 @@ def test_a_placement_is_bound_leased_and_disjoint_or_refused(
     assert len(placed.cores) == len(placed.env) == ranks
     assert len(set(flat)) == len(flat)
     assert set(flat) <= allowed
+    assert placed.threads == len(placed.cores[0])
     for rank, env in zip(placed.cores, placed.env, strict=True):
         assert env == {"OMP_NUM_THREADS": str(len(rank)), "MKL_NUM_THREADS": str(len(rank))}
     # What is held is every thread of every core that is used: a hyperthread's neighbour disturbs as well.

@@ -18,6 +18,7 @@ from rich.console import Console
 from genqual import subject
 from genqual.commands.schema import schema as schema_command
 from genqual.devices.base import HardwareIdentity
+from genqual.devices.registry import processor
 from genqual.engines.base import Generated
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.paths import data_dir
@@ -37,6 +38,7 @@ from genqual.results.trust.journal import noted
 from genqual.results.trust.manifest import Manifest
 from genqual.results.trust.verify import verify
 from genqual.spec import Case, Workload
+from tests.here import CPU
 from tests.results.make import record, verdict
 from tests.results.test_record import as_dict, rehashed
 
@@ -367,3 +369,13 @@ def test_whose_deepspeed_it_is(
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
     monkeypatch.setattr(installed, "_constant", lambda *names: "unknown")
     assert installed._deepspeed() == expected
+
+
+def test_what_is_used_is_what_the_ranks_are_bound_to() -> None:
+    """Also where the device decides how many cores a rank gets, and for a case that no host could place."""
+    cores = processor().probe().count
+
+    def used(ranks: int, each: int) -> int:
+        return subject._used(Case(CPU, "transformers", "llama-tiny", "fp32", ranks, each))
+
+    assert (used(1, 1), used(2, 3), used(1, 0), used(cores + 1, 0)) == (1, 6, cores, cores + 1)

@@ -29,6 +29,11 @@ class Placement:
     cores: tuple[tuple[int, ...], ...] = ()
     lease: tuple[str, ...] = ()  # names of what this group occupies while it computes; disjoint between groups
 
+    @property
+    def threads(self) -> int:
+        """Threads a rank computes with: the CPUs it is bound to, else one."""
+        return max(map(len, self.cores), default=1)
+
 
 @dataclass(frozen=True, slots=True)
 class HardwareIdentity:
