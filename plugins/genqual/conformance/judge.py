@@ -16,12 +16,11 @@ from genqual.conformance.judgement import (
     ENVELOPE_FACTOR,
     FP32_LIMIT,
     MARGIN_SIGMAS,
-    NO_REFERENCE,
     Judgement,
     Tolerance,
-    against_oracle,
     between_runs,
     fp32_limit_at,
+    judged_by,
     lane_of,
 )
 from genqual.conformance.oracle_core import F64, I64
@@ -62,20 +61,13 @@ def judge_scores(
     `dtype` is "fp32" (TF32 off), or a scheme that the reference has an envelope of. Never raises on bad scores: they
     are the finding. No reference, or none of this scheme, is status "no_reference", never a pass.
     """
-    lane = lane_of(dtype)
-    if reference is None:
-        return Judgement("no_reference", lane, "logits", NO_REFERENCE)
-    tolerance = against_oracle(reference, dtype, fp32_limit, envelope_factor, k)
-    if tolerance is None:
-        known = ", ".join(sorted(reference.envelopes)) or "none"
-        text = (
-            f"The reference of {reference.model} has no envelope of {dtype} (it has: {known}), so nothing was judged; "
-            f"add one from honest runs with `genqual reference`, or run fp32."
-        )
-        return Judgement("no_reference", lane, "logits", text, independent=reference.independent)
+    by = judged_by(reference, dtype, "logits", fp32_limit=fp32_limit, factor=envelope_factor, k=k)
+    if isinstance(by, Judgement):
+        return by
+    reference, tolerance = by
     broken = _unusable(scores, reference.tokens.shape)
     if broken:
-        return Judgement("fail", lane, "logits", broken, independent=reference.independent)
+        return Judgement("fail", tolerance.lane, "logits", broken, independent=reference.independent)
     errors = cell_errors(scores.projections, reference.projections)
     got, want = scores.top_ids[..., 0], reference.tokens
     against = "the oracle" if reference.independent else "an oracle that is not independent of the engines"

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from genqual.conformance.judgement import (
-    ENVELOPE_FACTOR,
     FP32_LIMIT,
     MARGIN_SIGMAS,
-    NO_REFERENCE,
     Judgement,
-    against_oracle,
-    lane_of,
+    judged_by,
 )
 from genqual.conformance.oracle_core import F64, I64
 from genqual.conformance.reference_data import Reference
@@ -49,13 +46,11 @@ def judge_free_run(
     it chooses when it leaves must lie within k sigma of the oracle's best, and so must each later choice, judged by
     `rescore` on the row's own prefix. Without `rescore`, judging ends there, and the verdict says how far it came.
     """
-    lane = lane_of(dtype)
-    if reference is None:
-        return Judgement("no_reference", lane, "tokens", NO_REFERENCE)
-    tolerance = against_oracle(reference, dtype, fp32_limit, ENVELOPE_FACTOR, k)
-    if tolerance is None:
-        text = f"The reference of {reference.model} has no envelope of {dtype}, so nothing was judged."
-        return Judgement("no_reference", lane, "tokens", text, independent=reference.independent)
+    by = judged_by(reference, dtype, "tokens", fp32_limit=fp32_limit, k=k)
+    if isinstance(by, Judgement):
+        return by
+    reference, tolerance = by
+    lane = tolerance.lane
     wanted = (reference.rows, reference.steps)
     if tokens.shape != wanted or tokens.min() < 0 or tokens.max() >= reference.vocabulary:
         text = (

@@ -12,11 +12,9 @@ from genqual.conformance.judgement import (
     ENVELOPE_FACTOR,
     FP32_LIMIT,
     MARGIN_SIGMAS,
-    NO_REFERENCE,
     Judgement,
     Tolerance,
-    against_oracle,
-    lane_of,
+    judged_by,
 )
 from genqual.conformance.oracle_core import F64, I64
 from genqual.conformance.reference_data import Reference
@@ -58,13 +56,11 @@ def judge_top(
     flat, up to 2 s^2 beside a token that is almost certain, 0 for that token. The oracle knows p, so the lane's limit
     on nrms and its sigma, which are of s, hold once they are multiplied by the root mean square of this gain.
     """
-    lane = lane_of(dtype)
-    if reference is None:
-        return Judgement("no_reference", lane, "top", NO_REFERENCE)
-    tolerance = against_oracle(reference, dtype, fp32_limit, factor, k)
-    if tolerance is None:
-        text = f"The reference of {reference.model} has no envelope of {dtype}, so nothing was judged."
-        return Judgement("no_reference", lane, "top", text, independent=reference.independent)
+    by = judged_by(reference, dtype, "top", fp32_limit=fp32_limit, factor=factor, k=k)
+    if isinstance(by, Judgement):
+        return by
+    reference, tolerance = by
+    lane = tolerance.lane
     broken = _unusable(tokens, ids, logprobs, reference)
     if broken:
         return Judgement("fail", lane, "top", broken, independent=reference.independent)

@@ -99,6 +99,30 @@ def against_oracle(reference: Reference, dtype: str, fp32_limit: float, factor: 
     return Tolerance("declared", factor * envelope.nrms, envelope.nrms, envelope.sigma, k, words)
 
 
+def judged_by(
+    reference: Reference | None,
+    dtype: str,
+    tier: Tier,
+    *,
+    fp32_limit: float = FP32_LIMIT,
+    factor: float = ENVELOPE_FACTOR,
+    k: float = MARGIN_SIGMAS,
+) -> tuple[Reference, Tolerance] | Judgement:
+    """What a run of `dtype` is judged by, or the judgement that there is nothing to judge it by."""
+    lane = lane_of(dtype)
+    if reference is None:
+        return Judgement("no_reference", lane, tier, NO_REFERENCE)
+    tolerance = against_oracle(reference, dtype, fp32_limit, factor, k)
+    if tolerance is None:
+        known = ", ".join(sorted(reference.envelopes)) or "none"
+        text = (
+            f"The reference of {reference.model} has no envelope of {dtype} (it has: {known}), so nothing was judged; "
+            "add one from honest runs with `genqual reference`, or run fp32."
+        )
+        return Judgement("no_reference", lane, tier, text, independent=reference.independent)
+    return reference, tolerance
+
+
 def between_runs(
     envelope: Envelope | None,
     spread: float,
