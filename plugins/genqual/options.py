@@ -17,6 +17,7 @@ import pytest
 from genqual.errors import BadInput, GenqualError
 from genqual.models.dataset import FILES, read_prompts
 from genqual.performance.admission import UNDER_TEST
+from genqual.ranks.launch import launcher
 from genqual.results.published import NAME
 from genqual.results.push import DEFAULT_UPLOAD
 from genqual.results.report import FORMS as PAGE_FORMS
@@ -128,6 +129,15 @@ def _factor(text: str) -> float:
     if not (math.isfinite(factor) and factor > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a factor; give a number above 0, such as 2")
     return factor
+
+
+def _launcher(text: str) -> str:
+    if text != "auto":
+        try:
+            launcher(text)
+        except BadInput as reason:
+            raise argparse.ArgumentTypeError(str(reason)) from None
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -424,6 +434,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--launcher",
         dest="genqual_launcher",
+        type=_launcher,
         default="auto",
         metavar="NAME",
         help="what starts the ranks: torchrun, deepspeed, mpirun, srun; default: torchrun for several, none for one",

@@ -72,6 +72,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--engine", "tensorflow"], ["tensorflow", "transformers"]),
         (["--model", "no/such/directory/anywhere"], ["no/such/directory/anywhere"]),
         (["--model", "lama-tiny"], ["lama-tiny", "llama-tiny"]),
+        (["--launcher", "mpiexec"], ["--launcher mpiexec", "torchrun, deepspeed, mpirun, srun, none"]),
         (["--gate-budget", "0"], ["'0' is no time", "seconds above 0"]),
         (["--under-test", "host"], ["host", "engine", "driver", "kernels", "node"]),
         (["--profile", "embeded"], ["embeded", "Did you mean embedded?"]),

@@ -125,6 +125,16 @@ def test_unknown_launchers_uneven_jobs_and_missing_packages_are_told(monkeypatch
         launcher("torchrun")
 
 
+def test_a_launcher_that_is_a_program_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BadInput, match=r"--launcher srun needs the program srun, which is not on PATH"):
+        launcher("srun")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    assert launcher("srun").name == "srun"
+    assert launcher("none").name == "none"
+
+
 def test_the_environment_is_cleaned_and_shared_parts_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "GENQUAL_GROUP"):
         monkeypatch.setenv(name, "stale")

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -197,14 +198,19 @@ LAUNCHERS: Final[Mapping[str, Launcher]] = {
 
 
 def launcher(name: str) -> Launcher:
-    """Look a launcher up. Raises BadInput naming those that exist, or the package that is missing."""
+    """Look a launcher up. Raises BadInput naming those that exist, or the package or program that is missing."""
     if name not in LAUNCHERS:
         raise BadInput(f"--launcher {name}: genqual knows {', '.join(LAUNCHERS)}")
     found = LAUNCHERS[name]
-    package = found.program.partition(".")[0]
-    if "." in found.program and not isinstance(found, Alone) and importlib.util.find_spec(package) is None:
+    package, _, module = found.program.partition(".")
+    if isinstance(found, Alone):
+        return found
+    if module and importlib.util.find_spec(package) is None:
         raise BadInput(f"--launcher {name} needs {package}, which is not installed for {sys.executable}; "
                        "install genqual with the extra of your device, for example genqual[xeon]")  # fmt: skip
+    if not module and shutil.which(package) is None:
+        raise BadInput(f"--launcher {name} needs the program {package}, which is not on PATH; install it or load its "
+                       "module, or use --launcher torchrun on one host")  # fmt: skip
     return found
 
 
