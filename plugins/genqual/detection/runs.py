@@ -46,16 +46,16 @@ HOME: Final = ("transformers", 1)
 
 RUNS: Final = (
     Run(*HOME),
-    Run("deepspeed-inference", 2, sample=True),  # tensor parallel
-    Run("deepspeed-zero", 2),  # streams
-    Run("transformers-compiled"),  # graphs and a static cache
-    Run("accelerate:placement=disk"),  # offload
     Run("transformers:attn_implementation=eager", faults=False),  # other kernels
     Run("transformers", cores=2, faults=False),  # threads
     Run("transformers", dtypes=("int8-weight",)),
     Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
+    Run("accelerate:placement=disk"),  # offload
+    Run("deepspeed-zero", 2),  # streams
+    Run("deepspeed-inference", 2, sample=True),  # tensor parallel
+    Run("transformers-compiled"),  # graphs and a static cache
 )
-"""The whole matrix: `tox -e detection`."""
+"""The whole matrix, what is quick first: `tox -e detection`."""
 
 
 def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
