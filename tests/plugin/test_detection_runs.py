@@ -66,8 +66,12 @@ def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
     assert {run.models for run in narrowed} == {("bloom-tiny",)}
     assert {dtype for run in narrowed for dtype in run.dtypes} == {"fp32", "int8-weight"}
     assert runs.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
-        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=True)
+        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=("fp32",))
     ]
+    (both,) = runs.runs_of("deepspeed-inference:2", None, None)
+    assert both.dtypes == runs.LANES
+    assert [both.takes("stale_kv", "llama-tiny", lane) for lane in runs.LANES] == [True, False]
+    assert [both.takes("half_allreduce", "llama-tiny", lane) for lane in runs.LANES] == [True, True]
     (own,) = runs.runs_of("transformers:attn_implementation=eager:1", None, "bf16")
     assert (own.models, own.dtypes, own.faults) == (runs.TINY, ("bf16",), False)
     for pair in ("transformers", ":2", "transformers:two"):

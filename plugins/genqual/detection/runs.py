@@ -18,8 +18,8 @@ LANES: Final = ("fp32", "bf16")
 class Run:
     """One way to run models: every fault of the catalogue is tried on `HOME`, on another only what is its own.
 
-    `tests` are files of suites/conformance, all where it is empty; `sample` adds the fixed sample to what is its own;
-    without `faults` only what is right is run.
+    `tests` are files of suites/conformance, all where it is empty; `sample` are the dtypes in which the fixed sample is
+    added to what is its own; without `faults` only what is right is run.
     """
 
     engine: str
@@ -28,7 +28,7 @@ class Run:
     dtypes: tuple[str, ...] = LANES
     tests: tuple[str, ...] = ()
     cores: int = 1
-    sample: bool = False
+    sample: tuple[str, ...] = ()
     faults: bool = True
 
     def takes(self, name: str, model: str, dtype: str) -> bool:
@@ -39,7 +39,7 @@ class Run:
         engine, ranks = HOME
         at_home = any(known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in LANES)
         home = (self.engine, self.ranks, self.cores) == (*HOME, 1) and dtype in LANES
-        return self.faults and (home or not at_home or (self.sample and known.sample))
+        return self.faults and (home or not at_home or (dtype in self.sample and known.sample))
 
 
 HOME: Final = ("transformers", 1)
@@ -52,7 +52,7 @@ RUNS: Final = (
     Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
     Run("accelerate:placement=disk"),  # offload
     Run("deepspeed-zero", 2),  # streams
-    Run("deepspeed-inference", 2, sample=True),  # tensor parallel
+    Run("deepspeed-inference", 2, sample=("fp32",)),  # tensor parallel
     Run("transformers-compiled"),  # graphs and a static cache
 )
 """The whole matrix, what is quick first: `tox -e detection`."""
@@ -73,8 +73,8 @@ def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list
         if not name or not ranks.isdigit():
             raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
         mine = (run for run in RUNS if (run.engine, run.ranks) == (name, int(ranks)))
-        run = next(mine, Run(name, int(ranks), sample=True))
         where, lanes = (tuple(text.split(",")) if text else None for text in (models, dtypes))
+        run = next(mine, Run(name, int(ranks), sample=lanes or LANES))
         found.append(replace(run, models=where or run.models, dtypes=lanes or run.dtypes))
     return found
 
