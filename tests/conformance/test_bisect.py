@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.conformance.bisect import compare, first_bad, oracle_states, said
+from genqual.conformance.bisect import ALLOWED, Step, compare, first_bad, oracle_states, said
 from genqual.conformance.oracle import oracle_for
 from genqual.errors import BadInput
 
@@ -45,6 +45,38 @@ def test_an_honest_engine_has_no_bad_layer_and_a_nan_has_left() -> None:
     bad = first_bad(compare(got, logits.astype("f4"), oracle, IDS, "bf16"))  # type: ignore[arg-type]
     assert bad is not None
     assert (bad.place, bad.token) == ("layer 1", 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [("fp32", 1e-5), ("bf16", 2.0**-5), ("fp16", 2.0**-8), ("int8-weight", 2.0**-5)]
+)
+@pytest.mark.parametrize("by", [0.99, 1.01])
+def test_a_place_has_left_above_what_its_dtype_allows(dtype: str, allowed: float, by: float) -> None:
+    """The states of one place are all off by one factor, which is their relative error; 16 roundings are allowed."""
+    oracle = oracle_for(LLAMA, parameters(LLAMA))
+    states, logits = oracle_states(oracle, IDS)  # type: ignore[arg-type]
+    got = np.stack(states)
+    got[1] *= 1 + by * allowed
+    steps = compare(got, logits, oracle, IDS, dtype)  # type: ignore[arg-type]
+    assert [step.left for step in steps] == [False, by > 1, *[False] * (len(steps) - 2)]
+    assert steps[1].error == pytest.approx(by * allowed, rel=1e-6)
+    assert ALLOWED.get(dtype, ALLOWED["bf16"]) == allowed
+
+
+@pytest.mark.parametrize(
+    ("errors", "bad"),
+    [
+        ((0.0, 2e-6, 15e-6), None),
+        ((0.0, 2e-6, 17e-6), "layer 1"),  # within what is allowed, but eight times what it was given
+        ((0.0, 0.9e-6, 9e-6), None),  # rounding has no ratio
+        ((1.1e-6, 9e-6, 9e-6), "layer 0"),
+    ],
+)
+def test_an_error_that_jumps_is_where_the_fault_is(errors: tuple[float, ...], bad: str | None) -> None:
+    places = ("embedding", "layer 0", "layer 1")
+    steps = [Step(place, error, 0, left=False) for place, error in zip(places, errors, strict=True)]
+    found = first_bad(steps)
+    assert (found and found.place) == bad
 
 
 def test_another_number_of_layers_is_refused() -> None:

@@ -70,12 +70,12 @@ def test_another_count_of_tokens_fails() -> None:
     assert not judge_own.judge_choice(tokens[:, :-1], scores, dtype="fp32").passed
 
 
-@given(rank=st.integers(1, 3), cell=cells)
-def test_a_rank_that_chose_otherwise_is_named(rank: int, cell: tuple[int, int]) -> None:
+@given(rank=st.integers(1, 3), cell=cells, by=st.sampled_from([-1, 1]))
+def test_a_rank_that_chose_otherwise_is_named(rank: int, cell: tuple[int, int], by: int) -> None:
     _, tokens, _ = drawn()
     ranks = [tokens.copy() for _ in range(4)]
     assert judge_own.judge_agreement(ranks, dtype="fp32").passed
-    ranks[rank][cell[1], cell[0]] += 1
+    ranks[rank][cell[1], cell[0]] += by
     judgement = judge_own.judge_agreement(ranks, dtype="fp32")
     assert not judgement.passed
     assert judgement.explanation.startswith(f"Rank {rank} chose")

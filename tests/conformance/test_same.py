@@ -47,6 +47,16 @@ def test_the_declared_limit_is_that_of_two_errors(factor: float, passes: bool) -
     assert verdict.limit == pytest.approx(2**0.5 * 1.25 * ENVELOPE.nrms)
 
 
+@pytest.mark.parametrize(("factor", "passes"), [(1.2, True), (1.4, False)])
+def test_against_the_oracle_there_is_one_error(factor: float, passes: bool) -> None:
+    run = LOGITS + noise(LOGITS.shape, 1, SIGMA * factor)
+    verdict = same(LOGITS, run, envelope=ENVELOPE, exact=True)
+    assert verdict.passed is passes
+    assert verdict.limit == pytest.approx(1.25 * ENVELOPE.nrms)
+    assert f"{LOGITS.shape[0]} steps x {LOGITS.shape[1]} prompts against the oracle" in verdict.explanation
+    assert "prompts against the first run" in same(LOGITS, run, envelope=ENVELOPE).explanation
+
+
 def test_without_an_envelope_bf16_and_fp16_are_assumed_and_others_are_no_pass() -> None:
     verdict = same(LOGITS, LOGITS + noise(LOGITS.shape, 1))
     assert verdict.passed

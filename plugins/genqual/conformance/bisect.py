@@ -16,6 +16,7 @@ ALLOWED: Final = {"fp32": 1e-5, "bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
 """Relative error of hidden states that is honest after any number of layers, as of the logits (docs/judge.md)."""
 
 JUMP: Final = 8.0  # a layer whose own output is right adds less than this many times the error that it was given
+FLOOR: Final = 1e-6  # errors below it are rounding of fp32, whose ratios say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def compare(
 def first_bad(steps: Sequence[Step]) -> Step | None:
     """The first place that leaves what is honest, or where the error jumps; None where all are honest."""
     for before, step in zip([None, *steps], steps, strict=False):
-        if step.left or (before is not None and before.error > 0 and step.error > JUMP * before.error > JUMP * 1e-6):
+        if step.left or (before is not None and before.error > FLOOR and step.error > JUMP * before.error):
             return step
     return None
 
