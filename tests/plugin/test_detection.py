@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ from genqual.commands.report import report
 from genqual.conformance.faults import CATALOGUE
 from genqual.conformance.reference import make, with_envelope
 from genqual.conformance.scores import scores_of
-from genqual.detection import tiers
+from genqual.detection import plugin, tiers
 from genqual.detection.page import page
 from genqual.detection.store import HONEST, Cell, Store
 from genqual.detection.tables import Matrix, draw
 from genqual.errors import BadInput
+from genqual.run import RUN
+from genqual.waivers import Register, Waiver
 from tests.conformance.pretend import TableOracle, forced_logits, noise, table
 from tests.plugin.suite import ROOT
 
@@ -72,6 +76,38 @@ def test_survivors_and_false_alarms_are_named() -> None:
     assert "`sign_flip`" in text
     assert "1 survivors" in text
     assert "noise on transformers x1 llama-tiny" in text
+
+
+def test_a_known_failure_of_an_engine_is_no_false_alarm_and_is_listed() -> None:
+    matrix = Matrix([*CELLS[:1], cell(HONEST, "test_c", "known"), cell("stale_kv", "test_a", "alarm")])
+    assert matrix.false_alarms() == []
+    assert [one.check for one in matrix.honest()] == ["test_a", "test_c"]
+    text = page(matrix, "detection.svg")
+    assert "2 judgements of honest and equivalent runs, 0 false alarms, 1 known" in text
+    assert "### Known failures of engines" in text
+    assert "c on transformers x1 llama-tiny fp32, honest: said" in text
+    assert "Known failures" not in page(Matrix(CELLS), "detection.svg")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "known"),
+    [
+        (HONEST, "nrms 0.0495 exceeds 0.0296", "rounded angles"),
+        ("logits_plus_constant", "nrms 0.0495 exceeds 0.0296", "rounded angles"),
+        (HONEST, "nrms 0.2 exceeds 0.0296", ""),  # not the failure that is known
+        ("stale_kv", "nrms 0.0495 exceeds 0.0296", ""),  # a fault of ours: found, whatever is known
+    ],
+)
+def test_only_a_run_without_a_fault_of_ours_is_excused_by_a_waiver(fault: str, said: str, known: str) -> None:
+    waiver = Waiver(
+        "test_x.py::test_a[case-edge]", r"nrms 0\.0\d+ exceeds", "rounded angles", date.max, Path("cpu.toml")
+    )
+    run = SimpleNamespace(waivers=Register([waiver], date.min))
+    item: Any = SimpleNamespace(
+        nodeid=f"suites/conformance/test_x.py::test_a[case-fault={fault}-edge]",
+        config=SimpleNamespace(stash={RUN: run}),
+    )
+    assert plugin._known(item, fault, said) == known
 
 
 def test_less_evidence_is_a_table_of_its_own_and_nobody_elses_rule() -> None:

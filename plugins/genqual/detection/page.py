@@ -27,11 +27,12 @@ def page(matrix: Matrix, picture: str) -> str:
 def _summary(matrix: Matrix) -> list[str]:
     honest, alarms, survivors = matrix.honest(), matrix.false_alarms(), matrix.survivors()
     cases = sorted({f"{cell.engine} x{cell.ranks}{_cores(cell)}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
+    known = f", {len(matrix.known())} known failures of an engine" if matrix.known() else ""
     lines = [
         "## In short",
         "",
         f"- {len(matrix.faults)} faults, {len(matrix.faults) - len(survivors)} found, {len(survivors)} survivors.",
-        f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms.",
+        f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms{known}.",
         f"- {len(matrix.cells)} cells over {len(cases)} cases: {'; '.join(cases)}.",
         f"- Judged on {', '.join(sorted({cell.hardware or 'a host that was not kept' for cell in matrix.cells}))}.",
     ]
@@ -45,10 +46,23 @@ def _summary(matrix: Matrix) -> list[str]:
     lines += ["none", ""] if not survivors else [""]
     lines += ["### False alarms", ""]
     for cell in alarms:
-        where = f"{cell.engine} x{cell.ranks} {cell.model} {cell.dtype}"
-        lines.append(f"- {titled(cell.check)} on {where}, {cell.fault}: {cell.why}")
+        lines.append(f"- {titled(cell.check)} on {_where(cell)}, {cell.fault}: {cell.why}")
     lines += ["none", ""] if not alarms else [""]
+    if matrix.known():
+        lines += [
+            "### Known failures of engines",
+            "",
+            "Runs without a fault of ours that fail, and why (`baselines/waivers`).",
+            "",
+        ]
+        for cell in matrix.known():
+            lines.append(f"- {titled(cell.check)} on {_where(cell)}, {cell.fault}: {cell.why}")
+        lines.append("")
     return lines
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.engine} x{cell.ranks} {cell.model} {cell.dtype}"
 
 
 def _cores(cell: Cell) -> str:

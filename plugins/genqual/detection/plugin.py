@@ -206,8 +206,19 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
         words = str(call.excinfo.value) if call.excinfo else report.longreprtext
         why = "" if report.passed else " ".join(words.split())[:300]
+        if outcome == "alarm" and (issue := _known(item, name, " ".join(words.split()))):
+            outcome, why = "known", issue
         item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
     return report
+
+
+def _known(item: pytest.Item, name: str, said: str) -> str:
+    """What a waiver says of this failure of a run that has no fault of ours in it, or nothing."""
+    if name != HONEST and not CATALOGUE[name].equivalent:
+        return ""
+    nodeid = item.nodeid.replace(f"-fault={name}", "").replace(f"fault={name}-", "")
+    waiver = item.config.stash[RUN].waivers.of(nodeid)
+    return waiver.issue if waiver is not None and waiver.excuses(said) else ""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from genqual.errors import BadInput
 from genqual.spec import Case
 
-Outcome = Literal["alarm", "pass", "not applicable", "not judged"]
+Outcome = Literal["alarm", "pass", "known", "not applicable", "not judged"]
+"""`known`: a run without a fault of ours alarmed, and a waiver says what is wrong with that engine."""
+
 HONEST = "honest"
 
 

@@ -11,7 +11,7 @@ from genqual.conformance.other_rules import RULES
 from genqual.detection.store import HONEST, Cell
 from genqual.detection.tiers import TIERS
 
-JUDGED: Final = ("alarm", "pass")
+JUDGED: Final = ("alarm", "pass", "known")
 
 
 class Matrix:
@@ -46,6 +46,10 @@ class Matrix:
     def honest(self) -> list[Cell]:
         """Judgements of runs that are right: without a fault, or with an equivalent one."""
         return [cell for cell in self.ours if _harmless(cell.fault)]
+
+    def known(self) -> list[Cell]:
+        """Those of them in which the engine itself failed, as a waiver says."""
+        return [cell for cell in self.honest() if cell.outcome == "known"]
 
     def false_alarms(self) -> list[Cell]:
         """Those of them that alarmed."""
