@@ -170,32 +170,34 @@ def test_a_choice_may_lie_behind_the_oracles_best_by_k_sigma(by: float) -> None:
             assert words in verdict.explanation
 
 
+def fifth_lost(step: int, row: int) -> tuple[I64, F64, int, float]:
+    """The lists with the sixth best in the place of the fifth in one cell; the fifth, and how far it was before."""
+    _, six, exact = free_run(best=6)
+    ids, logprobs = IDS.copy(), EXACT.copy()
+    ids[step, row, 4], logprobs[step, row, 4] = six[step, row, 5], exact[step, row, 5]
+    return ids, logprobs, int(six[step, row, 4]), float(exact[step, row, 4] - exact[step, row, 5])
+
+
 @pytest.mark.parametrize("by", [1 - 1e-3, 1 + 1e-3])
 def test_what_is_left_out_of_the_list_may_be_better_by_k_sigma(by: float) -> None:
     """A token whose logit is lost is in nobody's list: its log-probability is judged by its absence."""
     step, row = 5, 4
-    _, six, exact = free_run(best=6)
-    ids, logprobs = IDS.copy(), EXACT.copy()
-    ids[step, row, 4], logprobs[step, row, 4] = six[step, row, 5], exact[step, row, 5]
-    gap = exact[step, row, 4] - exact[step, row, 5]
+    ids, logprobs, lost, gap = fifth_lost(step, row)
     verdict = judged(ids=ids, logprobs=logprobs, k=gap / REFERENCE.envelopes["bf16"].sigma[step] / by)
     assert verdict.passed == (by < 1), verdict.explanation
     assert verdict.worst == (step, row)
-    assert (f"{six[step, row, 4]} is not among the best 5" in verdict.explanation) == (by > 1)
+    assert (f"{lost} is not among the best 5" in verdict.explanation) == (by > 1)
 
 
 @pytest.mark.parametrize("by", [1 - 1e-3, 1 + 1e-3])
 def test_a_cell_that_is_off_itself_may_leave_out_in_proportion(by: float) -> None:
     """Honest errors are larger in some cells than in others; what is listed there says by how much."""
     step, row = 5, 4
-    _, six, exact = free_run(best=6)
-    ids, logprobs = IDS.copy(), EXACT.copy()
-    ids[step, row, 4], logprobs[step, row, 4] = six[step, row, 5], exact[step, row, 5]
-    gap = exact[step, row, 4] - exact[step, row, 5]
+    ids, logprobs, lost, gap = fifth_lost(step, row)
     sigma = REFERENCE.envelopes["bf16"].sigma[step]
     off = 3 * sigma  # of each listed one; a third of what a cell may be off by
     k = gap / off / by
-    assert f"{six[step, row, 4]} is not among the best 5" in judged(ids=ids, k=k, logprobs=logprobs).explanation
+    assert f"{lost} is not among the best 5" in judged(ids=ids, k=k, logprobs=logprobs).explanation
     logprobs[step, row] += off
     verdict = judged(ids=ids, logprobs=logprobs, k=k, factor=100.0)
     assert ("is not among the best 5" in verdict.explanation) == (by > 1)
