@@ -148,7 +148,7 @@ class Judging:
         case = generator.case
         wanted = self.question.asked.get(case, frozenset()) | {name}
         if case not in kept:
-            shape = entry.frozen if entry and entry.frozen else frozen_shape(generator.loaded[0].parameters)
+            shape = entry.frozen if entry and entry.frozen else frozen_shape(generator.loaded[0].parameters, case.dtype)
             slowdown = settings.tolerance if name != "load_s" else 0.05 * (1 + (case.ranks > 1))
             job = Job.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
             kept[case] = CaseLaunches(generator, job)

@@ -35,7 +35,7 @@ from tests.benchmarks.gate_launches import ROOT, competing
 from tests.benchmarks.ratios import table
 from tests.here import CPU
 
-CASE: Final = ("--engine", "transformers", "--dtype", "bf16", "--ranks", "1", "--batch-sizes", "1")
+CASE: Final = ("--engine", "transformers", "--ranks", "1", "--batch-sizes", "1")
 SHAPE: Final = ("--input-lengths", "128", "--new-tokens", "32")
 RUNS: Final = {"unchanged": 10, "slower": 10, "faster": 3, "loaded": 5, "node": 2, "driver": 1, "driver-engine": 1}
 Verdicts = Counter[str]
@@ -44,8 +44,9 @@ Verdicts = Counter[str]
 class Bench:
     """Runs what is missing and keeps it."""
 
-    def __init__(self, directory: Path, model: str, launches: int) -> None:
-        self.directory, self.model, self.launches = directory, model, launches
+    def __init__(self, directory: Path, model: str, dtype: str, launches: int) -> None:
+        self.directory, self.launches = directory, launches
+        self.case = (f"--model={model}", f"--dtype={dtype}", *CASE, *SHAPE)
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / "runs.json"
         self.runs: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file.is_file() else []
@@ -59,7 +60,7 @@ class Bench:
         done = subprocess.run(
             [
                 *(sys.executable, "-c", f"{before}from genqual.cli import main; main()", "rebase"),
-                *(f"--model={self.model}", *CASE, *SHAPE, "--metric", "tpot", "--launches", str(self.launches)),
+                *(*self.case, "--metric", "tpot", "--launches", str(self.launches)),
                 *(f"--out={place}", "--author", "gate_end_to_end", "--commit", "0" * 40),
             ],
             cwd=ROOT,
@@ -79,7 +80,7 @@ class Bench:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", CPU, "--benchmark"),
-                *(f"--model={self.model}", *CASE, *SHAPE, "-k", "test_time_per_output_token", "--no-upload"),
+                *(*self.case, "-k", "test_time_per_output_token", "--no-upload"),
                 *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}", f"--junitxml={junit}"),
                 *("--gate-budget", "240", *plugin, *more),
             ],
@@ -184,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m tests.benchmarks.gate_end_to_end", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     made.add_argument("--model", default="llama-30m")
+    made.add_argument("--dtype", default="bf16", help="of the engine (default: %(default)s)")
     made.add_argument("--launches", type=int, default=16, help="of each baseline (default: %(default)s)")
     made.add_argument("--phases", default=",".join(RUNS), help="(default: %(default)s)")
     made.add_argument("--json", type=Path, default=Path("gate-end-to-end"), help="directory (default: %(default)s)")
@@ -194,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if unknown := set(options.phases.split(",")) - set(RUNS):
         parser().error(f"--phases {', '.join(sorted(unknown))}: there are {', '.join(RUNS)}")
-    bench = Bench(options.json.absolute(), options.model, options.launches)
+    bench = Bench(options.json.absolute(), options.model, options.dtype, options.launches)
     fine = True
     rows = [["phase", "runs", "verdicts", "seconds (median, p95)", "as promised"]]
     known = phases(bench)

@@ -89,7 +89,7 @@ class Collector:
             )
             generator = Generator(pool, plan)
             try:
-                shape = frozen_shape(generator.loaded[0].parameters)
+                shape = frozen_shape(generator.loaded[0].parameters, self._case.dtype)
                 ranks = self._case.ranks
                 slowdown = gate.settings_for("tpot", ranks).tolerance
                 job = Job.of(["tpot"], {"tpot": DECODE}, shape, slowdown=slowdown, ranks=ranks)

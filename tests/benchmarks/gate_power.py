@@ -149,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--model", default="llama-30m")
     made.add_argument("--engine", default="transformers", help="the slowed arm needs transformers")
+    made.add_argument("--dtype", default="bf16", help="of the engine (default: %(default)s)")
     made.add_argument("--ranks", type=int, default=1)
     made.add_argument("--honest", type=int, default=36, help="launches a condition (default: %(default)s)")
     made.add_argument("--slow", type=int, default=24, help="launches a condition (default: %(default)s)")
@@ -164,7 +165,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.slow and options.engine != "transformers" and not options.replay_only:
         parser().error(f"--engine {options.engine}: only transformers can be slowed on purpose; give --slow 0")
-    collector = Collector(options.json, model=options.model, engine_name=options.engine, ranks=options.ranks)
+    collector = Collector(
+        options.json, model=options.model, engine_name=options.engine, ranks=options.ranks, dtype=options.dtype
+    )
     fine = True
     for condition in options.conditions.split(","):
         if not options.replay_only:

@@ -57,7 +57,7 @@ _FILE: Final[dict[str, Any]] = {
             "unit": "s",
             "launches": [_LAUNCH, _LAUNCH | {"z": 0.82}],
             "hook": "steps",
-            "frozen": {"hidden": 512, "layers": 5},
+            "frozen": {"hidden": 512, "layers": 5, "dtype": "bf16"},
             "frozen_source": "b" * 64,
             "probes": {"read_bytes_per_s": 1e10},
             "admission": {"read_bytes_per_s": {"low": 9e9, "high": 1.1e10}},

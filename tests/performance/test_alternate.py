@@ -15,6 +15,7 @@ from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, Unsupported
 from genqual.performance import alternate, frozen
 from genqual.performance.alternate import SLOW_EVERY, Alternation, launch
+from genqual.performance.design import frozen_shape
 from genqual.performance.frozen import Frozen
 
 
@@ -70,14 +71,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr(alternate, "time", made)
     step = lambda *shape: lambda: made.work("frozen", 1.0)  # noqa: E731 - a stand-in for two methods
     fake = SimpleNamespace(decode=step, prefill=step, unit=lambda: made.work("unit", 0.01))
-    monkeypatch.setattr(frozen, "Frozen", lambda hidden, layers, device: fake)
+    monkeypatch.setattr(frozen, "Frozen", lambda hidden, layers, dtype, device: fake)
     return made
 
 
 def run(engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9) -> dict[str, Any]:
     ids = np.ones((1, 4), dtype=np.int64)
     return launch(
-        engine, sections=list(sections), shape={"hidden": 64, "layers": 1}, new_tokens=new_tokens,
+        engine, sections=list(sections), shape={"hidden": 64, "layers": 1, "dtype": "bf16"}, new_tokens=new_tokens,
         calls={"decode": calls, "prefill": 12}, slowdown=0.05, threads=1, decode=ids, prefill=ids, memory=ids,
     )  # fmt: skip
 
@@ -140,16 +141,40 @@ def test_the_first_step_after_a_pause_is_no_sample(clock: Clock) -> None:
 
 
 def test_the_frozen_step_computes_the_same_every_time() -> None:
-    made = Frozen(128, 2, device=torch.device("cpu"))
+    made = Frozen(128, 2, dtype=torch.bfloat16, device=torch.device("cpu"))
     decode, prefill = made.decode(3, 16), made.prefill(1, 20)
     assert decode() == decode()
     assert prefill() == prefill()
     assert np.isfinite([decode(), prefill()]).all()
-    assert decode() != Frozen(128, 3, device=torch.device("cpu")).decode(3, 16)()
+    assert decode() != Frozen(128, 3, dtype=torch.bfloat16, device=torch.device("cpu")).decode(3, 16)()
+
+
+def test_the_frozen_step_is_computed_in_its_dtype_over_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    products: list[torch.dtype] = []
+    plain = torch.nn.functional.linear
+
+    def seen(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        products.append(weight.dtype)
+        return plain(x, weight)
+
+    monkeypatch.setattr(frozen, "linear", seen)
+    both = (torch.float32, torch.bfloat16)
+    wide, narrow = (Frozen(128, 2, dtype=dtype, device=torch.device("cpu")) for dtype in both)
+    assert wide.layers[1]["down"].equal(narrow.layers[1]["down"].float())
+    apart = wide.decode(1, 4)() - narrow.decode(1, 4)()
+    assert products == [torch.float32] * 14 + [torch.bfloat16] * 14
+    assert 0 < abs(apart) < 0.05
+
+
+@pytest.mark.parametrize(("dtype", "frozen_in"), [("fp32", "fp32"), ("bf16", "bf16"), ("int8-weight", "bf16")])
+def test_only_beside_fp32_is_the_frozen_step_fp32(dtype: str, frozen_in: str) -> None:
+    shape = frozen_shape(31_000_000, dtype)
+    assert shape.dtype == frozen_in
+    assert (shape.hidden, shape.layers) == (512, 5)
 
 
 def test_the_frozen_weights_are_exact_in_bf16_and_known() -> None:
-    weight = Frozen(128, 1, device=torch.device("cpu")).layers[0]["q"].float()
+    weight = Frozen(128, 1, dtype=torch.bfloat16, device=torch.device("cpu")).layers[0]["q"].float()
     scale = weight.abs().min()
     assert ((weight / scale) % 2 == 1).logical_or((weight / scale) % 2 == -1).all()
     first = [2 * byte - 255 for byte in hashlib.shake_128(b"genqual/frozen/0.q").digest(4)]

@@ -52,7 +52,7 @@ NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
 
 def entry(metric: str = "tpot", **changes: Any) -> Entry:
     subject = subject_of(CASE, ["w" * 64], GATED[metric], metric)
-    job = Job.of([metric], GATED, frozen_shape(31_000_000), slowdown=0.05, ranks=1)
+    job = Job.of([metric], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     every = [taken(z, metric) for z in OLD]
     made = entry_of(
         subject, [one.metrics[metric] for one in every], every, job, identity=IDENTITY, provenance=WHO, old=None

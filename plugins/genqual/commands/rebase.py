@@ -159,7 +159,7 @@ def _measure(
     made: list[CaseLaunches] = []
     for case in cases:
         generator = Generator(pool, _plan(case, logs))
-        shape = frozen_shape(generator.loaded[0].parameters)
+        shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
         slowdown = gate.settings_for("tpot", case.ranks).tolerance
         job = Job.of(metrics, gated, shape, slowdown=slowdown, ranks=case.ranks)
         lists = CaseLaunches(generator, job)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from genqual.engines.base import TokenBatch
@@ -70,7 +71,7 @@ def launch(
     engine: Any,
     *,
     sections: list[str],
-    shape: dict[str, int],
+    shape: dict[str, Any],
     new_tokens: int,
     calls: dict[str, int],
     slowdown: float,
@@ -79,9 +80,9 @@ def launch(
 ) -> dict[str, Any]:
     """Measure `sections` (decode, prefill, throughput, load, memory) on prompts `rows[section]`, in that order.
 
-    `shape` is the frozen step's hidden size and layers; `calls[section]` generate calls are timed after one that warms
-    up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3): seconds
-    of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed. Raises BadInput.
+    `shape` is the frozen step's hidden size, layers and dtype; `calls[section]` generate calls are timed after one that
+    warms up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3):
+    seconds of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed. Raises BadInput.
     """
     unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
     if unknown:
@@ -97,7 +98,8 @@ def launch(
     timed = [name for name in ("decode", "prefill", "throughput") if name in sections]
     if not timed:
         return found | {"cpu_s": time.process_time()}
-    clock = frozen.Frozen(shape["hidden"], shape["layers"], device=_device(engine))
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[shape["dtype"]]
+    clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=dtype, device=_device(engine))
 
     def settle() -> None:
         synchronise(engine.request.device)

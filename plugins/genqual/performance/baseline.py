@@ -100,10 +100,11 @@ class Provenance(_Strict):
 
 
 class FrozenShape(_Strict):
-    """How large the frozen step is; rows and context are the workload's."""
+    """How large the frozen step is and what it computes in; rows and context are the workload's."""
 
     hidden: Annotated[int, Field(ge=64, multiple_of=64)]
     layers: Annotated[int, Field(ge=1)]
+    dtype: Literal["fp32", "bf16"]
 
 
 class Anchor(_Strict):

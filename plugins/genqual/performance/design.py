@@ -40,13 +40,14 @@ def gated_workloads(workloads: Sequence[Workload]) -> dict[str, Workload]:
     return {"ttft": small, "tpot": small, "tokens_per_s": large, "peak_memory": large, "load_s": workloads[0]}
 
 
-def frozen_shape(parameters: int) -> FrozenShape:
-    """The size of the frozen step beside a rank that holds `parameters`: fixed by them, never by a clock."""
+def frozen_shape(parameters: int, dtype: str) -> FrozenShape:
+    """The frozen step beside a rank that holds `parameters` in `dtype`: fixed by them, never by a clock."""
     budget = min(_MOST, round(parameters * _SHARE))
     hidden = 64
     while hidden < 4096 and 4 * _layer(2 * hidden) <= budget:
         hidden *= 2
-    return FrozenShape(hidden=hidden, layers=max(1, round(budget / _layer(hidden))))
+    layers = max(1, round(budget / _layer(hidden)))
+    return FrozenShape(hidden=hidden, layers=layers, dtype="fp32" if dtype == "fp32" else "bf16")
 
 
 @cache

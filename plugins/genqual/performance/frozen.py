@@ -1,4 +1,4 @@
-"""The frozen step: a plain-torch Llama over its own hash-built bf16 weights, a clock made of work. In ranks only.
+"""The frozen step: a plain-torch Llama over its own hash-built weights, a clock made of work. In ranks only.
 
 It never changes, so whatever slows it slows the host: its bytes are hashed into every baseline, and an edit here, a
 comment included, makes every committed baseline inconclusive until it is measured anew. Imports nothing of genqual.
@@ -14,10 +14,14 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 
 class Frozen:
-    """`layers` Llama layers of `hidden` channels; no embedding and no head. Rank-local: nothing is communicated."""
+    """`layers` Llama layers of `hidden` channels; no embedding and no head. Rank-local: nothing is communicated.
 
-    def __init__(self, hidden: int, layers: int, *, device: torch.device) -> None:
-        self.hidden, self.device = hidden, device
+    Weights are exact in bf16, and held in `dtype`, in which the step is computed: where a processor has no bf16
+    kernels, a bf16 step is no clock for an fp32 candidate.
+    """
+
+    def __init__(self, hidden: int, layers: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.hidden, self.dtype, self.device = hidden, dtype, device
         self.heads, self.kv_heads = hidden // 64, max(1, hidden // 128)
         inner, narrow = hidden * 11 // 4 // 64 * 64, self.kv_heads * 64
         shapes = {
@@ -39,7 +43,7 @@ class Frozen:
         stream = bytearray(hashlib.shake_128(f"genqual/frozen/{name}".encode()).digest(math.prod(shape)))
         raw = torch.frombuffer(stream, dtype=torch.uint8).to(torch.float32) * 2 - 255
         scale = 2.0 ** round(math.log2(1 / (148 * math.sqrt(shape[-1]))))
-        return (raw * scale).reshape(shape).to(torch.bfloat16).to(self.device)
+        return (raw * scale).reshape(shape).to(self.dtype).to(self.device)
 
     def decode(self, rows: int, context: int) -> Step:
         """The step of `rows` rows that each attend to `context` tokens before them."""
@@ -69,8 +73,8 @@ class Step:
         angle = torch.arange(context, context + length, device=frozen.device, dtype=torch.float32)[:, None]
         angle = angle * 10000.0 ** (-torch.arange(0, 64, 2, device=frozen.device, dtype=torch.float32) / 64)
         both = torch.cat([angle, angle], dim=-1)
-        self._cos, self._sin = both.cos().to(torch.bfloat16), both.sin().to(torch.bfloat16)
-        self._ones = torch.ones(frozen.hidden, dtype=torch.bfloat16, device=frozen.device)
+        self._cos, self._sin = both.cos().to(frozen.dtype), both.sin().to(frozen.dtype)
+        self._ones = torch.ones(frozen.hidden, dtype=frozen.dtype, device=frozen.device)
 
     def __call__(self) -> float:
         """Run the pass; its mean comes back, so that the device has to finish."""
@@ -98,7 +102,7 @@ class Step:
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         wide = x.float()
-        return self._ones * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(torch.bfloat16)
+        return self._ones * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-5)).to(x.dtype)
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
         left, right = x[..., :32], x[..., 32:]
