@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCRIPT = Path(__file__).parent / "scripts" / "rank.py"
-LIMIT_S = 300.0  # several times the slowest plan on a busy host; a plan that takes longer hangs
+LIMIT_S = 600.0  # several times the slowest plan where bf16 has no kernels; a plan that takes longer hangs
 
 ROWS = [[3, 141, 59, 26], [535, 89, 79, 32, 384, 626, 43], [11, 7]]  # three lengths, so two rows are padded
 LEVEL = [[3, 141, 59, 26], [535, 89, 79, 32]]  # one length: transformers 5 drops the mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -302,11 +302,13 @@ def test_one_rank_raises_while_the_other_waits_in_a_collective(pool: Pool, plan_
     assert "rank 0 was killed by SIGKILL" in caught.value.headline, "not the peer's `Connection closed by peer`"
 
 
-def test_a_refusal_at_load_is_a_status_and_leaves_nothing(plan_of: PlanOf) -> None:
-    before = {process.pid for process in psutil.process_iter()}
+def test_a_refusal_at_load_is_a_status_and_leaves_nothing(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[RankGroup] = []
+    monkeypatch.setattr(RankGroup, "_launch", _recorded(RankGroup._launch, begun))
     with pytest.raises(Unsupported, match="told to refuse"):
         RankGroup.start(plan_of(options={"refuse": True}))
-    assert {process.pid for process in psutil.process_iter() if "genqual.ranks.worker" in _line(process)} <= before
+    (group,) = begun
+    assert processes.members(group.mark) == []
 
 
 def test_a_rank_that_cannot_start_is_told_with_its_log(plan_of: PlanOf) -> None:
@@ -339,8 +341,12 @@ def test_a_group_that_does_not_start_in_time(plan_of: PlanOf) -> None:
     assert "starting 2 rank(s) with torchrun" in said[0]
 
 
-def _line(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
+def _recorded(launch: Callable[[RankGroup], None], begun: list[RankGroup]) -> Callable[[RankGroup], None]:
+    """`launch`, and which group it was: only its own processes count, whatever else runs on this machine."""
+
+    def recorded(group: RankGroup) -> None:
+        launch(group)
+        assert processes.members(group.mark), "nothing was started, so nothing could be left"
+        begun.append(group)
+
+    return recorded
