@@ -84,7 +84,7 @@ class CaseLaunches:
             generator.restart()
             with generator.undisturbed():
                 replies = self._invoke()
-            loads = [rank.load_s for rank in generator.loaded]
+            loads = [rank.loading_s for rank in generator.loaded]
             self.weights = tuple(rank.weight_hash for rank in generator.loaded)
             after = conditions()
             if {reply.value["frozen_source"] for reply in replies} != {frozen_source()}:

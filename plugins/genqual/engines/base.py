@@ -164,6 +164,11 @@ class Loaded:
     weight_hash: str  # of what this rank holds; compared after a failure, to know that nothing was mutated
     phases: dict[str, float] = field(default_factory=dict)  # seconds by phase: import, read, shard, compile
 
+    @property
+    def loading_s(self) -> float:
+        """Seconds of loading without those of importing software, which vary more than all the rest."""
+        return self.load_s - self.phases.get("import", 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:

@@ -1,0 +1,78 @@
+"""A launch from what ranks sent (written down here): which rank counts, what disturbed it, and one that died."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual.gating import CaseLaunches
+from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.ranks.errors import GroupLost
+from genqual.ranks.links import Reply
+from genqual.spec import Case, Workload
+from tests.here import CPU
+from tests.performance.runs import rank
+
+GATED = gated_workloads([Workload(1, 16, 9)])
+
+
+class Ranks:
+    """A generator whose two ranks answer what was written down; `lost` is raised instead."""
+
+    def __init__(self, *loads: dict[str, Any], storage: int = 0, lost: GroupLost | None = None) -> None:
+        self.case = Case(CPU, "transformers", "llama-30m", "bf16", len(loads))
+        self.loaded = [rank(**facts) for facts in loads]
+        self.plan = SimpleNamespace(placement=SimpleNamespace(threads=1))
+        self.storage, self.lost = storage, lost
+        self.asked: list[str] = []
+
+    def restart(self) -> None:
+        self.asked.append("restart")
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        self.asked.append("alone")
+        yield
+
+    def invoke(self, entry: str, params: dict[str, Any], rows: dict[str, np.ndarray[Any, Any]]) -> list[Reply]:
+        self.asked += params["sections"]
+        if self.lost is not None:
+            raise self.lost
+        value = {
+            **{"frozen_source": frozen_source(), "storage_bytes": self.storage, "hook": "steps", "cpu_s": 1.0},
+            **{"plain_read_s": 0.25, "peak_bytes": 1 << 20},
+        }
+        return [Reply(index, dict(value), {}, 0.0, 1.0) for index in range(len(self.loaded))]
+
+
+def launches(ranks: Ranks, *metrics: str) -> CaseLaunches:
+    job = Job.of(metrics, GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=len(ranks.loaded))
+    return CaseLaunches(ranks, job)  # type: ignore[arg-type]
+
+
+def test_load_time_is_the_slowest_rank_s_without_its_imports() -> None:
+    ranks = Ranks({"load_s": 9.0, "phases": {"import": 8.5, "read": 0.5}}, {"load_s": 3.0, "phases": {"import": 2.0}})
+    taken = launches(ranks, "load_s", "peak_memory").extend()
+    assert taken.metrics["load_s"].p50 == pytest.approx(1.0), "the second rank's, though the first took longer in all"
+    assert taken.metrics["load_s"].z == pytest.approx(math.log(1.0 / 0.25))
+    assert taken.metrics["peak_memory"].p50 == 1 << 20
+    assert ranks.asked == ["restart", "alone", "load", "memory"]
+
+
+def test_a_load_from_storage_is_known_to_be_cold() -> None:
+    taken = launches(Ranks({"load_s": 9.0}, storage=64 << 20), "load_s", "peak_memory").extend()
+    assert "the page cache was cold" in taken.why_not("load_s", None, "engine")[0]
+    assert taken.why_not("peak_memory", None, "engine") == []
+
+
+def test_a_launch_that_dies_is_one_that_failed_and_says_why() -> None:
+    lists = launches(Ranks({"load_s": 9.0}, lost=GroupLost("rank 0 was killed by SIGKILL", None)), "load_s")
+    taken = lists.extend()
+    assert taken.failed == "launch 1 died: rank 0 was killed by SIGKILL"
+    assert lists.taken == [taken]
