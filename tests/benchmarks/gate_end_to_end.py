@@ -8,6 +8,7 @@
   node       2 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
   driver     one run against a baseline of another driver: judged under --under-test driver, else INCONCLUSIVE
 
+At two ranks: --engine deepspeed-inference --ranks 2 --phases unchanged,loaded.
 Every run is kept in the JSON file at once, and a later call goes on where an earlier one ended. --phases picks some.
 Exit status 0: every phase that was asked for came out as said. 1: not.
 """
@@ -35,18 +36,17 @@ from tests.benchmarks.gate_launches import ROOT, competing
 from tests.benchmarks.ratios import table
 from tests.here import CPU
 
-CASE: Final = ("--engine", "transformers", "--ranks", "1", "--batch-sizes", "1")
-SHAPE: Final = ("--input-lengths", "128", "--new-tokens", "32")
+SHAPE: Final = ("--batch-sizes", "1", "--input-lengths", "128", "--new-tokens", "32")
 RUNS: Final = {"unchanged": 10, "slower": 10, "faster": 3, "loaded": 5, "node": 2, "driver": 1, "driver-engine": 1}
+SLOWED: Final = {"slower", "faster", "node"}
 Verdicts = Counter[str]
 
 
 class Bench:
     """Runs what is missing and keeps it."""
 
-    def __init__(self, directory: Path, model: str, dtype: str, launches: int) -> None:
-        self.directory, self.launches = directory, launches
-        self.case = (f"--model={model}", f"--dtype={dtype}", *CASE, *SHAPE)
+    def __init__(self, directory: Path, case: Sequence[str], launches: int) -> None:
+        self.directory, self.launches, self.case = directory, launches, (*case, *SHAPE)
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / "runs.json"
         self.runs: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file.is_file() else []
@@ -185,7 +185,9 @@ def parser() -> argparse.ArgumentParser:
         "python -m tests.benchmarks.gate_end_to_end", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     made.add_argument("--model", default="llama-30m")
+    made.add_argument("--engine", default="transformers", help="the only one that can be slowed (default: %(default)s)")
     made.add_argument("--dtype", default="bf16", help="of the engine (default: %(default)s)")
+    made.add_argument("--ranks", type=int, default=1, help="(default: %(default)s)")
     made.add_argument("--launches", type=int, default=16, help="of each baseline (default: %(default)s)")
     made.add_argument("--phases", default=",".join(RUNS), help="(default: %(default)s)")
     made.add_argument("--json", type=Path, default=Path("gate-end-to-end"), help="directory (default: %(default)s)")
@@ -194,13 +196,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if unknown := set(options.phases.split(",")) - set(RUNS):
+    phases_asked = options.phases.split(",")
+    if unknown := set(phases_asked) - set(RUNS):
         parser().error(f"--phases {', '.join(sorted(unknown))}: there are {', '.join(RUNS)}")
-    bench = Bench(options.json.absolute(), options.model, options.dtype, options.launches)
+    if options.engine != "transformers" and (slowed := SLOWED & set(phases_asked)):
+        parser().error(f"--phases {', '.join(sorted(slowed))}: only transformers can be slowed on purpose")
+    case = [f"--{name}={getattr(options, name)}" for name in ("model", "engine", "dtype", "ranks")]
+    bench = Bench(options.json.absolute(), case, options.launches)
     fine = True
     rows = [["phase", "runs", "verdicts", "seconds (median, p95)", "as promised"]]
     known = phases(bench)
-    for name in options.phases.split(","):
+    for name in phases_asked:
         make, promised = known[name]
         bench.phase(name, make)
         found = bench.verdicts(name)
