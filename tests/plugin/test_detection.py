@@ -24,6 +24,7 @@ from genqual.detection.store import HONEST, Cell, Store
 from genqual.detection.tables import Matrix, draw
 from genqual.errors import BadInput
 from genqual.run import RUN
+from genqual.spec import Case
 from genqual.waivers import Register, Waiver
 from tests.conformance.pretend import TableOracle, forced_logits, noise, table
 from tests.plugin.suite import ROOT
@@ -261,3 +262,19 @@ def test_real_faults_are_found_one_after_the_other_and_honest_runs_pass(tmp_path
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(Matrix(Store(tmp_path / "cells.jsonl").cells.values()).cells) == before
     assert (tmp_path / "detection.md").is_file()
+
+
+def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None:
+    """Else the next test would judge a run without it, and keep that as the fault's."""
+
+    def refused(entry: str, params: dict[str, Any]) -> Any:
+        raise BadInput(f"no place for {entry}")
+
+    run = SimpleNamespace(generator=lambda case: SimpleNamespace(spoilt=refused))
+    item: Any = SimpleNamespace(config=SimpleNamespace(stash={RUN: run}))
+    stage, case = plugin.Stage(), Case("cpu", "transformers", "llama-tiny", "fp32")
+    assert stage.enter(item, case, HONEST)
+    for _ in range(2):
+        with pytest.raises(BadInput, match="no place"):
+            stage.enter(item, case, "sign_flip")
+    assert stage.enter(item, case, HONEST)

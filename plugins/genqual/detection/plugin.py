@@ -62,11 +62,12 @@ class Stage:
         if self._now == (case, name):
             return False
         self.leave()
-        self._now = (case, name)
         if name != HONEST:
             known = CATALOGUE[name]
             generator = item.config.stash[RUN].generator(case)
             self._block.enter_context(generator.spoilt(known.entry, known.params))
+        # Not before: where a fault cannot be put in, the next test must try again, and not pass for want of it.
+        self._now = (case, name)
         return True
 
     def leave(self) -> None:

@@ -56,7 +56,9 @@ def not_fetched_back(engine: Any, rank: int, *, layer: int = -1) -> Undo:
     index = range(len(found.layers))[layer]
     module, before = (found.layer(at).mlp_out for at in (index, index - 1))
     hook = module._hf_hook
-    hook = next(one for one in getattr(hook, "hooks", (hook,)) if getattr(one, "offload", False))
+    hook = next((one for one in getattr(hook, "hooks", (hook,)) if getattr(one, "offload", False)), None)
+    if hook is None:
+        raise BadInput("not_fetched_back: no weight of this layer is offloaded; give it placement=disk")
     right = hook.weights_map
     there = offloaded(before)
     leftover = there if there is not None else dict(before.named_parameters(recurse=False))
