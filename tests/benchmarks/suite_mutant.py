@@ -1,13 +1,15 @@
 """Is a change of suites/conformance noticed? Judges the properties that changed by a fault of their own, and honestly.
 
-    python -m tests.benchmarks.suite_mutant PRISTINE_FILE CHANGED_FILE
+    python -m tests.benchmarks.suite_mutant PRISTINE_FILE CHANGED_FILE [--test NAME]
 
-Exits with 1 when a property that was changed misses one of its faults of tests/faults/finders.py, alarms on a run that
-is right, or cannot be run; with 0 when nothing notices. `tests.benchmarks.mutants --suite` asks it of every mutant.
+Exits with 1 when a property that was changed (or the one that is named, changed or not) misses one of its faults of
+tests/faults/finders.py, alarms on a run that is right, or cannot be run; with 0 when nothing notices; with 3 when it
+took too long to say. `tests.benchmarks.mutants` asks it of every mutant.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import subprocess
 import sys
@@ -22,6 +24,8 @@ from tests.faults.finders import ELSEWHERE, FINDERS, where
 from tests.here import CPU
 
 LIMIT_S: Final = 240
+NOTICED: Final = 1
+TOO_LONG: Final = 3
 CHECKS: Final = {"judge_it", "drawn"}
 COMPARISONS: Final = {"same", "judge_bitwise", "judge_same_text", "judge_stopped", "judge_shards", "judge_unmutated"}
 
@@ -108,15 +112,24 @@ def noticed(test: str, file: Path) -> bool:
 
 def main(arguments: list[str]) -> int:
     """The pristine and the changed file; the changed one stands where the suite is run from."""
-    pristine, mutated = (Path(name) for name in arguments)
-    for test in changed(pristine.read_text(encoding="utf-8"), mutated.read_text(encoding="utf-8")):
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.suite_mutant", description=__doc__)
+    parser.add_argument("pristine", type=Path)
+    parser.add_argument("changed", type=Path)
+    parser.add_argument("--test", help="this property only, whether it was changed or not")
+    options = parser.parse_args(arguments)
+    texts = [file.read_text(encoding="utf-8") for file in (options.pristine, options.changed)]
+    for test in [options.test] if options.test else changed(*texts):
         if test in ELSEWHERE:
             print(f"{test}: {ELSEWHERE[test]}; not judged here")
-        elif noticed(test, mutated):
-            print(f"{test}: noticed")
-            return 1
-        else:
-            print(f"{test}: not noticed")
+            continue
+        try:
+            seen = noticed(test, options.changed)
+        except subprocess.TimeoutExpired:
+            print(f"{test}: not judged within {LIMIT_S} s")
+            return TOO_LONG
+        print(f"{test}: {'noticed' if seen else 'not noticed'}")
+        if seen:
+            return NOTICED
     return 0
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from tests.benchmarks.suite_mutant import changed, weakened
+import pytest
+
+from tests.benchmarks import suite_mutant
+from tests.benchmarks.mutants import told
+from tests.benchmarks.suite_mutant import NOTICED, TOO_LONG, changed, weakened
 from tests.faults.finders import ELSEWHERE, FINDERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +45,34 @@ def test_weakening_takes_out_the_check_or_compares_a_thing_with_itself() -> None
     }
     assert "judge_it(" not in found["test_one", "its check removed"].split("def test_two")[0]
     assert "judge_bitwise(first, first" in found["test_one", "compared with itself"]
+
+
+def test_a_weakened_property_is_found_only_where_the_unchanged_one_is_quiet() -> None:
+    assert told(0, NOTICED) == "found"
+    assert told(0, 0) == "SURVIVES"
+    assert told(NOTICED, NOTICED).startswith("SAYS NOTHING: unchanged")
+    assert told(0, TOO_LONG).startswith("SAYS NOTHING: weakened")
+
+
+@pytest.mark.parametrize(("seen", "code"), [(True, NOTICED), (False, 0), (None, TOO_LONG)])
+def test_a_named_property_is_judged_though_nothing_changed(
+    seen: bool | None, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noticed(test: str, file: Path) -> bool:
+        asked.append(test)
+        if seen is None:
+            raise subprocess.TimeoutExpired("pytest", 1)
+        return seen
+
+    monkeypatch.setattr(suite_mutant, "noticed", noticed)
+    file = tmp_path / "test_some.py"
+    file.write_text(SOURCE)
+    assert suite_mutant.main([str(file), str(file)]) == 0
+    assert asked == []
+    assert suite_mutant.main([str(file), str(file), "--test", "test_one"]) == code
+    assert asked == ["test_one"]
 
 
 def test_every_property_of_the_suite_can_be_weakened() -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genqual.engines.base import TokenBatch
@@ -98,8 +97,7 @@ def launch(
     timed = [name for name in ("decode", "prefill", "throughput") if name in sections]
     if not timed:
         return found | {"cpu_s": time.process_time()}
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[shape["dtype"]]
-    clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=dtype, device=_device(engine))
+    clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=frozen.DTYPES[shape["dtype"]], device=_device(engine))
 
     def settle() -> None:
         synchronise(engine.request.device)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from typing import Final
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Frozen:
