@@ -92,10 +92,20 @@ def test_every_decode_step_stands_between_two_frozen_ones(clock: Clock) -> None:
     assert times[slowed, 0] == pytest.approx(2.1)  # 5 % more: ten units of 0.01 s, inside the candidate's time
     assert times[:, 1:] == pytest.approx(1.0)
     assert slowed.sum() == len(times) // SLOW_EVERY
-    steps = [word for word in clock.done if word != "unit"]
-    pairs = list(itertools.pairwise(steps))[3:]  # after the warm-up
-    assert all(a != b for a, b in pairs)
+    steps = [word for word in clock.done if word != "unit"][-3 * 9 * 2 :]  # those of the timed calls
+    assert all(a != b for a, b in itertools.pairwise(steps))
     assert found["hook"] == "steps"
+
+
+def test_a_slowed_step_is_slowed_by_what_its_work_takes_after_a_frozen_step(clock: Clock) -> None:
+    def unit() -> None:
+        clock.work("unit", 0.05 if clock.done[-1] == "frozen" else 0.01)
+
+    fake: Any = frozen.Frozen(0, 0, dtype=torch.float32, device=torch.device("cpu"))
+    fake.unit = unit
+    found = run(Engine(clock), "decode")
+    times, marks = found["decode_times"], found["decode_marks"]
+    assert times[marks[:, 1] == 1, 0] == pytest.approx(2.1)  # 0.05 and five of 0.01: ten in a row would be 0.14
 
 
 def test_a_prefill_is_timed_from_its_call(clock: Clock) -> None:

@@ -149,15 +149,30 @@ class _Section:
             self._unit()
 
     def _calibrate(self, candidate_s: float, slowdown: float) -> None:
-        """So many units as take `slowdown` of a candidate's step, measured here and now."""
+        """So many units as take `slowdown` of a candidate's step where they stand: after a frozen step.
+
+        Units in a row take up to half as long: the frozen step leaves them a cold cache, and threads that slept.
+        """
+        wanted = slowdown * candidate_s
+        units = max(1, int(8 * wanted / self._span(8, alone=True)) // 4)
+        least, below = 0, 0.0
+        while (span := self._span(units)) < wanted:
+            least, below, units = units, span, 2 * units
+        self._units = max(1, round(float(np.interp(wanted, [below, span], [least, units]))))
+
+    def _span(self, units: int, *, alone: bool = False) -> float:
+        """Seconds of so many units, each time after a frozen step, or `alone`."""
         spans = []
-        for _ in range(9):
+        for _ in range(7):
+            if not alone:
+                self._step()
+                self._settle()
             start = time.perf_counter()
-            for _ in range(8):
+            for _ in range(units):
                 self._unit()
             self._settle()
-            spans.append((time.perf_counter() - start) / 8)
-        self._units = max(1, round(slowdown * candidate_s / low(spans)))
+            spans.append(time.perf_counter() - start)
+        return low(spans)
 
     def _steps(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         alternation = Alternation(self._step, self._settle, self._extra, steps=not self._first)

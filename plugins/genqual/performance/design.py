@@ -24,7 +24,7 @@ SECTIONS: Final[Mapping[str, str]] = {
 
 # Steps that leave a launch's z with a standard deviation near 1 %: docs/gate.md, "How many steps". Several ranks wait
 # for each other, so theirs vary more.
-_STEPS: Final[Mapping[str, tuple[int, int]]] = {"decode": (186, 480), "throughput": (124, 320), "prefill": (40, 80)}
+_STEPS: Final[Mapping[str, tuple[int, int]]] = {"decode": (310, 480), "throughput": (248, 320), "prefill": (40, 80)}
 _SHARE: Final = 0.5  # of the candidate's weights that the frozen step has; its step then takes 0.25 to 1 of it
 _MOST: Final = 1 << 29  # parameters of the frozen step: a gigabyte
 
