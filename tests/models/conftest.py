@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from genqual.models import weights
+from genqual.models import ggufwrite, weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import resolve
 
@@ -61,6 +61,11 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENQUAL_CACHE", cache)
         broken = broken_checkpoints(room, weights.directory(resolve("llama-tiny")))
+        written = [
+            ggufwrite.write(resolve(name), room / "gguf" / f"{name}-{dtype}.gguf", dtype)
+            for name in TINY
+            for dtype in ggufwrite.DTYPES
+        ]
     questions: dict[str, object] = {
         model: {
             "kind": "model",
@@ -77,6 +82,7 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
         f"load {name} by from_pretrained": {"kind": "load", "path": name, "options": {"device_map": "cpu"}}
         for name in TINY
     }
+    questions |= {f"load {file.name}": {"kind": "load", "path": str(file)} for file in written}
     questions["write"] = {"kind": "write"}
     questions["shards"] = {"kind": "shards", "model": "bloom-tiny", "to": "bloom-sharded"}
     return Peer(room, ask(room, questions, GENQUAL_CACHE=cache))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from genqual.models import ggufwrite
 from genqual.models.fetch import fetch as get
+from genqual.models.ggufwrite import DTYPES
 from genqual.models.registry import known, resolve
 
 
@@ -35,10 +37,19 @@ def fetch(name: str, force: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.argument("directory", type=click.Path(path_type=Path))
-def write(name: str, directory: Path) -> None:
-    """Write an embedded model as a checkpoint directory with a tokenizer, for a server or another engine to load."""
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Of a GGUF's matrices.")
+def write(name: str, target: Path, dtype: str) -> None:
+    """Write an embedded model for another engine to load.
+
+    TARGET is a directory, which becomes a checkpoint with a tokenizer that any server loads, or a file that ends with
+    .gguf, for llama.cpp.
+    """
     from genqual.models.token_text import export
 
-    made = export(resolve(name), directory)
+    if target.suffix == ".gguf":
+        made = ggufwrite.write(resolve(name), target, dtype)
+        click.echo(f"{name} is in {made}; docs/examples/llama_cpp_engine.py runs it")
+        return
+    made = export(resolve(name), target)
     click.echo(f"{name} is in {made}; serve it, then run: pytest --engine server --model {name} --endpoint URL")
