@@ -4,9 +4,10 @@
     pytest -m xeon --benchmark --engine external --model llama-tiny --dtype fp32 \
         --engine-command ".tox/llama-cpp/bin/python docs/examples/llama_cpp_engine.py llama-tiny.gguf"
 
-It needs llama-cpp-python and NumPy (`tox -e llama-cpp`), and shares no line with genqual. All rows of a batch are one
-batch of llama.cpp, a sequence each; greedy is the argmax of its logits. `--kv f16` keeps the cache in f16, which is
-llama.cpp's own default and costs fp32 its precision. The protocol is in docs/engines.md.
+It needs llama-cpp-python and NumPy (`tox -e llama-cpp`), and nothing of genqual or of the example beside it: a program
+that the suite starts cannot import its neighbours. All rows of a batch are one batch of llama.cpp, a sequence each;
+greedy is the argmax of its logits. `--kv=f16` keeps the cache in f16, llama.cpp's own default, and `--flash-attention`
+takes that kernel: each costs fp32 its precision, and the suite then fails. The protocol is in docs/engines.md.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ def say(**what: Any) -> None:
 @cpp.llama_log_callback
 def quietly(level: int, text: bytes, _: ctypes.c_void_p) -> None:
     """llama.cpp's own log: errors to standard error, which genqual keeps; nothing else."""
-    if level >= 4:  # GGML_LOG_LEVEL_ERROR
+    if level == 4:  # GGML_LOG_LEVEL_ERROR; 5 goes on with a line of any level
         sys.stderr.write(text.decode(errors="replace"))
 
 
 class Engine:
     """One file, loaded. Contexts are made for the size of a request and kept while requests have that size."""
 
-    def __init__(self, file: str, threads: int, cache: str) -> None:
+    def __init__(self, file: str, threads: int, cache: str, *, flash: bool) -> None:
         cpp.llama_log_set(quietly, ctypes.c_void_p(0))
         cpp.llama_backend_init()
         self.model = cpp.llama_model_load_from_file(file.encode(), cpp.llama_model_default_params())
         if not self.model:
             raise SystemExit(f"{file}: llama.cpp cannot load it")
         self.vocabulary = cpp.llama_vocab_n_tokens(cpp.llama_model_get_vocab(self.model))
-        self.threads, self.cache = threads, CACHES[cache]
+        self.threads, self.cache, self.flash = threads, CACHES[cache], int(flash)
         self._size, self._context, self._batch = (0, 0), None, None
 
     @property
@@ -71,7 +72,7 @@ class Engine:
             wanted.n_seq_max = rows
             wanted.n_threads = wanted.n_threads_batch = self.threads
             wanted.type_k = wanted.type_v = self.cache
-            wanted.flash_attn_type = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED: on a CPU it computes in f16
+            wanted.flash_attn_type = self.flash  # else llama.cpp chooses, and a CPU's is no fp32: docs/engines.md
             wanted.kv_unified = True  # or n_ctx would be shared out among the sequences
             self._context = cpp.llama_init_from_model(self.model, wanted)
             if not self._context:
@@ -130,13 +131,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("file", help="a .gguf file of the model that is asked for")
     parser.add_argument("--kv", choices=CACHES, help="of the cache (default: f32 for fp32, else f16)")
+    parser.add_argument("--flash-attention", action="store_true", help="llama.cpp's own kernel, less precise on a CPU")
     options = parser.parse_args()
     engine = None
     for line in sys.stdin:
         request = json.loads(line)
         if request["method"] == "load":
             cache = options.kv or ("f32" if request["dtype"] == "fp32" else "f16")
-            engine = Engine(options.file, request["threads"], cache)
+            engine = Engine(options.file, request["threads"], cache, flash=options.flash_attention)
             if engine.dtype != request["dtype"]:
                 say(protocol=1, unsupported=f"{options.file} holds {engine.dtype}, not {request['dtype']}")
                 engine = None

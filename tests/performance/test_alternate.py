@@ -75,10 +75,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def run(engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9) -> dict[str, Any]:
+def run(engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9, dtype: str = "bf16") -> dict[str, Any]:
     ids = np.ones((1, 4), dtype=np.int64)
     return launch(
-        engine, sections=list(sections), shape={"hidden": 64, "layers": 1, "dtype": "bf16"}, new_tokens=new_tokens,
+        engine, sections=list(sections), shape={"hidden": 64, "layers": 1, "dtype": dtype}, new_tokens=new_tokens,
         calls={"decode": calls, "prefill": 12}, slowdown=0.05, threads=1, decode=ids, prefill=ids, memory=ids,
     )  # fmt: skip
 
@@ -95,6 +95,19 @@ def test_every_decode_step_stands_between_two_frozen_ones(clock: Clock) -> None:
     steps = [word for word in clock.done if word != "unit"][-3 * 9 * 2 :]  # those of the timed calls
     assert all(a != b for a, b in itertools.pairwise(steps))
     assert found["hook"] == "steps"
+
+
+@pytest.mark.parametrize(("dtype", "computed"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_frozen_step_of_a_launch_computes_in_the_dtype_of_its_shape(
+    dtype: str, computed: torch.dtype, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake: Any = frozen.Frozen
+    asked: list[torch.dtype] = []
+    monkeypatch.setattr(
+        frozen, "Frozen", lambda *size, dtype, device: asked.append(dtype) or fake(*size, dtype, device)
+    )
+    run(Engine(clock), "decode", dtype=dtype)
+    assert asked == [computed]
 
 
 def test_a_slowed_step_is_slowed_by_what_its_work_takes_after_a_frozen_step(clock: Clock) -> None:
