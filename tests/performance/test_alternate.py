@@ -103,9 +103,12 @@ def test_the_frozen_step_of_a_launch_computes_in_the_dtype_of_its_shape(
 ) -> None:
     fake: Any = frozen.Frozen
     asked: list[torch.dtype] = []
-    monkeypatch.setattr(
-        frozen, "Frozen", lambda *size, dtype, device: asked.append(dtype) or fake(*size, dtype, device)
-    )
+
+    def make(hidden: int, layers: int, *, dtype: torch.dtype, device: torch.device) -> Any:
+        asked.append(dtype)
+        return fake(hidden, layers, dtype, device)
+
+    monkeypatch.setattr(frozen, "Frozen", make)
     run(Engine(clock), "decode", dtype=dtype)
     assert asked == [computed]
 
