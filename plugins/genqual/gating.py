@@ -47,10 +47,21 @@ class Taken:
         if self.failed:
             return [self.failed]
         found = admission.refused(self.probes, entry.admission if entry else {}, under_test=under_test)
-        if metric == "load_s" and self.cold:
-            found.append("the page cache was cold: weights came from storage, and the baseline's did not")
+        if metric == "load_s":
+            found += self._loads(entry)
         if entry is not None and entry.frozen is not None and self.hook != entry.hook:
             found.append(f"alternated by {self.hook}, the baseline by {entry.hook}")
+        return found
+
+    def _loads(self, entry: Entry | None) -> list[str]:
+        """Why the load time of this launch says nothing; who loads again does so with a warm page cache."""
+        again = self.metrics["load_s"].steps > 1
+        found = []
+        if self.cold and not again:
+            found.append("the page cache was cold: weights came from storage, and the baseline's did not")
+        if entry is not None and again != (entry.launches[0].steps > 1):
+            how = ("loaded once", "loaded again and again")
+            found.append(f"{how[again]}, and the baseline's launches {how[not again]}; `genqual rebase` measures anew")
         return found
 
 
@@ -140,7 +151,9 @@ class CaseLaunches:
         for metric, section in SECTIONS.items():
             if section not in self.job.workloads:
                 continue
-            if section == "load":
+            if section == "load" and all("load_times" in reply.arrays for reply in replies):
+                made[metric] = sampled.loads_of([reply.arrays["load_times"] for reply in replies])
+            elif section == "load":
                 made[metric] = sampled.single(max(loads), max(float(r.value["plain_read_s"]) for r in replies))
             elif section == "memory":
                 made[metric] = sampled.single(float(max(r.value["peak_bytes"] for r in replies)), None)

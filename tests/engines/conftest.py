@@ -71,6 +71,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["refused", "cuda_graphs", {"graphs": "cuda"}],
         ["refused", "no_graphs", {"graphs": "yes"}],
         ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
+        ["again", "again", {"rows": LEVEL, "new": 5}],
     ]
     bloom = [
         *steps("transformers", "bloom-tiny"),
@@ -85,7 +86,10 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
             {
                 "engine": "transformers:graphs=static",
                 "model": model,
-                "steps": steps("none", model, key=f"static.{model}"),
+                "steps": [
+                    *steps("none", model, key=f"static.{model}"),
+                    ["again", "static.again", {"rows": LEVEL, "new": 5}],
+                ],
             }
             for model in ("llama-tiny", "bloom-tiny")
         ),

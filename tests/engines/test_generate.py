@@ -92,6 +92,17 @@ def test_a_callback_runs_between_steps_and_changes_no_token(eager: Answers) -> N
     assert eager["between.step_s"][-1] < 5 * 0.02  # its 20 ms are gone after it was taken away
 
 
+def test_loading_again_gives_the_same_weights_and_leaves_what_is_loaded_alone(eager: Answers) -> None:
+    assert eager["again.hash"] == eager["llama-tiny.facts.weight_hash"]
+    assert eager["again.alive"] == 1, "the second one is let go"
+    assert eager["again.loading_s"] > 0.0
+    assert np.array_equal(eager["again.tokens"], eager["between.tokens"])
+
+
+def test_a_model_in_a_graph_is_not_loaded_again(eager: Answers) -> None:
+    assert eager["static.again.said"] is False
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_load_reports_what_the_rank_holds(eager: Answers, model: str) -> None:
     kv = {"llama-tiny": 3 * 2 * 8 * 8 * 4, "bloom-tiny": 3 * 2 * 192 * 4}[

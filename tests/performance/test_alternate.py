@@ -14,7 +14,7 @@ import torch
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, Unsupported
 from genqual.performance import alternate, frozen
-from genqual.performance.alternate import SLOW_EVERY, Alternation, launch
+from genqual.performance.alternate import LOADS, SLOW_EVERY, Alternation, launch
 from genqual.performance.design import frozen_shape
 from genqual.performance.frozen import Frozen
 
@@ -152,6 +152,50 @@ def test_memory_and_load_need_no_frozen_step(clock: Clock) -> None:
     assert found["peak_bytes"] == 12345
     assert found["plain_read_s"] >= 0.0
     assert "frozen" not in clock.done
+
+
+class Reloading(Engine):
+    """Loads again in 4 s of which one is no loading; the n-th plain read of its bytes takes n s."""
+
+    def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(clock)
+        monkeypatch.setattr(alternate, "plain_read", self.read)
+        self.able = True
+
+    def read(self, engine: Any) -> float:
+        seconds = 1.0 + self.clock.done.count("read")
+        self.clock.work("read", seconds)
+        return seconds
+
+    def load_again(self) -> Any:
+        if not self.able:
+            return None
+        self.clock.work("load", 4.0)
+        return SimpleNamespace(loading_s=3.0)
+
+
+def test_a_model_is_loaded_again_between_plain_reads_when_all_else_is_done(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(Reloading(clock, monkeypatch), "load", "decode")
+    assert found["plain_read_s"] == 1.0
+    assert found["load_times"].tolist() == [[3.0, 5.0 + turn, 6.0 + turn] for turn in range(LOADS)]
+    assert clock.done[-2 * LOADS - 1 :] == ["read"] + ["load", "read"] * LOADS
+    assert clock.done[:5] == ["read"] * 4 + ["frozen"]
+    assert found["cpu_s"] == clock.now, "loading again is this process's own work"
+
+
+def test_who_cannot_load_again_or_is_too_large_for_it_is_timed_once(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Reloading(clock, monkeypatch)
+    engine.able = False
+    assert "load_times" not in run(engine, "load")
+    engine.able = True
+    large = SimpleNamespace(numel=lambda: 1 << 29, element_size=lambda: 4)
+    engine.model = SimpleNamespace(parameters=lambda: [large])
+    assert "load_times" not in run(engine, "load")
+    assert "load_times" not in run(Reloading(clock, monkeypatch), "memory")
 
 
 def test_an_unknown_section_is_named(clock: Clock) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genqual.performance.metrics import BadClock
-from genqual.performance.sampled import correlation_time, launch_of, single
+from genqual.performance.sampled import correlation_time, launch_of, loads_of, single
 from genqual.performance.selftest import blind
 
 STEPS = 184
@@ -75,6 +75,28 @@ def test_a_single_value_that_cannot_be_is_refused(value: float, against: float) 
 def test_a_single_value_is_compared_with_what_was_read() -> None:
     assert single(6.0, 2.0).z == pytest.approx(math.log(3.0))
     assert single(6.0, None).z == pytest.approx(math.log(6.0))
+
+
+def test_load_time_is_the_median_of_loads_each_against_the_reads_around_it() -> None:
+    host = np.array([1.0, 2.0, 1.0, 3.0, 1.0])  # how slow it is at each read; a load is as slow as the mean around it
+    between = np.sqrt(host[:-1] * host[1:])
+    ratios = np.array([4.0, 5.0, 9.0, 4.5])
+    times = np.stack([ratios * between, host[:-1], host[1:]], axis=1)
+    found = loads_of([times])
+    assert found.z == pytest.approx(math.log(np.sqrt(4.5 * 5.0)))
+    assert found.steps == 4
+    assert found.p50 == pytest.approx(np.median(times[:, 0]))
+    slower = times.copy()
+    slower[:, 0] *= 2.0
+    assert loads_of([times, slower]).z == pytest.approx(found.z + math.log(2.0)), "the slowest rank's"
+
+
+@pytest.mark.parametrize("wrong", [0.0, math.nan])
+def test_a_load_that_took_no_time_is_refused(wrong: float) -> None:
+    times = np.ones((8, 3))
+    times[2, 0] = wrong
+    with pytest.raises(BadClock, match="load 2 of a launch"):
+        loads_of([times])
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.45, 0.8])

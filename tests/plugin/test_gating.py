@@ -18,6 +18,7 @@ from genqual.ranks.links import Reply
 from genqual.spec import Case, Workload
 from tests.here import CPU
 from tests.performance.runs import rank
+from tests.plugin.test_judging import entry
 
 GATED = gated_workloads([Workload(1, 16, 9)])
 
@@ -25,11 +26,17 @@ GATED = gated_workloads([Workload(1, 16, 9)])
 class Ranks:
     """A generator whose two ranks answer what was written down; `lost` is raised instead."""
 
-    def __init__(self, *loads: dict[str, Any], storage: int = 0, lost: GroupLost | None = None) -> None:
+    def __init__(
+        self,
+        *loads: dict[str, Any],
+        storage: int = 0,
+        lost: GroupLost | None = None,
+        again: list[float] | None = None,
+    ) -> None:
         self.case = Case(CPU, "transformers", "llama-30m", "bf16", len(loads))
         self.loaded = [rank(**facts) for facts in loads]
         self.plan = SimpleNamespace(placement=SimpleNamespace(threads=1))
-        self.storage, self.lost = storage, lost
+        self.storage, self.lost, self.again = storage, lost, again
         self.asked: list[str] = []
 
     def restart(self) -> None:
@@ -48,7 +55,8 @@ class Ranks:
             **{"frozen_source": frozen_source(), "storage_bytes": self.storage, "hook": "steps", "cpu_s": 1.0},
             **{"plain_read_s": 0.25, "peak_bytes": 1 << 20},
         }
-        return [Reply(index, dict(value), {}, 0.0, 1.0) for index in range(len(self.loaded))]
+        arrays = {} if self.again is None else {"load_times": np.array([[took, 0.5, 0.5] for took in self.again])}
+        return [Reply(index, dict(value), dict(arrays), 0.0, 1.0) for index in range(len(self.loaded))]
 
 
 def launches(ranks: Ranks, *metrics: str) -> CaseLaunches:
@@ -69,6 +77,23 @@ def test_a_load_from_storage_is_known_to_be_cold() -> None:
     taken = launches(Ranks({"load_s": 9.0}, storage=64 << 20), "load_s", "peak_memory").extend()
     assert "the page cache was cold" in taken.why_not("load_s", None, "engine")[0]
     assert taken.why_not("peak_memory", None, "engine") == []
+
+
+def test_who_loads_again_is_judged_by_that_and_needs_no_warm_start() -> None:
+    ranks = Ranks({"load_s": 9.0, "phases": {"import": 8.5, "read": 0.5}}, storage=64 << 20, again=[1.0, 1.5, 4.0])
+    taken = launches(ranks, "load_s").extend()
+    assert taken.metrics["load_s"].z == pytest.approx(math.log(3.0))
+    assert taken.metrics["load_s"].steps == 3
+    assert taken.why_not("load_s", None, "engine") == []
+
+
+def test_one_load_is_not_compared_with_many() -> None:
+    once, many = (launches(Ranks({"load_s": 9.0}, again=again), "load_s").extend() for again in (None, [1.0, 1.5, 4.0]))
+    for here, there, said in ((once, many, "loaded once, and"), (many, once, "loaded again and again, and")):
+        known = entry("load_s").model_copy(update={"launches": (there.metrics["load_s"],), "admission": {}})
+        assert [said in reason for reason in here.why_not("load_s", known, "engine")] == [True]
+        alike = known.model_copy(update={"launches": (here.metrics["load_s"],)})
+        assert here.why_not("load_s", alike, "engine") == []
 
 
 def test_a_launch_that_dies_is_one_that_failed_and_says_why() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from genqual.engines import fp8
-from genqual.engines.base import LoadRequest
+from genqual.engines.base import Loaded, LoadRequest
 from genqual.engines.clocked import Phases
-from genqual.engines.graphs import Graphs, graphs_of
+from genqual.engines.graphs import Graphs, NoGraphs, graphs_of
 from genqual.engines.hf import HfEngine
 from genqual.engines.quantising import TORCHAO, quantise
 from genqual.engines.reading import read
@@ -38,6 +38,13 @@ class TransformersEager(HfEngine):
             model = fp8.apply(model, request)
             phases.end("quantise")
         return self._graphs.wrap(model)
+
+    def load_again(self) -> Loaded | None:
+        """Load the same once more, beside what is loaded, and let go of it; None with graphs, which record anew.
+
+        What a launch repeats to time loading.
+        """
+        return type(self)().load(self.request) if type(self._graphs) is NoGraphs else None
 
     def decode_options(self, rows: int, length: int) -> dict[str, Any]:
         return self._graphs.decode_options(self.model, rows, length, self._keys)

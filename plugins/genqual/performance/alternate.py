@@ -23,6 +23,8 @@ from genqual.performance import frozen
 
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
 _BURST: Final = 4  # frozen steps around a whole request, where an engine has no hook
+LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate.md, "What this host gives"
+_AGAIN_BYTES: Final = 1 << 30  # a larger model is not held twice, and its one load is long enough to average the host
 
 
 class Alternation:
@@ -81,22 +83,40 @@ def launch(
 
     `shape` is the frozen step's hidden size, layers and dtype; `calls[section]` generate calls are timed after one that
     warms up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3):
-    seconds of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed. Raises BadInput.
+    seconds of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed; `load_times` (loads,
+    3), of an engine that can load again: seconds of loading, of a plain read before, after. Raises BadInput.
     """
     unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
     if unknown:
         raise BadInput(f"sections {sorted(unknown)}: a launch knows decode, prefill, throughput, load and memory")
     source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
     found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
-    if "load" in sections:  # first of all: the nearer to the load, the more alike is the host
+    if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host
         found["plain_read_s"] = min(plain_read(engine) for _ in range(4))
     if "memory" in sections:
         engine.memory(reset=True)
         engine.generate(_batch(rows["memory"]), new_tokens)
         found["peak_bytes"] = engine.memory().peak
-    timed = [name for name in ("decode", "prefill", "throughput") if name in sections]
-    if not timed:
-        return found | {"cpu_s": time.process_time()}
+    timed: list[str] = [name for name in ("decode", "prefill", "throughput") if name in sections]
+    if timed:
+        found |= _alternated(engine, timed, shape, new_tokens, calls, slowdown, threads, rows)
+    again = loads(engine) if "load" in sections else None  # last: what it leaves behind disturbs nothing
+    if again is not None:
+        found["load_times"] = again
+    return found | {"cpu_s": time.process_time()}
+
+
+def _alternated(
+    engine: Any,
+    timed: list[str],
+    shape: dict[str, Any],
+    new_tokens: int,
+    calls: dict[str, int],
+    slowdown: float,
+    threads: int,
+    rows: dict[str, NDArray[np.int64]],
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=frozen.DTYPES[shape["dtype"]], device=_device(engine))
 
     def settle() -> None:
@@ -112,7 +132,7 @@ def launch(
         times, marks, found["hook"] = run.measure(calls[name], slowdown)
         cpu, wall = cpu + time.process_time() - cpu0, wall + time.perf_counter() - start
         found |= {f"{name}_times": times, f"{name}_marks": marks}
-    return found | {"cpu_share": cpu / (wall * threads), "cpu_s": time.process_time()}
+    return found | {"cpu_share": cpu / (wall * threads)}
 
 
 class _Section:
@@ -236,6 +256,27 @@ class _Section:
 def low(values: list[float]) -> float:
     """The lower decile: what a step takes that nobody interrupted, or a busy host would set the slowdown."""
     return float(np.quantile(values, 0.1))
+
+
+def loads(engine: Any) -> NDArray[np.float64] | None:
+    """Load again beside what is loaded, each time between two plain reads; (LOADS, 3) seconds: load, before, after.
+
+    None of an engine that cannot, and of a model too large to be held twice.
+    """
+    again = getattr(engine, "load_again", None)
+    if again is None or sum(part.numel() * part.element_size() for part in engine.model.parameters()) > _AGAIN_BYTES:
+        return None
+    times = []
+    before = plain_read(engine)
+    for _ in range(LOADS):
+        loaded = again()
+        if loaded is None:
+            return None
+        gc.collect()  # a model is let go before the next one is loaded
+        after = plain_read(engine)
+        times.append((loaded.loading_s, before, after))
+        before = after
+    return np.array(times, dtype=np.float64)
 
 
 def plain_read(engine: Any) -> float:

@@ -27,11 +27,7 @@ def launch_of(times: Sequence[Times], marks: Marks, *, cpu_share: float | None, 
     if len({rank.shape for rank in times}) != 1 or len(marks) != len(times[0]) or len(marks) < 8:
         raise ValueError(f"{[rank.shape for rank in times]} times, {marks.shape} marks: one shape, at least 8 steps")
     stack = np.stack(times)
-    if not np.isfinite(stack).all() or (stack <= 0.0).any():
-        step = int(np.argwhere(~np.isfinite(stack) | (stack <= 0.0))[0][1])
-        raise BadClock(f"step {step} of a launch took {stack[:, step].min()} s: a step takes a finite time above zero")
-    candidate = stack[:, :, 0].max(axis=0)
-    frozen = np.exp(np.log(stack[:, :, 1:]).mean(axis=2)).mean(axis=0)
+    candidate, frozen = _against(stack, "step")
     ratio = np.log(candidate / frozen)
     slowed = marks[:, 1].astype(bool)
     plain = candidate[~slowed]
@@ -51,6 +47,36 @@ def launch_of(times: Sequence[Times], marks: Marks, *, cpu_share: float | None, 
         slowed=apart,
         batch=batch,
     )
+
+
+def loads_of(times: Sequence[Times]) -> Launch:
+    """Load time of one launch that loaded again and again.
+
+    `times` has an entry a rank, (loads, 3) seconds: loading, a plain read of the same bytes before and after it. A load
+    takes as long as on its slowest rank. Raises BadClock on times that cannot be.
+    """
+    candidate, frozen = _against(np.stack(times), "load")
+    p50, p90, p99 = (float(np.quantile(candidate, level)) for level in (0.5, 0.9, 0.99))
+    return Launch(
+        z=float(np.median(np.log(candidate / frozen))),
+        raw=float(np.median(np.log(candidate))),
+        frozen=float(np.median(np.log(frozen))),
+        steps=len(candidate),
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        autocorrelation_steps=None,
+        cpu_share=None,
+    )
+
+
+def _against(stack: Times, what: str) -> tuple[Times, Times]:
+    """The slowest rank's times, and the clock beside them: the mean over ranks of before and after."""
+    if not np.isfinite(stack).all() or (stack <= 0.0).any():
+        step = int(np.argwhere(~np.isfinite(stack) | (stack <= 0.0))[0][1])
+        took = stack[:, step].min()
+        raise BadClock(f"{what} {step} of a launch took {took} s: a {what} takes a finite time above zero")
+    return stack[:, :, 0].max(axis=0), np.exp(np.log(stack[:, :, 1:]).mean(axis=2)).mean(axis=0)
 
 
 def single(value: float, against: float | None, *, batch: int = 0) -> Launch:

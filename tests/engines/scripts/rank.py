@@ -236,6 +236,16 @@ class Rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         return said
 
+    def again(self, rows: list[list[int]], new: int) -> dict[str, Any]:
+        """Load again as a launch does: what that gave, the model's own hash after it, and what it still generates."""
+        loaded = self.engine.load_again()
+        gc.collect()
+        alive = sum(isinstance(one, type(self.engine)) for one in gc.get_objects())
+        facts = {"said": loaded is not None, "alive": alive}
+        if loaded is not None:
+            facts |= {"hash": loaded.weight_hash, "loading_s": loaded.loading_s, "import_s": loaded.phases["import"]}
+        return facts | self.generate(rows, new)
+
     def refused(self, model: str | None = None, **options: Any) -> str:
         """What a second engine says to another model or to `options`."""
         wanted = self.request.model if model is None else resolve(model)
