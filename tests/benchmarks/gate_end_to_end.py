@@ -64,7 +64,7 @@ class Bench:
                 *(f"--out={place}", "--author", "gate_end_to_end", "--commit", "0" * 40),
             ],
             cwd=ROOT,
-            env=environment(slowdown),
+            env=environment(slowdown, self.directory / "work"),
             check=False,
         )
         if done.returncode:
@@ -85,7 +85,7 @@ class Bench:
                 *("--gate-budget", "240", *plugin, *more),
             ],
             cwd=ROOT,
-            env=environment(slowdown, frozen=frozen),
+            env=environment(slowdown, self.directory / "work", frozen=frozen),
             capture_output=True,
             text=True,
             check=False,
@@ -125,8 +125,10 @@ class Bench:
         return Counter(one["verdict"] for one in self.runs if one["phase"] == name)
 
 
-def environment(slowdown: float, *, frozen: bool = False) -> dict[str, str]:
+def environment(slowdown: float, work: Path, *, frozen: bool = False) -> dict[str, str]:
+    """What `slow_engine` reads; `work` is where it keeps how much work the slowdown takes."""
     made = {**os.environ, "PYTHONPATH": str(ROOT), "GENQUAL_TEST_SLOWDOWN": str(slowdown)}
+    made["GENQUAL_TEST_SLOW_WORK"] = str(work)
     return made | {"GENQUAL_TEST_SLOW_FROZEN": "1"} if frozen else made
 
 

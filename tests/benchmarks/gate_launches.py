@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+from unittest import mock
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Collector:
     def _lists(self, arm: str) -> Iterator[tuple[CaseLaunches, list[Sequence[Reply]]]]:
         device, spec = devices()[CPU], engine(self._case.engine)
         pool = Pool(1)
-        with tempfile.TemporaryDirectory(prefix="genqual-") as logs, slowed(ARMS[arm]):
+        with tempfile.TemporaryDirectory(prefix="genqual-") as logs, slowed(ARMS[arm], self.path):
             plan = GroupPlan(
                 case=self._case,
                 implementation=SLOW if ARMS[arm] else spec.implementation,
@@ -102,7 +103,7 @@ class Collector:
     def _one(self, lists: tuple[CaseLaunches, list[Sequence[Reply]]], arm: str, condition: str) -> None:
         launches, replies = lists
         replies.clear()
-        with slowed(ARMS[arm]):
+        with slowed(ARMS[arm], self.path):
             taken = launches.extend()
         made: dict[str, Any] = {"arm": arm, "condition": condition, "at": time.time(), "wall_s": taken.wall_s}
         if taken.failed:
@@ -123,17 +124,11 @@ class Collector:
 
 
 @contextlib.contextmanager
-def slowed(share: float) -> Iterator[None]:
-    """What `slow_engine` reads when it is loaded; ranks inherit it."""
-    before = os.environ.get("GENQUAL_TEST_SLOWDOWN")
-    os.environ["GENQUAL_TEST_SLOWDOWN"] = str(share)
-    try:
+def slowed(share: float, path: Path) -> Iterator[None]:
+    """What `slow_engine` reads when it is loaded; ranks inherit it. How much work that takes is kept beside `path`."""
+    given = {"GENQUAL_TEST_SLOWDOWN": str(share), "GENQUAL_TEST_SLOW_WORK": str(path.absolute().with_suffix(".work"))}
+    with mock.patch.dict(os.environ, given):
         yield
-    finally:
-        if before is None:
-            del os.environ["GENQUAL_TEST_SLOWDOWN"]
-        else:
-            os.environ["GENQUAL_TEST_SLOWDOWN"] = before
 
 
 @contextlib.contextmanager

@@ -1,13 +1,15 @@
 """A transformers engine that is slower on purpose, by real work in its decode steps. In ranks only.
 
-`GENQUAL_TEST_SLOWDOWN` 0.05 adds 5 % of a step's time; with `GENQUAL_TEST_SLOW_FROZEN` the frozen step is slowed alike,
-as a slower driver would slow it.
+`GENQUAL_TEST_SLOWDOWN` 0.05 adds 5 % of a step's time, as a user would measure it: the amount of work is found by
+trying, and kept in the file that `GENQUAL_TEST_SLOW_WORK` names, so that every launch of a benchmark does the same.
+With `GENQUAL_TEST_SLOW_FROZEN` the frozen step is slowed alike, as a slower driver would slow it.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,47 +20,70 @@ from genqual.engines.base import Loaded, LoadRequest, TokenBatch
 from genqual.engines.transformers_eager import TransformersEager
 from genqual.performance import frozen
 
-_WEIGHT = torch.ones(512, 512, dtype=torch.bfloat16)
+_WEIGHT = torch.ones(256, 256)
+_PROMPT = TokenBatch.of([[7] * 128])
 
 
 def work(units: int) -> None:
     for _ in range(units):
-        linear(_WEIGHT[:8], _WEIGHT)
-
-
-def low(values: Any) -> float:
-    """The lower decile: what a step takes that nobody interrupted, or a busy host would set the slowdown."""
-    return float(np.quantile(values, 0.1))
+        linear(_WEIGHT[:4], _WEIGHT)
 
 
 def seconds_of(call: Any, *, times: int) -> float:
+    """The median: what the step itself is judged by."""
     spans = []
     for _ in range(times):
         start = time.perf_counter()
         call()
         spans.append(time.perf_counter() - start)
-    return low(spans)
+    return float(np.median(spans))
 
 
 class SlowEager(TransformersEager):
     """As its base, and slower from the moment it is loaded."""
 
+    _extra = 0
+    _spans: list[float]
+
     def load(self, request: LoadRequest) -> Loaded:
         loaded = super().load(request)
         share = float(os.environ["GENQUAL_TEST_SLOWDOWN"])
-        unit = seconds_of(lambda: work(16), times=25) / 16
-        batch = TokenBatch.of([[7] * 128])
-        step = low(np.diff(np.concatenate([self.generate(batch, 16).step_s for _ in range(5)]).reshape(5, 16)).ravel())
-        extra = round(share * step / unit)
 
         def slow(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if kwargs["input_ids"].shape[1] == 1:  # a decode step, no prefill
-                work(extra)
+                start = time.perf_counter()
+                work(self._extra)
+                self._spans.append(time.perf_counter() - start)
 
+        self._spans = []
         self.model.register_forward_hook(slow, with_kwargs=True)
+        self._extra = self._kept(share)
         if os.environ.get("GENQUAL_TEST_SLOW_FROZEN"):
-            self._slow_frozen(share, unit)
+            self._slow_frozen(share, seconds_of(lambda: work(16), times=25) / 16)
         return loaded
+
+    def _kept(self, share: float) -> int:
+        place = os.environ.get("GENQUAL_TEST_SLOW_WORK")
+        file = Path(f"{place}-{share:.4f}") if place else None
+        if file is not None and file.is_file():
+            return int(file.read_text())
+        units = self._tried(share) if share else 0
+        if file is not None:
+            file.write_text(f"{units}\n")
+        return units
+
+    def _tried(self, share: float) -> int:
+        """The work that makes a decode step longer by `share`: what it takes of the very steps that it is done in."""
+        units = 16
+        for _ in range(3):
+            self._extra, gains = units, []
+            for _ in range(4):
+                self._spans.clear()
+                steps = np.diff(self.generate(_PROMPT, 32).step_s)
+                spans = np.array(self._spans)
+                gains.append(spans / (steps - spans))
+            units = max(1, round(units * share / float(np.median(gains))))
+        return units
 
     def _slow_frozen(self, share: float, unit: float) -> None:
         honest = frozen.Step.__call__

@@ -32,7 +32,7 @@ def test_another_build_is_told_from_the_same_one(slowdown: str, wrong: set[str],
     run = suite(
         tmp_path, *TINY, *ONE, f"--baseline-from={build}", "-p", "tests.benchmarks.slow_plugin",
         f"--junitxml={tmp_path}/junit.xml", "--gate-budget", "400", timeout=560,
-        env={"GENQUAL_TEST_SLOWDOWN": slowdown, "PYTHONPATH": str(ROOT)},
+        env={"GENQUAL_TEST_SLOWDOWN": slowdown, "GENQUAL_TEST_SLOW_WORK": f"{tmp_path}/work", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     found = properties(tmp_path / "junit.xml")
     assert found["genqual_verdict"] not in wrong, run.stdout
