@@ -179,8 +179,8 @@ def test_a_model_is_loaded_again_between_plain_reads_when_all_else_is_done(
 ) -> None:
     found = run(Reloading(clock, monkeypatch), "load", "decode")
     assert found["plain_read_s"] == 1.0
-    assert found["load_times"].tolist() == [[3.0, 5.0 + turn, 6.0 + turn] for turn in range(LOADS)]
-    assert clock.done[-2 * LOADS - 1 :] == ["read"] + ["load", "read"] * LOADS
+    assert found["load_times"].tolist() == [[3.0, 5.5 + 2 * turn, 7.5 + 2 * turn] for turn in range(LOADS)]
+    assert clock.done[-3 * LOADS - 2 :] == ["read", "read"] + ["load", "read", "read"] * LOADS
     assert clock.done[:5] == ["read"] * 4 + ["frozen"]
     assert found["cpu_s"] == clock.now, "loading again is this process's own work"
 
