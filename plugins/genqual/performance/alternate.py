@@ -24,6 +24,7 @@ from genqual.performance import frozen
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
 _BURST: Final = 4  # frozen steps around a whole request, where an engine has no hook
 LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate.md, "What this host gives"
+_READS: Final = 2  # plain ones between two loads: a read is shorter than a load, and sees less of the host
 _AGAIN_BYTES: Final = 1 << 30  # a larger model is not held twice, and its one load is long enough to average the host
 
 
@@ -259,21 +260,25 @@ def low(values: list[float]) -> float:
 
 
 def loads(engine: Any) -> NDArray[np.float64] | None:
-    """Load again beside what is loaded, each time between two plain reads; (LOADS, 3) seconds: load, before, after.
+    """Load again beside what is loaded, each time between plain reads; (LOADS, 3) seconds: load, a read before, after.
 
     None of an engine that cannot, and of a model too large to be held twice.
     """
     again = getattr(engine, "load_again", None)
     if again is None or sum(part.numel() * part.element_size() for part in engine.model.parameters()) > _AGAIN_BYTES:
         return None
+
+    def read() -> float:
+        return sum(plain_read(engine) for _ in range(_READS)) / _READS
+
     times = []
-    before = plain_read(engine)
+    before = read()
     for _ in range(LOADS):
         loaded = again()
         if loaded is None:
             return None
         gc.collect()  # a model is let go before the next one is loaded
-        after = plain_read(engine)
+        after = read()
         times.append((loaded.loading_s, before, after))
         before = after
     return np.array(times, dtype=np.float64)
