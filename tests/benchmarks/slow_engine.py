@@ -74,7 +74,8 @@ class SlowEager(TransformersEager):
 
     def _kept(self, share: float) -> int:
         place = os.environ.get("GENQUAL_TEST_SLOW_WORK")
-        file = Path(f"{place}-{share:.4f}") if place else None
+        name = f"{self.request.model.name}-{self.request.dtype}-{share:.4f}"
+        file = Path(f"{place}-{name}") if place else None
         if file is not None and file.is_file():
             return int(file.read_text())
         units = self._tried(share) if share else 0

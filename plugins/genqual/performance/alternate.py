@@ -10,6 +10,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,40 +101,24 @@ def launch(
         found["peak_bytes"] = engine.memory().peak
     timed: list[str] = [name for name in ("decode", "prefill", "throughput") if name in sections]
     if timed:
-        found |= _alternated(engine, timed, shape, new_tokens, calls, slowdown, threads, rows)
+        dtype, device = frozen.DTYPES[shape["dtype"]], _device(engine)
+        clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=dtype, device=device)
+        settle = partial(synchronise, engine.request.device)
+        cpu = wall = 0.0
+        for name in timed:
+            ids = rows[name]
+            step = (clock.prefill if name == "prefill" else clock.decode)(*ids.shape)
+            tokens = 1 if name == "prefill" else new_tokens
+            run = _Section(engine, _batch(ids), tokens, step, clock.unit, settle, first=name == "prefill")
+            cpu0, start = time.process_time(), time.perf_counter()
+            times, marks, found["hook"] = run.measure(calls[name], slowdown)
+            cpu, wall = cpu + time.process_time() - cpu0, wall + time.perf_counter() - start
+            found |= {f"{name}_times": times, f"{name}_marks": marks}
+        found["cpu_share"] = cpu / (wall * threads)
     again = loads(engine) if "load" in sections else None  # last: what it leaves behind disturbs nothing
     if again is not None:
         found["load_times"] = again
     return found | {"cpu_s": time.process_time()}
-
-
-def _alternated(
-    engine: Any,
-    timed: list[str],
-    shape: dict[str, Any],
-    new_tokens: int,
-    calls: dict[str, int],
-    slowdown: float,
-    threads: int,
-    rows: dict[str, NDArray[np.int64]],
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    clock = frozen.Frozen(shape["hidden"], shape["layers"], dtype=frozen.DTYPES[shape["dtype"]], device=_device(engine))
-
-    def settle() -> None:
-        synchronise(engine.request.device)
-
-    cpu = wall = 0.0
-    for name in timed:
-        ids = rows[name]
-        step = (clock.prefill if name == "prefill" else clock.decode)(*ids.shape)
-        tokens = 1 if name == "prefill" else new_tokens
-        run = _Section(engine, _batch(ids), tokens, step, clock.unit, settle, first=name == "prefill")
-        cpu0, start = time.process_time(), time.perf_counter()
-        times, marks, found["hook"] = run.measure(calls[name], slowdown)
-        cpu, wall = cpu + time.process_time() - cpu0, wall + time.perf_counter() - start
-        found |= {f"{name}_times": times, f"{name}_marks": marks}
-    return found | {"cpu_share": cpu / (wall * threads)}
 
 
 class _Section:

@@ -243,7 +243,7 @@ class Rank:
         alive = sum(isinstance(one, type(self.engine)) for one in gc.get_objects())
         facts = {"said": loaded is not None, "alive": alive}
         if loaded is not None:
-            facts |= {"hash": loaded.weight_hash, "loading_s": loaded.loading_s, "import_s": loaded.phases["import"]}
+            facts |= {"hash": loaded.weight_hash, "loading_s": loaded.loading_s}
         return facts | self.generate(rows, new)
 
     def refused(self, model: str | None = None, **options: Any) -> str:
