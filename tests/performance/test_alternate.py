@@ -75,11 +75,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def run(engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9, dtype: str = "bf16") -> dict[str, Any]:
+def run(
+    engine: Engine, *sections: str, calls: int = 3, new_tokens: int = 9, dtype: str = "bf16", threads: int = 1
+) -> dict[str, Any]:
     ids = np.ones((1, 4), dtype=np.int64)
     return launch(
         engine, sections=list(sections), shape={"hidden": 64, "layers": 1, "dtype": dtype}, new_tokens=new_tokens,
-        calls={"decode": calls, "prefill": 12}, slowdown=0.05, threads=1, decode=ids, prefill=ids, memory=ids,
+        calls={"decode": calls, "prefill": 12}, slowdown=0.05, threads=threads, decode=ids, prefill=ids, memory=ids,
     )  # fmt: skip
 
 
@@ -139,6 +141,11 @@ def test_an_engine_without_a_hook_alternates_requests_with_bursts(clock: Clock) 
     assert len(times) == 3 * SLOW_EVERY
     assert times[marks[:, 1] == 0] == pytest.approx(np.array([[2.0, 1.0, 1.0]] * 9))
     assert times[marks[:, 1] == 1, 0] == pytest.approx(2.1)
+
+
+def test_the_share_of_its_cores_is_of_the_time_that_is_measured(clock: Clock) -> None:
+    assert run(Engine(clock), "decode")["cpu_share"] == pytest.approx(1.0)
+    assert run(Engine(clock), "decode", "prefill", threads=2)["cpu_share"] == pytest.approx(0.5)
 
 
 def test_the_hook_is_taken_away_again(clock: Clock) -> None:
