@@ -8,3 +8,6 @@ from genqual.devices.registry import processor
 
 CPU: Final = processor().name
 """`xeon` on an Intel Xeon, `cpu` on any other processor."""
+
+NATIVE: Final = processor().native_dtype
+"""What the embedded profile times here: bf16, or fp32 on a processor without instructions for it."""

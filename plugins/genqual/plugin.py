@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 
 from genqual import markers
+from genqual.ahead import Step, upcoming
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
@@ -24,6 +25,7 @@ from genqual.spec import Case
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
+_UPCOMING = pytest.StashKey[dict[str, Case]]()
 
 
 class _Reports:
@@ -123,6 +125,29 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None:
             run.asked[case] = run.asked.get(case, frozenset()) | {metric}
+    if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
+        session.config.stash[_UPCOMING] = _upcoming(session.items)
+
+
+def _upcoming(items: list[pytest.Item]) -> dict[str, Case]:
+    """By node id, the case whose group may be begun beside this test."""
+    run = [
+        (item.nodeid, Step(case, timed=item.get_closest_marker("performance") is not None))
+        for item in items
+        if (case := _case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
+    ]
+    cases = upcoming([step for _, step in run])
+    return {nodeid: case for (nodeid, _), case in zip(run, cases, strict=True) if case is not None}
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say what the profile left to the device, where that is not what a reader expects."""
+    selection = config.stash[_SELECTION]
+    return [
+        f"genqual: {name} has no bf16 instructions, so `native` is {devices()[name].native_dtype}; "
+        f"--dtype bf16 times its fallback"
+        for name in selection.without_bf16()
+    ]
 
 
 def _wanted(item: pytest.Item, options: Options) -> bool:
@@ -155,6 +180,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         lacking = engine(case.engine).lacking(wants) if wants else None
         if lacking is not None:
             unjudged(item, "not_applicable", lacking, gate=False)
+        comes = item.config.stash.get(_UPCOMING, {}).get(item.nodeid)
+        if comes is not None:
+            item.config.stash[RUN].begin(comes, beside=case)
     with _told_plainly(item):
         return (yield)
 

@@ -18,6 +18,8 @@ from genqual.performance import limits
 from genqual.performance.limits import Limit
 from genqual.spec import PRECISIONS, Case, Workload
 
+NATIVE: Final = "native"  # among a profile's dtypes: the one that the device computes in, see Device.native_dtype
+
 T = TypeVar("T")
 
 _SECTIONS: Final = {
@@ -150,8 +152,10 @@ def load(name: str) -> Profile:
     return _profile(path, data)
 
 
-def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int) -> Plan:
+def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16") -> Plan:
     """The cases of `rows` on `device`, narrowed by the options, or overridden where no row has the value given.
+
+    `native` is the dtype that the device computes in, for rows that leave the choice to it.
 
     What an engine cannot run stays, with its reason, when the profile asks for it; where an option overrode a column it
     is dropped, unless nothing else is left: then BadInput lists the reasons.
@@ -170,13 +174,17 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
     for row in rows:
         for model in _column(asked.models, row.models):
             architecture = resolve(model).architecture
-            for dtype in _column(asked.dtypes, row.dtypes):
+            own = tuple(dict.fromkeys(native if dtype == NATIVE else dtype for dtype in row.dtypes))
+            for dtype in _column(asked.dtypes, own):
                 for ranks in _ranks(asked.ranks, row.ranks, [r for other in rows for r in other.ranks]):
                     case = Case(device, row.engine, model, dtype, ranks, cores_per_rank)
                     spec = engine(row.engine)
                     cases[case] = spec.why_not(
                         device=device, dtype=dtype, ranks=ranks, architecture=architecture
                     ) or options.lacking(spec.settings, spec.name)
+    # All engines of a model and dtype together: what each is compared with, one rank, then starts once for all of them.
+    first = {(case.model, case.dtype): at for at, case in reversed(list(enumerate(cases)))}
+    cases = dict(sorted(cases.items(), key=lambda item: first[item[0].model, item[0].dtype]))
     return _sorted_out(cases, overridden or any(n not in {r for row in rows for r in row.ranks} for n in asked.ranks))
 
 
@@ -218,8 +226,8 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
             if "engine" not in table or not table.get("models"):
                 raise fail("every cases table needs an engine and at least one model")
             for dtype in table.get("dtypes", []):
-                if dtype not in PRECISIONS:
-                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join(PRECISIONS)}")
+                if dtype not in (*PRECISIONS, NATIVE):
+                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join((*PRECISIONS, NATIVE))}")
             engine(table["engine"])
             made.append(
                 Row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import shlex
 import sys
@@ -16,6 +18,7 @@ from typing import Final
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
@@ -24,10 +27,11 @@ from genqual.conformance.judgement import Judgement, lane_of
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
+from genqual.devices.base import Placement
 from genqual.devices.registry import devices
 from genqual.engines.base import EngineSpec, Scores, TokenBatch
 from genqual.engines.registry import engine
-from genqual.errors import BadInput
+from genqual.errors import BadInput, GenqualError
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
@@ -48,7 +52,7 @@ from genqual.results.spool import Spool
 from genqual.results.trust.journal import noted
 from genqual.results.trust.manifest import Manifest, hashes_of
 from genqual.selection import Selection
-from genqual.spec import Case, Json, Workload
+from genqual.spec import PROCESSORS, Case, Json, Workload
 from genqual.subject import DISTRIBUTIONS
 from genqual.waivers import Register, read
 
@@ -151,6 +155,20 @@ class Run:
             self._generators[case] = Generator(self.pool, self._plan(case))
         return self._generators[case]
 
+    def begin(self, case: Case, beside: Case) -> None:
+        """Start the processes of a case that is judged soon, on a core that `beside`, judged now, leaves idle.
+
+        Does nothing where there is none. What fails is told when the case is asked for.
+        """
+        device, busy = devices()[case.device], frozenset(self.generator(beside).plan.placement.lease)
+        spare = Placement(env=())
+        with contextlib.suppress(GenqualError, OSError):
+            if case.device in PROCESSORS:
+                # As many cores as a rank will have: OpenMP counts them once, and waits otherwise where they are few.
+                spare = device.place(1, max(1, case.cores_per_rank), taken=self.pool.leases.taken() | busy)
+            if not busy & set(spare.lease):
+                self.pool.begin(self.generator(case).plan, spare)
+
     def _plan(self, case: Case) -> GroupPlan:
         device, spec = devices()[case.device], engine(case.engine)
         return GroupPlan(
@@ -204,6 +222,8 @@ class Run:
             spec = resolve(model)
             self._oracles.clear()  # one at a time: a float64 copy of the weights is large
             self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
+            # The next group imports meanwhile: BLAS that waits for a thread without a core takes six times as long.
+            threadpool_limits(max(1, (os.cpu_count() or 1) // 2), user_api="blas")
         return self._oracles[model]
 
     def against_oracle(

@@ -61,11 +61,25 @@ class Selection:
         if suite not in self._plans:
             rows = self.profile.performance if suite == "performance" else self.profile.conformance
             cores = self.options.cores_per_rank or self.profile.cores_per_rank
-            plans = [profiles.plan(rows, self.options, device=name, cores_per_rank=cores) for name in self.devices]
+            plans = [
+                profiles.plan(
+                    rows, self.options, device=name, cores_per_rank=cores, native=devices()[name].native_dtype
+                )
+                for name in self.devices
+            ]
             cases = tuple(case for plan in plans for case in plan.cases)
             self._check_places(cases)
             self._plans[suite] = Plan(cases, tuple(item for plan in plans for item in plan.left_out))
         return self._plans[suite]
+
+    def without_bf16(self) -> list[str]:
+        """The present devices on which a row that says `native` runs in another dtype than bf16, where one does."""
+        if self.error is not None:
+            return []
+        rows = (*self.profile.conformance, *(self.profile.performance if self.options.benchmark else ()))
+        if self.options.dtypes or not any(profiles.NATIVE in row.dtypes for row in rows):
+            return []
+        return [name for name in self.devices if self.presence(name).present and devices()[name].native_dtype != "bf16"]
 
     def workloads(self) -> list[Workload]:
         """What the performance suites ask of each case."""

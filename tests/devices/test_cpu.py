@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,20 @@ def test_a_xeon_is_told_which_device_it_is(root: Path) -> None:
     assert other.probe().found == "Intel(R) Xeon(R) Platinum 8480+ (vendor GenuineIntel), whose device is xeon"
     with pytest.raises(BadInput, match="this host has 0 cpu cores"):
         other.identity()
+
+
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [("avx avx2", "fp32"), ("sse4_2 avx", "fp32"), ("avx2 avx512f", "bf16"), ("avx2 avx512f avx512_bf16", "bf16")],
+)
+def test_bf16_is_native_where_there_are_kernels_for_it(root: Path, flags: str, native: str) -> None:
+    assert OtherCpu(replace(EPYC, flags=flags).write(root)).native_dtype == native
+
+
+def test_an_arm_with_bf16_computes_in_it(root: Path) -> None:
+    assert OtherCpu(arm(root, 0xD4F)).native_dtype == "bf16"
+    write(root, "proc/cpuinfo", NEOVERSE.replace(" bf16", "").format(0, 0xD0C))
+    assert OtherCpu(root).native_dtype == "fp32"
 
 
 def test_an_epyc_is_placed_and_named(root: Path) -> None:

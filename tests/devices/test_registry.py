@@ -43,7 +43,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 GOOD = """
 class Tpu:
-    name, torch_device, backend, exclusive, summary = "tpu", "xla", "xla", True, "a third party's"
+    name, torch_device, backend, native_dtype, exclusive = "tpu", "xla", "xla", "bf16", True
+    summary = "a third party's"
     probe = identity = place = conditions = lambda self, *a, **k: None
 """
 

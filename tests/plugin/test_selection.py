@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from genqual import markers
-from tests.here import CPU
+from genqual import markers, profiles
+from genqual.options import Options
+from tests.here import CPU, NATIVE
 from tests.plugin.suite import suite
 
 DEVICES = ("cuda", "hpu", "xeon", "xpu")
@@ -132,7 +134,41 @@ def test_performance_needs_benchmark(tmp_path: Path) -> None:
     timed = suite(tmp_path, "-m", CPU, "--collect-only", "-q", "--benchmark")
     assert "test_time_to_first_token" not in plain.stdout
     assert "deselected" in plain.stdout
-    assert f"test_time_to_first_token[{CPU}-transformers-llama-30m-bf16-b1-i32-n32]" in timed.stdout
+    assert f"test_time_to_first_token[{CPU}-transformers-llama-30m-{NATIVE}-b1-i32-n32]" in timed.stdout
+
+
+def test_a_processor_without_bf16_is_timed_in_what_it_computes_in(tmp_path: Path) -> None:
+    left = suite(tmp_path, "-m", CPU, "--collect-only", "--benchmark")
+    asked = suite(tmp_path, "-m", CPU, "--collect-only", "--benchmark", "--dtype", "bf16")
+    # oneDNN's condition, read where the kernel says it: AVX-512, or Arm's own bf16.
+    flags = {word for line in Path("/proc/cpuinfo").read_text().splitlines() for word in line.split()}
+    assert ("bf16" if flags & {"avx512f", "bf16"} else "fp32") == NATIVE
+    assert (f"{CPU} has no bf16 instructions, so `native` is fp32" in left.stdout) == (NATIVE == "fp32")
+    assert "no bf16 instructions" not in asked.stdout
+    assert f"{CPU}-transformers-llama-30m-bf16-b1-i32-n32" in asked.stdout
+
+
+def test_the_engines_of_a_model_and_dtype_follow_each_other() -> None:
+    models, dtypes = ("llama-tiny", "bloom-tiny"), ("fp32", "bf16")
+    rows = [profiles.Row(name, models, dtypes, (1,)) for name in ("transformers", "accelerate:offload=disk")]
+    cases = profiles.plan(rows, Options(), device=CPU, cores_per_rank=1).cases
+    wanted = [(m, d, row.engine) for m in models for d in dtypes for row in rows]
+    assert [(case.model, case.dtype, case.engine) for case in cases] == wanted
+
+
+@pytest.mark.parametrize("native", ["fp32", "bf16"])
+def test_a_profile_may_leave_the_dtype_to_the_device(native: str) -> None:
+    def dtypes(row: profiles.Row, *asked: str) -> list[str]:
+        options = Options(dtypes=asked)
+        made = profiles.plan([row], options, device=CPU, cores_per_rank=1, native=native)
+        return [case.dtype for case in made.cases]
+
+    row = profiles.Row("transformers", ("llama-tiny",), ("native",), (1,))
+    assert dtypes(row) == [native]
+    assert dtypes(row, "fp16") == ["fp16"]
+    assert dtypes(replace(row, dtypes=("fp32", "native", "int8-weight"))) == list(
+        dict.fromkeys(("fp32", native, "int8-weight"))
+    )
 
 
 def test_ids_are_stable_and_readable(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_one_rank_raises_while_the_other_waits_in_a_collective(pool: Pool, plan_
 
 def test_a_refusal_at_load_is_a_status_and_leaves_nothing(plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[RankGroup] = []
-    monkeypatch.setattr(RankGroup, "_launch", _recorded(RankGroup._launch, begun))
+    monkeypatch.setattr(RankGroup, "_spawn", _recorded(RankGroup._spawn, begun))
     with pytest.raises(Unsupported, match="told to refuse"):
         RankGroup.start(plan_of(options={"refuse": True}))
     (group,) = begun

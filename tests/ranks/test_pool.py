@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ class FakeGroup:
     """Remembers that it was started and closed."""
 
     def __init__(self, plan: GroupPlan, events: list[str]) -> None:
-        self.plan, self.events, self.alive = plan, events, True
+        self.plan, self.events, self.alive, self.reported = plan, events, True, False
+
+    def kill(self) -> None:
+        self.events.append(f"kill {self.plan.case.model}")
 
     def close(self) -> None:
         self.alive = False
@@ -33,8 +37,12 @@ class FakeGroup:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
 
-    def start(plan: GroupPlan, progress: Any = None) -> FakeGroup:
-        found.append(f"start {plan.case.model}")
+    def begin(plan: GroupPlan, cores: Sequence[int], progress: Any = None) -> FakeGroup:
+        found.append(f"begin {plan.case.model} on {list(cores)}")
+        return FakeGroup(plan, found)
+
+    def start(plan: GroupPlan, progress: Any = None, begun: FakeGroup | None = None) -> FakeGroup:
+        found.append(f"{'go on with' if begun else 'start'} {plan.case.model}")
         if plan.options.get("lost"):
             raise GroupLost("lost at start", None)
         if plan.options.get("unsupported"):
@@ -42,6 +50,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return FakeGroup(plan, found)
 
     monkeypatch.setattr(RankGroup, "start", start)
+    monkeypatch.setattr(RankGroup, "begin", begin)
     return found
 
 
@@ -163,3 +172,85 @@ def test_what_cannot_run_here_is_asked_once(pool: Pool, tmp_path: Path, events: 
     assert events == ["start a"]
     pool.get(plan(tmp_path, "a"))  # another plan of the same case is another question
     assert events == ["start a", "start a"]
+
+
+SPARE = Placement(env=({},), cores=((1,),), lease=("cpu:1",))
+
+
+def test_what_was_begun_is_gone_on_with_and_gives_its_cores_back(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    a, b = plan(tmp_path, "a"), plan(tmp_path, "b")
+    pool.begin(a, SPARE)
+    pool.begin(b, SPARE)  # one at a time
+    assert pool.leases.held == {"cpu:1"}
+    pool.get(b)  # another group that is wanted in between
+    assert pool.leases.held == {"cpu:1"}
+    pool.get(a)
+    pool.get(a)
+    assert events == ["begin a on [1]", "start b", "go on with a"]
+    assert pool.leases.held == frozenset()
+    pool.drop(a)
+    pool.get(a)
+    assert events[-1] == "start a"
+    pool.close_all()
+
+
+def test_cores_are_given_back_as_soon_as_nothing_is_imported(pool: Pool, tmp_path: Path) -> None:
+    pool.begin(plan(tmp_path, "a"), SPARE)
+    b = plan(tmp_path, "b")
+    pool.get(b)
+    assert not Leases(tmp_path).take(SPARE.lease, wait_s=0)
+    assert pool._begun is not None
+    pool._begun.reported = True  # type: ignore[misc]
+    pool.get(b)
+    assert Leases(tmp_path).take(SPARE.lease, wait_s=0)
+    pool.close_all()
+
+
+def test_nothing_is_begun_where_it_would_disturb_or_help_nobody(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    other_run = Leases(tmp_path)
+    assert other_run.take(SPARE.lease)
+    pool.begin(plan(tmp_path, "a"), SPARE)
+    other_run.release(SPARE.lease)
+    with pool.computing(plan(tmp_path, "b", "cpu:1")):
+        pool.begin(plan(tmp_path, "a"), SPARE)
+    pool.begin(plan(tmp_path, "a", "card0", exclusive=True), SPARE)
+    assert events == []
+    live, cannot = plan(tmp_path, "a"), plan(tmp_path, "b", options={"unsupported": True})
+    pool.get(live)
+    with pytest.raises(Unsupported):
+        pool.get(cannot)
+    pool.begin(live, SPARE)
+    pool.begin(cannot, SPARE)
+    assert events == ["start a", "start b"]
+    assert pool.leases.held == frozenset()
+    pool.close_all()
+
+
+def test_who_must_wait_ends_what_was_begun(
+    pool: Pool, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.begin(plan(tmp_path, "a"), SPARE)
+    other_run = Leases(tmp_path)
+    assert other_run.take(["cpu:0"])
+    held: list[frozenset[str]] = []
+    take = Leases.take
+
+    def watched(self: Leases, names: Any, *, wait_s: float = 1.0) -> bool:
+        if wait_s:
+            held.append(self.held)
+            other_run.release(["cpu:0"])
+        return take(self, names, wait_s=wait_s)
+
+    monkeypatch.setattr(Leases, "take", watched)
+    pool.get(plan(tmp_path, "b", "cpu:0"))
+    assert held == [frozenset()]
+    assert events == ["begin a on [1]", "kill a", "start b"]
+    pool.close_all()
+
+
+def test_the_end_of_the_pool_is_the_end_of_what_was_begun(pool: Pool, tmp_path: Path, events: list[str]) -> None:
+    pool.begin(plan(tmp_path, "a"), SPARE)
+    pool.close_all()
+    pool.close_all()
+    assert events == ["begin a on [1]", "kill a"]
+    assert pool.leases.held == frozenset()

@@ -98,7 +98,13 @@ def rebase(
     if not presence.present:
         raise BadInput(f"--device {device}: {presence.probe} found {presence.found}")
     chosen = profiles.load(profile)
-    cases = profiles.plan(chosen.performance, options, device=device, cores_per_rank=chosen.cores_per_rank).cases
+    cases = profiles.plan(
+        chosen.performance,
+        options,
+        device=device,
+        cores_per_rank=chosen.cores_per_rank,
+        native=devices()[device].native_dtype,
+    ).cases
     gated = gated_workloads(chosen.workloads(options))
     target = out or data_dir("baselines") / "latency"
     target.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,11 @@ class Device(Protocol):
     summary: str  # one line for --help
 
     @property
+    def native_dtype(self) -> str:
+        """What `native` in a profile stands for: bf16 where the hardware computes in it, else fp32. Asks no driver."""
+        ...
+
+    @property
     def exclusive(self) -> bool:
         """True when a second process cannot open it while a group lives (Gaudi)."""
         ...

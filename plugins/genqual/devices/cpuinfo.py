@@ -93,6 +93,11 @@ class CpuInfo:
         return "sse"
 
     @property
+    def has_bf16(self) -> bool:
+        """Whether oneDNN multiplies bf16 matrices here: natively, or with AVX-512's integers and shifts."""
+        return self.tier in {"amx", "avx512-bf16", "avx512-vnni", "avx512", "arm-bf16"}
+
+    @property
     def sku(self) -> str:
         """The brand without its common words: `platinum-8480plus`, `2700mhz`; empty where it says only Xeon."""
         text = re.sub(r"\((r|tm)\)|\b(intel|xeon|amd|processor|cpu)\b", " ", (self.brand or "").lower())

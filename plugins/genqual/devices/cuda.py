@@ -27,6 +27,7 @@ class Cuda(Cards):
     vendor = "NVIDIA"
     torch_device = "cuda"
     backend = "nccl"
+    native_dtype = "bf16"
     exclusive = False
     summary = "NVIDIA GPUs, one rank on each"
     variable = "CUDA_VISIBLE_DEVICES"

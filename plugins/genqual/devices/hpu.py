@@ -30,6 +30,7 @@ class Hpu(Cards):
     vendor = "Intel Habana"
     torch_device = "hpu"
     backend = "hccl"
+    native_dtype = "bf16"
     summary = "Intel Gaudi, one rank on each card"
     variable = "HABANA_VISIBLE_MODULES"
 

@@ -9,7 +9,10 @@ from genqual.devices.base import Device
 from genqual.errors import BadInput
 
 GROUP = "genqual.devices"
-_PARTS = ("name", "torch_device", "backend", "exclusive", "summary", "probe", "identity", "place", "conditions")
+_PARTS = (
+    *("name", "torch_device", "backend", "native_dtype", "exclusive", "summary"),
+    *("probe", "identity", "place", "conditions"),
+)
 
 
 def devices() -> dict[str, Device]:
@@ -56,7 +59,8 @@ def _load(point: EntryPoint) -> Device:
             f"device {point.name!r} from {_origin(point)} cannot be loaded: {type(error).__name__}: {error}. "
             f"Mend or uninstall that package."
         ) from error
-    lacking = [part for part in _PARTS if not hasattr(loaded, part)]
+    known = dir(loaded)  # asks no property, which would probe
+    lacking = [part for part in _PARTS if part not in known]
     if lacking or loaded.name != point.name:
         why = f"lacks {', '.join(lacking)}" if lacking else f"calls itself {loaded.name!r}"
         raise BadInput(f"device {point.name!r} from {_origin(point)} {why}: see genqual.devices.base.Device")

@@ -24,6 +24,7 @@ class Xpu(Cards):
     vendor = "Intel"
     torch_device = "xpu"
     backend = "xccl"
+    native_dtype = "bf16"
     exclusive = False
     summary = "Intel data centre GPUs, one rank on each card"
     variable = "ZE_AFFINITY_MASK"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 from typing import Any, Final
 
 import accelerate
@@ -9,7 +11,6 @@ import torch
 
 from genqual.engines import scratch
 from genqual.engines.base import LoadRequest
-from genqual.engines.clocked import Phases
 from genqual.engines.hf import HfEngine
 from genqual.engines.preflight import checkpoint_bytes
 from genqual.engines.quantising import bitsandbytes_config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 import contextlib
 import importlib
 import logging
@@ -14,7 +16,6 @@ import torch
 
 from genqual.engines import prebuild
 from genqual.engines.base import LoadRequest
-from genqual.engines.clocked import Phases
 from genqual.engines.hf import HfEngine
 from genqual.engines.reading import empty, read
 from genqual.engines.runtime import BACKENDS, dtype_of

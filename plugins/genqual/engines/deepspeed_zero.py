@@ -6,6 +6,8 @@ together again on every rank, so that the suite asks a group of streams what it 
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 import hashlib
 import importlib
 import logging
@@ -22,7 +24,6 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from genqual.engines import prebuild, scratch
 from genqual.engines.base import Generated, LoadRequest, Scores, TokenBatch
-from genqual.engines.clocked import Phases
 from genqual.engines.deepspeed_inference import check_dtype, quiet
 from genqual.engines.group import join_alone
 from genqual.engines.hf import HfEngine

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from genqual.engines.clocked import IMPORT_S, Phases
+
 import inspect
 import json
 import time
@@ -15,7 +17,6 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from genqual.engines import evidence, preflight, runtime
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
-from genqual.engines.clocked import IMPORT_S, Phases
 from genqual.engines.loops import BetweenSteps, ForcingProcessor, StepClock
 from genqual.engines.statistics import ScoreRecorder
 from genqual.spec import Json

@@ -5,6 +5,8 @@ optimum-intel pins another transformers than the rest of genqual is run with: `t
 
 from __future__ import annotations
 
+from genqual.engines.clocked import IMPORT_S, Phases
+
 import hashlib
 import inspect
 import logging
@@ -17,7 +19,6 @@ from transformers import GenerationConfig
 
 from genqual.engines import runtime
 from genqual.engines.base import Loaded, LoadRequest
-from genqual.engines.clocked import IMPORT_S, Phases
 from genqual.engines.hf import HfEngine
 from genqual.errors import Unsupported
 from genqual.models import weights

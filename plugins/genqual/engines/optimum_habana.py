@@ -5,6 +5,8 @@ The vendor's "rest token latency" synchronises the first token only: the time of
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 import contextlib
 import importlib
 import importlib.metadata
@@ -17,7 +19,6 @@ import torch
 
 from genqual.engines import evidence, gaudi
 from genqual.engines.base import Generated, LoadRequest, TokenBatch
-from genqual.engines.clocked import Phases
 from genqual.engines.deepspeed_inference import quiet
 from genqual.engines.gaudi_fp8 import Fp8
 from genqual.engines.hf import HfEngine

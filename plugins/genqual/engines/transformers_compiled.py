@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import genqual.engines.clocked  # noqa: F401  `compiling` imports torch, and this must come before it
+
 from typing import Any, Final
 
 from genqual.engines import compiling

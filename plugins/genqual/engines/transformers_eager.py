@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 from typing import Any, ClassVar
 
 from genqual.engines import fp8
 from genqual.engines.base import Loaded, LoadRequest
-from genqual.engines.clocked import Phases
 from genqual.engines.graphs import Graphs, NoGraphs, graphs_of
 from genqual.engines.hf import HfEngine
 from genqual.engines.quantising import TORCHAO, quantise

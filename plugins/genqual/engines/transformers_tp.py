@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from genqual.engines.clocked import Phases
+
 from typing import Any
 
 from genqual.engines.base import LoadRequest
-from genqual.engines.clocked import Phases
 from genqual.engines.group import join, plan_auto
 from genqual.engines.hf import HfEngine
 from genqual.engines.reading import read, tensor_parallel_plan

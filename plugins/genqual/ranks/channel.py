@@ -110,6 +110,11 @@ class Door:
             return None
         return connection
 
+    @property
+    def knocked(self) -> bool:
+        """Whether a caller waits to be let in."""
+        return bool(wait([self._socket], 0))
+
     def close(self) -> None:
         """Stop listening; connections already made live on."""
         self._socket.close()

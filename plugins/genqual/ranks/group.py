@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn
@@ -53,14 +54,31 @@ class RankGroup:
         self._progress = progress or _quiet
         self._links = Links(plan.case.ranks)
         self._process: subprocess.Popen[bytes] | None = None
+        self._door: Door | None = None
         self._launcher = launcher(plan.starter)
 
     @classmethod
-    def start(cls, plan: GroupPlan, progress: Progress | None = None) -> RankGroup:
-        """Launch, connect and load. Raises GroupLost, or Unsupported, OutOfMemory, EngineFailed when loading did so."""
+    def begin(cls, plan: GroupPlan, cores: Sequence[int], progress: Progress | None = None) -> RankGroup:
+        """Launch what `start` will need: ranks that import their engine on `cores`, then wait for it."""
         group = cls(plan, progress)
         try:
-            group._launch()
+            group._spawn({"module": plan.implementation.partition(":")[0], "cores": list(cores)})
+        except BaseException:
+            group.kill()
+            raise
+        return group
+
+    @classmethod
+    def start(cls, plan: GroupPlan, progress: Progress | None = None, begun: RankGroup | None = None) -> RankGroup:
+        """Launch, connect and load, or go on with what was `begun` of this plan.
+
+        Raises GroupLost, or Unsupported, OutOfMemory, EngineFailed when loading did so.
+        """
+        group = begun or cls(plan, progress)
+        try:
+            if begun is None:
+                group._spawn()
+            group._admit()
             request: dict[str, Json] = {
                 **{"implementation": plan.implementation, "model": plan.model.as_json()},
                 **{"dtype": plan.case.dtype, "device": plan.torch_device, "options": plan.options},
@@ -78,47 +96,63 @@ class RankGroup:
         return self._process is not None
 
     @property
+    def reported(self) -> bool:
+        """Whether a rank of a group that was begun early knocks at the door: it has nothing left to do but wait."""
+        return self._door is not None and self._door.knocked
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """Process ids by rank; of ranks on other hosts, theirs."""
         return tuple(self._links.pids[rank] for rank in sorted(self._links.pids))
 
-    def _launch(self) -> None:
+    def _spawn(self, ahead: dict[str, Json] | None = None) -> None:
+        """Start the launcher; with `ahead`, its ranks prepare themselves as that says before they report."""
         plan = self.plan
         self.logs.mkdir(parents=True, exist_ok=True)
         job = Job(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments, python=plan.python)
-        door = Door(listen_address(job))
-        try:
-            control = {
-                processes.MARK: self.mark,
-                "GENQUAL_CONTROL": f"{door.address[0]}:{door.address[1]}",
-                "GENQUAL_AUTHKEY": door.key.hex(),
-                "GENQUAL_LOGS": str(self.logs),
-                "GENQUAL_BACKEND": plan.backend,
-                **self._launcher.environment(job),
-            }
-            if plan.path:
-                control["PYTHONPATH"] = os.pathsep.join([*plan.path, *filter(None, [os.environ.get("PYTHONPATH")])])
-            environment = rank_environment(plan.placement, job, control)
-            new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
-            command = self._launcher.command(replace(job, exports=new))
-            with_ = "" if plan.starter == "none" else f" with {plan.starter}"
-            self._progress(f"{plan.case}: starting {job.ranks} rank(s){with_}, logs in {self.logs}")
-            with (self.logs / "launcher.log").open("wb") as log:
-                self._process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches pytest alone, which ends the group
-                )
-            seen = self._sighting("start", plan.deadlines.start())
-            while not self._links.complete:
-                if self._exited or time.time() > seen.began + seen.deadline_s:
-                    self._lose(seen)
-                self._links.admit(door, POLL_S, lambda text: self._progress(f"{plan.case}: {text}"))
-        finally:
-            door.close()
+        self._door = door = Door(listen_address(job))
+        control = {
+            processes.MARK: self.mark,
+            "GENQUAL_CONTROL": f"{door.address[0]}:{door.address[1]}",
+            "GENQUAL_AUTHKEY": door.key.hex(),
+            "GENQUAL_LOGS": str(self.logs),
+            "GENQUAL_BACKEND": plan.backend,
+            **self._launcher.environment(job),
+        }
+        if ahead:
+            control["GENQUAL_AHEAD"] = json.dumps(ahead)
+        if plan.path:
+            control["PYTHONPATH"] = os.pathsep.join([*plan.path, *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = rank_environment(plan.placement, job, control)
+        new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
+        command = self._launcher.command(replace(job, exports=new))
+        with_ = "" if plan.starter == "none" else f" with {plan.starter}"
+        when = ", ahead of its tests" if ahead else ""
+        self._progress(f"{plan.case}: starting {job.ranks} rank(s){with_}{when}, logs in {self.logs}")
+        with (self.logs / "launcher.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches pytest alone, which ends the group
+            )
+
+    def _admit(self) -> None:
+        """Let every rank in. Raises GroupLost when one does not come."""
+        seen = self._sighting("start", self.plan.deadlines.start())
+        while self._door is not None and not self._links.complete:
+            if self._exited or time.time() > seen.began + seen.deadline_s:
+                self._lose(seen)
+            self._links.admit(self._door, POLL_S, lambda text: self._progress(f"{self.plan.case}: {text}"))
+        self._shut()
+
+    def _shut(self) -> None:
+        """Let nobody in any more."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
 
     @property
     def _exited(self) -> bool:
@@ -236,6 +270,7 @@ class RankGroup:
 
     def kill(self, *, politely: bool = True) -> None:
         """End every process of the group now, SIGTERM first if `politely`. At any time, more than once."""
+        self._shut()
         if self._process is None:
             return
         survivors = processes.end(self._process, self.mark, politely=politely)

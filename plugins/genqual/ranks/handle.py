@@ -281,6 +281,7 @@ class Generator:
     @contextlib.contextmanager
     def undisturbed(self, *others: Generator) -> Iterator[None]:
         """Keep the cores and cards of this case (and of `others`) for several calls; else each call leases them."""
+        self._pool.forget_begun()
         with self._pool.computing(self.plan, *(other.plan for other in others)):
             yield
 

@@ -25,7 +25,7 @@ MODULE: Final = "genqual.ranks.worker"
 # What a surrounding job (torchrun, an MPI shell) may have left in the environment and would mislead our ranks.
 _FOREIGN: Final = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR|"
-    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(GROUP|CONTROL|AUTHKEY|LOGS|BACKEND|RANK_ENV|CORES))"
+    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(GROUP|CONTROL|AUTHKEY|LOGS|BACKEND|RANK_ENV|CORES|AHEAD))"
 )
 
 

@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from genqual.devices.base import Placement
 from genqual.errors import BadInput, Unsupported
 from genqual.ranks.group import Progress, RankGroup
 from genqual.ranks.leases import WAIT_S, Leases
@@ -28,6 +29,8 @@ class Pool:
         self._progress = progress
         self._live: OrderedDict[str, RankGroup] = OrderedDict()
         self._unsupported: dict[str, str] = {}
+        self._begun: RankGroup | None = None
+        self._lent: frozenset[str] = frozenset()  # the leases of cores that the begun group imports on
         self._busy: frozenset[str] | set[str] = frozenset()
         self._owner = os.getpid()
         self.leases = Leases(progress=progress) if leases is None else leases
@@ -43,6 +46,8 @@ class Pool:
 
         What cannot run here is asked once: the next call for it raises the same Unsupported at once.
         """
+        if self._begun is not None and self._begun.reported:
+            self._give_back()  # it has imported, and waits: its cores are idle
         if plan.key in self._unsupported:
             raise Unsupported(self._unsupported[plan.key])
         group = self._live.pop(plan.key, None)
@@ -53,7 +58,7 @@ class Pool:
             self._make_room(plan)
             with self.computing(plan):
                 try:
-                    group = RankGroup.start(plan, self._progress)
+                    group = RankGroup.start(plan, self._progress, self._take_begun(plan))
                 except Unsupported as reason:
                     self._unsupported[plan.key] = str(reason)
                     raise
@@ -61,6 +66,42 @@ class Pool:
                     self.leases.take(plan.placement.lease)  # one count more than `computing`: kept until the end
         self._live[plan.key] = group
         return group
+
+    def begin(self, plan: GroupPlan, spare: Placement) -> None:
+        """Start the processes of a group that is wanted soon, on cores that nobody holds: `get` goes on with them.
+
+        For when the present group is judged, not timed; one group at a time. Does nothing when `spare` is held, here or
+        by another run, or when the device serves one process at a time. What fails there is told by `get`.
+        """
+        if self._begun is not None or plan.exclusive or plan.key in self._unsupported or self.live(plan):
+            return
+        if set(spare.lease) & self.leases.held or not self.leases.take(spare.lease, wait_s=0):
+            return
+        self._lent = frozenset(spare.lease)
+        try:
+            self._begun = RankGroup.begin(plan, spare.cores[0] if spare.cores else (), self._progress)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def forget_begun(self) -> None:
+        """End what was begun early: nothing may import beside a measurement."""
+        group, self._begun = self._begun, None
+        self._give_back()
+        if group is not None:
+            group.kill()
+
+    def _take_begun(self, plan: GroupPlan) -> RankGroup | None:
+        """The group of `plan`, if it was begun early."""
+        if self._begun is None or self._begun.plan.key != plan.key:
+            return None
+        group, self._begun = self._begun, None
+        self._give_back()
+        return group
+
+    def _give_back(self) -> None:
+        lent, self._lent = self._lent, frozenset()
+        self.leases.release(lent)
 
     @contextlib.contextmanager
     def computing(self, *plans: GroupPlan) -> Iterator[None]:
@@ -83,6 +124,7 @@ class Pool:
     def _leased(self, names: set[str]) -> Iterator[None]:
         if not self.leases.take(names, wait_s=0):
             # Never wait while holding: two runs that each keep a card and wait for the other's would wait for ever.
+            self.forget_begun()
             for key, group in list(self._live.items()):
                 if group.plan.exclusive:
                     self._end(self._live.pop(key))
@@ -104,6 +146,7 @@ class Pool:
         """End every group. At exit, at the end of a session, or on Ctrl-C; harmless twice."""
         if os.getpid() != self._owner:  # a fork inherited this pool, not its groups
             return
+        self.forget_begun()
         while self._live:
             _, group = self._live.popitem()
             self._end(group)

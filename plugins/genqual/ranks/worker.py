@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
+import importlib
 import json
 import os
 import signal
@@ -44,13 +46,15 @@ class Place:
     port: int
     key: bytes
     stacks: IO[str]
+    ahead: str | None  # the module to import before pytest asks for anything: this group was begun early
 
 
 def prepare() -> Place:
     """Name the rank, redirect its output, bind its cores, set its environment, arm its stack dumps.
 
-    Before NumPy or torch are imported, because both read affinity and thread counts once. Raises KeyError when started
-    by hand, OSError when a core is not ours to use.
+    Before NumPy or torch are imported, because both read affinity and thread counts once. A rank that was begun early
+    stands on the cores it was lent until `settle`. Raises KeyError when started by hand, OSError when a core is not
+    ours to use.
     """
     numbers = {name: _first(name, names) for name, names in _NAMES.items()}
     os.environ.update({name: str(value) for name, value in numbers.items()})
@@ -69,13 +73,29 @@ def prepare() -> Place:
         os.environ.update(envs[local_rank])
     bound: list[list[int]] = json.loads(os.environ["GENQUAL_CORES"])
     cores = tuple(bound[local_rank]) if bound else ()
-    if cores:
-        os.sched_setaffinity(0, cores)
+    ahead = json.loads(os.environ.pop("GENQUAL_AHEAD", "null"))
+    if stand := ahead["cores"] if ahead else cores:
+        os.sched_setaffinity(0, stand)
     host, _, port = os.environ["GENQUAL_CONTROL"].rpartition(":")
     key = bytes.fromhex(os.environ.pop("GENQUAL_AUTHKEY"))  # popped: compilers that the rank starts need no key
     return Place(
-        *(rank, numbers["WORLD_SIZE"], local_rank, numbers["LOCAL_WORLD_SIZE"], cores, host, int(port), key, stacks)
+        *(rank, numbers["WORLD_SIZE"], local_rank, numbers["LOCAL_WORLD_SIZE"], cores, host, int(port), key, stacks),
+        ahead["module"] if ahead else None,
     )
+
+
+def settle(place: Place) -> None:
+    """Import what a group that was begun early imports, then move every thread to the cores that are the rank's own.
+
+    What cannot be imported is told when the engine is loaded.
+    """
+    if place.ahead is None:
+        return
+    with contextlib.suppress(Exception):
+        importlib.import_module(place.ahead)
+    for thread in Path("/proc/self/task").iterdir() if place.cores else ():
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread.name), place.cores)
 
 
 def _first(name: str, names: tuple[str, ...]) -> int:
@@ -129,6 +149,7 @@ def leave() -> None:
 def main() -> None:
     """Serve requests until told to stop."""
     place = prepare()
+    settle(place)
     # Only now, with cores and threads settled, may NumPy be imported.
     from genqual.ranks.channel import PROTOCOL, Message, knock, send
     from genqual.ranks.serve import Server
