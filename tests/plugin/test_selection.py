@@ -150,7 +150,7 @@ def test_a_processor_without_bf16_is_timed_in_what_it_computes_in(tmp_path: Path
 
 def test_the_engines_of_a_model_and_dtype_follow_each_other() -> None:
     models, dtypes = ("llama-tiny", "bloom-tiny"), ("fp32", "bf16")
-    rows = [profiles.Row(name, models, dtypes, (1,)) for name in ("transformers", "accelerate:offload=disk")]
+    rows = [profiles.Row(name, models, dtypes, (1,)) for name in ("transformers", "accelerate:placement=disk")]
     cases = profiles.plan(rows, Options(), device=CPU, cores_per_rank=1).cases
     wanted = [(m, d, row.engine) for m in models for d in dtypes for row in rows]
     assert [(case.model, case.dtype, case.engine) for case in cases] == wanted
