@@ -10,7 +10,7 @@ from genqual.spec import Case
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One test: the case it is of, and whether it is timed."""
+    """One test: the case it is of, and whether it is timed: all but conformance counts as timed."""
 
     case: Case
     timed: bool = False

@@ -132,7 +132,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _upcoming(items: list[pytest.Item]) -> dict[str, Case]:
     """By node id, the case whose group may be begun beside this test."""
     run = [
-        (item.nodeid, Step(case, timed=item.get_closest_marker("performance") is not None))
+        (item.nodeid, Step(case, timed=item.get_closest_marker("conformance") is None))
         for item in items
         if (case := _case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
     ]
