@@ -19,8 +19,10 @@ class Step:
 def upcoming(steps: Sequence[Step]) -> list[Case | None]:
     """For each test the case whose group is begun before it: beside the second test of a case, the case after it.
 
-    Beside the first its own group is starting. Nothing is begun beside what is timed, nor early for what is timed.
+    Beside the first its own group is starting. Nothing is begun beside what is timed, nor for a case that is timed
+    later: how long its group took to load is measured, too.
     """
+    timed = {step.case for step in steps if step.timed}
     found: list[Case | None] = [None] * len(steps)
     following: Case | None = None
     for at in range(len(steps) - 1, -1, -1):
@@ -32,5 +34,5 @@ def upcoming(steps: Sequence[Step]) -> list[Case | None]:
         if step.timed:
             following = None
         elif first:
-            following = step.case
+            following = None if step.case in timed else step.case
     return found

@@ -46,6 +46,11 @@ def test_nothing_is_begun_beside_or_before_what_is_timed() -> None:
     assert upcoming([Step(A), Step(A), timed, timed, Step(C), Step(C)]) == [None] * 6
 
 
+def test_nothing_is_begun_for_a_case_that_is_timed_later() -> None:
+    steps = [Step(A), Step(A), Step(B), Step(B), Step(C), Step(C), Step(B, timed=True)]
+    assert upcoming(steps) == [None, None, None, C, None, None, None]
+
+
 def test_no_tests_no_groups() -> None:
     assert upcoming([]) == []
     assert upcoming([Step(A)]) == [None]
