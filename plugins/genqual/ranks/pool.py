@@ -18,6 +18,7 @@ from genqual.ranks.plan import GroupPlan
 class Pool:
     """Keeps up to `size` groups alive; two, because comparing degrees of tensor parallelism needs two.
 
+    One more may have been begun: its ranks import and wait, with nothing loaded.
     Cores and cards are leased: for the life of the group where the device is exclusive, else while it computes
     (`computing`). Not thread-safe.
     """
