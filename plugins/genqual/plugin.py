@@ -278,7 +278,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.keep_manifest(tally.records)
         run.push()
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        run.close_waivers(whole=_is_whole(config))
+        cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
+        run.close_waivers(whole=cases if _is_whole(config) else ())
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 

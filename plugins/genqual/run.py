@@ -8,7 +8,7 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -277,7 +277,7 @@ class Run:
                 found += [one for one in own if one.holds(class_id, here)]
         self.waivers = Register(found, datetime.now(UTC).date())
 
-    def close_waivers(self, *, whole: bool) -> None:
+    def close_waivers(self, *, whole: Collection[str]) -> None:
         """After the last test: what of the waivers fails the run."""
         self.stale_waivers = self.waivers.problems(whole=whole)
 

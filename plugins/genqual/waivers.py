@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from fnmatch import fnmatchcase
@@ -41,6 +41,10 @@ class Waiver:
     def names(self, nodeid: str) -> bool:
         """Whether this is the test's waiver; the id may stand below any folder."""
         return nodeid == self.test or nodeid.endswith(f"/{self.test}")
+
+    def of_case(self, case: str) -> bool:
+        """Whether the test is one of the case with this id."""
+        return re.search(rf"\[{re.escape(case)}[-\]]", self.test) is not None
 
     def excuses(self, message: str) -> bool:
         """Whether the failure is the one that is known."""
@@ -115,11 +119,13 @@ class Register:
             self.seen.add(found)
         return None if found is None or found.expired(self.today) else found
 
-    def problems(self, *, whole: bool) -> list[str]:
-        """Why the run fails: what has expired, and, after a `whole` run, what names no test that was run."""
+    def problems(self, *, whole: Collection[str]) -> list[str]:
+        """Why the run fails: what has expired, and what names no test of the cases that were run as a `whole`, by id.
+
+        Another profile has other cases; a waiver of those is no mistake.
+        """
         found = [f"the waiver {one} has expired: mend the failure, or renew it with a reason" for one in self.waivers
                  if one.expired(self.today)]  # fmt: skip
-        if whole:
-            found += [f"the waiver {one} names no test of this run: correct it, or remove it" for one in self.waivers
-                      if one not in self.seen]  # fmt: skip
+        found += [f"the waiver {one} names no test of this run: correct it, or remove it" for one in self.waivers
+                  if one not in self.seen and any(one.of_case(case) for case in whole)]  # fmt: skip
         return found
