@@ -223,7 +223,7 @@ class Run:
             self._oracles.clear()  # one at a time: a float64 copy of the weights is large
             self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
             # The next group imports meanwhile: BLAS that waits for a thread without a core takes six times as long.
-            threadpool_limits(max(1, (os.cpu_count() or 1) // 2), user_api="blas")
+            threadpool_limits(max(1, len(os.sched_getaffinity(0)) // 2), user_api="blas")
         return self._oracles[model]
 
     def against_oracle(

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from genqual.ahead import Step, upcoming
 from genqual.devices.registry import processor
+from genqual.options import Options
+from genqual.ranks.pool import Pool
+from genqual.run import Run
+from genqual.selection import Selection
 from genqual.spec import Case
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -54,6 +64,34 @@ def test_nothing_is_begun_for_a_case_that_is_timed_later() -> None:
 def test_no_tests_no_groups() -> None:
     assert upcoming([]) == []
     assert upcoming([Step(A)]) == [None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.setenv("GENQUAL_RUNTIME_DIR", str(tmp_path / "leases"))
+    options = Options(state_dir=str(tmp_path))
+    made = Run(options, Selection(options, ""), "run", lambda _: None)
+    yield made
+    made.close()
+
+
+def test_nothing_is_begun_where_no_core_is_idle(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Pool, "begin", lambda _, plan, spare: begun.append(plan.case.id))
+    cores = processor().probe().count
+    comes = replace(A, model="llama-tiny")
+    run.begin(comes, beside=Case(CPU, "deepspeed-inference", "llama-tiny", "fp32", cores))
+    assert begun == []
+    run.begin(comes, beside=replace(A, model="bloom-tiny"))
+    assert len(begun) == (1 if cores > 1 else 0)
+
+
+def test_the_oracle_leaves_cores_to_what_imports_beside_it(run: Run) -> None:
+    with threadpool_limits(limits=None):  # what was set before is set again
+        run.oracle("llama-tiny")
+        threads = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    assert threads
+    assert max(threads) <= max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def test_a_run_begins_the_next_group_on_a_core_that_is_idle(tmp_path: Path) -> None:
