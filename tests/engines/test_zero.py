@@ -123,7 +123,10 @@ def test_weights_on_nvme_come_back(tmp_path_factory: pytest.TempPathFactory, ran
         found = rank[f"{key}.facts.inspect"]
         # Embeddings, head and the three matrices of nine MLPs; attention's too where one rank holds them whole.
         assert found["partitions_on_nvme"] == 2 + 9 * (3 if ranks == 2 else 5)
+        assert found["dtypes"] == ["float32"]
         assert rank["nowhere"].startswith("BadInput: weights offloaded to NVMe shall go to")
         assert rank["small"].startswith("Unsupported: offload=nvme: DeepSpeed writes a weight to NVMe only where")
+    held = {name: sum(rank[f"{key}.facts.{name}"] for rank in answers) for name in ("parameters", "weight_bytes")}
+    assert all(whole >= eager[f"plain.facts.{name}"] for name, whole in held.items()), held
     written = sum(file.stat().st_size for file in (folder / "disk").rglob("*") if file.is_file())
     assert 0.75 * eager["plain.facts.weight_bytes"] < written

@@ -16,7 +16,7 @@ from genqual.engines.preflight import checkpoint_bytes
 from genqual.engines.quantising import bitsandbytes_config
 from genqual.engines.reading import empty, read
 from genqual.engines.runtime import accelerator, dtype_of
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.spec import Json
 
@@ -38,6 +38,12 @@ class Accelerate(HfEngine):
         placement = request.options.get("placement", "auto")
         if placement not in PLACEMENTS:
             raise BadInput(f"placement {placement!r}: accelerate is run with {', '.join(PLACEMENTS)}")
+        quantised_where = {"auto"} if request.device == "cpu" else {"auto", "split"}
+        if request.dtype == "int8-bitsandbytes" and placement not in quantised_where:
+            raise Unsupported(
+                f"placement={placement} of int8-bitsandbytes: transformers makes the integers while it reads, and "
+                f"keeps none elsewhere; run placement={' or '.join(sorted(quantised_where))}"
+            )
         self._placement = str(placement)
         self._folder: Any = None
         model = getattr(self, f"_{self._placement.replace('-', '_')}")(request, phases)

@@ -21,9 +21,14 @@ _CHUNK: Final = 1 << 26  # bytes hashed at a time, so that a hash costs no copy 
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor: of a DTensor its shard, of a ZeRO parameter its partition, else itself."""
+    """This rank's part of a tensor: of a DTensor its shard, of a ZeRO parameter its partition, else itself.
+
+    One that waits on NVMe is a meta tensor of its size and dtype: DeepSpeed leaves one fp16 number in its place.
+    """
     if hasattr(tensor, "ds_tensor"):
-        return tensor.ds_tensor.detach()
+        part = tensor.ds_tensor
+        away = part.numel() != part.ds_numel
+        return torch.empty(part.ds_numel, dtype=tensor.dtype, device="meta") if away else part.detach()
     part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return part.detach()
 
@@ -73,7 +78,7 @@ def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     seen: set[tuple[int, int]] = set()
     for name, part in [*stored(model), *((name, local(buffer)) for name, buffer in model.named_buffers())]:
         key = (part.data_ptr(), part.numel())
-        if part.numel() and key in seen:
+        if part.numel() and not part.is_meta and key in seen:
             continue
         seen.add(key)
         yield name, part

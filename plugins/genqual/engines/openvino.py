@@ -41,10 +41,11 @@ class OpenVino(HfEngine):
             ) from error
         logging.getLogger("nncf").setLevel(logging.ERROR)
         precision = PRECISIONS[request.dtype]
-        if precision == "bf16" and request.threads == 1 and request.model.architecture == "llama":
+        narrow = precision == "bf16" and request.threads == 1 and request.model.architecture == "llama"
+        if narrow and torch.cpu._is_amx_tile_supported():  # seen on Sapphire Rapids; Zen 4 has no AMX, and compiles it
             raise Unsupported(
-                "OpenVINO 2026.4 ends the process by SIGFPE when it compiles a Llama for bf16 with one thread; give a "
-                "rank more cores ([host] cores_per_rank in a profile), or run fp32"
+                "OpenVINO 2026.4 ends the process by SIGFPE when it compiles a Llama for bf16 with one thread on a "
+                "processor with AMX; give a rank more cores ([host] cores_per_rank in a profile), or run fp32"
             )
         phases.end("import")
         model = OVModelForCausalLM.from_pretrained(

@@ -246,11 +246,12 @@ class Rank:
             facts |= {"hash": loaded.weight_hash, "loading_s": loaded.loading_s}
         return facts | self.generate(rows, new)
 
-    def refused(self, model: str | None = None, **options: Any) -> str:
-        """What a second engine says to another model or to `options`."""
+    def refused(self, model: str | None = None, dtype: str | None = None, **options: Any) -> str:
+        """What a second engine says to another model, another dtype, or to `options`."""
         wanted = self.request.model if model is None else resolve(model)
+        asked = dataclasses.replace(self.request, model=wanted, dtype=dtype or self.request.dtype, options=options)
         try:
-            type(self.engine)().load(dataclasses.replace(self.request, model=wanted, options=options))
+            type(self.engine)().load(asked)
         except GenqualError as error:
             return f"{type(error).__name__}: {error}"
         return ""
