@@ -209,7 +209,7 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
 
 
 def _asked(item: pytest.Item, name: str, default: Any) -> Any:

@@ -105,3 +105,15 @@ def test_what_is_missing_or_secret_is_told(arguments: list[str], words: list[str
     for word in words:
         assert word in said
     assert "secret" not in said.replace(" ".join(arguments), "")
+
+
+def test_a_server_that_is_not_there_is_said_once_and_plainly(tmp_path: Path) -> None:
+    """A fixture that asks the engine fails before the test does; both must say the same."""
+    run = suite(
+        tmp_path, "-m", CPU, "--engine", "server", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload",
+        "--endpoint", "http://127.0.0.1:9/v1", "-k", "free_run or one_token",
+    )  # fmt: skip
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert re.search(r"1 failed, .*1 error", run.stdout)
+    assert "During handling" not in run.stdout
+    assert f"BadInput: {CPU}-server" in run.stdout
