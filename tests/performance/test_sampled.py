@@ -45,11 +45,38 @@ def test_what_was_slowed_on_purpose_is_seen_and_left_out() -> None:
     assert np.mean(found.same) == pytest.approx(0.0, abs=0.02)
 
 
-def test_a_step_takes_as_long_as_on_its_slowest_rank() -> None:
-    times, marks = made(noise=0.0)
-    other = times.copy()
-    other[:, 0] *= 1.2
-    assert launch_of([times, other], marks, cpu_share=1.0).z == pytest.approx(math.log(2.0 * 1.2))
+def meeting(*, cores: tuple[float, float] = (1.0, 1.0), tail: float = 0.0, interrupted: float = 0.0) -> Any:
+    """Times of two ranks that meet in every step and run frozen steps of their own between; and marks.
+
+    A core takes `cores` times as long for all it does; rank 0 goes on alone for `tail` of a step after the meeting; of
+    each rank's frozen steps `interrupted` take half as long again.
+    """
+    rng = np.random.default_rng(5)
+    marks = np.stack([np.arange(STEPS) // 31, np.arange(STEPS) % 4 == 3], axis=1).astype(np.int64)
+    now, samples = np.zeros(2), []
+    frozen = [core * (1.0 + 0.5 * (rng.random(STEPS + 1) < interrupted)) for core in cores]
+    now += [own[0] for own in frozen]
+    for step in range(STEPS):
+        end = now.max() + 2.0 * max(cores) + np.array([2.0 * tail, 0.0])
+        samples.append([[end[rank] - now[rank], frozen[rank][step], frozen[rank][step + 1]] for rank in (0, 1)])
+        now = end + [own[step + 1] for own in frozen]
+    return list(0.01 * np.array(samples).transpose(1, 0, 2)), marks
+
+
+@pytest.mark.parametrize("cores", [(1.0, 1.0), (1.0, 1.3), (1.3, 1.0)])
+def test_a_core_that_is_slower_cancels_among_ranks_that_meet(cores: tuple[float, float]) -> None:
+    times, marks = meeting(cores=cores)
+    assert launch_of(times, marks, cpu_share=1.0).z == pytest.approx(math.log(2.0))
+
+
+def test_interruptions_now_and_then_leave_the_median_alone() -> None:
+    times, marks = meeting(interrupted=0.1)
+    assert launch_of(times, marks, cpu_share=1.0).z == pytest.approx(math.log(2.0))
+
+
+def test_what_one_rank_does_alone_after_the_others_is_of_the_step() -> None:
+    times, marks = meeting(tail=0.1)
+    assert launch_of(times, marks, cpu_share=1.0).z == pytest.approx(math.log(2.0 * 1.1))
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])

@@ -53,7 +53,7 @@ def test_an_environment_that_is_not_there_and_a_row_that_dies_are_told(tmp_path:
     dies = tmp_path / "dies"
     dies.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('last word')\n")
     dies.chmod(0o755)
-    assert "tox -e openvino" in xeon_decode.measure("openvino", tmp_path, options)["why"]
+    assert "tox exec -e openvino" in xeon_decode.measure("openvino", tmp_path, options)["why"]
     assert xeon_decode.measure("vllm", tmp_path, options) == {"why": "ended with code 1: last word"}
     dies.write_text(f"#!{sys.executable}\nprint('noise')\nprint({json.dumps(json.dumps({'tpot_s': 1}))})\n")
     assert xeon_decode.measure("vllm", tmp_path, options) == {"tpot_s": 1}

@@ -21,13 +21,16 @@ def launch_of(times: Sequence[Times], marks: Marks, *, cpu_share: float | None, 
     """One metric of one launch.
 
     `times` has an entry a rank, (steps, 3) seconds: the candidate's step, the frozen step before and after it;
-    `marks` (steps, 2): call, slowed on purpose. A step takes as long as on its slowest rank; its clock is the mean of
-    all ranks' frozen steps. Raises BadClock on times that cannot be, ValueError on too few steps.
+    `marks` (steps, 2): call, slowed on purpose. Ranks meet in every step and frozen steps are their own, so a rank that
+    is done with its frozen step early waits inside the candidate: the shortest time is the one since the last rank was
+    there, and its clock is that of the slowest rank. Raises BadClock on times that cannot be, ValueError on too few
+    steps.
     """
     if len({rank.shape for rank in times}) != 1 or len(marks) != len(times[0]) or len(marks) < 8:
         raise ValueError(f"{[rank.shape for rank in times]} times, {marks.shape} marks: one shape, at least 8 steps")
     stack = np.stack(times)
-    candidate, frozen = _against(stack, "step")
+    candidates, clocks = _against(stack, "step")
+    candidate, frozen = candidates.min(axis=0), clocks.max(axis=0)
     ratio = np.log(candidate / frozen)
     slowed = marks[:, 1].astype(bool)
     plain = candidate[~slowed]
@@ -55,7 +58,8 @@ def loads_of(times: Sequence[Times]) -> Launch:
     `times` has an entry a rank, (loads, 3) seconds: loading, a plain read of the same bytes before and after it. A load
     takes as long as on its slowest rank. Raises BadClock on times that cannot be.
     """
-    candidate, frozen = _against(np.stack(times), "load")
+    candidates, clocks = _against(np.stack(times), "load")
+    candidate, frozen = candidates.max(axis=0), clocks.mean(axis=0)
     p50, p90, p99 = (float(np.quantile(candidate, level)) for level in (0.5, 0.9, 0.99))
     return Launch(
         z=float(np.median(np.log(candidate / frozen))),
@@ -71,12 +75,12 @@ def loads_of(times: Sequence[Times]) -> Launch:
 
 
 def _against(stack: Times, what: str) -> tuple[Times, Times]:
-    """The slowest rank's times, and the clock beside them: the mean over ranks of before and after."""
+    """Each rank's times, and the clock beside them: (ranks, steps), the geometric mean of before and after."""
     if not np.isfinite(stack).all() or (stack <= 0.0).any():
         step = int(np.argwhere(~np.isfinite(stack) | (stack <= 0.0))[0][1])
         took = stack[:, step].min()
         raise BadClock(f"{what} {step} of a launch took {took} s: a {what} takes a finite time above zero")
-    return stack[:, :, 0].max(axis=0), np.exp(np.log(stack[:, :, 1:]).mean(axis=2)).mean(axis=0)
+    return stack[:, :, 0], np.exp(np.log(stack[:, :, 1:]).mean(axis=2))
 
 
 def single(value: float, against: float | None, *, batch: int = 0) -> Launch:
