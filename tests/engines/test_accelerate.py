@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from genqual.models import safetensor, weights
+from genqual.models.registry import resolve
+from tests.benchmarks.xeon_decode import build
 
 from .checks import callback_runs_between_steps, decoding_is_right, fault_shows, same_tokens
 from .conftest import FORCED, faults_of, steps
@@ -24,6 +29,8 @@ PLACES = (
     ("dispatch", "bloom-tiny", 0),
 )
 NARROW, WIDE = "int8-bitsandbytes", ("split", "cpu-offload", "disk-offload", "disk", "dispatch")
+TIED = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 1, "kv_heads": 1, "vocabulary": 64}
+TWO = ("transformers", "accelerate:placement=disk-offload")
 FETCHED = tuple((place, model) for place, model, tensors in PLACES if tensors)
 each_place = pytest.mark.parametrize(("place", "model"), [(place, model) for place, model, _ in PLACES])
 
@@ -49,6 +56,13 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
         *(["refused", f"wide {place}", {"placement": place, "dtype": NARROW}] for place in WIDE),
         ["full_disk", "full", {"placement": "disk-offload", "limit": 100_000}],
     ]
+    build(tied := folder / "tied", TIED)
+    state = {name: array for name, array in weights.read(resolve(str(tied))).items() if name != "lm_head.weight"}
+    safetensor.write_bf16(tied / "model.safetensors", state)
+    config = json.loads((tied / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tied / "config.json").write_text(json.dumps(config))
+    for engine in TWO:
+        plans.append({"engine": engine, "model": str(tied), "steps": [["facts", f"tied {engine}", {}]]})
     (answers,) = run(folder, *plans, TMPDIR=str(folder / "scratch"), GENQUAL_LOGS=str(folder))
     return {(place, model): answers for place, model, _ in PLACES} | {("", ""): answers, ("folder", ""): folder}
 
@@ -103,6 +117,13 @@ def test_a_placement_that_would_keep_wide_weights_says_so(placed: Any, place: st
     assert placed["", ""][f"wide {place}"].startswith(f"Unsupported: placement={place} of {NARROW}: ")
 
 
+def test_a_tied_head_that_is_offloaded_is_counted_once(placed: Any) -> None:
+    answers = placed["", ""]
+    for fact in ("weight_bytes", "parameters"):
+        plain, away = (answers[f"tied {engine}.{fact}"] for engine in TWO)
+        assert plain == away > 0
+
+
 def test_a_folder_that_is_not_there_is_named(placed: Any) -> None:
     said = placed["", ""]["nowhere"]
     assert said.startswith("BadInput: weights offloaded to disk shall go to")
@@ -119,7 +140,7 @@ def test_every_folder_is_noted_for_whoever_ends_the_ranks(placed: Any) -> None:
 
     folder: Path = placed["folder", ""]
     made = list((folder / "scratch").glob("genqual-scratch-*"))
-    assert len(made) == 3 + 1  # the placements on disk, and the one that filled it
+    assert len(made) == 4 + 1  # the placements on disk, the tied model's too, and the one that filled it
     assert scratch.sweep(folder) == []
     assert not any(path.exists() for path in made)
     assert not (folder / scratch.NOTE).exists()

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.benchmarks.xeon_decode import build
+
 from .checks import callback_runs_between_steps, decoding_is_right, fault_shows, same_tokens
 from .conftest import FORCED, faults_of, steps
 from .harness import LEVEL, NEW, ROWS, Answers, nrms, run, start
@@ -20,6 +22,7 @@ RUNS = (
     ("deepspeed-inference:load=meta", "llama-tiny"),
     ("deepspeed-inference:load=meta", "bloom-tiny"),
 )
+ODD = {"hidden": 192, "intermediate": 64, "layers": 1, "heads": 3, "kv_heads": 1, "vocabulary": 64}
 each_run = pytest.mark.parametrize(("engine", "model"), RUNS)
 
 
@@ -44,6 +47,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, buffers_before: set[Path]) -
         plan["steps"] = [*plan["steps"], ["between", f"{engine}.{model}.between", {"rows": LEVEL, "new": 5}]]
     plans[2]["steps"] = [*plans[2]["steps"], ["refused", "shards", {"load": "presharded"}]]
     plans[0]["steps"] = [*plans[0]["steps"], ["refused", "no_plan", {"model": "bloom-tiny"}]]
+    build(odd := tmp_path_factory.mktemp("odd") / "model", ODD)
+    plans[0]["steps"] = [*plans[0]["steps"], ["refused", "odd", {"model": str(odd)}]]
     plans[1]["steps"] = [*plans[1]["steps"], ["refused", "injection", {"kernel_inject": True}]]
     return run(tmp_path_factory.mktemp("parallel"), *plans, ranks=2)
 
@@ -137,6 +142,7 @@ def test_a_silent_head_costs_the_same_however_it_is_run(
 def test_what_upstream_cannot_run_is_unsupported(ranks: list[Answers]) -> None:
     for rank in ranks:
         assert rank["no_plan"].startswith("Unsupported: transformers has no tensor parallel plan for bloom")
+        assert "3 heads and 1 key-value heads are not a multiple of 2 ranks" in rank["odd"]
         assert rank["injection"].startswith("Unsupported: DeepSpeed's kernel injection has no CPU kernels")
         assert rank["shards"].startswith(
             "Unsupported: load=presharded: DeepSpeed writes and reads shards for its injected"

@@ -46,16 +46,18 @@ def parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]
 def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters of this rank as they are stored, wherever they lie: here, or where accelerate's hooks fetch them.
 
-    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module.
+    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module. A tied head that was
+    offloaded is another meta tensor than the embedding, and the same weight.
     """
     seen: set[int] = set()
+    tied = getattr(model, "all_tied_weights_keys", None) or {}  # transformers 5; {} where the config ties nothing
     for prefix, module in model.named_modules():
         fetched = offloaded(module)
         for leaf, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            if id(parameter) in seen or (parameter.is_meta and name in tied):
                 continue
             seen.add(id(parameter))
-            name = f"{prefix}.{leaf}" if prefix else leaf
             yield from parts(name, fetched[leaf] if parameter.is_meta and fetched is not None else parameter)
             scales = getattr(parameter, "SCB", None)
             scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
@@ -91,7 +93,8 @@ def weight_bytes(model: Any) -> int:
 
 def parameters(model: Any) -> int:
     """Number of parameters that this rank holds."""
-    return sum(local(p).numel() for p in model.parameters())
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    return sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in tied))
 
 
 def weight_hash(model: Any) -> str:

@@ -26,6 +26,14 @@ class TransformersTP(HfEngine):
         phases.end("join")
         model = read(request, **plan_auto(request.world_size))
         phases.end("shard")
+        config = model.config.get_text_config()
+        heads = {"heads": config.num_attention_heads, "key-value heads": config.num_key_value_heads}
+        uneven = [f"{count} {name}" for name, count in heads.items() if count % request.world_size]
+        if uneven:  # the plan cuts columns, also inside a head; the model then cannot find its heads again
+            raise Unsupported(
+                f"transformers' plan shares heads out evenly, and {' and '.join(uneven)} are not a multiple of "
+                f"{request.world_size} ranks; DeepSpeed's AutoTP shares them out unevenly (deepspeed-inference)"
+            )
         return model
 
     def share(self, request: LoadRequest) -> float:
