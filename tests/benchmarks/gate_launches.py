@@ -110,7 +110,7 @@ class Collector:
             made["failed"] = taken.failed
         else:
             kept = taken.metrics["tpot"]
-            times = np.max([reply.arrays["decode_times"][:, 0] for reply in replies[0]], axis=0)
+            times = np.min([reply.arrays["decode_times"][:, 0] for reply in replies[0]], axis=0)
             marks = replies[0][0].arrays["decode_marks"]
             made |= json.loads(kept.model_dump_json()) | {"probes": dict(taken.probes)}
             made["step_s"] = [float(f"{value:.5g}") for value in times[marks[:, 1] == 0]]

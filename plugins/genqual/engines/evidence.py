@@ -46,16 +46,15 @@ def parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]
 def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters of this rank as they are stored, wherever they lie: here, or where accelerate's hooks fetch them.
 
-    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module. A tied head that was
-    offloaded is another meta tensor than the embedding, and the same weight.
+    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module.
     """
     seen: set[int] = set()
-    tied = getattr(model, "all_tied_weights_keys", None) or {}  # transformers 5; {} where the config ties nothing
+    away = tied(model)
     for prefix, module in model.named_modules():
         fetched = offloaded(module)
         for leaf, parameter in module.named_parameters(recurse=False):
             name = f"{prefix}.{leaf}" if prefix else leaf
-            if id(parameter) in seen or (parameter.is_meta and name in tied):
+            if id(parameter) in seen or (parameter.is_meta and name in away):
                 continue
             seen.add(id(parameter))
             yield from parts(name, fetched[leaf] if parameter.is_meta and fetched is not None else parameter)
@@ -63,6 +62,14 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
             if scales is not None and leaf == "weight":
                 yield f"{name}.SCB", scales
+
+
+def tied(model: Any) -> frozenset[str]:
+    """Names of parameters that are another's weight, as a head is the embedding's. transformers 4.55 does not say.
+
+    Loaded, both are one tensor. Offloaded by accelerate, each is a meta tensor of its own: not to be counted again.
+    """
+    return frozenset(getattr(model, "all_tied_weights_keys", None) or {})
 
 
 def offloaded(module: Any) -> Mapping[str, torch.Tensor] | None:
@@ -80,7 +87,7 @@ def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     seen: set[tuple[int, int]] = set()
     for name, part in [*stored(model), *((name, local(buffer)) for name, buffer in model.named_buffers())]:
         key = (part.data_ptr(), part.numel())
-        if part.numel() and not part.is_meta and key in seen:
+        if part.numel() and key in seen:
             continue
         seen.add(key)
         yield name, part
@@ -93,8 +100,8 @@ def weight_bytes(model: Any) -> int:
 
 def parameters(model: Any) -> int:
     """Number of parameters that this rank holds."""
-    tied = getattr(model, "all_tied_weights_keys", None) or {}
-    return sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in tied))
+    away = tied(model)
+    return sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in away))
 
 
 def weight_hash(model: Any) -> str:
