@@ -47,6 +47,8 @@ class Taken:
         if self.failed:
             return [self.failed]
         found = admission.refused(self.probes, entry.admission if entry else {}, under_test=under_test)
+        if under_test != "engine" and metric in self.metrics:
+            found += admission.unquiet(self.metrics[metric].frozen, self.metrics[metric].frozen_floor)
         if metric == "load_s":
             found += self._loads(entry)
         if entry is not None and entry.frozen is not None and self.hook != entry.hook:

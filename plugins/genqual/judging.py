@@ -102,6 +102,8 @@ class Judging:
             found += admission.strangers(entry.identity, identity_here(case.device), self.question.under_test)
             if entry.frozen_source not in (None, frozen_source()):
                 found.append("the frozen step's source is not the baseline's; `genqual rebase` measures anew")
+            if len(_quiet(entry.launches, self.question.under_test)) < 2:
+                found.append("the host was not quiet when the baseline was made; `genqual rebase` measures anew")
         return admission.said(found)
 
     def _launch_until_decided(
@@ -120,7 +122,7 @@ class Judging:
             candidates = [one for one in now.taken if name in one.metrics or one.failed]
             good = [one for one in candidates if not one.why_not(name, entry, asked.under_test)]
             new = [one.metrics[name] for one in good]
-            old = list(entry.launches) if entry else _good(then, name, asked.under_test)
+            old = _quiet(entry.launches, asked.under_test) if entry else _good(then, name, asked.under_test)
             decision = _decide(old, new, settings, name, asked.under_test)
             blind = _blind(new, settings)
             end = self._end(decision, blind, candidates, good, settings, name, entry)
@@ -217,12 +219,23 @@ class Judging:
         return GateResult(verdict, "; ".join(said), key, change, interval, float(evidence(against)), decision.launches)
 
 
-def _series(launches: Sequence[Launch], under_test: str) -> list[list[float]]:
-    """What is compared: the ratio to the frozen step; or, where that shares what is under test, both by themselves."""
+def _quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
+    """Those that may be compared by what nothing cancels: a baseline keeps launches of a disturbed host, too."""
+    return [one for one in launches if under_test == "engine" or not admission.unquiet(one.frozen, one.frozen_floor)]
+
+
+def _pairs(old: Sequence[Launch], new: Sequence[Launch], under_test: str) -> list[tuple[list[float], list[float]]]:
+    """What is compared, of then and now: the ratio to the frozen step. Where that shares what is under test: both by
+    themselves, their medians, which a fault that comes and goes moves, and their fastest, which no neighbour does.
+    """
     if under_test == "engine":
-        return [[one.z for one in launches]]
-    clocks = [one.frozen for one in launches if one.frozen is not None]
-    return [[one.raw for one in launches], *([clocks] if len(clocks) == len(launches) else [])]
+        return [([one.z for one in old], [one.z for one in new])]
+    found = []
+    for name in ("raw", "frozen", "floor", "frozen_floor"):
+        then, now = ([value for one in part if (value := getattr(one, name)) is not None] for part in (old, new))
+        if len(then) == len(old) and len(now) == len(new):
+            found.append((then, now))
+    return found
 
 
 def _decide(
@@ -230,7 +243,7 @@ def _decide(
 ) -> Decision | None:
     if len(old) < 2 or not new:
         return None
-    pairs = list(zip(_series(old, under_test), _series(new, under_test), strict=True))
+    pairs = _pairs(old, new, under_test)
     if name == "peak_memory":
         return gate.decide_exact(*pairs[0], slack=MEMORY_SLACK, k_min=settings.k_min)
     shared = Settings(settings.tolerance, settings.alpha / len(pairs), settings.beta, settings.k_min, settings.k_max)

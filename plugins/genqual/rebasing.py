@@ -141,6 +141,8 @@ def _short(launch: Launch) -> Launch:
             "cpu_share": None if launch.cpu_share is None else round(launch.cpu_share, 4),
             "same": tuple(round(value, 4) for value in launch.same),
             "slowed": tuple(round(value, 4) for value in launch.slowed),
+            "floor": None if launch.floor is None else round(launch.floor, 6),
+            "frozen_floor": None if launch.frozen_floor is None else round(launch.frozen_floor, 6),
         }
     )
 

@@ -5,7 +5,8 @@
   slower     10 runs with 5 % more real work in the engine's decode: at least 9 REGRESSED, none PASS
   faster     3 runs against a baseline of an engine that was slowed by 11.1 %: IMPROVED
   loaded     5 unchanged runs with a competing load on every core: INCONCLUSIVE may grow, REGRESSED may not
-  node       2 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
+  node       3 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
+  same-node  3 runs of the unchanged tree, --under-test node: none may be REGRESSED
   driver     one run against a baseline of another driver: judged under --under-test driver, else INCONCLUSIVE
 
 At two ranks: --engine deepspeed-inference --ranks 2 --phases unchanged,loaded.
@@ -37,7 +38,16 @@ from tests.benchmarks.ratios import table
 from tests.here import CPU
 
 SHAPE: Final = ("--batch-sizes", "1", "--input-lengths", "128", "--new-tokens", "32")
-RUNS: Final = {"unchanged": 10, "slower": 10, "faster": 3, "loaded": 5, "node": 2, "driver": 1, "driver-engine": 1}
+RUNS: Final = {
+    "unchanged": 10,
+    "slower": 10,
+    "faster": 3,
+    "loaded": 5,
+    "node": 3,
+    "same-node": 3,
+    "driver": 1,
+    "driver-engine": 1,
+}
 SLOWED: Final = {"slower", "faster", "node"}
 Verdicts = Counter[str]
 
@@ -169,6 +179,10 @@ def phases(bench: Bench) -> dict[str, tuple[Callable[[], None], Callable[[Verdic
                 "node", bench.baselines("honest"), "--under-test", "node", slowdown=0.05, frozen=True
             ),
             lambda v: not v["pass"] and not v["improved"],
+        ),
+        "same-node": (
+            lambda: bench.run("same-node", bench.baselines("honest"), "--under-test", "node"),
+            lambda v: not v["regressed"],
         ),
         "driver": (
             lambda: driver("driver", "--under-test", "driver"),

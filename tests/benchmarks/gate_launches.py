@@ -113,7 +113,9 @@ class Collector:
             times = np.min([reply.arrays["decode_times"][:, 0] for reply in replies[0]], axis=0)
             marks = replies[0][0].arrays["decode_marks"]
             made |= json.loads(kept.model_dump_json()) | {"probes": dict(taken.probes)}
+            clocks = np.max([reply.arrays["decode_times"][:, 1] for reply in replies[0]], axis=0)
             made["step_s"] = [float(f"{value:.5g}") for value in times[marks[:, 1] == 0]]
+            made["frozen_s"] = [float(f"{value:.5g}") for value in clocks]
         self.launches.append(made)
         self._save()
 

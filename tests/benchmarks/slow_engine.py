@@ -2,7 +2,8 @@
 
 `GENQUAL_TEST_SLOWDOWN` 0.05 adds 5 % of a step's time, as a user would measure it: the amount of work is found by
 trying, and kept in the file that `GENQUAL_TEST_SLOW_WORK` names, so that every launch of a benchmark does the same.
-With `GENQUAL_TEST_SLOW_FROZEN` the frozen step is slowed alike, as a slower driver would slow it.
+With `GENQUAL_TEST_SLOW_FROZEN` it is the node that is slower: each decode step and each frozen step is followed by work
+until it has taken so much longer than it did, the fast ones as well as those that the host's other guests slowed.
 """
 
 from __future__ import annotations
@@ -39,14 +40,10 @@ def work(units: int) -> None:
         _at, units = (_at + now * _ROWS) % len(_WEIGHT), units - now
 
 
-def seconds_of(call: Any, *, times: int) -> float:
-    """The median: what the step itself is judged by."""
-    spans = []
-    for _ in range(times):
-        start = time.perf_counter()
-        call()
-        spans.append(time.perf_counter() - start)
-    return float(np.median(spans))
+def work_until(end: float) -> None:
+    """Work until the clock says `end`: by a unit, some 10 microseconds, too long at most."""
+    while time.perf_counter() < end:
+        work(1)
 
 
 class SlowEager(TransformersEager):
@@ -58,6 +55,9 @@ class SlowEager(TransformersEager):
     def load(self, request: LoadRequest) -> Loaded:
         loaded = super().load(request)
         share = float(os.environ["GENQUAL_TEST_SLOWDOWN"])
+        if os.environ.get("GENQUAL_TEST_SLOW_FROZEN"):
+            self._slow_node(share)
+            return loaded
 
         def slow(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if kwargs["input_ids"].shape[1] == 1:  # a decode step, no prefill
@@ -68,8 +68,6 @@ class SlowEager(TransformersEager):
         self._spans = []
         self.model.register_forward_hook(slow, with_kwargs=True)
         self._extra = self._kept(share)
-        if os.environ.get("GENQUAL_TEST_SLOW_FROZEN"):
-            self._slow_frozen(share, seconds_of(lambda: work(16), times=25) / 16)
         return loaded
 
     def _kept(self, share: float) -> int:
@@ -96,14 +94,30 @@ class SlowEager(TransformersEager):
             units = max(1, round(units * share / float(np.median(gains))))
         return units
 
-    def _slow_frozen(self, share: float, unit: float) -> None:
-        honest = frozen.Step.__call__
-        extra: dict[int, int] = {}
+    def _slow_node(self, share: float) -> None:
+        """A decode step is longer than the forward pass in it, and `share` is of the step: the pass gets more."""
+        began, passes, honest = [0.0], [], frozen.Step.__call__
+
+        def begin(module: Any, args: Any) -> None:
+            began[0] = time.perf_counter()
+
+        def end(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if kwargs["input_ids"].shape[1] == 1:
+                now = time.perf_counter()
+                passes.append(now - began[0])
+                work_until(now + more * passes[-1])
+
+        more = 0.0
+        self.model.register_forward_pre_hook(begin)
+        self.model.register_forward_hook(end, with_kwargs=True)
+        steps = np.median([np.diff(self.generate(_PROMPT, 32).step_s) for _ in range(4)])
+        more = share * float(steps) / float(np.median(passes))
 
         def slow(step: Any) -> float:
-            if id(step) not in extra:
-                extra[id(step)] = round(share * seconds_of(lambda: honest(step), times=25) / unit)
-            work(extra[id(step)])
-            return honest(step)
+            start = time.perf_counter()
+            mean = honest(step)
+            now = time.perf_counter()
+            work_until(now + share * (now - start))
+            return mean
 
         frozen.Step.__call__ = slow  # type: ignore[method-assign, assignment]

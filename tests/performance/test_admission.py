@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genqual.performance.admission import UNDER_TEST, disturbance, identity, ranges, refused, strangers
+from genqual.performance.admission import UNDER_TEST, disturbance, identity, ranges, refused, strangers, unquiet
 
 FACTS: dict[str, Any] = {"kernel": "6.18.44-fc-v595", "microcode": "0x1", "governor": None}
 HERE = identity(FACTS, {"torch": "2.13.0"}, "3.11.7")
@@ -65,6 +65,21 @@ def test_a_disturbed_launch_is_refused_with_its_reason(probes: dict[str, float],
     found = refused(probes, ranges(PROBES), under_test=under_test)
     assert bool(found) == bool(said)
     assert said in "; ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "floor", "said"),
+    [
+        (-5.00, -5.05, []),
+        (-5.00, -5.10, ["the host is not quiet: half of the frozen steps took 11% longer than the fastest, above 7%"]),
+        (None, -5.0, []),
+        (-5.0, None, []),
+    ],
+)
+def test_a_host_that_others_slow_now_and_then_is_not_quiet(
+    frozen: float | None, floor: float | None, said: list[str]
+) -> None:
+    assert unquiet(frozen, floor) == said
 
 
 def test_the_ranges_hold_the_launches_they_were_made_of() -> None:

@@ -45,6 +45,18 @@ def test_what_was_slowed_on_purpose_is_seen_and_left_out() -> None:
     assert np.mean(found.same) == pytest.approx(0.0, abs=0.02)
 
 
+def test_the_fastest_twentieth_is_kept_of_both() -> None:
+    times, marks = made(noise=0.2)
+    found = launch_of([times], marks, cpu_share=1.0)
+    plain = sorted(times[marks[:, 1] == 0, 0])
+    frozen = sorted(np.sqrt(times[:, 1] * times[:, 2]))
+    assert found.floor is not None
+    assert found.frozen_floor is not None
+    for floor, every in ((found.floor, plain), (found.frozen_floor, frozen)):
+        below = sum(value < math.exp(floor) for value in every)
+        assert below == pytest.approx(0.05 * len(every), abs=1)
+
+
 def meeting(*, cores: tuple[float, float] = (1.0, 1.0), tail: float = 0.0, interrupted: float = 0.0) -> Any:
     """Times of two ranks that meet in every step and run frozen steps of their own between; and marks.
 

@@ -31,12 +31,16 @@ IDENTITY = {"torch": "2.13.0", "driver": None}
 WHO = provenance_of(commit="488b0751", author="A. Person", reason="first baseline")
 
 
-def launch(z: float, *, raw: float = -4.5, slowed: float = 0.05, seed: int = 0) -> Launch:
+def launch(
+    z: float, *, raw: float = -4.5, slowed: float = 0.05, seed: int = 0, fast: tuple[float, float] | None = None
+) -> Launch:
+    """`fast`: by how much the fastest steps and the fastest frozen steps stay below their medians, logarithms."""
     rng = np.random.default_rng(abs(hash((z, seed))) % 2**32)
     noise = rng.normal(0.0, 0.01, 8)
     return Launch(
         z=z, raw=raw, frozen=raw - z, steps=140, p50=0.01, p90=0.011, p99=0.012, autocorrelation_steps=2.0,
         cpu_share=0.97, same=tuple(noise), slowed=tuple(slowed + noise[::-1]),
+        floor=fast and raw - fast[0], frozen_floor=fast and raw - z - fast[1],
     )  # fmt: skip
 
 
@@ -190,6 +194,66 @@ def test_a_changed_driver_is_judged_when_the_driver_is_under_test(gate: Any) -> 
     found = gate(slow, changed, under_test="driver")
     assert found.verdict is Verdict.REGRESSED
     assert gate(slow, entry()).verdict is Verdict.PASS  # under `engine` candidate and frozen step cancel
+
+
+NOISE = (-1.1, 0.9, -0.4, 1.2, 0.1, -0.8, 0.5, -0.2, 1.0, -1.2, 0.3, -0.6)
+
+
+def on_a_shared_host(slower: float, *, medians: float = 0.0, spread: float = 0.0) -> list[Taken]:
+    """Twelve launches: the fastest steps are slower by `slower` and hardly vary, medians by `medians` besides and do.
+
+    `spread` is added to what lies between medians and fastest.
+    """
+    made = []
+    for index, noise in enumerate(NOISE):
+        fastest = -4.5 + slower + 0.001 * (index % 3)
+        above = 0.035 + 0.028 * noise + medians + spread
+        made.append(taken(0.8, launch={"raw": fastest + above, "fast": (above, above)}))
+    return made
+
+
+def entry_on_a_shared_host(spread: float = 0.0) -> Entry:
+    made = tuple(one.metrics["tpot"] for one in on_a_shared_host(0.0, spread=spread))
+    return entry().model_copy(update={"launches": made}).sealed()
+
+
+def test_a_slower_node_is_found_by_its_fastest_steps_where_medians_vary_too_much(gate: Any) -> None:
+    slow = on_a_shared_host(math.log(1.035))
+    found = gate(slow, entry_on_a_shared_host(), under_test="node")
+    assert found.verdict is Verdict.REGRESSED
+    assert found.estimate == pytest.approx(0.035, abs=0.005)
+    without = {"floor": None, "frozen_floor": None}
+    medians = [Taken({"tpot": one.metrics["tpot"].model_copy(update=without)}, one.probes) for one in slow]
+    assert gate(medians, entry_on_a_shared_host(), under_test="node").verdict is Verdict.INCONCLUSIVE
+    assert gate(slow, entry_on_a_shared_host()).verdict is Verdict.PASS  # under `engine` it cancels
+
+
+def test_a_node_that_is_slow_now_and_then_does_not_pass_for_its_fastest_steps(gate: Any) -> None:
+    old = entry_on_a_shared_host()
+    assert gate(on_a_shared_host(0.0, medians=0.03), old, under_test="node").verdict is not Verdict.PASS
+    assert gate(on_a_shared_host(0.0, medians=0.2), old, under_test="node").verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_host_that_is_not_quiet_judges_no_node(gate: Any) -> None:
+    quiet, loud = on_a_shared_host(0.0), on_a_shared_host(0.0, spread=0.1)
+    found = gate(loud, entry_on_a_shared_host(), under_test="node")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "3 of 3 launches: the host is not quiet: half of the frozen steps took " in found.reason
+    assert gate(loud, entry_on_a_shared_host()).verdict is Verdict.PASS  # the ratio is as good there
+    found = gate(quiet, entry_on_a_shared_host(spread=0.1), under_test="node")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the host was not quiet when the baseline was made" in found.reason
+    assert gate(quiet, entry_on_a_shared_host(spread=0.1)).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("alone", ["floor", "frozen_floor"])
+def test_a_node_on_which_one_of_the_two_is_slower_is_found(gate: Any, alone: str) -> None:
+    slow = []
+    for one in on_a_shared_host(0.0):
+        kept = one.metrics["tpot"]
+        floor = getattr(kept, alone) + math.log(1.035)
+        slow.append(Taken({"tpot": kept.model_copy(update={alone: floor})}, one.probes))
+    assert gate(slow, entry_on_a_shared_host(), under_test="node").verdict is Verdict.REGRESSED
 
 
 def test_xdist_on_the_device_is_not_admitted(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 from genqual.builds import build_of
 from genqual.cli import main
 from genqual.errors import BadInput
+from genqual.gating import subject_of
 from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
+from genqual.performance.design import Job, frozen_shape
 from genqual.performance.gate import Settings
-from genqual.rebasing import merged, problem, provenance_of, readable, slower, unfit, write
-from tests.plugin.test_judging import CASE, OLD, entry, launch, taken
+from genqual.rebasing import entry_of, merged, problem, provenance_of, readable, slower, unfit, write
+from tests.plugin.test_judging import CASE, GATED, OLD, entry, launch, taken
 
 SETTINGS = Settings(0.05)
 
@@ -102,6 +104,17 @@ def test_what_is_written_is_read_back_and_a_launch_is_a_line(tmp_path: Path) -> 
     again = baseline.find(tmp_path, "a-class")
     assert again is not None
     assert set(again.entries) == {made.subject.key, other.subject.key}
+
+
+def test_what_is_kept_of_a_launch_has_digits_that_a_person_can_read() -> None:
+    job = Job.of(["tpot"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
+    every = [launch(0.8, fast=(1 / 30, 1 / 70)).model_copy(update={"z": 0.8 + 1 / 3e5, "p50": 0.0100000001})] * 8
+    made = entry_of(
+        subject_of(CASE, ["w" * 64], GATED["tpot"], "tpot"), every, [taken(0.8)] * 8, job,
+        identity={}, provenance=provenance_of(commit="488b0751", author="A", reason="first"), old=None,
+    )  # fmt: skip
+    one = made.launches[0]
+    assert (one.z, one.p50, one.floor, one.frozen_floor) == (0.800003, 0.01, -4.533333, -5.314286)
 
 
 def test_what_cannot_be_read_back_replaces_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
@@ -22,6 +23,7 @@ _FREE: Final[Mapping[str, frozenset[str]]] = {
 }
 QUIET_OTHERS: Final = 0.10  # share of the host that others may use where the host itself is under test
 QUIET_STEAL: Final = 0.02
+QUIET_SPREAD: Final = 0.07  # log: by how much half of the frozen steps may take longer than the fastest twentieth
 
 
 def identity(facts: Mapping[str, Json], versions: Mapping[str, str], python: str) -> dict[str, Json]:
@@ -96,6 +98,16 @@ def refused(probes: Mapping[str, float], admitted: Mapping[str, Range], *, under
             if probes.get(name, 0.0) > most:
                 found.append(f"the host is not quiet: {name} {probes[name]:.0%} is above {most:.0%}")
     return found
+
+
+def unquiet(frozen: float | None, floor: float | None) -> list[str]:
+    """Why a launch's own clock says that others disturbed the host, from the logarithms of its frozen steps' median and
+    of its fastest twentieth; nothing where they were not kept. It is asked where the host itself is under test.
+    """
+    if frozen is None or floor is None or frozen - floor <= QUIET_SPREAD:
+        return []
+    longer = f"{math.expm1(frozen - floor):.0%} longer than the fastest, above {math.expm1(QUIET_SPREAD):.0%}"
+    return [f"the host is not quiet: half of the frozen steps took {longer}"]
 
 
 def disturbance(before: Mapping[str, Json], after: Mapping[str, Json], own_cpu_s: float) -> dict[str, float]:

@@ -65,8 +65,9 @@ class Launch(_Strict):
     """One fresh process. `z`, `raw` and `frozen` are natural logarithms; quantiles are in the unit of the entry.
 
     `z` is the median of log(candidate / frozen), `raw` of log candidate, `frozen` of log frozen, in the unit; null
-    where no frozen step ran. `steps` were measured; neighbours among them are alike, `autocorrelation_steps` says over
-    how many. `same` and `slowed` are the self-test's blocks, see docs/gate.md; `batch` says which were made together.
+    where no frozen step ran. `floor` and `frozen_floor` are the levels that the fastest 5 % of each stay below. `steps`
+    were measured; neighbours among them are alike, `autocorrelation_steps` says over how many. `same` and `slowed` are
+    the self-test's blocks, see docs/gate.md; `batch` says which were made together.
     """
 
     z: float
@@ -80,6 +81,8 @@ class Launch(_Strict):
     cpu_share: Annotated[float, Field(ge=0)] | None
     same: tuple[float, ...] = ()
     slowed: tuple[float, ...] = ()
+    floor: float | None = None
+    frozen_floor: float | None = None
     batch: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from genqual.performance.metrics import BadClock
 Times = NDArray[np.float64]
 Marks = NDArray[np.int64]
 
+_FLOOR = 0.05  # the level of the fastest steps: enough of them to be no accident, and what others cannot have slowed
 _CHUNKS = 8  # at most so many blocks a launch, each of at least eight steps
 
 
@@ -48,6 +49,8 @@ def launch_of(times: Sequence[Times], marks: Marks, *, cpu_share: float | None, 
         cpu_share=cpu_share,
         same=same,
         slowed=apart,
+        floor=float(np.quantile(np.log(plain), _FLOOR)),
+        frozen_floor=float(np.quantile(np.log(frozen), _FLOOR)),
         batch=batch,
     )
 
