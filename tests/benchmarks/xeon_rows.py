@@ -1,6 +1,6 @@
 """One row of `xeon_decode`, in a process (and environment) of its own: JSON on the last line of standard output.
 
-    python xeon_rows.py ROW MODEL_DIRECTORY NEW_TOKENS REPEATS CORE
+    python xeon_rows.py ROW MODEL_DIRECTORY NEW_TOKENS REPEATS CORE [ENGINE_COMMAND]
 
 Each row measures the read bandwidth of its own process before and after its decoding, so that the bound it is held
 against is of the same minutes, the same core and the same torch.
@@ -17,6 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+COMPILED: dict[str, dict[str, Any]] = {
+    "compiled": {"compile_mode": "default"},
+    "max-autotune": {"compile_mode": "max-autotune"},
+    "tuned": {"compile_mode": "max-autotune", "cpp_wrapper": True, "attn_implementation": "eager"},
+}
 PROMPT = [3, 141, 59, 26, 535, 89, 79, 323]
 
 
@@ -36,7 +41,9 @@ def ours(module: str, name: str, directory: str, **options: Any) -> tuple[Callab
         steps = engine.generate(batch, new).step_s
         return float(steps[0]), float(steps[-1])
 
-    return run, json.dumps({k: v for k, v in engine.inspect().items() if k in ("freezing", "compile_mode", "openvino")})
+    about = engine.inspect()
+    told = {k: about[k] for k in ("freezing", "compile_mode", "cpp_wrapper", "openvino") if k in about}
+    return run, json.dumps(told | dict(about.get("says", {})))
 
 
 def vllm(directory: str, core: int) -> tuple[Callable[[int], tuple[float, float]], str]:
@@ -83,11 +90,12 @@ def main() -> None:
         run, about = vllm(directory, core)
     elif row.startswith("openvino"):
         run, about = ours("openvino", "OpenVino", directory, dtype="fp32" if row == "openvino" else "bf16")
+    elif row == "llama-cpp":
+        run, about = ours("external", "External", directory, command=sys.argv[6])
     elif row == "eager":
         run, about = ours("transformers_eager", "TransformersEager", directory)
     else:
-        mode = {"compiled": "default", "max-autotune": "max-autotune"}[row]
-        run, about = ours("transformers_compiled", "TransformersCompiled", directory, compile_mode=mode)
+        run, about = ours("transformers_compiled", "TransformersCompiled", directory, **COMPILED[row])
     run(new)  # warm: graphs, pages
     ready = time.perf_counter() - start
     before = bandwidth()

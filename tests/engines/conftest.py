@@ -70,6 +70,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["held", "held", {"rows": LEVEL, "new": NEW, "megabytes": 300}],
         ["refused", "cuda_graphs", {"graphs": "cuda"}],
         ["refused", "no_graphs", {"graphs": "yes"}],
+        ["refused", "no_wrapper", {"graphs": "compile", "cpp_wrapper": "yes"}],
         ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
         ["again", "again", {"rows": LEVEL, "new": 5}],
     ]

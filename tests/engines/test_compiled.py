@@ -47,6 +47,25 @@ def test_decoding_agrees_with_an_exact_pass(compiled: Answers, model: str) -> No
     decoding_is_right(compiled, model)
 
 
+@pytest.mark.parametrize("wrapper", [True, False])
+def test_the_wrapper_in_cpp_is_made_where_asked_and_changes_no_token(
+    tmp_path: Path, eager: Answers, wrapper: bool
+) -> None:
+    plan = {
+        "engine": f"transformers-compiled:cpp_wrapper={str(wrapper).lower()}+attn_implementation=eager",
+        "model": "llama-tiny",
+        "steps": steps("transformers-compiled", "llama-tiny", key="tuned")[:6],
+    }
+    (found,) = run(tmp_path, plan, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"))
+    decoding_is_right(found, "tuned")
+    assert found["tuned.facts.inspect"]["cpp_wrapper"] is wrapper
+    for batch in ("padded", "level"):
+        assert found[f"tuned.{batch}.tokens"].tolist() == eager[f"llama-tiny.{batch}.tokens"].tolist()
+    written = [file.read_text() for file in (tmp_path / "inductor").rglob("*.cpp")]
+    assert written
+    assert any("inductor_entry_impl" in text for text in written) is wrapper
+
+
 @pytest.mark.parametrize("model", FEW)
 def test_tokens_are_those_of_the_eager_engine(compiled: Answers, eager: Answers, model: str) -> None:
     same_tokens(compiled, eager, model)

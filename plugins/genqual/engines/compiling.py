@@ -50,10 +50,13 @@ def prepare(device: str) -> None:
     torch._dynamo.config.accumulated_cache_size_limit = _GRAPHS
 
 
-def configuration(mode: str, counts: Counts) -> CompileConfig:
-    """How generate shall compile its decode step: one graph, static shapes, Inductor in `mode`, counted in `counts`."""
+def configuration(mode: str, counts: Counts, *, cpp_wrapper: bool = False) -> CompileConfig:
+    """How generate shall compile its decode step: one graph, static shapes, Inductor in `mode`, counted in `counts`.
+
+    `cpp_wrapper`: Inductor writes what calls its kernels in C++, too: less time between kernels, a longer compilation.
+    """
     config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
-    config.backend = counting_inductor(mode, counts)
+    config.backend = counting_inductor(mode, counts, cpp_wrapper=cpp_wrapper)
     config._compile_all_devices = True  # upstream's own switch: without it generate compiles on GPUs only
     return config
 
@@ -78,14 +81,14 @@ def static_cache(model: Any, rows: int, length: int, like: Any) -> StaticCache:
     return cache
 
 
-def counting_inductor(mode: str, counts: Counts) -> Callable[..., Any]:
+def counting_inductor(mode: str, counts: Counts, *, cpp_wrapper: bool = False) -> Callable[..., Any]:
     """A torch.compile backend: Inductor in `mode`, with graphs and their calls added to `counts`.
 
     A plain function, because transformers deep-copies the configuration that holds it. Raises BadInput on a mode.
     """
     if mode not in MODES:
         raise BadInput(f"compile_mode {mode!r}: Inductor knows {', '.join(MODES)}")
-    patches = torch._inductor.list_mode_options(mode)
+    patches = torch._inductor.list_mode_options(mode) | {"cpp_wrapper": cpp_wrapper}
     inductor = lookup_backend("inductor")
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:

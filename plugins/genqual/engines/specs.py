@@ -15,6 +15,7 @@ _COMMON: Final = {
 _GRAPHS: Final = {
     "graphs": "none, static (its cache only), compile, cuda or hpu: how the decode step is run",
     "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
+    "cpp_wrapper": "true: with compile, Inductor calls its kernels from C++; less time between them, longer to compile",
     "cache_bucket": "with static, compile and cuda, cache lengths are multiples of so many tokens (128)",
 }
 

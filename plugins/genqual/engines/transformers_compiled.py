@@ -16,7 +16,7 @@ BUCKET: Final = 128  # cache lengths are multiples of it, so that near lengths s
 
 
 class TransformersCompiled(TransformersEager):
-    """`transformers` with `graphs=compile` unless told otherwise. More options: `compile_mode`, `cache_bucket`."""
+    """`transformers` with `graphs=compile` unless told otherwise; `genqual engines` says what a graph takes besides."""
 
     name = "transformers-compiled"
     default_graphs = "compile"
@@ -86,7 +86,10 @@ class CompiledStep(StaticStep):
         compiling.prepare(request.device)
         super().__init__(request)
         self._mode = str(request.options.get("compile_mode", "reduce-overhead" if kind == "cuda" else "default"))
-        self._compile = compiling.configuration(self._mode, self._counts)
+        self._cpp_wrapper = request.options.get("cpp_wrapper", False)
+        if not isinstance(self._cpp_wrapper, bool) or (self._cpp_wrapper and kind == "cuda"):
+            raise BadInput(f"cpp_wrapper {self._cpp_wrapper!r}: true or false, and not with CUDA graphs")
+        self._compile = compiling.configuration(self._mode, self._counts, cpp_wrapper=self._cpp_wrapper)
 
     def check(self, model: Any) -> None:
         """Only what transformers itself would compile as one graph."""
@@ -109,6 +112,7 @@ class CompiledStep(StaticStep):
     def details(self) -> dict[str, Json]:
         return super().details() | {
             "compile_mode": self._mode,
+            "cpp_wrapper": self._cpp_wrapper,
             "compiler": self._compiler,
             "freezing": compiling.freezing(),
             "compilations": self._counts.compilations,

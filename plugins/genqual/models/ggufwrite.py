@@ -28,6 +28,11 @@ def write(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
     """Write `spec` to `file`. Raises BadInput when it is not embedded, the file is there, or gguf is not installed."""
     if spec.source != "embedded":
         raise BadInput(f"model {spec.name}: only embedded models are written; llama.cpp converts others itself")
+    return write_bare(spec, file, dtype)
+
+
+def write_bare(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
+    """The same for any checkpoint of these architectures, whose tokenizer, if it has one, is left behind."""
     if dtype not in DTYPES:
         raise BadInput(f"dtype {dtype!r}: a GGUF file is written in {' or '.join(DTYPES)}")
     if file.exists():
