@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -111,7 +111,7 @@ def tokens(vocabulary: int, special: Collection[int] = ()) -> SearchStrategy[int
     """Ids below `vocabulary` but for the `special` ones; they shrink to the lowest.
 
     A real model never learnt to go on from nothing but its marks, and its rounding there is not that of a text:
-    docs/judge.md, "Marks that are no text".
+    docs/judge.md, "What is no text".
     """
     if not special:
         return st.integers(0, vocabulary - 1)
@@ -127,6 +127,12 @@ def rows(token: SearchStrategy[int], *, most_rows: int = 3, most_tokens: int = 9
 def row(token: SearchStrategy[int], *, least: int = 1, most: int = 12) -> SearchStrategy[list[int]]:
     """One row of tokens."""
     return st.lists(token, min_size=least, max_size=most)
+
+
+def beginnings(texts: Sequence[Sequence[int]], *, least: int = 1, most: int = 12) -> SearchStrategy[list[int]]:
+    """The first tokens of one of `texts`; they shrink to the shortest beginning of the first text."""
+    places = st.tuples(st.integers(0, len(texts) - 1), st.integers(least, most))
+    return places.map(lambda place: list(texts[place[0]][: place[1]]))
 
 
 @st.composite

@@ -36,6 +36,12 @@ class Drawn(Protocol):
     ) -> None: ...
 
 
+class Text(Protocol):
+    """Draws the ids of a text of `least` to `most` tokens."""
+
+    def __call__(self, *, least: int = 1, most: int = 12) -> SearchStrategy[list[int]]: ...
+
+
 class Timed(Protocol):
     """Makes the verdict on one metric of the workload the outcome of the running test."""
 
@@ -84,6 +90,11 @@ class Passage:
     @property
     def steps(self) -> int:
         return int(self.forced.shape[1])
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Each prompt with what is forced after it."""
+        return [[*prompt, *after] for prompt, after in zip(self.prompts.rows, self.forced.tolist(), strict=True)]
 
     def padded(self, columns: int) -> TokenBatch:
         """The same prompts behind `columns` more columns of padding."""

@@ -12,7 +12,7 @@ from genqual.conformance.judge_own import rows_of
 from genqual.conformance.judgement import Judgement
 from genqual.drawing import rows
 from genqual.engines.base import TokenBatch
-from genqual.given import Drawn, Judge, Passage
+from genqual.given import Drawn, Judge, Passage, Text
 from genqual.ranks.handle import Generator
 
 pytestmark = pytest.mark.conformance("batching")
@@ -89,16 +89,13 @@ def test_a_request_leaves_nothing_behind(
     drawn(check, other=rows(token, most_rows=4), steps=st.integers(1, 6))
 
 
-def test_requests_of_different_shapes(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
-) -> None:
+def test_requests_of_different_shapes(generator: Generator, passage: Passage, text: Text, drawn: Drawn) -> None:
     """Requests of other rows and lengths, one after the other, each as a single pass without a cache says."""
 
     def check(requests: list[list[list[int]]]) -> Judgement:
         worst = None
         for request in requests:
-            batch = TokenBatch.of(request)
-            forced = np.resize(passage.forced[0], (len(request), 3))
+            batch, forced = TokenBatch.of([row[:-3] for row in request]), np.array([row[-3:] for row in request])
             got = generator.score(batch, forced)
             one = passage.same(got, generator.score_prefill(batch, forced), dtype=generator.case.dtype)
             if not one.passed:
@@ -107,4 +104,5 @@ def test_requests_of_different_shapes(
         assert worst is not None
         return worst
 
-    drawn(check, most=3, requests=st.lists(rows(token, most_rows=4), min_size=2, max_size=3))
+    request = st.lists(text(least=4, most=12), min_size=1, max_size=4)
+    drawn(check, most=3, requests=st.lists(request, min_size=2, max_size=3))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance import judge
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import cuts, row
+from genqual.drawing import cuts
 from genqual.engines.base import TokenBatch
-from genqual.given import Drawn, Judge, Passage
+from genqual.given import Drawn, Judge, Passage, Text
 from genqual.ranks.handle import Generator
 from genqual.spec import SHARED_ROUNDING
 
@@ -28,7 +27,7 @@ def test_cache_equals_no_cache(generator: Generator, passage: Passage, judge_it:
 
 
 def test_prefill_equals_decode_at_every_prefix(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+    generator: Generator, passage: Passage, text: Text, drawn: Drawn
 ) -> None:
     """Decoding a whole text after its first token alone: position 1 is decoded as often as position 10 is."""
 
@@ -37,7 +36,7 @@ def test_prefill_equals_decode_at_every_prefix(
         decoded, read = generator.score(batch, rest), generator.score_prefill(batch, rest)
         return passage.same(decoded, read, dtype=generator.case.dtype)
 
-    drawn(check, most=3, text=row(token, least=6, most=12))
+    drawn(check, most=3, text=text(least=6, most=12))
 
 
 @pytest.mark.conformance("cache", wants="passes")

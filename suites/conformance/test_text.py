@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance.judge_own import claims, judge_finite, rows_of
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import row
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, GenqualError, NotApplicable, OutOfMemory, Unsupported
-from genqual.given import Drawn, Judge, Passage
+from genqual.given import Drawn, Judge, Passage, Text
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
 from genqual.ranks.handle import Generator
 from genqual.run import Run
@@ -55,19 +53,17 @@ def test_rare_texts_are_read_like_any_other(generator: Generator, passage: Passa
     judge_it(passage.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
 
 
-def test_a_prompt_of_one_token(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
-) -> None:
+def test_a_prompt_of_one_token(generator: Generator, passage: Passage, text: Text, drawn: Drawn) -> None:
     """Alone, and behind the padding that a longer neighbour needs."""
-    forced = passage.forced[:2, :4]
 
-    def check(token: list[int]) -> Judgement:
-        alone = generator.score(TokenBatch.of([token]), forced[:1])
-        beside = generator.score(TokenBatch.of([token, passage.prompts.rows[1]]), forced)
+    def check(text: list[int]) -> Judgement:
+        forced = np.array([text[1:], passage.forced[1, :4]])
+        alone = generator.score(TokenBatch.of([text[:1]]), forced[:1])
+        beside = generator.score(TokenBatch.of([text[:1], passage.prompts.rows[1]]), forced)
         finite = judge_finite(beside, dtype=generator.case.dtype)
         return passage.same(alone, rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
 
-    drawn(check, most=3, token=row(token, most=1))
+    drawn(check, most=3, text=text(least=5, most=5))
 
 
 @pytest.mark.conformance("text", once=True)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import Search, cuts, row, rows, search, tokens
+from genqual.drawing import Search, beginnings, cuts, row, rows, search, tokens
 from genqual.errors import NotApplicable
 
 
@@ -115,6 +115,20 @@ def test_rows_are_prompts(prompts: list[list[int]]) -> None:
 @given(one=tokens(9, special=frozenset({0, 1, 4})))
 def test_marks_are_never_drawn(one: int) -> None:
     assert one in {2, 3, 5, 6, 7, 8}
+
+
+@settings(max_examples=100, deadline=None)
+@given(one=beginnings([[5, 6, 7, 8], [9, 10, 11, 12]], least=2, most=3))
+def test_a_beginning_is_of_one_text(one: list[int]) -> None:
+    assert one in ([5, 6], [5, 6, 7], [9, 10], [9, 10, 11])
+
+
+def test_a_beginning_shrinks_to_the_shortest_of_the_first_text() -> None:
+    def check(text: list[int]) -> Judgement:
+        return Judgement("fail", "fp32", "logits", "wrong")
+
+    found = search("p", check, {"text": beginnings([[5, 6, 7], [8, 9, 10]], least=2)}, 9, Search())
+    assert "text = [5, 6]" in found.explanation
 
 
 def test_a_text_shrinks_to_the_lowest_id_that_is_no_mark() -> None:
