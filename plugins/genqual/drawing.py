@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance.judgement import Judgement
 from genqual.errors import GenqualError
+from genqual.models.spec import ModelSpec
 
 MOST: Final = 15  # examples a verdict may take
 NIGHTLY: Final = 60  # and an exploring run
@@ -133,6 +135,17 @@ def beginnings(texts: Sequence[Sequence[int]], *, least: int = 1, most: int = 12
     """The first tokens of one of `texts`; they shrink to the shortest beginning of the first text."""
     places = st.tuples(st.integers(0, len(texts) - 1), st.integers(least, most))
     return places.map(lambda place: list(texts[place[0]][: place[1]]))
+
+
+def text_of(
+    model: ModelSpec, token: SearchStrategy[int], texts: Sequence[Sequence[int]]
+) -> Callable[..., SearchStrategy[list[int]]]:
+    """Draws `least` to `most` ids: any `token` of a model built from integers, of a trained one beginnings of `texts`.
+
+    Ids in no order are no text to a trained model: its honest rounding there is many times that of the texts that its
+    limits were measured on (docs/judge.md, "What is no text").
+    """
+    return partial(row, token) if model.source == "embedded" else partial(beginnings, texts)
 
 
 @st.composite

@@ -105,6 +105,28 @@ def bounds(rate: float, launches: int) -> str:
     return f"{found.low:.1%} to {found.high:.1%}"
 
 
+def levels(launches: Sequence[Kept]) -> str:
+    """By how much launches differ in log latency, by the level of their steps that is looked at: why a node under test
+    is judged by its fastest steps, too. In the last column are the launches that are quiet.
+    """
+
+    def spread(kept: Sequence[Kept], steps: str, level: float) -> str:
+        found = [float(np.quantile(np.log(one[steps]), level)) for one in kept]
+        return f"{np.std(found, ddof=1):.2%}" if len(found) > 1 else "-"
+
+    def disturbed(one: Kept) -> bool:
+        clock = np.log(one["frozen_s"])
+        return bool(admission.unquiet(float(np.median(clock)), float(np.quantile(clock, 0.05))))
+
+    timed = [one for one in launches if "frozen_s" in one]
+    quiet = [one for one in timed if not disturbed(one)]
+    rows = [["level of the steps", "candidate", "frozen step", f"of {len(quiet)} quiet of {len(timed)}"]]
+    for name, level in (("median", 0.5), ("lower quartile", 0.25), ("fastest 5 %", 0.05), ("fastest", 0.0)):
+        each = [spread(kept, steps, level) for kept in (timed, quiet) for steps in ("step_s", "frozen_s")]
+        rows.append([name, each[0], each[1], " and ".join(each[2:])])
+    return table(rows)
+
+
 def report(condition: str, honest: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int, ranks: int) -> bool:
     good = [[one for one in arm if "failed" not in one] for arm in (honest, slow)]
     if len(good[0]) < BASELINE + 3 or len(good[1]) < 3:
@@ -120,6 +142,7 @@ def report(condition: str, honest: Sequence[Kept], slow: Sequence[Kept], replays
         f"\n{condition}: {len(good[0])} honest launches, sigma of z {spread[0]:.2%} (of log latency {raw:.1%}); "
         f"{len(good[1])} slowed, sigma {spread[1]:.2%}, slower by {np.expm1(shift):.1%}; {replays} replays"
     )
+    print(levels(good[0]))
     counts = replay(good[0], good[1], replays, seed, ranks)
     head = ["rule", "false alarms", "95 % bounds", "5 % found", "95 % bounds", "5 % passed", "inconclusive"]
     rows = [head]

@@ -83,11 +83,10 @@ def measure(row: str, directory: Path, options: argparse.Namespace) -> dict[str,
     place = row.removesuffix("-bf16")
     pythons = {"openvino": options.openvino_python, "vllm": options.vllm_python, "llama-cpp": options.llama_cpp_python}
     python = pythons.get(place, Path(sys.executable))
-    if not python.exists() and place == "llama-cpp":
-        return {"why": f"no Python at {python}; make it with: tox -e llama-cpp"}
     if not python.exists():
-        # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported.
-        how = f"tox exec -e {place} -- python -m pip uninstall -y torchvision"
+        # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported; llama.cpp has neither.
+        clean = f"tox exec -e {place} -- python -m pip uninstall -y torchvision"
+        how = "tox -e llama-cpp" if place == "llama-cpp" else clean
         return {"why": f"no Python at {python}; make it with: {how}"}
     words = [str(directory), str(options.new_tokens), str(options.repeats), str(options.core)]
     if place == "llama-cpp":  # genqual runs in our Python and starts the program in its own

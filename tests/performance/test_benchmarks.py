@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import random
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_the_rules_are_replayed_on_the_same_launches(capsys: pytest.CaptureFixtu
     assert len(rows) == 5
     counts = gate_power.replay(honest, slow, 20, 1, 1)
     assert counts["mean * 1.05"]["null"]["regressed"] > 0  # what one launch against one does on such a host
+
+
+def test_how_far_launches_differ_is_told_by_the_level_of_their_steps() -> None:
+    """Three launches whose fastest steps are alike, the third of them on a host that others slowed half of the time."""
+    steps = ([1.0] * 50 + [1.02] * 50, [1.0] * 50 + [1.04] * 50, [1.0] * 40 + [1.5] * 60)
+    kept = [{"step_s": one, "frozen_s": one} for one in steps]
+    medians = [statistics.median(map(math.log, one)) for one in steps]
+    said = {line.split("  ")[0]: line for line in gate_power.levels([*kept, {"step_s": [9.0]}]).splitlines()}
+    assert "of 2 quiet of 3" in said["level of the steps"]
+    both = [f"{statistics.stdev(some):.2%}" for some in (medians, medians, medians[:2], medians[:2])]
+    assert [word for word in said["median"].split() if "%" in word] == both
+    assert said["fastest 5 %"].count("0.00%") == 4
 
 
 def test_too_few_launches_are_not_replayed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import Search, beginnings, cuts, row, rows, search, tokens
+from genqual.drawing import Search, beginnings, cuts, row, rows, search, text_of, tokens
 from genqual.errors import NotApplicable
+from genqual.models.registry import resolve
 
 
 def verdict(good: bool, ratio: float = 0.1) -> Judgement:
@@ -121,6 +123,15 @@ def test_marks_are_never_drawn(one: int) -> None:
 @given(one=beginnings([[5, 6, 7, 8], [9, 10, 11, 12]], least=2, most=3))
 def test_a_beginning_is_of_one_text(one: list[int]) -> None:
     assert one in ([5, 6], [5, 6, 7], [9, 10], [9, 10, 11])
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_trained_model_is_given_text_and_a_built_one_any_ids(data: st.DataObject) -> None:
+    built = resolve("llama-tiny")
+    texts = [[5, 6, 7, 8]]
+    assert data.draw(text_of(replace(built, source="directory"), st.just(1), texts)(least=2, most=3))[:2] == [5, 6]
+    assert set(data.draw(text_of(built, st.just(1), texts)(least=2, most=3))) == {1}
 
 
 def test_a_beginning_shrinks_to_the_shortest_of_the_first_text() -> None:
