@@ -111,12 +111,16 @@ class Judging:
     ) -> GateResult:
         case, name, asked = generator.case, measured.name, self.question
         settings = gate.settings_for(
-            name, case.ranks, metrics=asked.metrics, hook=entry is None or entry.hook == "steps"
+            name,
+            case.ranks,
+            metrics=asked.metrics,
+            hook=entry is None or entry.hook == "steps",
+            tolerance=entry.tolerance if entry else None,
         )
-        now = self._launches(self._now, generator, entry, name, settings)
+        now = self._launches(self._now, generator, entry, name)
         then = None
         if self.other is not None:
-            then = self._launches(self._then, self.other(case), entry, name, settings)
+            then = self._launches(self._then, self.other(case), entry, name)
         announced = False
         while True:
             candidates = [one for one in now.taken if name in one.metrics or one.failed]
@@ -124,7 +128,7 @@ class Judging:
             new = [one.metrics[name] for one in good]
             old = _quiet(entry.launches, asked.under_test) if entry else _good(then, name, asked.under_test)
             decision = _decide(old, new, settings, name, asked.under_test)
-            blind = _blind(new, settings)
+            blind = _blind(new, now.job.slowdown)
             end = self._end(decision, blind, candidates, good, settings, name, entry)
             if end:
                 verdict, why = end
@@ -144,14 +148,15 @@ class Judging:
             self._spent_s += time.monotonic() - start
 
     def _launches(
-        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str, settings: Settings
+        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str
     ) -> CaseLaunches:
         """The list of the case; its launches measure everything that the run asks of the case, and this metric."""
         case = generator.case
         wanted = self.question.asked.get(case, frozenset()) | {name}
         if case not in kept:
             shape = entry.frozen if entry and entry.frozen else frozen_shape(generator.loaded[0].parameters, case.dtype)
-            slowdown = settings.tolerance if name != "load_s" else 0.05 * (1 + (case.ranks > 1))
+            # The self-test's slowdown is of the launch, for all of its metrics, whatever tolerance a baseline has.
+            slowdown = gate.settings_for("tpot", case.ranks, hook=entry is None or entry.hook == "steps").tolerance
             job = Job.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
             kept[case] = CaseLaunches(generator, job)
         found = kept[case]
@@ -212,6 +217,8 @@ class Judging:
         against = decision.log_within if verdict is Verdict.PASS else max(decision.log_slower, decision.log_faster)
         what = f"against a change of {settings.tolerance:.0%}" if verdict is Verdict.PASS else "against no change"
         said = [f"{words}, E = {evidence(against)} {what}, {decision.launches} launches, sigma {decision.sigma:.2%}"]
+        if settings.tolerance > gate.settings_for(measured.name, case.ranks).tolerance:
+            said.append(f"tolerance {settings.tolerance:.0%}: this baseline's, by what its launches vary")
         said += [why] if why else []
         if verdict is Verdict.REGRESSED:
             said.append(f"probes: {_probes(good)}")
@@ -250,12 +257,12 @@ def _decide(
     return gate.worse([gate.decide(then, now, shared) for then, now in pairs])
 
 
-def _blind(new: Sequence[Launch], settings: Settings) -> str:
+def _blind(new: Sequence[Launch], slowdown: float) -> str:
     """What the self-test says of these launches; a metric that is measured once a launch has no blocks to test."""
     if not any(one.slowed for one in new):
         return ""
     return selftest.blind(
-        (value for one in new for value in one.same), (value for one in new for value in one.slowed), settings.tolerance
+        (value for one in new for value in one.same), (value for one in new for value in one.slowed), slowdown
     )
 
 

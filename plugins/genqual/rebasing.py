@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -24,6 +25,7 @@ from genqual.performance.verdict import Verdict
 from genqual.spec import Case, Json
 
 NOISE: Final = 0.22  # of the tolerance: the most that launches may vary; above, docs/gate.md promises nothing
+HOURS: Final = 0.12  # of the tolerance: the most that batches may differ beyond what their launches vary by
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
 FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is another (docs/gate.md)
 _WIDE: Final = 160  # columns up to which a value of the file stays on one line
@@ -38,6 +40,23 @@ def unfit(taken: Taken, metric: str, case: Case) -> list[str]:
     return found
 
 
+def tolerance_of(launches: Sequence[Launch], standard: float, widest: float) -> float:
+    """The tolerance that these launches allow: `standard`, or, up to `widest`, the least whole percent that they need
+    for the error rates of docs/gate.md; `standard` where even `widest` is too little, and `problem` says why.
+    """
+    needed = _needed(launches)
+    if needed <= standard:
+        return standard
+    whole = math.ceil(round(100 * needed, 6)) / 100
+    return whole if whole <= widest else standard
+
+
+def _needed(launches: Sequence[Launch]) -> float:
+    """The least tolerance at which these launches vary no more, and their batches differ no more, than is promised."""
+    sigma = statistics.stdev(one.z for one in launches) if len(launches) > 1 else 0.0
+    return max(sigma / NOISE, apart(launches) / HOURS)
+
+
 def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> str:
     """Why these launches make no baseline, or nothing: too noisy, not reproducible, or of too few batches."""
     if len({one.batch for one in launches}) < 2:
@@ -46,11 +65,21 @@ def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> s
         return f"{len(launches)} launches were admitted; {HELD_OUT + 4} are needed, better 12 or more"
     values = [one.z for one in launches]
     if not exact:
+        advice = (
+            "Stop what else runs here, use a host of your own, or let it have the tolerance that it needs:"
+            f" --tolerance-up-to {math.ceil(round(100 * _needed(launches), 6))}"
+        )
         sigma, most = statistics.stdev(values), NOISE * settings.tolerance
         if sigma > most:
             return (
                 f"the host is too noisy: a launch varies by {sigma:.2%}, and a tolerance of {settings.tolerance:.0%}"
-                f" needs {most:.2%} or less. Stop what else runs here, or use a host of your own"
+                f" needs {most:.2%} or less. {advice}"
+            )
+        differ, most = apart(launches), HOURS * settings.tolerance
+        if differ > most:
+            return (
+                f"hours of this host are not alike: batches are {differ:.2%} apart beyond what launches vary by, and a"
+                f" tolerance of {settings.tolerance:.0%} needs {most:.2%} or less. {advice}"
             )
     kept, held = values[:-HELD_OUT], values[-HELD_OUT:]
     found = (
@@ -65,6 +94,24 @@ def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> s
             f" ({found.interval[0]:+.2%} to {found.interval[1]:+.2%}); the host changed between batches"
         )
     return ""
+
+
+def apart(launches: Sequence[Launch]) -> float:
+    """The standard deviation of z between batches, relative, without what launches of one batch vary by.
+
+    One-way analysis of variance, batches of any sizes; 0 where the batches differ no more than launches do.
+    """
+    batches: dict[int, list[float]] = {}
+    for one in launches:
+        batches.setdefault(one.batch, []).append(one.z)
+    parts, total = list(batches.values()), len(launches)
+    if len(parts) < 2 or total == len(parts):
+        return 0.0
+    middle = statistics.fmean(one.z for one in launches)
+    between = sum(len(part) * (statistics.fmean(part) - middle) ** 2 for part in parts) / (len(parts) - 1)
+    within = sum(len(part) * statistics.pvariance(part) for part in parts) / (total - len(parts))
+    size = (total - sum(len(part) ** 2 for part in parts) / total) / (len(parts) - 1)
+    return math.sqrt(max(0.0, between - within) / size)
 
 
 def change(old: Sequence[Launch], new: Sequence[Launch], settings: Settings, *, exact: bool) -> gate.Decision:
@@ -95,6 +142,7 @@ def entry_of(
     taken: Sequence[Taken],
     job: Job,
     *,
+    tolerance: float | None,
     identity: Mapping[str, Json],
     provenance: Provenance,
     old: Entry | None,
@@ -107,6 +155,7 @@ def entry_of(
     made = Entry(
         subject=subject,
         unit=DEFINITIONS[subject.metric].unit if subject.metric != "tokens_per_s" else "s",
+        tolerance=tolerance,
         launches=launches,
         hook="requests" if taken[0].hook == "requests" else "steps",
         frozen=job.shape if timed else None,

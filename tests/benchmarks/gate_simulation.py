@@ -2,7 +2,8 @@
 
 A launch's z is the median of steps that are alike with their neighbours (AR(1)), plus what a launch differs by (t with
 five degrees of freedom), plus drift: a random walk over the launches of a session, and an offset of the whole session.
-Its standard deviation is the sigma of the row. Nothing is timed, so this may run anywhere.
+Its standard deviation is the sigma of the row. In rows with `hours`, each batch of the baseline was made in an hour of
+its own, as were the launches of now, and hours differ by that much. Nothing is timed, so this may run anywhere.
 
 Exit status 0: on one rank at a sigma of 1 %, false alarms <= 0.1 %, false passes at the tolerance <= 0.5 %, power at
 the tolerance >= 99 %, inconclusive <= 1 %. 1: not so.
@@ -34,7 +35,11 @@ VERDICTS: Final = (Verdict.REGRESSED, Verdict.PASS, Verdict.IMPROVED, Verdict.IN
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of history. `noisier` multiplies what launches of now vary by; `drift` is of a session, absolute."""
+    """One kind of history. `noisier` multiplies what launches of now vary by; `drift` is of a session, absolute.
+
+    `hours` is the standard deviation of what all launches of an hour share, `batches` in how many hours the baseline
+    was made.
+    """
 
     name: str
     ranks: int
@@ -44,6 +49,8 @@ class Row:
     metrics: int = 8
     noisier: float = 1.0
     drift: float = 0.002
+    hours: float = 0.0
+    batches: int = 1
 
     @property
     def settings(self) -> Settings:
@@ -60,6 +67,11 @@ ROWS: Final = (
     Row("two ranks, 8 %", 2, 0.020, 0.08),
     Row("two ranks, 10 %", 2, 0.020, 0.10),
     Row("stretch: 2 %, 30 launches", 1, 0.005, 0.02, baseline=30, drift=0.001),
+    Row("hours 0.5 % apart", 1, 0.006, 0.05, 20, hours=0.005, batches=5),
+    Row("hours 0.6 % apart, the most rebase takes", 1, 0.006, 0.05, 20, hours=0.006, batches=5),
+    Row("the same, a baseline of two hours", 1, 0.006, 0.05, 16, hours=0.006, batches=2),
+    Row("hours 1 % apart", 1, 0.006, 0.05, 20, hours=0.010, batches=5),
+    Row("hours 1.2 % apart, a tolerance of 10 %", 1, 0.010, 0.10, 20, hours=0.012, batches=5),
 )
 
 
@@ -71,13 +83,16 @@ def step_noise(rng: np.random.Generator, count: int) -> Array:
     return np.asarray(np.median(steps, axis=1), dtype=np.float64)
 
 
-def launches(rng: np.random.Generator, row: Row, pool: Array, count: int, each: int, sigma: float) -> Array:
-    """(count, each) logarithmic times of unchanged code, each row of them one session."""
+def launches(
+    rng: np.random.Generator, row: Row, pool: Array, count: int, each: int, sigma: float, batches: int = 1
+) -> Array:
+    """(count, each) logarithmic times of unchanged code, each row of them one session of `batches` hours."""
     within = 0.5 * sigma  # a quarter of the variance is of steps
     steps = rng.choice(pool, (count, each)) / pool.std() * within
     between = rng.standard_t(5, (count, each)) / math.sqrt(5 / 3) * math.sqrt(sigma**2 - within**2)
     walk = rng.standard_normal((count, each)).cumsum(axis=1) * row.drift / math.sqrt(each)
-    return np.asarray(steps + between + walk + rng.standard_normal((count, 1)) * row.drift, dtype=np.float64)
+    hour = rng.standard_normal((count, batches))[:, np.arange(each) * batches // each] * row.hours
+    return np.asarray(steps + between + walk + hour + rng.standard_normal((count, 1)) * row.drift, dtype=np.float64)
 
 
 def judge_many(old: Array, new: Array, settings: Settings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,7 +135,7 @@ def simulate(row: Row, shift: float, count: int, pool: Array, seed: int) -> tupl
     verdicts, took = [], []
     for start in range(0, count, CHUNK):
         part = min(CHUNK, count - start)
-        old = launches(rng, row, pool, part, row.baseline, row.sigma)
+        old = launches(rng, row, pool, part, row.baseline, row.sigma, row.batches)
         new = launches(rng, row, pool, part, row.settings.k_max, row.sigma * row.noisier) + math.log1p(shift)
         found, needed = judge_many(old, new, row.settings)
         verdicts.append(found)
@@ -137,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawTextHelpFormatter,
     )
     made.add_argument("--histories", type=int, default=100_000, help="a row (default: %(default)s)")
-    made.add_argument("--rows", default="1-8", help="from-to, of the table (default: all); or one number")
+    made.add_argument("--rows", default=f"1-{len(ROWS)}", help="from-to, of the table (default: all); or one number")
     made.add_argument("--seed", type=int, default=20261122)
     made.add_argument("--json", type=Path, help="write the result here as well")
     return made

@@ -55,6 +55,7 @@ _FILE: Final[dict[str, Any]] = {
         SUBJECT_KEY: {
             "subject": _SUBJECT,
             "unit": "s",
+            "tolerance": 0.05,
             "launches": [_LAUNCH, _LAUNCH | {"z": 0.82}],
             "hook": "steps",
             "frozen": {"hidden": 512, "layers": 5, "dtype": "bf16"},

@@ -15,13 +15,25 @@ from hypothesis import strategies as st
 
 from genqual.builds import build_of
 from genqual.cli import main
+from genqual.commands.rebase import _replacing
 from genqual.errors import BadInput
 from genqual.gating import subject_of
 from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
 from genqual.performance.design import Job, frozen_shape
 from genqual.performance.gate import Settings
-from genqual.rebasing import entry_of, merged, problem, provenance_of, readable, slower, unfit, write
+from genqual.rebasing import (
+    apart,
+    entry_of,
+    merged,
+    problem,
+    provenance_of,
+    readable,
+    slower,
+    tolerance_of,
+    unfit,
+    write,
+)
 from tests.plugin.test_judging import CASE, GATED, OLD, entry, launch, taken
 
 SETTINGS = Settings(0.05)
@@ -34,6 +46,16 @@ def series(*, sigma: float = 0.005, count: int = 16, last: float = 0.0, batches:
     return [launch(float(z)).model_copy(update={"batch": index * batches // count}) for index, z in enumerate(values)]
 
 
+def hours(differ: float, count: int = 20, batches: int = 5) -> list[Launch]:
+    """Batches whose mean z have exactly the sample deviation `differ`; launches of a batch hardly vary."""
+    levels = np.linspace(-1, 1, batches)
+    levels *= differ / levels.std(ddof=1)
+    return [
+        one.model_copy(update={"z": one.z + float(levels[one.batch])})
+        for one in series(sigma=0.0005, count=count, batches=batches)
+    ]
+
+
 @pytest.mark.parametrize(
     ("launches", "said"),
     [
@@ -42,12 +64,67 @@ def series(*, sigma: float = 0.005, count: int = 16, last: float = 0.0, batches:
         (series(batches=1), "two batches at least"),
         (series(count=7), "7 launches were admitted; 8 are needed"),
         (series(last=0.027, sigma=0.001, count=32), "held out, are judged"),
+        (hours(0.0), ""),
+        (hours(0.004), ""),
+        (hours(0.008), "hours of this host are not alike"),
     ],
 )
 def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], said: str) -> None:
     found = problem(launches, SETTINGS, exact=False)
     assert bool(found) == bool(said), found
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("launches", "widest", "allowed"),
+    [
+        (series(), 0.0, 0.05),
+        (series(), 0.5, 0.05),  # what varies little enough keeps the metric's own
+        (hours(0.008), 0.5, 0.07),  # 0.8 % is 0.12 of 6.7 %
+        (hours(0.008), 0.07, 0.07),
+        (hours(0.008), 0.06, 0.05),  # too little: refused, not squeezed in
+        (hours(0.012), 0.5, 0.10),
+    ],
+)
+def test_an_uneven_host_may_have_the_least_tolerance_that_it_needs(
+    launches: list[Launch], widest: float, allowed: float
+) -> None:
+    found = tolerance_of(launches, 0.05, widest)
+    assert found == allowed
+    refused = problem(launches, Settings(found), exact=False)
+    assert bool(refused) is (allowed == 0.05 and launches != series())
+    if refused:
+        assert "--tolerance-up-to 7" in refused
+
+
+def test_the_noise_of_launches_counts_for_the_tolerance_too() -> None:
+    noisy = series(sigma=0.02, count=40)
+    sigma = float(np.std([one.z for one in noisy], ddof=1))
+    assert tolerance_of(noisy, 0.05, 0.5) == math.ceil(100 * sigma / 0.22) / 100
+
+
+def test_a_wider_tolerance_than_the_old_one_must_be_accepted() -> None:
+    same = shifted(0.0)
+    wide = Settings(0.08)
+    (said,) = _replacing("here", entry(), same, wide, "tpot", "a noisier year", None)
+    assert "its tolerance becomes 8% instead of 5%" in said
+    assert "--accept-regression" in said
+    assert not _replacing("here", entry(), same, wide, "tpot", None, "a noisier year")
+    assert not _replacing("here", entry(tolerance=0.08), same, Settings(0.05), "tpot", "a quieter year", None)
+
+
+def test_what_batches_differ_by_is_without_what_launches_vary_by() -> None:
+    """Unbiased for the variance: 2,000 made-up baselines, batches of unequal sizes."""
+    rng = np.random.default_rng(5)
+    batch = np.repeat(np.arange(5), (4, 4, 3, 5, 4))
+    for between, within in ((0.005, 0.006), (0.0, 0.006)):
+        squares = []
+        for _ in range(2000):
+            values = rng.normal(0, between, 5)[batch] + rng.normal(0, within, batch.size)
+            made = [launch(float(z)).model_copy(update={"batch": int(b)}) for z, b in zip(values, batch, strict=True)]
+            squares.append(apart(made) ** 2)
+        truth = between**2
+        assert truth * 0.9 < np.mean(squares) < truth * 1.1 + 0.2 * within**2
 
 
 @pytest.mark.parametrize(
@@ -111,7 +188,7 @@ def test_what_is_kept_of_a_launch_has_digits_that_a_person_can_read() -> None:
     every = [launch(0.8, fast=(1 / 30, 1 / 70)).model_copy(update={"z": 0.8 + 1 / 3e5, "p50": 0.0100000001})] * 8
     made = entry_of(
         subject_of(CASE, ["w" * 64], GATED["tpot"], "tpot"), every, [taken(0.8)] * 8, job,
-        identity={}, provenance=provenance_of(commit="488b0751", author="A", reason="first"), old=None,
+        tolerance=0.05, identity={}, provenance=provenance_of(commit="488b0751", author="A", reason="first"), old=None,
     )  # fmt: skip
     one = made.launches[0]
     assert (one.z, one.p50, one.floor, one.frozen_floor) == (0.800003, 0.01, -4.533333, -5.314286)

@@ -27,7 +27,7 @@ from genqual.performance.gate import GATED
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, unfit, write
+from genqual.rebasing import apart, change, entry_of, merged, problem, provenance_of, slower, tolerance_of, unfit, write
 from genqual.spec import Case, Workload
 
 
@@ -50,6 +50,14 @@ from genqual.spec import Case, Workload
 @click.option("--launches", default=16, show_default=True, type=click.IntRange(8), help="Fresh launches a case.")
 @click.option("--batches", default=2, show_default=True, type=click.IntRange(2), help="Made apart in time.")
 @click.option("--pause", default=20.0, show_default=True, type=click.FloatRange(0), help="Seconds between batches.")
+@click.option(
+    "--tolerance-up-to",
+    type=click.FloatRange(0, 99),
+    default=0.0,
+    metavar="PERCENT",
+    help="Let a metric that varies too much here have the least tolerance at which the gate's error rates hold, up to"
+    " this; the baseline keeps it. [default: each metric's own]",
+)
 @click.option("--reason", help="Why; needed where an entry is replaced.")
 @click.option("--accept-regression", metavar="REASON", help="Accept that the new baseline is slower, and why.")
 @click.option("--author", help="Who; [default: git's user.name]")
@@ -69,6 +77,7 @@ def rebase(
     launches: int,
     batches: int,
     pause: float,
+    tolerance_up_to: float,
     reason: str | None,
     accept_regression: str | None,
     author: str | None,
@@ -78,7 +87,8 @@ def rebase(
     """Measure the latency baselines of this hardware class and write them to its file.
 
     Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
-    a fifth of a metric's tolerance is refused, and so are launches whose last four would not pass by the others. A
+    a fifth of a metric's tolerance is refused, and so are batches that differ by more than an eighth, and launches
+    whose last four would not pass by the others. Hours of a shared host differ: give it --batches 5 --pause 1800. A
     metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. What
     is refused keeps its old baseline, or none, and the command ends with 1.
     """
@@ -128,10 +138,14 @@ def rebase(
         for metric in metrics or GATED:
             subject = subject_of(case, lists.weights, gated[metric], metric)
             old = known.entry(subject.key) if known else None
-            settings = gate.settings_for(metric, case.ranks, hook=_hook(lists) == "steps")
+            exact = metric == "peak_memory"
             good, kept = _kept(lists, metric)
+            standard = gate.settings_for(metric, case.ranks, hook=_hook(lists) == "steps").tolerance
+            settings = gate.settings_for(
+                metric, case.ranks, tolerance=tolerance_of(kept, standard, tolerance_up_to / 100)
+            )
             where = f"{case} {metric}"
-            found = problem(kept, settings, exact=metric == "peak_memory")
+            found = problem(kept, settings, exact=exact)
             if found:
                 problems.append(f"{where}: {found}")
                 continue
@@ -140,7 +154,16 @@ def rebase(
                 problems += against
                 if against:
                     continue
-            entry = entry_of(subject, kept, good, lists.job, identity=identity_here(device), provenance=who, old=old)
+            entry = entry_of(
+                subject,
+                kept,
+                good,
+                lists.job,
+                tolerance=None if exact else settings.tolerance,
+                identity=identity_here(device),
+                provenance=who,
+                old=old,
+            )
             entries[subject.key] = entry
             click.echo(f"{where}: {_told(kept, old, settings, metric)}")
     if entries:
@@ -229,6 +252,9 @@ def _replacing(
     found = []
     if not (reason or accept):
         found.append(f"{where}: an entry of {old.provenance.date:%Y-%m-%d} is replaced; say why with --reason")
+    if old.tolerance is not None and settings.tolerance > old.tolerance and not accept:
+        wider = f"its tolerance becomes {settings.tolerance:.0%} instead of {old.tolerance:.0%}"
+        found.append(f"{where}: {wider}, and slower ones will pass; accept it with --accept-regression REASON")
     became = slower(old, new, settings, exact=metric == "peak_memory")
     if became and not accept:
         found.append(f"{where}: {became}; accept it with --accept-regression REASON")
@@ -239,7 +265,9 @@ def _told(new: Sequence[Launch], old: Entry | None, settings: gate.Settings, met
     values = [one.z for one in new]
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}"
+    text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}, batches {apart(new):.2%} apart"
+    if metric != "peak_memory":
+        text += f", tolerance {settings.tolerance:.0%}"
     if metric not in ("load_s", "peak_memory"):
         text += f", the frozen step takes {math.exp(-middle):.2f} of the candidate's"
     if old is not None:

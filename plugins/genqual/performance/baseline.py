@@ -120,6 +120,8 @@ class Anchor(_Strict):
 class Entry(_Strict):
     """The launches that one subject is judged against.
 
+    `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
+    what these launches need where they vary more than it allows (`genqual rebase --tolerance-up-to`).
     `identity` is what a run must share to be judged, `hook` how candidate and frozen step alternated: between steps, or
     whole requests. `digest` is the hash of all else, so that an edit by hand shows. `frozen_source` is the hash of the
     frozen step's source, null where no frozen step ran beside the candidate;
@@ -128,6 +130,7 @@ class Entry(_Strict):
 
     subject: Subject
     unit: NonEmpty
+    tolerance: Annotated[float, Field(gt=0, lt=1)] | None
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
     hook: Literal["steps", "requests"]
     frozen: FrozenShape | None

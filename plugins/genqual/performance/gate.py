@@ -44,13 +44,16 @@ class Settings:
             raise ValueError(f"launches {self.k_min} to {self.k_max}: at least 2, and not fewer at most than at least")
 
 
-def settings_for(metric: str, ranks: int, *, metrics: int = 1, hook: bool = True) -> Settings:
+def settings_for(
+    metric: str, ranks: int, *, metrics: int = 1, hook: bool = True, tolerance: float | None = None
+) -> Settings:
     """The settings of a metric: alpha is split over the `metrics` of the run.
 
-    Several ranks, and engines that can only be alternated by whole requests (`hook` False), have twice the tolerance.
+    Several ranks, and engines that can only be alternated by whole requests (`hook` False), have twice the tolerance;
+    a baseline's own `tolerance`, measured where hours are less alike, stands above both.
     """
-    tolerance = _TOLERANCE.get(metric, 0.05 if ranks == 1 and hook else 0.10)
-    return Settings(tolerance, alpha=ALPHA / max(1, metrics))
+    standard = _TOLERANCE.get(metric, 0.05 if ranks == 1 and hook else 0.10)
+    return Settings(tolerance or standard, alpha=ALPHA / max(1, metrics))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ SEEN: Final = 100.0  # evidence that a deliberate slowdown must reach
 ALARM: Final = 1000.0  # evidence at which halves that are alike count as different
 
 
-def blind(same: Iterable[float], slowed: Iterable[float], tolerance: float) -> str:
+def blind(same: Iterable[float], slowed: Iterable[float], slowdown: float) -> str:
     """Why no verdict may be given on these launches, or nothing.
 
     `same` are differences of log time between blocks of steps that nothing distinguishes, `slowed` between blocks that
-    did `tolerance` more work and blocks that did not. Half the tolerance is what tells them apart.
+    did `slowdown` (0.05: 5 %) more work and blocks that did not. Half of it is what tells them apart.
     """
-    half = math.log1p(tolerance) / 2
+    half = math.log1p(slowdown) / 2
     alike, apart = _evidence(same), _evidence(slowed)
     if alike is None or apart is None:
         return "too few blocks of steps to test the gate itself"
@@ -28,7 +28,7 @@ def blind(same: Iterable[float], slowed: Iterable[float], tolerance: float) -> s
         return f"blind here: blocks of steps that nothing distinguishes differ by {alike[0]:+.1%}"
     if apart[0] <= half or apart[1] < math.log(SEEN):
         return (
-            f"blind here: a deliberate slowdown of {tolerance:.0%} reads {apart[0]:+.1%} with E = "
+            f"blind here: a deliberate slowdown of {slowdown:.0%} reads {apart[0]:+.1%} with E = "
             f"{math.exp(min(apart[1], 99.0)):.3g}, and must read more than {half:.1%} with E = {SEEN:.0f}"
         )
     return ""
