@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
-from genqual.conformance.judgement import Judgement, lane_of
+from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
@@ -227,11 +227,19 @@ class Run:
         return self._oracles[model]
 
     def against_oracle(
-        self, case: Case, scores: Scores, text: NDArray[np.int64], steps: int, *, limit: float
+        self,
+        case: Case,
+        scores: Scores,
+        text: NDArray[np.int64],
+        steps: int,
+        *,
+        limit: float,
+        factor: float = ENVELOPE_FACTOR,
     ) -> Judgement:
         """Judge `scores` of the last `steps` tokens of the row `text` by the oracle's word on this very row.
 
-        For texts that no reference holds; `limit` is the fp32 lane's. Without an oracle: "no_reference".
+        For texts that no reference holds; `limit` is the fp32 lane's, `factor` how many envelopes the declared lane may
+        read. Without an oracle: "no_reference".
         """
         key = (case.model, text.tobytes())
         try:
@@ -243,7 +251,9 @@ class Run:
         found = self.reference(case.model)
         envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
         exact = scores_of(logits[:, None], text[None, -steps:])
-        judged = judge_same(exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, exact=True)
+        judged = judge_same(
+            exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, factor=factor, exact=True
+        )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
 
     def exact_logits(self, model: str) -> NDArray[np.float64]:

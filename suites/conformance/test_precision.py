@@ -7,7 +7,7 @@ import pytest
 
 from genqual.conformance.judge_own import claims
 from genqual.conformance.judge_parts import judge_drift, judge_evidence
-from genqual.conformance.judgement import fp32_limit_at
+from genqual.conformance.judgement import ENVELOPE_FACTOR, fp32_limit_at
 from genqual.conformance.reference import Reference
 from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.conformance("precision")
 FARTHEST = 1024  # rotary positions: the limit of most models is further than a quick run can go
 FARTHEST_ALIBI = 512  # honest fp32 reads 5e-6 there; its biases are as large as the position, and so is their rounding
 STEPS = 16
+LONG = 2.5  # envelopes: a trained model rounds honestly by up to 2.1 on one long text (docs/judge.md, "Long rows")
 PART = 256  # tokens a pass, so that a long text needs no square of scores
 
 
@@ -64,7 +65,8 @@ def test_positions_near_the_limit(generator: Generator, passage: Passage, run: R
     widths = [min(PART, total - start) for start in range(0, total, PART)]
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
-    judge_it(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total)))
+    factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG
+    judge_it(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
 
 
 def test_what_was_asked_for_really_ran(generator: Generator, passage: Passage, run: Run, judge_it: Judge) -> None:

@@ -1,0 +1,59 @@
+"""What one long text may read in the declared lane: more of a trained model than of an embedded one, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from genqual.conformance.scores import scores_of
+from genqual.models.prompts import synthetic_rows
+from genqual.options import Options
+from genqual.run import Run
+from genqual.selection import Selection
+from genqual.spec import Case
+from suites.conformance import test_precision as precision
+from tests.here import CPU
+
+CASE = Case(CPU, "transformers", "llama-tiny", "bf16")
+STEPS = 16
+
+
+@pytest.mark.parametrize(
+    ("envelopes", "factor", "passes"),
+    [(1.1, {}, True), (1.5, {}, False), (1.5, {"factor": 2.5}, True), (2.3, {"factor": 2.5}, True),
+     (2.8, {"factor": 2.5}, False)],
+)  # fmt: skip
+def test_the_limit_is_so_many_envelopes(
+    envelopes: float, factor: dict[str, float], passes: bool, tmp_path: Path
+) -> None:
+    options = Options(state_dir=str(tmp_path))
+    run = Run(options, Selection(options, ""), "run", lambda _: None)
+    with threadpool_limits(limits=None):  # what the oracle sets is set back
+        text = np.array(synthetic_rows(run.oracle(CASE.model).vocabulary, 1, 65, seed=3)[0])
+        exact = run.oracle(CASE.model).logits(text[:-1])[-STEPS:]
+    reference: Any = run.reference(CASE.model)
+    size = envelopes * reference.envelopes["bf16"].nrms * float(np.sqrt(((exact.T - exact.mean(axis=1)) ** 2).mean()))
+    noise = np.random.default_rng(1).normal(0.0, size, exact.shape)
+    scores = scores_of((exact + noise)[:, None], text[None, -STEPS:])
+    assert run.against_oracle(CASE, scores, text, STEPS, limit=1e-5, **factor).passed is passes
+    run.close()
+
+
+@pytest.mark.parametrize(("source", "factor"), [("embedded", 1.25), ("directory", 2.5)])
+def test_a_trained_model_has_the_wider_one(source: str, factor: float) -> None:
+    asked: list[dict[str, Any]] = []
+    generator: Any = SimpleNamespace(
+        loaded=[SimpleNamespace(max_positions=64, vocabulary=512)],
+        case=CASE,
+        plan=SimpleNamespace(model=SimpleNamespace(source=source)),
+        score_passes=lambda *given: given,
+    )
+    passage: Any = SimpleNamespace(prompts=SimpleNamespace(rows=[[3, 4], [5]]), forced=[[6, 7], [8, 9]])
+    run: Any = SimpleNamespace(against_oracle=lambda *given, **known: asked.append(known))
+    precision.test_positions_near_the_limit(generator, passage, run, lambda judgement: None)
+    assert asked == [{"limit": 1e-5, "factor": factor}]
