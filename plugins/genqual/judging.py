@@ -191,7 +191,7 @@ class Judging:
             return Verdict.INCONCLUSIVE, admission.said([why, reasons] if reasons else [why])
         budget = self.question.budget_s
         if budget is not None and self._spent_s >= budget:
-            why = f"--gate-budget {budget:.0f} s is spent after {len(good)} launches"
+            why = f"the gate's budget of {budget:.0f} s is spent after {len(good)} launches (--gate-budget gives more)"
             return Verdict.INCONCLUSIVE, admission.said([why, *filter(None, [blind, reasons])])
         return None
 

@@ -48,6 +48,7 @@ class Tally:
         self.texts: list[str] = []
         self.not_applicable: Counter[str] = Counter()
         self.limits: list[str] = []
+        self.inconclusive: dict[str, list[str]] = {}  # reason -> items
 
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
@@ -64,6 +65,10 @@ class Tally:
             self.texts.append(found["genqual_text"])
         if found.get("genqual_verdict") == "not_applicable" and isinstance(report.longrepr, tuple):
             self.not_applicable[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
+        if report.when == "call" and found.get("genqual_verdict") == "inconclusive":
+            told = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            reason = str(told).removeprefix("Skipped: ").removeprefix("INCONCLUSIVE: ")
+            self.inconclusive.setdefault(reason, []).append(report.nodeid.rpartition("::")[2])
         if report.when == "call" and "genqual_limit" in found:
             self.limits.append(found["genqual_limit"])
         for name, value in report.user_properties:
@@ -113,6 +118,10 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         terminal.section("genqual: greedy text")
         for text in tally.texts:
             terminal.write_line(text)
+    if tally.inconclusive:
+        terminal.section("genqual: inconclusive")
+        for reason, items in tally.inconclusive.items():
+            terminal.write_line(f"{', '.join(items)}: {reason}")
     if tally.not_applicable:
         terminal.section("genqual: not applicable")
         for reason, count in tally.not_applicable.most_common():

@@ -316,7 +316,7 @@ def test_a_gate_that_is_blind_says_nothing_else(gate: Any) -> None:
 def test_a_spent_budget_is_inconclusive(gate: Any) -> None:
     found = gate([taken(z) for z in NEW], entry(), budget_s=1e-9)
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "--gate-budget 0 s is spent after" in found.reason
+    assert "the gate's budget of 0 s is spent after" in found.reason
 
 
 def test_noise_ends_after_the_last_launch(gate: Any) -> None:

@@ -1,0 +1,44 @@
+"""What the terminal says at the end of a run that could not decide: each reason once, with the items it is of."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from genqual.options import Options
+from genqual.reporting import Tally, summarise
+from genqual.selection import Selection
+
+
+def report(item: str, verdict: str, reason: str, *, when: str = "call", outcome: str = "skipped") -> Any:
+    longrepr = ("suite.py", 3, f"Skipped: {verdict.upper()}: {reason}") if outcome == "skipped" else reason
+    return pytest.TestReport(
+        f"suite.py::{item}", ("suite.py", 3, item), {}, outcome, longrepr, when,  # type: ignore[arg-type]
+        user_properties=[("genqual_verdict", verdict), ("genqual_device", "cpu")],
+    )  # fmt: skip
+
+
+def test_reasons_of_what_is_inconclusive_are_told() -> None:
+    tally = Tally(Selection(Options(), ""))
+    tally.add(report("test_a[x]", "inconclusive", "the host slept"))
+    tally.add(report("test_b[x]", "inconclusive", "the host slept"))
+    tally.add(report("test_c[x]", "inconclusive", "the budget is spent", outcome="failed"))  # by --gate
+    tally.add(report("test_d[x]", "no_baseline", "no baseline"))
+    tally.add(report("test_a[x]", "inconclusive", "the host slept", when="teardown"))
+    lines: list[str] = []
+    terminal: Any = SimpleNamespace(
+        config=SimpleNamespace(option=SimpleNamespace(collectonly=False)),
+        section=lines.append, write_line=lines.append, write=lines.append,
+        _tw=SimpleNamespace(fullwidth=100, hasmarkup=False), isatty=True,
+    )  # fmt: skip
+    run: Any = SimpleNamespace(
+        warnings=[], stale_waivers=[], pushed=None, options=Options(), id="run", spool=SimpleNamespace(directory="."),
+    )  # fmt: skip
+    summarise(terminal, run, tally)
+    assert lines == [
+        "genqual: inconclusive",
+        "test_a[x], test_b[x]: the host slept",
+        "test_c[x]: the budget is spent",
+    ]
