@@ -17,18 +17,19 @@ from genqual.devices.registry import devices, processor
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
-from genqual.models.registry import resolve
+from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
 from genqual.paths import data_dir
 from genqual.performance import baseline, gate
 from genqual.performance.baseline import Entry, Launch
-from genqual.performance.design import Job, frozen_shape, gated_workloads
+from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.performance.gate import GATED
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.rebasing import apart, change, entry_of, merged, problem, provenance_of, slower, tolerance_of, unfit, write
 from genqual.spec import Case, Workload
+from genqual.unfinished import Unfinished
 
 
 @click.command("rebase")
@@ -88,7 +89,8 @@ def rebase(
 
     Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
     a fifth of a metric's tolerance is refused, and so are batches that differ by more than an eighth, and launches
-    whose last four would not pass by the others. Hours of a shared host differ: give it --batches 5 --pause 1800. A
+    whose last four would not pass by the others. Hours of a shared host differ: give it --batches 5 --pause 1800;
+    after an interruption the same command goes on where it was, and nothing is held during a pause. A
     metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. What
     is refused keeps its old baseline, or none, and the command ends with 1.
     """
@@ -119,16 +121,33 @@ def rebase(
     target = out or data_dir("baselines") / "latency"
     target.mkdir(parents=True, exist_ok=True)
     class_id = devices()[device].identity().class_id
+    identity = identity_here(device)
     known = baseline.find(target, class_id)
     who = provenance_of(
         commit=commit or _git("rev-parse", "HEAD", option="--commit"),
         author=author or _git("config", "user.name", option="--author"),
         reason=accept_regression or reason or "first baseline",
     )
+    unfinished = Unfinished.of(
+        cache_dir() / "rebase",
+        {
+            "class": class_id,
+            "identity": identity,
+            "frozen": frozen_source(),
+            "commit": who.commit,
+            "cases": [str(case) for case in cases],
+            "metrics": {metric: gated[metric].id for metric in metrics or GATED},
+            "launches": launches,
+            "batches": batches,
+        },
+    )
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=lambda text: None)
         try:
-            made = _measure(pool, Path(logs), cases, metrics or GATED, gated, launches, batches, pause)
+            made = _measure(pool, Path(logs), cases, metrics or GATED, gated, launches, batches, pause, unfinished)
+        except KeyboardInterrupt:
+            _say("the launches that are done are kept: the same command goes on after them")
+            raise
         finally:
             pool.close_all()
     entries: dict[str, Entry] = {}
@@ -160,7 +179,7 @@ def rebase(
                 good,
                 lists.job,
                 tolerance=None if exact else settings.tolerance,
-                identity=identity_here(device),
+                identity=identity,
                 provenance=who,
                 old=old,
             )
@@ -170,6 +189,7 @@ def rebase(
         path = target / f"{class_id}.json"
         write(path, merged(known, class_id, devices()[device].identity().facts, entries))
         click.echo(f"wrote {len(entries)} entries to {path}")
+    unfinished.done()
     if problems:
         raise click.ClickException(f"{len(problems)} metrics have no new baseline:\n" + "\n".join(problems))
 
@@ -183,8 +203,12 @@ def _measure(
     launches: int,
     batches: int,
     pause: float,
+    unfinished: Unfinished,
 ) -> list[CaseLaunches]:
-    """All launches, the batches of the cases in turns, so that those of one case lie apart in time."""
+    """All launches, the batches of the cases in turns, so that those of one case lie apart in time.
+
+    Those that an interrupted run left in `unfinished` are taken over, and each new one is put there.
+    """
     made: list[CaseLaunches] = []
     for case in cases:
         generator = Generator(pool, _plan(case, logs))
@@ -199,15 +223,25 @@ def _measure(
         lists.taken.clear()
         made.append(lists)
     sizes = [launches // batches + (index < launches % batches) for index in range(batches)]
-    start, done, total = time.monotonic(), 0, launches * len(cases)
+    read = unfinished.read()
+    kept = [[read.get((str(x.generator.case), i, x.weights), [])[:size] for x in made] for i, size in enumerate(sizes)]
+    taken_over = sum(len(part) for batch in kept for part in batch)
+    if taken_over:
+        _say(f"going on after {taken_over} launches; delete {unfinished.path} to begin anew")
+    start, done, total, fresh = time.monotonic(), 0, launches * len(cases) - taken_over, False
     for batch, size in enumerate(sizes):
-        if batch and pause:
+        if fresh and pause:
             _say(f"pause of {pause:.0f} s between batches")
+            for lists in made:
+                pool.drop(lists.generator.plan)  # others may have the memory, and an exclusive card, meanwhile
             time.sleep(pause)  # launches of one minute are more alike than those of two
-        for lists in made:
-            for _ in range(size):
-                taken = _undisturbed(lists)
-                lists.taken[-1] = _of_batch(taken, batch)
+        for lists, before in zip(made, kept[batch], strict=True):
+            lists.taken += before
+            for _ in range(size - len(before)):
+                fresh = True
+                taken = _of_batch(_undisturbed(lists), batch)
+                lists.taken[-1] = taken
+                unfinished.add((str(lists.generator.case), batch, lists.weights), taken)
                 done += 1
                 left = (time.monotonic() - start) / done * (total - done)
                 _say(f"{lists.generator.case}: launch {done} of {total}, {taken.wall_s:.0f} s, about {left:.0f} s left")

@@ -1,0 +1,118 @@
+"""A rebase that was interrupted goes on where it was, and takes over nothing that is not its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from genqual.commands import rebase
+from genqual.errors import BadInput
+from genqual.gating import Taken
+from genqual.unfinished import Unfinished
+from tests.plugin.test_judging import CASE, GATED, taken
+
+ABOUT: dict[str, Any] = {"commit": "488b0751", "launches": 8}
+KEY = (str(CASE), 1, ("w" * 64,))
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Unfinished:
+    return Unfinished.of(tmp_path / "rebase", ABOUT)
+
+
+def test_what_is_kept_is_read_as_it_was(kept: Unfinished) -> None:
+    assert kept.read() == {}
+    launches = [taken(0.81), taken(0.8 + 1 / 3, probes={"steal_share": 0.25}, cold=True)]
+    for one in launches:
+        kept.add(KEY, one)
+    other = (str(CASE), 1, ("x" * 64,))
+    kept.add(other, taken(0.5))
+    assert kept.read() == {KEY: launches, other: [taken(0.5)]}
+    assert Unfinished.of(kept.path.parent, ABOUT).read() == kept.read()
+    assert Unfinished.of(kept.path.parent, ABOUT | {"commit": "30c5d6a1"}).read() == {}
+    kept.done()
+    assert kept.read() == {}
+
+
+def test_a_line_that_was_cut_short_is_written_over(kept: Unfinished) -> None:
+    kept.add(KEY, taken(0.81))
+    whole = kept.path.read_bytes()
+    kept.path.write_bytes(whole + whole[:-1] + b" " * 99)  # longer than what comes
+    assert kept.read() == {KEY: [taken(0.81)]}
+    kept.add(KEY, taken(0.82))
+    assert kept.read() == {KEY: [taken(0.81), taken(0.82)]}
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "nonsense", '{"case": "a", "batch": 0, "weights": [], "metrics": {"tpot": {}}}']
+)
+def test_other_damage_is_named(kept: Unfinished, line: str) -> None:
+    kept.add(KEY, taken(0.81))
+    kept.path.write_text(f"{line}\n{kept.path.read_text()}")
+    with pytest.raises(BadInput, match="line 1 is no launch; delete the file to begin anew"):
+        kept.read()
+
+
+class Launching:
+    """Stands for CaseLaunches: z counts launches, and the one at `stop` is interrupted."""
+
+    count = 0
+    stop = 0
+    weights = ("w" * 64,)
+    forecast_s = 1.0
+
+    def __init__(self, generator: Any, job: Any) -> None:
+        self.generator, self.job = generator, job
+        self.taken: list[Taken] = []
+
+    def extend(self) -> Taken:
+        Launching.count += 1
+        if Launching.count == self.stop:
+            raise KeyboardInterrupt
+        self.taken.append(taken(float(Launching.count)))
+        return self.taken[-1]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, kept: Unfinished, *, stop: int = 0, weights: str = "w") -> Any:
+    """Two batches of four; the first launch of all warms the page cache. What pauses and drops, beside it."""
+    happened: list[Any] = []
+    monkeypatch.setattr(Launching, "count", 0)
+    monkeypatch.setattr(Launching, "stop", stop)
+    monkeypatch.setattr(Launching, "weights", (weights * 64,))
+    monkeypatch.setattr(rebase, "CaseLaunches", Launching)
+    monkeypatch.setattr(rebase, "_plan", lambda case, logs: "the plan")
+    loaded = [SimpleNamespace(parameters=31_000_000)]
+    monkeypatch.setattr(rebase, "Generator", lambda pool, plan: SimpleNamespace(case=CASE, loaded=loaded, plan=plan))
+    monkeypatch.setattr("time.sleep", happened.append)
+    pool: Any = SimpleNamespace(drop=happened.append)
+    (lists,) = rebase._measure(pool, Path(), [CASE], ["tpot"], GATED, 8, 2, 30.0, kept)
+    return [(one.metrics["tpot"].z, one.metrics["tpot"].batch) for one in lists.taken], happened
+
+
+def test_an_interrupted_rebase_goes_on_where_it_was(
+    kept: Unfinished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(monkeypatch, kept, stop=7)  # one warms, four of the first batch, one of the second
+    found, happened = measured(monkeypatch, kept)
+    assert found == [(2, 0), (3, 0), (4, 0), (5, 0), (6, 1), (2, 1), (3, 1), (4, 1)]
+    assert happened == []  # the second batch had begun
+    said = capsys.readouterr().err
+    assert f"going on after 5 launches; delete {kept.path} to begin anew" in said
+    assert "launch 3 of 3" in said
+
+
+def test_nothing_is_held_during_a_pause(kept: Unfinished, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, happened = measured(monkeypatch, kept)
+    assert found == [(float(index), int(index > 5)) for index in range(2, 10)]
+    assert happened == ["the plan", 30.0]
+
+
+def test_launches_of_other_weights_are_not_taken_over(kept: Unfinished, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        measured(monkeypatch, kept, stop=7)
+    found, _ = measured(monkeypatch, kept, weights="x")
+    assert [z for z, _ in found] == [float(index) for index in range(2, 10)]
