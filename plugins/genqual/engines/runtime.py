@@ -17,6 +17,7 @@ import torch
 
 from genqual.engines import preflight
 from genqual.engines.base import LoadRequest, Memory
+from genqual.engines.resident import program_bytes
 from genqual.errors import OutOfMemory
 from genqual.spec import compute_dtype
 
@@ -151,11 +152,16 @@ def _host_memory(*, reset: bool) -> Memory:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return Memory(peak=peak, current=peak, source="ru_maxrss of getrusage, cannot be reset")
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-    kilobytes = {name: int(fields[name].split()[0]) for name in ("VmHWM", "VmRSS")}
+    peak, current = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
     source = "VmHWM of /proc/self/status"
+    maps = Path("/proc/self/smaps")
+    if maps.is_file():
+        shared = program_bytes(maps.read_text())
+        peak, current = max(peak, current) - shared, current - shared
+        source += ", less the mapped files of programs and libraries"
     if reset:
         try:
             clear.write_text("5")
         except OSError as error:  # a container may forbid it: the peak is then of the whole process, and says so
             source += f", not reset ({error.strerror})"
-    return Memory(peak=kilobytes["VmHWM"] * 1024, current=kilobytes["VmRSS"] * 1024, source=source)
+    return Memory(peak=peak, current=current, source=source)

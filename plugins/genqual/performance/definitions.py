@@ -116,7 +116,8 @@ _ALL: Final = (
         "the rank that used most",
         "lower",
         "max over ranks of Memory.peak",
-        "Most memory held at once while generating, weights included: of the device, or resident host memory on a CPU.",
+        "Most memory held at once while generating, weights included: of the device, or resident host memory on a CPU, "
+        "without the mapped files of programs and libraries.",
     ),
     Definition(
         "mbu",

@@ -1,0 +1,57 @@
+"""Which resident pages are those of programs and libraries: their number is the page cache's doing, not the model's."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+
+from genqual.engines.resident import program_bytes
+
+SMAPS = """\
+55e0c0000000-55e0c0001000 r--p 00000000 fe:00 11 /usr/bin/python3.11
+Rss:                   4 kB
+Anonymous:             0 kB
+55e0c0001000-55e0c0400000 r-xp 00001000 fe:00 11 /usr/bin/python3.11
+Rss:                2000 kB
+Pss:                1000 kB
+Anonymous:             0 kB
+55e0c0400000-55e0c0500000 rw-p 00400000 fe:00 11 /usr/bin/python3.11
+Rss:                 500 kB
+Anonymous:           200 kB
+55e0c1000000-55e0c2000000 rw-p 00000000 00:00 0 [heap]
+Rss:                9000 kB
+Anonymous:          9000 kB
+7f0000000000-7f0001000000 r--s 00000000 fe:00 12 /data/my model (deleted).safetensors
+Rss:               16384 kB
+Anonymous:             0 kB
+VmFlags: rd sh mr mw me ms
+7f0002000000-7f0003000000 rw-p 00000000 00:00 0
+Rss:                 100 kB
+Anonymous:           100 kB
+7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]
+Rss:                   4 kB
+Anonymous:             0 kB
+"""
+
+
+def test_code_and_what_lies_beside_it_counts_and_data_does_not() -> None:
+    """What a program wrote to, of its own data, is its own: 4 + 2000 + (500 - 200) kB; no weights, no heap."""
+    assert program_bytes(SMAPS) == (4 + 2000 + 300) * 1024
+    assert program_bytes("") == 0
+
+
+def test_the_kernel_counts_as_many_file_pages(tmp_path: Path) -> None:
+    """Of this process, by the kernel's other account: all of its files but one of data that is mapped and read."""
+    file, size = tmp_path / "weights", 64 << 20
+    file.write_bytes(b"\1" * size)
+    status, smaps = Path("/proc/self/status"), Path("/proc/self/smaps")
+    if not smaps.is_file():
+        pytest.skip("no smaps on this system")
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
+        assert sum(data[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
+        found = program_bytes(smaps.read_text())
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    assert found > 4 << 20
+    assert found + size == pytest.approx(int(fields["RssFile"].split()[0]) * 1024, abs=8 << 20)
