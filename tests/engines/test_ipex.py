@@ -5,18 +5,14 @@ Heavy, and only where GENQUAL_IPEX names the Python of `tox -e ipex`.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.here import CPU
-from tests.plugin.suite import ROOT, suite
+from tests.engines import peers
 
-Done = subprocess.CompletedProcess[str]
 PYTHON = os.environ.get("GENQUAL_IPEX", "")
 pytestmark = [
     pytest.mark.heavy,
@@ -24,15 +20,8 @@ pytestmark = [
 ]
 
 
-def judged(folder: Path, model: str, dtype: str, *more: str) -> tuple[Done, dict[str, Any]]:
-    """A run of the two properties that this tier has, and their judgements by name."""
-    command = " ".join([PYTHON, str(ROOT / "docs" / "examples" / "ipex_engine.py"), *more])
-    run = suite(
-        folder, "-m", CPU, "--engine", "external", "--model", model, "--dtype", dtype, "--no-upload", "-rs",
-        "--engine-command", command, "-k", "top_probabilities or free_run",
-    )  # fmt: skip
-    records = [json.loads(path.read_text()) for path in (folder / "spool").glob("*.json")]
-    return run, {record["judgement"]["property"]: record["judgement"] for record in records if "judgement" in record}
+def judged(folder: Path, model: str, dtype: str, *more: str) -> tuple[peers.Done, dict[str, Any]]:
+    return peers.judged(folder, model, dtype, PYTHON, "ipex_engine.py", *more)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "int8-weight"])

@@ -5,9 +5,7 @@ Heavy, and only where GENQUAL_LLAMA_CPP names the Python of `tox -e llama-cpp`.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,8 @@ import pytest
 
 from genqual.models import ggufwrite
 from genqual.models.registry import resolve
-from tests.here import CPU
-from tests.plugin.suite import ROOT, suite
+from tests.engines import peers
 
-Done = subprocess.CompletedProcess[str]
 PYTHON = os.environ.get("GENQUAL_LLAMA_CPP", "")
 pytestmark = [
     pytest.mark.heavy,
@@ -26,16 +22,9 @@ pytestmark = [
 ]
 
 
-def judged(folder: Path, model: str, dtype: str, *more: str, holds: str = "") -> tuple[Done, dict[str, Any]]:
-    """A run of the two properties that this tier has, and their judgements by name."""
+def judged(folder: Path, model: str, dtype: str, *more: str, holds: str = "") -> tuple[peers.Done, dict[str, Any]]:
     file = ggufwrite.write(resolve(model), folder / "model.gguf", holds or dtype)
-    command = " ".join([PYTHON, str(ROOT / "docs" / "examples" / "llama_cpp_engine.py"), str(file), *more])
-    run = suite(
-        folder, "-m", CPU, "--engine", "external", "--model", model, "--dtype", dtype, "--no-upload", "-rs",
-        "--engine-command", command, "-k", "top_probabilities or free_run",
-    )  # fmt: skip
-    records = [json.loads(path.read_text()) for path in (folder / "spool").glob("*.json")]
-    return run, {record["judgement"]["property"]: record["judgement"] for record in records if "judgement" in record}
+    return peers.judged(folder, model, dtype, PYTHON, "llama_cpp_engine.py", str(file), *more)
 
 
 @pytest.mark.parametrize("dtype", ggufwrite.DTYPES)

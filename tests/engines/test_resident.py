@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,14 @@ import pytest
 from genqual.engines.resident import program_bytes
 
 SMAPS = """\
-55e0c0000000-55e0c0001000 r--p 00000000 fe:00 11 /usr/bin/python3.11
+55e0c0000000-55e0c0001000 r--p 00000000 fe:00 11 /opt/my envs/python3.11
 Rss:                   4 kB
 Anonymous:             0 kB
-55e0c0001000-55e0c0400000 r-xp 00001000 fe:00 11 /usr/bin/python3.11
+55e0c0001000-55e0c0400000 r-xp 00001000 fe:00 11 /opt/my envs/python3.11
 Rss:                2000 kB
 Pss:                1000 kB
 Anonymous:             0 kB
-55e0c0400000-55e0c0500000 rw-p 00400000 fe:00 11 /usr/bin/python3.11
+55e0c0400000-55e0c0500000 rw-p 00400000 fe:00 11 /opt/my envs/python3.11
 Rss:                 500 kB
 Anonymous:           200 kB
 55e0c1000000-55e0c2000000 rw-p 00000000 00:00 0 [heap]
@@ -55,3 +58,24 @@ def test_the_kernel_counts_as_many_file_pages(tmp_path: Path) -> None:
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
     assert found > 4 << 20
     assert found + size == pytest.approx(int(fields["RssFile"].split()[0]) * 1024, abs=8 << 20)
+
+
+def test_a_ranks_memory_is_what_the_kernel_calls_its_own() -> None:
+    """In a process of its own, with torch: no data is mapped there, so what is left is anonymous."""
+    program = """
+import json
+from pathlib import Path
+from genqual.engines.runtime import read_memory
+found = read_memory("cpu")
+fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+kernel = {name: int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
+print(json.dumps({"current": found.current, "peak": found.peak, "source": found.source, **kernel}))
+"""
+    if not Path("/proc/self/smaps").is_file():
+        pytest.skip("no smaps on this system")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    assert found["RssFile"] > 40 << 20, "torch's libraries"
+    assert found["current"] == pytest.approx(found["RssAnon"], abs=8 << 20)
+    assert found["current"] <= found["peak"] < found["current"] + (40 << 20)
+    assert found["source"].endswith("less the mapped files of programs and libraries")
