@@ -79,3 +79,31 @@ print(json.dumps({"current": found.current, "peak": found.peak, "source": found.
     assert found["current"] == pytest.approx(found["RssAnon"], abs=8 << 20)
     assert found["current"] <= found["peak"] < found["current"] + (40 << 20)
     assert found["source"].endswith("less the mapped files of programs and libraries")
+
+
+def test_an_engines_memory_begins_after_its_imports() -> None:
+    """By the kernel's own account in a process that held 64 MiB before it loaded: no part of the run."""
+    program = """
+import json
+from pathlib import Path
+import genqual.engines.transformers_eager as eager
+from genqual.engines.base import LoadRequest
+from genqual.models.registry import resolve
+ballast = b"\\1" * (64 << 20)
+def own():
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+before = own()
+engine = eager.TransformersEager()
+numbers = {"rank": 0, "world_size": 1, "local_rank": 0, "local_size": 1, "threads": 1}
+engine.load(LoadRequest(model=resolve("llama-tiny"), dtype="fp32", device="cpu", **numbers))
+found = engine.memory()
+print(json.dumps({"current": found.current, "peak": found.peak, "source": found.source, "grown": own() - before}))
+"""
+    if not Path("/proc/self/smaps").is_file():
+        pytest.skip("no smaps on this system")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert 0 < found["current"] <= found["peak"]
+    assert found["current"] == pytest.approx(found["grown"], abs=24 << 20)
+    assert found["source"].endswith("less what was held after the imports")

@@ -215,7 +215,7 @@ class Memory:
 
     peak: int
     current: int
-    source: str  # "VmHWM of /proc/self/status, less ...", "torch.cuda.max_memory_allocated"
+    source: str  # "VmHWM of /proc/self/status, less programs' files and imports", "torch.cuda.max_memory_allocated"
 
 
 class Engine(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Callable
 from typing import Final
 
 from genqual.engines.importing import leave_out_torchao, uncollected
@@ -24,14 +25,21 @@ IMPORT_S: Final = seconds_to_import("torch", "transformers", "transformers.model
 
 
 class Phases(dict[str, float]):
-    """Seconds by phase of a load; a phase that ends twice is summed."""
+    """Seconds by phase of a load; a phase that ends twice is summed.
 
-    def __init__(self) -> None:
+    `imports_bytes` is what `memory` read when the last "import" ended: what was imported then holds that much.
+    """
+
+    def __init__(self, memory: Callable[[], int] = int) -> None:
         super().__init__()
+        self.imports_bytes = 0
+        self._memory = memory
         self._since = time.perf_counter()
 
     def end(self, phase: str) -> None:
         """What ran since the last `end` (or the start) was `phase`."""
+        if phase == "import":
+            self.imports_bytes = self._memory()
         now = time.perf_counter()
         self[phase] = self.get(phase, 0.0) + now - self._since
         self._since = now

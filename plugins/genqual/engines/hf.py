@@ -8,6 +8,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +37,7 @@ class HfEngine:
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
+        self._imports_bytes = 0
         self._told: tuple[Any, dict[str, Json]] | None = None  # config and arguments of the last generate
 
     # What a subclass decides.
@@ -74,13 +76,14 @@ class HfEngine:
     @runtime.mapping_oom
     def load(self, request: LoadRequest) -> Loaded:
         start = time.perf_counter()
-        phases = Phases()
+        phases = Phases(partial(runtime.held_bytes, request.device))
         self.request, self.device = request, request.device
         runtime.setup(request)
         self._torch_device = runtime.place(request)
         phases.end("import")
         self._preflight = preflight.check(request, self.name, self.share(request))
         self.model = self.make(request, phases)
+        self._imports_bytes = phases.imports_bytes
         self.model.eval()
         self.model.requires_grad_(False)
         # In transformers 5 a None of the caller is filled from here: a checkpoint's sampling and stop ids must not be.
@@ -158,7 +161,7 @@ class HfEngine:
 
     def memory(self, *, reset: bool = False) -> Memory:
         """Reads, then resets."""
-        return runtime.read_memory(self.device, reset=reset)
+        return runtime.read_memory(self.device, reset=reset, imports=self._imports_bytes)
 
     def weight_hash(self) -> str:
         return evidence.weight_hash(self.model)

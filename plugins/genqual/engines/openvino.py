@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,12 @@ class OpenVino(HfEngine):
 
     @runtime.mapping_oom
     def load(self, request: LoadRequest) -> Loaded:
-        start, phases = time.perf_counter(), Phases()
+        start, phases = time.perf_counter(), Phases(partial(runtime.held_bytes, request.device))
         self.request, self.device = request, request.device
         runtime.setup(request)
         self._torch_device = torch.device("cpu")
         self.model = self.make(request, phases)
+        self._imports_bytes = phases.imports_bytes
         self.model.generation_config = GenerationConfig(pad_token_id=0)
         self._parameters = inspect.signature(self.model.forward).parameters
         self._cache_class = "OpenVINO state"

@@ -130,10 +130,23 @@ def mapping_oom(method: Callable[P, R]) -> Callable[P, R]:
     return guarded
 
 
-def read_memory(device: str, *, reset: bool = False) -> Memory:
-    """Peak and current bytes of this rank; with `reset`, the next peak counts from now."""
+def held_bytes(device: str) -> int:
+    """What this rank holds now where its memory is the host's, and 0 elsewhere: what is imported is in host memory."""
+    return _host_memory(reset=False).current if device == "cpu" else 0
+
+
+def read_memory(device: str, *, reset: bool = False, imports: int = 0) -> Memory:
+    """Peak and current bytes of this rank; with `reset`, the next peak counts from now.
+
+    `imports` are the bytes that imported software holds, which is no more the run's than a program's own files are:
+    transformers imports what else it finds installed, and one environment holds 30 MB more than another for that.
+    """
     if device == "cpu":
-        return _host_memory(reset=reset)
+        found = _host_memory(reset=reset)
+        if not imports:
+            return found
+        source = f"{found.source}, less what was held after the imports"
+        return Memory(max(0, found.peak - imports), max(0, found.current - imports), source)
     module = accelerator(device)
     found = Memory(
         peak=int(module.max_memory_allocated()),

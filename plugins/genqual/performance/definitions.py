@@ -117,7 +117,7 @@ _ALL: Final = (
         "lower",
         "max over ranks of Memory.peak",
         "Most memory held at once while generating, weights included: of the device, or resident host memory on a CPU, "
-        "without the mapped files of programs and libraries.",
+        "without the mapped files of programs and libraries and what imported software holds.",
     ),
     Definition(
         "mbu",
