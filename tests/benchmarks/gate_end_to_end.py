@@ -7,7 +7,7 @@
   loaded     5 unchanged runs with a competing load on every core: INCONCLUSIVE may grow, REGRESSED may not
   node       3 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
   same-node  3 runs of the unchanged tree, --under-test node: none may be REGRESSED
-  driver     one run against a baseline of another driver: judged under --under-test driver, else INCONCLUSIVE
+  driver     3 runs against a baseline of another driver: judged under --under-test driver; one more: else INCONCLUSIVE
 
 At two ranks: --engine deepspeed-inference --ranks 2 --phases unchanged,loaded.
 Every run is kept in the JSON file at once, and a later call goes on where an earlier one ended. --phases picks some.
@@ -45,7 +45,7 @@ RUNS: Final = {
     "loaded": 5,
     "node": 3,
     "same-node": 3,
-    "driver": 1,
+    "driver": 3,
     "driver-engine": 1,
 }
 SLOWED: Final = {"slower", "faster", "node"}
