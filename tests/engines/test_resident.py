@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import mmap
 import subprocess
@@ -107,3 +108,32 @@ print(json.dumps({"current": found.current, "peak": found.peak, "source": found.
     assert 0 < found["current"] <= found["peak"]
     assert found["current"] == pytest.approx(found["grown"], abs=24 << 20)
     assert found["source"].endswith("less what was held after the imports")
+
+
+def test_freed_blocks_are_given_back() -> None:
+    """By the kernel's own account: 128 MiB in small blocks, freed but for the last, which keeps them here."""
+    program = """
+import json
+from pathlib import Path
+import numpy as np
+from genqual.engines.runtime import read_memory
+def own():
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+blocks = [np.ones(16 << 10, dtype=np.uint8) for _ in range(8192)]
+last = blocks[-1]
+blocks.clear()
+kept = own()
+before, kept_still = read_memory("cpu"), own()
+after = read_memory("cpu", trim=True, reset=True)
+reset = read_memory("cpu")
+found = {"kept": kept, "kept_still": kept_still, "given_back": own(), "reset": reset.peak, "peak": after.peak}
+print(json.dumps(found))
+"""
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("glibc's allocator only")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    assert found["kept_still"] == pytest.approx(found["kept"], abs=8 << 20), "reading alone gives nothing back"
+    assert found["given_back"] < found["kept"] - (96 << 20)
+    assert found["reset"] < found["peak"] - (96 << 20), "the next peak is without them"

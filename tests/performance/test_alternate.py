@@ -61,7 +61,7 @@ class Engine:
         self.clock.now += 5.0  # what generate does when its loop is over is nobody's step
         return Generated(np.zeros((len(batch.ids), new_tokens), np.int64), np.array(stamps), stamps[-1], 1.0)
 
-    def memory(self, *, reset: bool = False) -> Any:
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Any:
         return SimpleNamespace(peak=12345)
 
 

@@ -36,8 +36,8 @@ class Group:
             raise answer
         return answer
 
-    def memory(self, *, reset: bool = False) -> Sequence[Memory]:
-        self.asked.append("reset" if reset else "memory")
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Sequence[Memory]:
+        self.asked.append("trim" if trim else "reset" if reset else "memory")
         return (Memory(5, 1, "made up"), Memory(9, 1, "made up"))
 
     def conditions(self) -> dict[str, Json]:
@@ -61,6 +61,7 @@ def test_warm_up_is_run_and_left_out() -> None:
     assert list(found.runs) == made[2:]
     assert found.warmup == 2
     assert group.asked == [
+        "trim",
         *["generate 2"] * 2,
         "reset",
         "conditions",

@@ -67,7 +67,8 @@ def test_two_ranks_generate_and_say_what_they_are(generator: Generator) -> None:
     assert fast.step_s.tolist() == [1.0, 2.0, 3.0]
     both = generator.generate(BATCH, 3)
     assert (both.step_s.tolist(), both.wall_s, both.cpu_s) == ([2.0, 4.0, 6.0], 6.0, 1.0)
-    assert [one.peak for one in generator.memory()] == [2 << 20, 2 << 20]
+    assert [(one.peak, one.current) for one in generator.memory()] == [(2 << 20, 1 << 20)] * 2
+    assert [one.current for one in generator.memory(trim=True)] == [0, 0]
     assert len(set(generator.weight_hash())) == 1
     assert generator.verify_unmutated()
 

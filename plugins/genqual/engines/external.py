@@ -116,7 +116,7 @@ class External(TokensOnly):
             last = float(own)
         return np.array(said, dtype=np.float64)
 
-    def memory(self, *, reset: bool = False) -> Memory:
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Memory:
         """Of the program and what it started: what is resident now, which is no peak."""
         child = psutil.Process(self.process.pid)
         held = sum(one.memory_info().rss for one in (child, *child.children(recursive=True)))

@@ -159,9 +159,8 @@ class HfEngine:
     def between_steps(self, callback: Callable[[], None] | None) -> None:
         self._callback = callback
 
-    def memory(self, *, reset: bool = False) -> Memory:
-        """Reads, then resets."""
-        return runtime.read_memory(self.device, reset=reset, imports=self._imports_bytes)
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Memory:
+        return runtime.read_memory(self.device, reset=reset, trim=trim, imports=self._imports_bytes)
 
     def weight_hash(self) -> str:
         return evidence.weight_hash(self.model)

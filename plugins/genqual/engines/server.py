@@ -107,7 +107,7 @@ class Server(TokensOnly):
         # A token is there when the piece that holds its last character is.
         return tokens, [got.stamps[int(np.searchsorted(until, end))] for end in ends]
 
-    def memory(self, *, reset: bool = False) -> Memory:
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Memory:
         return Memory(peak=0, current=0, source="a client does not see the server's memory")
 
     def inspect(self) -> dict[str, Json]:

@@ -24,7 +24,7 @@ class Group(Protocol):
         """Greedy, the timed path; the slower rank's time of each step, the CPU time of all. Raises OutOfMemory."""
         ...
 
-    def memory(self, *, reset: bool = False) -> Sequence[Memory]: ...
+    def memory(self, *, reset: bool = False, trim: bool = False) -> Sequence[Memory]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def measure(
     """Generate `warmup` times, then `repetitions` times for the record, on `rows` (batch rows of input_length ids).
 
     `threads` is how many each rank computes with; `conditions` is the device's, read before the first and after the
-    last timed run. Memory is reset after the warm-up, so its peak is the workload's own. Raises ValueError on rows that
+    last timed run. Freed memory is given back before
+    the warm-up and the peak reset after it, so that it is the workload's own. Raises ValueError on rows that
     are not the workload, BadClock on times that cannot be; every error of `group` but OutOfMemory passes through.
     """
     if repetitions < 1 or warmup < 0 or threads < 1:
@@ -83,6 +84,7 @@ def measure(
     before: Mapping[str, Json] = {}
     runs: list[Generated] = []
     try:
+        group.memory(trim=True)  # not after the warm-up: the pages that it gave back would be missed in a timed run
         for _ in range(warmup):
             group.generate(batch, workload.new_tokens)
         group.memory(reset=True)

@@ -131,9 +131,9 @@ class Generator:
         """The same statistics from one pass over prompt + forced, without any cache."""
         return self._scores("score_prefill", batch, forced, logits)
 
-    def memory(self, *, reset: bool = False) -> list[Memory]:
-        """Bytes by rank."""
-        return [decode(Memory, reply.value) for reply in self._call("memory", {"reset": reset})]
+    def memory(self, *, reset: bool = False, trim: bool = False) -> list[Memory]:
+        """Bytes by rank. `trim` first gives back what is freed; `reset`, then, begins the next peak."""
+        return [decode(Memory, reply.value) for reply in self._call("memory", {"reset": reset, "trim": trim})]
 
     def inspect(self) -> list[dict[str, Json]]:
         """Which kernels, shards and settings really run, by rank."""

@@ -167,7 +167,7 @@ class Server:
         return {**value, "agree": agree}, bodies
 
     def _memory(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
-        return encode(self._ready.memory(reset=fields["reset"]))
+        return encode(self._ready.memory(reset=fields["reset"], trim=fields["trim"]))
 
     def _weight_hash(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
         return {"weight_hash": self._ready.weight_hash()}, {}
