@@ -15,11 +15,16 @@ from genqual.performance import admission, baseline, gate, selftest
 from genqual.performance.baseline import BaselineFile, Entry, Launch
 from genqual.performance.design import SECTIONS, Job, frozen_shape, frozen_source
 from genqual.performance.gate import GATED, Decision, Settings
+from genqual.performance.hours import HOURS, Series, apart
 from genqual.performance.metrics import Metric
 from genqual.performance.verdict import GateResult, Verdict
 from genqual.ranks.handle import Generator
 from genqual.spec import Case, Workload
 
+_FASTEST: Final[dict[Series, Series]] = {"raw": "floor", "frozen": "frozen_floor"}
+_MEDIAN_ONLY: Final = (
+    "the median step is slower and the fastest are not, as others on this host, or a fault that comes and goes, make it"
+)
 MEMORY_SLACK: Final = 0.02  # what an allocator and a Python heap differ by between launches of the same program
 _CHANGES: Final = ("faster", "slower")
 
@@ -104,6 +109,7 @@ class Judging:
                 found.append("the frozen step's source is not the baseline's; `genqual rebase` measures anew")
             if len(_quiet(entry.launches, self.question.under_test)) < 2:
                 found.append("the host was not quiet when the baseline was made; `genqual rebase` measures anew")
+            found += _hours(case, entry, self.question.under_test)
         return admission.said(found)
 
     def _launch_until_decided(
@@ -187,7 +193,8 @@ class Judging:
         if len(good) < settings.k_min and len(bad) >= settings.k_min:
             return Verdict.INCONCLUSIVE, f"not admitted: {len(bad)} of {len(candidates)} launches: {reasons}"
         if len(candidates) >= settings.k_max:
-            why = blind or f"{len(good)} launches of at most {settings.k_max} decide nothing"
+            doubt = f": {decision.doubt}" if decision and decision.doubt else ""
+            why = blind or f"{len(good)} launches of at most {settings.k_max} decide nothing{doubt}"
             return Verdict.INCONCLUSIVE, admission.said([why, reasons] if reasons else [why])
         budget = self.question.budget_s
         if budget is not None and self._spent_s >= budget:
@@ -231,17 +238,42 @@ def _quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
     return [one for one in launches if under_test == "engine" or not admission.unquiet(one.frozen, one.frozen_floor)]
 
 
-def _pairs(old: Sequence[Launch], new: Sequence[Launch], under_test: str) -> list[tuple[list[float], list[float]]]:
+def _hours(case: Case, entry: Entry, under_test: str) -> list[str]:
+    """Why the hours of this host say nothing of what is under test: its speed itself, which nothing cancels then."""
+    name = entry.subject.metric
+    if under_test == "engine" or name == "peak_memory":
+        return []
+    launches = _quiet(entry.launches, under_test)
+    most = HOURS * gate.settings_for(name, case.ranks, hook=entry.hook == "steps", tolerance=entry.tolerance).tolerance
+    differ = max((apart(launches, of) for of in _level(launches)), default=0.0)
+    if differ <= most:
+        return []
+    return [
+        f"hours of this host are not alike: between batches of its baseline its speed differs by {differ:.1%}, and a"
+        f" verdict on the {under_test} needs {most:.1%} or less; judge it where nothing else runs"
+    ]
+
+
+def _level(launches: Sequence[Launch]) -> list[Series]:
+    """What tells the speed of the host from its guests best, of what these launches have: their fastest steps."""
+    fastest: list[Series] = ["floor", "frozen_floor"]
+    medians: list[Series] = ["raw", "frozen"]
+    found = [of for of in fastest if all(getattr(one, of) is not None for one in launches)]
+    return found or [of for of in medians if all(getattr(one, of) is not None for one in launches)]
+
+
+def _pairs(
+    old: Sequence[Launch], new: Sequence[Launch], under_test: str
+) -> dict[Series, tuple[list[float], list[float]]]:
     """What is compared, of then and now: the ratio to the frozen step. Where that shares what is under test: both by
     themselves, their medians, which a fault that comes and goes moves, and their fastest, which no neighbour does.
     """
-    if under_test == "engine":
-        return [([one.z for one in old], [one.z for one in new])]
-    found = []
-    for name in ("raw", "frozen", "floor", "frozen_floor"):
+    names: list[Series] = ["z"] if under_test == "engine" else ["raw", "frozen", "floor", "frozen_floor"]
+    found = {}
+    for name in names:
         then, now = ([value for one in part if (value := getattr(one, name)) is not None] for part in (old, new))
         if len(then) == len(old) and len(now) == len(new):
-            found.append((then, now))
+            found[name] = (then, now)
     return found
 
 
@@ -250,11 +282,16 @@ def _decide(
 ) -> Decision | None:
     if len(old) < 2 or not new:
         return None
-    pairs = _pairs(old, new, under_test)
     if name == "peak_memory":
-        return gate.decide_exact(*pairs[0], slack=MEMORY_SLACK, k_min=settings.k_min)
+        then, now = ([one.z for one in part] for part in (old, new))
+        return gate.decide_exact(then, now, slack=MEMORY_SLACK, k_min=settings.k_min)
+    pairs = _pairs(old, new, under_test)
     shared = Settings(settings.tolerance, settings.alpha / len(pairs), settings.beta, settings.k_min, settings.k_max)
-    return gate.worse([gate.decide(then, now, shared) for then, now in pairs])
+    found = {name: gate.decide(then, now, shared) for name, (then, now) in pairs.items()}
+    for median, fastest in _FASTEST.items():
+        if fastest in found and found[median].verdict is Verdict.REGRESSED is not found[fastest].verdict:
+            found[median] = replace(found[median], verdict=None, doubt=_MEDIAN_ONLY)
+    return gate.worse(list(found.values()))
 
 
 def _blind(new: Sequence[Launch], slowdown: float) -> str:

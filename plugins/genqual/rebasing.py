@@ -21,11 +21,11 @@ from genqual.performance.baseline import Anchor, BaselineFile, Entry, Launch, Pr
 from genqual.performance.definitions import DEFINITIONS
 from genqual.performance.design import Job, frozen_source
 from genqual.performance.gate import Settings
+from genqual.performance.hours import HOURS, apart
 from genqual.performance.verdict import Verdict
 from genqual.spec import Case, Json
 
 NOISE: Final = 0.22  # of the tolerance: the most that launches may vary; above, docs/gate.md promises nothing
-HOURS: Final = 0.12  # of the tolerance: the most that batches may differ beyond what their launches vary by
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
 FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is another (docs/gate.md)
 _WIDE: Final = 160  # columns up to which a value of the file stays on one line
@@ -94,24 +94,6 @@ def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> s
             f" ({found.interval[0]:+.2%} to {found.interval[1]:+.2%}); the host changed between batches"
         )
     return ""
-
-
-def apart(launches: Sequence[Launch]) -> float:
-    """The standard deviation of z between batches, relative, without what launches of one batch vary by.
-
-    One-way analysis of variance, batches of any sizes; 0 where the batches differ no more than launches do.
-    """
-    batches: dict[int, list[float]] = {}
-    for one in launches:
-        batches.setdefault(one.batch, []).append(one.z)
-    parts, total = list(batches.values()), len(launches)
-    if len(parts) < 2 or total == len(parts):
-        return 0.0
-    middle = statistics.fmean(one.z for one in launches)
-    between = sum(len(part) * (statistics.fmean(part) - middle) ** 2 for part in parts) / (len(parts) - 1)
-    within = sum(len(part) * statistics.pvariance(part) for part in parts) / (total - len(parts))
-    size = (total - sum(len(part) ** 2 for part in parts) / total) / (len(parts) - 1)
-    return math.sqrt(max(0.0, between - within) / size)
 
 
 def change(old: Sequence[Launch], new: Sequence[Launch], settings: Settings, *, exact: bool) -> gate.Decision:

@@ -7,7 +7,7 @@
   loaded     5 unchanged runs with a competing load on every core: INCONCLUSIVE may grow, REGRESSED may not
   node       3 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
   same-node  3 runs of the unchanged tree, --under-test node: none may be REGRESSED
-  driver     3 runs against a baseline of another driver: judged under --under-test driver; one more: else INCONCLUSIVE
+  driver     3 runs against a baseline of another driver: judged, not REGRESSED; without --under-test driver not
 
 At two ranks: --engine deepspeed-inference --ranks 2 --phases unchanged,loaded.
 Every run is kept in the JSON file at once, and a later call goes on where an earlier one ended. --phases picks some.
@@ -186,7 +186,8 @@ def phases(bench: Bench) -> dict[str, tuple[Callable[[], None], Callable[[Verdic
         ),
         "driver": (
             lambda: driver("driver", "--under-test", "driver"),
-            lambda v: not [one for one in bench.runs if one["phase"] == "driver" and "driver was" in one["message"]],
+            lambda v: not v["regressed"]
+            and not [one for one in bench.runs if one["phase"] == "driver" and "driver was" in one["message"]],
         ),
         "driver-engine": (
             lambda: driver("driver-engine"),

@@ -14,6 +14,7 @@ import pytest
 from genqual import judging
 from genqual.gating import Taken, subject_of
 from genqual.judging import Judging, Question
+from genqual.performance import sampled
 from genqual.performance.baseline import Entry, Launch
 from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.performance.metrics import Metric
@@ -22,6 +23,7 @@ from genqual.rebasing import entry_of, merged, provenance_of
 from genqual.spec import Case, Workload
 from tests.here import CPU
 
+FOUR = ("raw", "frozen", "floor", "frozen_floor")
 CASE = Case(CPU, "transformers", "llama-30m", "bf16")
 SMALL, LARGE = Workload(1, 128, 32), Workload(4, 128, 32)
 GATED = gated_workloads([Workload(1, 32, 32), SMALL, LARGE])
@@ -256,6 +258,41 @@ def test_a_node_that_is_slow_now_and_then_does_not_pass_for_its_fastest_steps(ga
     assert gate(on_a_shared_host(0.0, medians=0.2), old, under_test="node").verdict is Verdict.INCONCLUSIVE
 
 
+def steady(medians: float, slower: float = 0.0) -> list[Taken]:
+    """Twelve launches that hardly vary: their medians lie 1 % above the fastest and `medians` besides."""
+    above = 0.01 + medians
+    return [
+        taken(0.8, launch={"raw": -4.5 + slower + above + 0.001 * (index % 3), "fast": (above, above)})
+        for index in range(12)
+    ]
+
+
+def test_a_node_whose_medians_alone_are_slower_is_not_regressed(gate: Any) -> None:
+    """A guest of one hour slows half of the steps and never all: no launch of another hour was there to know it by."""
+    made = tuple(one.metrics["tpot"] for one in steady(0.0))
+    old = entry().model_copy(update={"launches": made}).sealed()
+    assert gate(steady(0.0), old, under_test="node").verdict is Verdict.PASS
+    found = gate(steady(0.04), old, under_test="node")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "decide nothing: the median step is slower and the fastest are not" in found.reason
+    assert gate(steady(0.04, slower=0.04), old, under_test="node").verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize(("differ", "judged"), [(0.0, True), (0.004, True), (0.02, False)])
+def test_a_node_is_not_judged_where_hours_differ(gate: Any, differ: float, judged: bool) -> None:
+    made = [one.metrics["tpot"] for one in steady(0.0)]
+    moved = [
+        one.model_copy(update={"batch": i // 4, **{of: getattr(one, of) + i // 4 * differ for of in FOUR}})
+        for i, one in enumerate(made)
+    ]
+    old = entry().model_copy(update={"launches": tuple(moved)}).sealed()
+    middle = steady(0.0, slower=differ)
+    found = gate(middle, old, under_test="node")
+    assert (found.verdict is Verdict.PASS) is judged
+    assert ("hours of this host are not alike: between batches of its baseline its speed" in found.reason) is not judged
+    assert gate(middle, old).verdict is Verdict.PASS  # under `engine` they cancel
+
+
 def test_a_host_that_is_not_quiet_judges_no_node(gate: Any) -> None:
     quiet, loud = on_a_shared_host(0.0), on_a_shared_host(0.0, spread=0.1)
     found = gate(loud, entry_on_a_shared_host(), under_test="node")
@@ -351,3 +388,26 @@ def test_the_gate_judges_latency_small_and_throughput_large() -> None:
     assert GATED["tpot"] == GATED["ttft"] == SMALL
     assert GATED["tokens_per_s"] == GATED["peak_memory"] == LARGE
     assert len(frozen_source()) == 64
+
+
+def held(mebibytes: float) -> Taken:
+    kept = sampled.single(mebibytes * 2**20, None)
+    return Taken({"peak_memory": kept}, {"cpu_share": 0.97, "suspended_s": 0.0}, wall_s=5.0)
+
+
+@pytest.mark.parametrize("under_test", ["engine", "node"])
+@pytest.mark.parametrize(
+    ("least", "verdict", "word"),
+    [(101.0, Verdict.PASS, ""), (105.5, Verdict.PASS, "more memory"), (106.5, Verdict.REGRESSED, "more memory"),
+     (94.0, Verdict.IMPROVED, "less memory")],
+)  # fmt: skip
+def test_peak_memory_may_grow_by_an_allocators_slack(
+    gate: Any, least: float, verdict: Verdict, word: str, under_test: str
+) -> None:
+    """Baselines of 100 to 104: what is least of now is held against 106.08, what is most against 98."""
+    old = entry("peak_memory", launches=tuple(held(100.0 + i % 5).metrics["peak_memory"] for i in range(12)))
+    asked = Metric("peak_memory", "B", 1e8, (1e8,), "single", "lower")
+    now = [held(least + more) for more in (1.0, 0.0, 2.0)]
+    found = gate(now, old, measured=asked, workload=LARGE, under_test=under_test)
+    assert (found.verdict, found.launches) == (verdict, 3)
+    assert word in found.reason

@@ -22,8 +22,8 @@ from genqual.performance import baseline
 from genqual.performance.baseline import Anchor, Launch
 from genqual.performance.design import Job, frozen_shape
 from genqual.performance.gate import Settings
+from genqual.performance.hours import apart
 from genqual.rebasing import (
-    apart,
     entry_of,
     merged,
     problem,

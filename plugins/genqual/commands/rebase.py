@@ -24,10 +24,11 @@ from genqual.performance import baseline, gate
 from genqual.performance.baseline import Entry, Launch
 from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.performance.gate import GATED
+from genqual.performance.hours import apart
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.rebasing import apart, change, entry_of, merged, problem, provenance_of, slower, tolerance_of, unfit, write
+from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, tolerance_of, unfit, write
 from genqual.spec import Case, Workload
 from genqual.unfinished import Unfinished
 

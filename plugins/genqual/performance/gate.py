@@ -73,6 +73,7 @@ class Decision:
     log_faster: float
     log_within: float
     launches: int
+    doubt: str = ""  # why a verdict that the numbers alone would give was not given
 
 
 def decide(baseline: Sequence[float], now: Sequence[float], settings: Settings) -> Decision:
