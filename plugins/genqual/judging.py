@@ -25,6 +25,7 @@ _FASTEST: Final[dict[Series, Series]] = {"raw": "floor", "frozen": "frozen_floor
 _MEDIAN_ONLY: Final = (
     "the median step is slower and the fastest are not, as others on this host, or a fault that comes and goes, make it"
 )
+HOUR: Final = 0.5  # of the tolerance: what a host's hour may do to its speed, where nothing cancels it (docs/gate.md)
 MEMORY_SLACK: Final = 0.02  # what an allocator and a Python heap differ by between launches of the same program
 _CHANGES: Final = ("faster", "slower")
 
@@ -226,6 +227,8 @@ class Judging:
         said = [f"{words}, E = {evidence(against)} {what}, {decision.launches} launches, sigma {decision.sigma:.2%}"]
         if settings.tolerance > gate.settings_for(measured.name, case.ranks).tolerance:
             said.append(f"tolerance {settings.tolerance:.0%}: this baseline's, by what its launches vary")
+        if self.question.under_test != "engine" and measured.name != "peak_memory":
+            said.append(f"{HOUR * settings.tolerance:.1%} either way is left to the hour")
         said += [why] if why else []
         if verdict is Verdict.REGRESSED:
             said.append(f"probes: {_probes(good)}")
@@ -286,7 +289,8 @@ def _decide(
         then, now = ([one.z for one in part] for part in (old, new))
         return gate.decide_exact(then, now, slack=MEMORY_SLACK, k_min=settings.k_min)
     pairs = _pairs(old, new, under_test)
-    shared = Settings(settings.tolerance, settings.alpha / len(pairs), settings.beta, settings.k_min, settings.k_max)
+    allowance = 0.0 if under_test == "engine" else settings.tolerance * HOUR
+    shared = replace(settings, alpha=settings.alpha / len(pairs), allowance=allowance)
     found = {name: gate.decide(then, now, shared) for name, (then, now) in pairs.items()}
     for median, fastest in _FASTEST.items():
         if fastest in found and found[median].verdict is Verdict.REGRESSED is not found[fastest].verdict:

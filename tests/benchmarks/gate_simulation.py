@@ -15,7 +15,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,11 +51,12 @@ class Row:
     drift: float = 0.002
     hours: float = 0.0
     batches: int = 1
+    allowance: float = 0.0
 
     @property
     def settings(self) -> Settings:
         standard = settings_for("tpot", self.ranks, metrics=self.metrics)
-        return Settings(self.tolerance, standard.alpha, standard.beta, standard.k_min, standard.k_max)
+        return replace(standard, tolerance=self.tolerance, allowance=self.allowance)
 
 
 ROWS: Final = (
@@ -73,6 +74,9 @@ ROWS: Final = (
     Row("the same, a baseline of two hours", 1, 0.006, 0.05, 16, hours=0.006, batches=2),
     Row("hours 1 % apart", 1, 0.006, 0.05, 20, hours=0.010, batches=5),
     Row("hours 1.2 % apart, a tolerance of 10 %", 1, 0.010, 0.10, 20, hours=0.012, batches=5),
+    Row("a node: 2.5 % left to the hour", 1, 0.010, 0.05, 16, 32, allowance=0.025),
+    Row("the same, hours 1 % apart", 1, 0.010, 0.05, 16, 32, hours=0.010, allowance=0.025),
+    Row("the same, nothing left to the hour", 1, 0.010, 0.05, 16, 32, hours=0.010),
 )
 
 
@@ -99,7 +103,7 @@ def launches(
 def judge_many(old: Array, new: Array, settings: Settings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The index in VERDICTS and the launches it took, by history: `gate.decide` after each launch, for many at once."""
     verdicts, took = np.full(len(old), 3), np.full(len(old), settings.k_max)
-    limit = math.log1p(settings.tolerance)
+    limit, free = math.log1p(settings.tolerance), math.log1p(settings.allowance)
     live = np.arange(len(old))
     mean, squares, m = old.mean(axis=1), old.var(axis=1) * old.shape[1], old.shape[1]
     for n in range(settings.k_min, settings.k_max + 1):
@@ -119,9 +123,9 @@ def judge_many(old: Array, new: Array, settings: Settings) -> tuple[NDArray[np.i
             made[doubt] = log_e(t[doubt], n - 1.0, size) >= -math.log(chance)  # noqa: B023
             return made
 
-        found[at_least((limit - shift) / error, shift < limit, settings.beta)] = 1
-        found[at_least(-shift / error, shift < -limit / 2, settings.alpha)] = 2
-        found[at_least(shift / error, shift > limit / 2, settings.alpha)] = 0
+        found[at_least((limit - free - shift) / error, shift < limit, settings.beta)] = 1
+        found[at_least((-shift - free) / error, shift < -limit / 2, settings.alpha)] = 2
+        found[at_least((shift - free) / error, shift > limit / 2, settings.alpha)] = 0
         decided = found < 3
         verdicts[live[decided]], took[live[decided]] = found[decided], n
         live = live[~decided]

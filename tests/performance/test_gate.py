@@ -158,6 +158,28 @@ def test_what_is_exact_is_compared_by_its_ends(now: list[float], verdict: Verdic
     assert decide_exact([1.0, 1.005], now, slack=0.02, k_min=3).verdict is verdict
 
 
+@given(launches=st.lists(st.floats(-0.1, 0.1), min_size=3, max_size=12), allowance=st.floats(0.0, 0.045))
+def test_an_allowance_moves_both_nulls_towards_each_other(launches: list[float], allowance: float) -> None:
+    old = [0.01 * x for x in (-1.2, -0.5, -0.3, 0.1, 0.4, 1.5)]
+    found = decide(old, launches, Settings(0.05, allowance=allowance))
+    free = math.log1p(allowance)
+    lower, higher = ([one + move for one in launches] for move in (-free, free))
+    assert found.log_slower == pytest.approx(decide(old, lower, SETTINGS).log_slower, abs=1e-6)
+    assert found.log_faster == pytest.approx(decide(old, higher, SETTINGS).log_faster, abs=1e-6)
+    assert found.log_within == pytest.approx(decide(old, higher, SETTINGS).log_within, abs=1e-6)
+    assert found.change == decide(old, launches, SETTINGS).change
+
+
+def test_what_the_hour_may_do_is_neither_a_regression_nor_a_pass() -> None:
+    """Twelve launches that hardly vary, 3 % slower: 3 % is found; with 2.5 % left to the hour it decides nothing."""
+    old = [0.001 * (i % 5) for i in range(16)]
+    now = [0.03 + 0.004 * (i % 5) for i in range(12)]
+    assert decide(old, now, SETTINGS).verdict is Verdict.REGRESSED
+    assert decide(old, now, Settings(0.05, allowance=0.025)).verdict is Verdict.INCONCLUSIVE
+    assert decide(old, [one + 0.03 for one in now], Settings(0.05, allowance=0.025)).verdict is Verdict.REGRESSED
+    assert decide(old, [one - 0.03 for one in now], Settings(0.05, allowance=0.025)).verdict is Verdict.PASS
+
+
 def test_of_two_series_the_worse_decides() -> None:
     slow = decide(BASELINE, [z + 0.06 for z in BASELINE], SETTINGS)
     fine = decide(BASELINE, BASELINE, SETTINGS)

@@ -29,17 +29,24 @@ _TOLERANCE: Final = {"load_s": 0.30}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is asked of the launches. `tolerance` 0.05: a slowdown of 5 % must be found, half of it is no matter."""
+    """What is asked of the launches. `tolerance` 0.05: a slowdown of 5 % must be found, half of it is no matter.
+
+    `allowance` 0.025: up to 2.5 % either way may be the hour's, not the code's, and is no evidence of a change; nor is
+    a PASS what would be one only with that.
+    """
 
     tolerance: float
     alpha: float = ALPHA
     beta: float = BETA
     k_min: int = 3
     k_max: int = 12
+    allowance: float = 0.0
 
     def __post_init__(self) -> None:
         if not (0.0 < self.tolerance < 1.0 and 0.0 < self.alpha < 1.0 and 0.0 < self.beta < 1.0):
             raise ValueError(f"{self}: tolerance, alpha and beta lie between 0 and 1")
+        if not 0.0 <= self.allowance < self.tolerance:
+            raise ValueError(f"allowance {self.allowance}: from 0 to less than the tolerance, {self.tolerance}")
         if not 2 <= self.k_min <= self.k_max:
             raise ValueError(f"launches {self.k_min} to {self.k_max}: at least 2, and not fewer at most than at least")
 
@@ -94,14 +101,14 @@ def decide(baseline: Sequence[float], now: Sequence[float], settings: Settings) 
     size = old.size * new.size / (old.size + new.size)
     error = spread / math.sqrt(size)
     shift = float(new.mean() - old.mean())
-    limit = math.log1p(settings.tolerance)
+    limit, free = math.log1p(settings.tolerance), math.log1p(settings.allowance)
     # Much noisier than the baseline: then that has nothing to say about how much these launches vary.
     known = [freedom]
     if new.size > 1 and squares[1] / (new.size - 1) > NOISIER**2 * max(squares[0] / (old.size - 1), FLOOR**2):
         known.append(new.size - 1.0)
     slower, faster, within = (
         min(float(log_e(t, degrees, size)) for degrees in known)
-        for t in (shift / error, -shift / error, (limit - shift) / error)
+        for t in ((shift - free) / error, (-shift - free) / error, (limit - free - shift) / error)
     )
     half = threshold(math.log(2.0 / (1.0 - CONFIDENCE)), known[-1], size) * error
     half = min(half, 700.0)  # few launches, and no limit: exp must stay a number
