@@ -278,6 +278,17 @@ def test_a_node_whose_medians_alone_are_slower_is_not_regressed(gate: Any) -> No
     assert gate(steady(0.04, slower=0.04), old, under_test="node").verdict is Verdict.REGRESSED
 
 
+def test_half_of_the_tolerance_is_left_to_the_hour_of_a_node(gate: Any) -> None:
+    made = tuple(one.metrics["tpot"] for one in steady(0.0))
+    old = entry().model_copy(update={"launches": made}).sealed()
+    found = gate(steady(0.0, slower=math.log(1.03)), old, under_test="node")
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "2.5% either way is left to the hour" in found.reason
+    found = gate(steady(0.0, slower=math.log(1.05)), old, under_test="node")
+    assert (found.verdict, "left to the hour" in found.reason) == (Verdict.REGRESSED, True)
+    assert "left to the hour" not in gate(steady(0.0), old).reason
+
+
 @pytest.mark.parametrize(("differ", "judged"), [(0.0, True), (0.004, True), (0.02, False)])
 def test_a_node_is_not_judged_where_hours_differ(gate: Any, differ: float, judged: bool) -> None:
     made = [one.metrics["tpot"] for one in steady(0.0)]
