@@ -124,6 +124,8 @@ class Judging:
             hook=entry is None or entry.hook == "steps",
             tolerance=entry.tolerance if entry else None,
         )
+        if entry is not None and asked.under_test != "engine" and name != "peak_memory":
+            settings = replace(settings, allowance=HOUR * settings.tolerance)  # another build's are of this hour
         now = self._launches(self._now, generator, entry, name)
         then = None
         if self.other is not None:
@@ -227,8 +229,8 @@ class Judging:
         said = [f"{words}, E = {evidence(against)} {what}, {decision.launches} launches, sigma {decision.sigma:.2%}"]
         if settings.tolerance > gate.settings_for(measured.name, case.ranks).tolerance:
             said.append(f"tolerance {settings.tolerance:.0%}: this baseline's, by what its launches vary")
-        if self.question.under_test != "engine" and measured.name != "peak_memory":
-            said.append(f"{HOUR * settings.tolerance:.1%} either way is left to the hour")
+        if settings.allowance:
+            said.append(f"{settings.allowance:.1%} either way is left to the hour")
         said += [why] if why else []
         if verdict is Verdict.REGRESSED:
             said.append(f"probes: {_probes(good)}")
@@ -289,8 +291,7 @@ def _decide(
         then, now = ([one.z for one in part] for part in (old, new))
         return gate.decide_exact(then, now, slack=MEMORY_SLACK, k_min=settings.k_min)
     pairs = _pairs(old, new, under_test)
-    allowance = 0.0 if under_test == "engine" else settings.tolerance * HOUR
-    shared = replace(settings, alpha=settings.alpha / len(pairs), allowance=allowance)
+    shared = replace(settings, alpha=settings.alpha / len(pairs))
     found = {name: gate.decide(then, now, shared) for name, (then, now) in pairs.items()}
     for median, fastest in _FASTEST.items():
         if fastest in found and found[median].verdict is Verdict.REGRESSED is not found[fastest].verdict:

@@ -379,6 +379,11 @@ def test_another_build_answers_in_place_of_a_file(gate: Any) -> None:
     assert gate([taken(z) for z in NEW], other=[taken(z + 0.001) for z in NEW]).verdict is Verdict.PASS
 
 
+def test_nothing_is_left_to_the_hour_where_the_other_build_ran_in_it(gate: Any) -> None:
+    found = gate(steady(0.0, slower=math.log(1.03)), other=steady(0.0), under_test="kernels")
+    assert (found.verdict, "left to the hour" in found.reason) == (Verdict.REGRESSED, False)
+
+
 def test_a_metric_that_no_mark_announced_is_launched_for_all_the_same(gate: Any) -> None:
     """Its section is put into later launches; without it the gate would launch for ever."""
     lists = Judging(Question({}, GATED, Path()), print, lambda case: "")
