@@ -96,7 +96,7 @@ def launch(
     if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host
         found["plain_read_s"] = min(plain_read(engine) for _ in range(4))
     if "memory" in sections:
-        engine.memory(reset=True)
+        engine.memory(reset=True, trim=True)
         engine.generate(_batch(rows["memory"]), new_tokens)
         found["peak_bytes"] = engine.memory().peak
     timed: list[str] = [name for name in ("decode", "prefill", "throughput") if name in sections]
