@@ -43,6 +43,7 @@ class Engine:
     def __init__(self, clock: Clock, *, hook: bool = True) -> None:
         self.clock, self.hook = clock, hook
         self.callback: Any = None
+        self.asked: list[tuple[bool, bool]] = []
         self.request = SimpleNamespace(device="cpu", model=SimpleNamespace(source="embedded"))
         self.model = SimpleNamespace(parameters=lambda: [torch.zeros(1000), torch.zeros(9, device="meta")])
 
@@ -62,6 +63,7 @@ class Engine:
         return Generated(np.zeros((len(batch.ids), new_tokens), np.int64), np.array(stamps), stamps[-1], 1.0)
 
     def memory(self, *, reset: bool = False, trim: bool = False) -> Any:
+        self.asked.append((reset, trim))
         return SimpleNamespace(peak=12345)
 
 
@@ -155,8 +157,10 @@ def test_the_hook_is_taken_away_again(clock: Clock) -> None:
 
 
 def test_memory_and_load_need_no_frozen_step(clock: Clock) -> None:
-    found = run(Engine(clock), "memory", "load")
+    engine = Engine(clock)
+    found = run(engine, "memory", "load")
     assert found["peak_bytes"] == 12345
+    assert engine.asked == [(True, True), (False, False)], "what loading freed is given back before the peak"
     assert found["plain_read_s"] >= 0.0
     assert "frozen" not in clock.done
 
