@@ -13,7 +13,7 @@ import torch
 
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, Unsupported
-from genqual.performance import alternate, frozen
+from genqual.performance import alternate, frozen, roofline
 from genqual.performance.alternate import LOADS, SLOW_EVERY, Alternation, launch
 from genqual.performance.design import frozen_shape
 from genqual.performance.frozen import Frozen
@@ -260,3 +260,10 @@ def test_the_frozen_weights_are_exact_in_bf16_and_known() -> None:
     assert ((weight / scale) % 2 == 1).logical_or((weight / scale) % 2 == -1).all()
     first = [2 * byte - 255 for byte in hashlib.shake_128(b"genqual/frozen/0.q").digest(4)]
     assert weight[0, :4].div(scale).tolist() == first
+
+
+def test_a_model_without_parameters_is_where_it_was_asked_to_be() -> None:
+    """OpenVINO's compiled model has none: it is the processor's."""
+    bare: Any = SimpleNamespace(model=object(), request=SimpleNamespace(device="cpu"))
+    assert str(alternate._device(bare)) == "cpu"
+    assert str(roofline._device(bare)) == "cpu"

@@ -302,6 +302,9 @@ def test_a_node_is_not_judged_where_hours_differ(gate: Any, differ: float, judge
     assert (found.verdict is Verdict.PASS) is judged
     assert ("hours of this host are not alike: between batches of its baseline its speed" in found.reason) is not judged
     assert gate(middle, old).verdict is Verdict.PASS  # under `engine` they cancel
+    bare = [one.model_copy(update={"floor": None, "frozen_floor": None}) for one in moved]  # as load time has it
+    found = gate(middle, entry().model_copy(update={"launches": tuple(bare)}).sealed(), under_test="node")
+    assert ("hours of this host are not alike" in found.reason) is not judged
 
 
 def test_a_host_that_is_not_quiet_judges_no_node(gate: Any) -> None:

@@ -290,7 +290,8 @@ def plain_read(engine: Any) -> float:
 
 def _device(engine: Any) -> Any:
     """Where the last parameters are, which is where the head runs; offloaded ones are nowhere until they are used."""
-    places = [tensor.device for tensor in engine.model.parameters() if tensor.device.type != "meta"]
+    parameters: Any = getattr(engine.model, "parameters", tuple)()  # OpenVINO's model has none
+    places = [tensor.device for tensor in parameters if tensor.device.type != "meta"]
     return places[-1] if places else engine.request.device
 
 

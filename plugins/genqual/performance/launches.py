@@ -70,9 +70,9 @@ def measure(
     """Generate `warmup` times, then `repetitions` times for the record, on `rows` (batch rows of input_length ids).
 
     `threads` is how many each rank computes with; `conditions` is the device's, read before the first and after the
-    last timed run. Freed memory is given back before
-    the warm-up and the peak reset after it, so that it is the workload's own. Raises ValueError on rows that
-    are not the workload, BadClock on times that cannot be; every error of `group` but OutOfMemory passes through.
+    last timed run. Freed memory is given back before the warm-up and the peak reset after it, so that it is the
+    workload's own. Raises ValueError on rows that are not the workload, BadClock on times that cannot be; every error
+    of `group` but OutOfMemory passes through.
     """
     if repetitions < 1 or warmup < 0 or threads < 1:
         raise ValueError(f"repetitions {repetitions}, warmup {warmup}, threads {threads}: at least 1, 0 and 1")

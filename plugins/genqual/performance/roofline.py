@@ -186,7 +186,8 @@ def _device(engine: Any) -> torch.device:
     if engine is None:
         return torch.device("cpu")
     # The head runs where the last parameters are; with offload or device_map="auto" the first ones may lie elsewhere.
-    devices = [tensor.device for tensor in engine.model.parameters() if tensor.device.type != "meta"]
+    parameters: Any = getattr(engine.model, "parameters", tuple)()  # OpenVINO's model has none
+    devices = [tensor.device for tensor in parameters if tensor.device.type != "meta"]
     return devices[-1] if devices else torch.device("cpu")
 
 
