@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from genqual.engines.base import TokenBatch
 from genqual.performance import frozen
-from numpy.typing import NDArray
 
 STREAM_BYTES: Final = 64 << 20  # beyond the last-level cache of every host met so far
 GATHERS: Final = 20_000

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+
 from genqual.devices.registry import devices, processor
 from genqual.engines.registry import engine
 from genqual.models.prompts import synthetic_rows
