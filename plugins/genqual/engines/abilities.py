@@ -16,6 +16,7 @@ from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.signs import tokenizer_of_signs
 from genqual.engines.statistics import ScoreRecorder
 from genqual.errors import BadInput
+from genqual.models import prompts
 from genqual.spec import Json
 
 I64 = NDArray[np.int64]
@@ -60,7 +61,7 @@ def generate_until(
     """A greedy run that may stop: `tokens` (rows, up to `new_tokens`), rows that stopped go on with `pad`.
 
     `eos` ids stop a row after `least` tokens, `strings` wherever its new text ends in one. `max_length` states the
-    limit as prompt + new tokens. Embedded models read token i as sign i of `engines.signs`.
+    limit as prompt + new tokens. Without a tokenizer.json, token i reads as sign i of `engines.signs`.
     """
     length = ids.shape[1]
     limit = {"max_length": length + new_tokens} if max_length else {"max_new_tokens": new_tokens}
@@ -137,6 +138,6 @@ def _tensor(engine: Any, array: I64) -> torch.Tensor:
 
 def _tokenizer(engine: Any) -> Any:
     model = engine.request.model
-    if model.source == "directory":
+    if prompts.has_tokenizer(model):
         return AutoTokenizer.from_pretrained(model.location)
     return tokenizer_of_signs(engine.model.config.get_text_config().vocab_size)

@@ -92,6 +92,11 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
+def has_tokenizer(spec: ModelSpec) -> bool:
+    """Whether `decode` knows the model's texts: a checkpoint directory that holds a tokenizer.json."""
+    return spec.source == "directory" and (Path(spec.location) / "tokenizer.json").is_file()
+
+
 def special_ids(spec: ModelSpec) -> frozenset[int]:
     """Ids that stand for no text (an end, a role, a file's mark), as the tokenizer declares; without one, none."""
     if spec.source == "embedded":

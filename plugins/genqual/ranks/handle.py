@@ -216,7 +216,7 @@ class Generator:
     def text_of(self, tokens: Sequence[int]) -> str:
         """The text by which `generate_until` knows these tokens, where they come one after the other."""
         spec = self.plan.model
-        return prompts.decode(spec, tokens) if spec.source == "directory" else "".join(map(sign, tokens))
+        return prompts.decode(spec, tokens) if prompts.has_tokenizer(spec) else "".join(map(sign, tokens))
 
     def _able(self, ability: str, params: dict[str, Json], arrays: Arrays) -> tuple[Reply, ...]:
         spec = engine(self.case.engine)
