@@ -67,15 +67,19 @@ class Measuring:
         weights_sha256: str | None,
         inspection: dict[str, Json],
         label: str,
-        metric: str,
+        metric: str | None,
     ) -> Published:
-        """The metrics of `workload`, measured, judged and recorded at the first call; `metric` is what is asked now.
+        """The metrics of `workload`, measured, judged and recorded at the first call.
 
-        Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
+        `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other
+        items ask about is judged then. Raises Unsupported, EngineFailed or BadClock at every call for the same
+        workload; GroupLost as it is.
         """
         case = generator.case
         key = (case, workload)
-        if key not in self._published:
+        known = self._published.get(key)
+        # A metric that no item's mark names, asked about after a limit had the workload measured, is judged only now.
+        if known is None or (metric in known.metrics and metric not in known.gates):
             with recorder.attempt(case, workload):
                 measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
                 found = self._metrics(generator, measured) if measured.status == "ok" else {}
@@ -150,11 +154,11 @@ class Measuring:
         }
 
     def _gates(
-        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Metric], metric: str
+        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Metric], metric: str | None
     ) -> dict[str, GateResult]:
         """What the gate says of each metric; nothing of those that it could judge and no item asks about."""
         case, question = generator.case, self._judging.question
-        asked = question.asked.get(case, frozenset()) | {metric}
+        asked = question.asked.get(case, frozenset()) | {metric}  # None, where only a limit is held against it
         weights = [rank.weight_hash for rank in measured.loaded]
         return {
             name: self._judging.judge(generator, weights, measured.workload, one)

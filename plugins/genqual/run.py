@@ -356,7 +356,7 @@ class Run:
         words += ["--under-test", options.under_test] if options.under_test != "engine" else []
         return shlex.join(words)
 
-    def publish(self, case: Case, workload: Workload, metric: str, *, label: str) -> Published:
+    def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
         return self.measuring.publish(
             self.generator(case),

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+
+from genqual.judging import Question
+from genqual.measuring import Measuring
+from genqual.performance.design import gated_workloads
+from genqual.performance.launches import Measurement
+from genqual.performance.metrics import Metric
+from genqual.performance.verdict import GateResult, Verdict
+from genqual.spec import Case, Workload
 from tests.here import CPU
 from tests.plugin.suite import suite
 
@@ -32,6 +46,83 @@ def test_a_limit_is_an_item_that_passes_or_fails(tmp_path: Path) -> None:
     assert "genqual: limits of the profile" in run.stdout
     assert "b2-i8-n4 MEETS tpot_ms = 1e+06:" in run.stdout
     assert "b2-i8-n4: MISSES tokens_per_s = 1e+09:" in run.stdout
+
+
+def test_a_limit_alone_launches_nothing(tmp_path: Path) -> None:
+    """Against another build, where the gate needs no baseline: its verdict would be read by nobody."""
+    build = tmp_path / "env"
+    (build / "bin").mkdir(parents=True)
+    (build / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (build / "bin" / "python").chmod(0o755)
+    profile = tmp_path / "promises.toml"
+    profile.write_text(PROFILE)
+    run = suite(
+        tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}", "-k", "test_a_limit and tpot", "--no-upload",
+        f"--baseline-from={build}", "--gate-budget", "1",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    assert len(list((tmp_path / "logs").glob("*/*"))) == 1, "one group of ranks measured, and no other was started"
+
+
+class Script:
+    """Stands in for gate and recorder: what was judged, and with which verdicts a record was written."""
+
+    def __init__(self, *asked: str) -> None:
+        self.question = Question({CASE: frozenset(asked)} if asked else {}, GATED, Path("nowhere"))
+        self.judged: list[str] = []
+        self.records: list[list[str]] = []
+
+    def judge(self, generator: Any, weights: Any, workload: Workload, one: Metric) -> GateResult:
+        self.judged.append(one.name)
+        return GateResult(Verdict.REGRESSED, "slower", "key", 0.1, (0.05, 0.15), launches=3)
+
+    @contextlib.contextmanager
+    def attempt(self, case: Case, workload: Workload) -> Iterator[None]:
+        yield
+
+    def measurement(self, case: Case, workload: Workload, found: Any, gates: Any, **_: Any) -> Path:
+        self.records.append(sorted(gates))
+        return Path(f"record{len(self.records)}")
+
+
+CASE = Case(CPU, "transformers", "llama-tiny", "fp32")
+WORKLOAD = Workload(2, 8, 4)
+GATED = gated_workloads([WORKLOAD])
+
+
+def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is published when items ask about `metrics` in that order."""
+    measuring = Measuring(1, lambda text: None, script)  # type: ignore[arg-type]
+    known = {name: Metric(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
+    run = SimpleNamespace(wall_s=1.0)
+    made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
+    monkeypatch.setattr(measuring, "_measure", lambda generator, workload: made)
+    monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: known)
+    words: dict[str, Any] = {"weights_sha256": None, "inspection": {}, "label": ""}
+    generator: Any = SimpleNamespace(case=CASE)
+    return [measuring.publish(generator, WORKLOAD, script, metric=one, **words) for one in metrics]  # type: ignore[arg-type]
+
+
+def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = Script()
+    (found,) = ask(alone, None, monkeypatch=monkeypatch)
+    assert (alone.judged, found.gates) == ([], {})
+    assert alone.question.metrics == 1, "alpha is split over what is asked, and a limit asks nothing"
+    beside = Script("tpot")
+    limit, timed = ask(beside, None, "tpot", monkeypatch=monkeypatch)
+    assert beside.judged == ["tpot"]
+    assert limit.gates["tpot"] is timed.gates["tpot"], "the verdict that was paid for is the item's that asks for it"
+
+
+def test_a_metric_that_is_asked_about_after_a_limit_gets_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a third party's test, whose mark does not name it."""
+    script = Script()
+    _, timed = ask(script, None, "tpot", monkeypatch=monkeypatch)
+    assert timed.gates["tpot"].verdict is Verdict.REGRESSED
+    assert script.records == [[], ["tpot"]], "and a record that has it"
 
 
 def test_a_profile_without_limits_has_no_such_item(tmp_path: Path) -> None:
