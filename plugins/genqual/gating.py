@@ -41,11 +41,14 @@ class Taken:
     wall_s: float = 0.0
     failed: str = ""
     cold: bool = False
+    unmeasured: Mapping[str, str] = field(default_factory=dict)  # metric -> why this launch could not measure it
 
     def why_not(self, metric: str, entry: Entry | None, under_test: str) -> list[str]:
         """Why this launch may not be judged for `metric`."""
         if self.failed:
             return [self.failed]
+        if metric in self.unmeasured:
+            return [self.unmeasured[metric]]
         found = admission.refused(self.probes, entry.admission if entry else {}, under_test=under_test)
         if under_test != "engine" and metric in self.metrics:
             found += admission.unquiet(self.metrics[metric].frozen, self.metrics[metric].frozen_floor)
@@ -102,7 +105,8 @@ class CaseLaunches:
             after = conditions()
             if {reply.value["frozen_source"] for reply in replies} != {frozen_source()}:
                 raise EngineFailed(f"{case}: this build's frozen step is another, so its times cannot be compared")
-            metrics = self._metrics(replies, loads)
+            unmeasured = self._unmeasured(replies, loads)
+            metrics = self._metrics(replies, loads, unmeasured)
             if self.seen is not None:
                 self.seen(replies)
         except GroupLost as error:
@@ -126,6 +130,7 @@ class CaseLaunches:
                 hook=str(replies[0].value["hook"]),
                 wall_s=time.monotonic() - start,
                 cold=any(count is not None and count > _COLD_BYTES for count in stored),
+                unmeasured=unmeasured,
             )
         self.taken.append(made)
         return made
@@ -148,10 +153,22 @@ class CaseLaunches:
         }
         return generator.invoke(ENTRY, params, rows)
 
-    def _metrics(self, replies: Sequence[Reply], loads: Sequence[float]) -> dict[str, Launch]:
+    def _unmeasured(self, replies: Sequence[Reply], loads: Sequence[float]) -> dict[str, str]:
+        """By metric, what the ranks could not measure, and why."""
+        found = {}
+        unread = [str(reply.value["load_unread"]) for reply in replies if "load_unread" in reply.value]
+        if "load" in self.job.workloads and (unread or max(loads) <= 0.0):
+            found["load_s"] = unread[0] if unread else "loading was not seen from here"
+        if "memory" in self.job.workloads and max(reply.value["peak_bytes"] for reply in replies) <= 0:
+            found["peak_memory"] = "memory was not read in this launch"
+        return found
+
+    def _metrics(
+        self, replies: Sequence[Reply], loads: Sequence[float], unmeasured: Mapping[str, str]
+    ) -> dict[str, Launch]:
         made: dict[str, Launch] = {}
         for metric, section in SECTIONS.items():
-            if section not in self.job.workloads:
+            if section not in self.job.workloads or metric in unmeasured:
                 continue
             if section == "load" and all("load_times" in reply.arrays for reply in replies):
                 made[metric] = sampled.loads_of([reply.arrays["load_times"] for reply in replies])
@@ -161,7 +178,8 @@ class CaseLaunches:
                 made[metric] = sampled.single(float(max(r.value["peak_bytes"] for r in replies)), None)
             else:
                 times = [reply.arrays[f"{section}_times"] for reply in replies]
-                share = min(float(reply.value["cpu_share"]) for reply in replies)
+                shares = [float(reply.value["cpu_share"]) for reply in replies if "cpu_share" in reply.value]
+                share = min(shares, default=None)
                 made[metric] = sampled.launch_of(times, replies[0].arrays[f"{section}_marks"], cpu_share=share)
         return made
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from genqual.devices.registry import devices
+from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, evidence, forecast, identity_here, subject_of
 from genqual.performance import admission, baseline, gate, selftest
@@ -78,6 +79,8 @@ class Judging:
         if workload != self.question.gated[name]:
             at = self.question.gated[name].id
             return unjudged(Verdict.RECORDED, f"the gate judges {name} at {at}; at {workload.id} it is recorded")
+        if name in engine(case.engine).unseen:
+            return unjudged(Verdict.RECORDED, f"{name} is not judged: {engine(case.engine).unseen[name]}")
         if measured.value is None:
             return unjudged(Verdict.INCONCLUSIVE, f"{name} was not measured: {measured.note}")
         entry = None
@@ -132,7 +135,7 @@ class Judging:
             then = self._launches(self._then, self.other(case), entry, name)
         announced = False
         while True:
-            candidates = [one for one in now.taken if name in one.metrics or one.failed]
+            candidates = [one for one in now.taken if name in one.metrics or name in one.unmeasured or one.failed]
             good = [one for one in candidates if not one.why_not(name, entry, asked.under_test)]
             new = [one.metrics[name] for one in good]
             old = _quiet(entry.launches, asked.under_test) if entry else _good(then, name, asked.under_test)
@@ -189,7 +192,7 @@ class Judging:
         reasons = admission.said(
             [reason for one in bad for reason in one.why_not(name, entry, self.question.under_test)]
         )
-        if any(one.failed for one in bad):
+        if any(one.failed or name in one.unmeasured for one in bad):  # the next launch would end the same way
             return Verdict.INCONCLUSIVE, f"not admitted: {reasons}"
         if decision is not None and decision.verdict not in (None, Verdict.INCONCLUSIVE) and not blind:
             return decision.verdict, reasons

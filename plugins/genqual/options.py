@@ -78,8 +78,8 @@ def _sink(text: str) -> str:
     return text
 
 
-def _endpoint(text: str) -> str:
-    """The base URL of an OpenAI-compatible server, without anything secret in it."""
+def endpoint(text: str) -> str:
+    """The base URL of an OpenAI-compatible server, without anything secret in it. Raises argparse.ArgumentTypeError."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise argparse.ArgumentTypeError(
@@ -193,6 +193,12 @@ class Options:
         """What the command line says to engines, by option key; an engine is given the keys that its spec names."""
         given = {"endpoint": self.endpoint, "served_model": self.served_model, "command": self.engine_command}
         return {key: value for key, value in given.items() if value is not None}
+
+    def of_engine(self, settings: Iterable[tuple[str, str]]) -> dict[str, Json]:
+        """What the command line says to an engine with these settings; the served model goes with its endpoint."""
+        wanted = {key for key, _ in settings}
+        wanted |= {"served_model"} if "endpoint" in wanted else set()
+        return {key: value for key, value in self.settings.items() if key in wanted}
 
     def lacking(self, settings: Iterable[tuple[str, str]], engine: str) -> str | None:
         """Why `engine` cannot run without what was not given, or None."""
@@ -327,7 +333,7 @@ def add_options(parser: pytest.Parser) -> None:
     add(
         "--endpoint",
         dest="genqual_endpoint",
-        type=_endpoint,
+        type=endpoint,
         metavar="URL",
         help="of --engine server: base URL of an OpenAI-compatible server, http://127.0.0.1:8000/v1; a key is read from"
         " GENQUAL_API_KEY only",

@@ -123,7 +123,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     for item in session.items:
         case, mark = _case_of(item), item.get_closest_marker("performance")
         metric = mark.kwargs.get("metric") if mark else None
-        if case is not None and metric is not None:
+        if case is not None and metric is not None and metric not in engine(case.engine).unseen:
             run.asked[case] = run.asked.get(case, frozenset()) | {metric}
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)

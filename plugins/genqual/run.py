@@ -29,7 +29,7 @@ from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
 from genqual.devices.base import Placement
 from genqual.devices.registry import devices
-from genqual.engines.base import EngineSpec, Scores, TokenBatch
+from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import BadInput, GenqualError
 from genqual.judging import Judging, Question
@@ -179,18 +179,12 @@ class Run:
             torch_device=device.torch_device,
             backend=device.backend,
             logs=self.logs,
-            options={**spec.options, **self._asked(spec)},
+            options={**spec.options, **self.options.of_engine(spec.settings)},
             tier=spec.tier,
             exclusive=device.exclusive,
             launcher=self.options.launcher,
             deadlines=Deadlines(scale=self.options.deadline_scale),
         )
-
-    def _asked(self, spec: EngineSpec) -> dict[str, Json]:
-        """What the command line says to this engine; the served model's name goes with its endpoint."""
-        wanted = {key for key, _ in spec.settings}
-        wanted |= {"served_model"} if "endpoint" in wanted else set()
-        return {key: value for key, value in self.options.settings.items() if key in wanted}
 
     def weights_sha256(self, model: str) -> str | None:
         """SHA-256 of the whole checkpoint, or None where it cannot be read in this process."""

@@ -49,7 +49,8 @@ class Unfinished:
             try:
                 one = json.loads(line)
                 metrics = {k: Launch.model_validate_json(json.dumps(v)) for k, v in one["metrics"].items()}
-                taken = Taken(metrics, one["probes"], **{name: one[name] for name in _FIELDS})
+                fields = {name: one[name] for name in _FIELDS}
+                taken = Taken(metrics, one["probes"], **fields, unmeasured=one.get("unmeasured", {}))
                 found.setdefault((one["case"], one["batch"], tuple(one["weights"])), []).append(taken)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise BadInput(f"{self.path}: line {number} is no launch; delete the file to begin anew") from error
@@ -68,6 +69,7 @@ class Unfinished:
                 "weights": list(weights),
                 "metrics": {name: one.model_dump(mode="json") for name, one in taken.metrics.items()},
                 "probes": dict(taken.probes),
+                "unmeasured": dict(taken.unmeasured),
                 **{name: getattr(taken, name) for name in _FIELDS},
             }
             stream.write(json.dumps(line).encode() + b"\n")

@@ -13,6 +13,7 @@ import torch
 
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, Unsupported
+from genqual.models.registry import resolve
 from genqual.performance import alternate, frozen, roofline
 from genqual.performance.alternate import LOADS, SLOW_EVERY, Alternation, launch
 from genqual.performance.design import frozen_shape
@@ -44,7 +45,7 @@ class Engine:
         self.clock, self.hook = clock, hook
         self.callback: Any = None
         self.asked: list[tuple[bool, bool]] = []
-        self.request = SimpleNamespace(device="cpu", model=SimpleNamespace(source="embedded"))
+        self.request = SimpleNamespace(device="cpu", model=resolve("llama-tiny"))
         self.model = SimpleNamespace(parameters=lambda: [torch.zeros(1000), torch.zeros(9, device="meta")])
 
     def between_steps(self, callback: Any) -> None:

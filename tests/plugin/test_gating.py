@@ -101,3 +101,40 @@ def test_a_launch_that_dies_is_one_that_failed_and_says_why() -> None:
     taken = lists.extend()
     assert taken.failed == "launch 1 died: rank 0 was killed by SIGKILL"
     assert lists.taken == [taken]
+
+
+class Unseeing(Ranks):
+    """Shows neither loading nor memory, as a server does; `unread` says why its model could not be read."""
+
+    def __init__(self, *loads: dict[str, Any], unread: str = "") -> None:
+        super().__init__(*loads)
+        self.unread = unread
+
+    def invoke(self, entry: str, params: dict[str, Any], rows: dict[str, np.ndarray[Any, Any]]) -> list[Reply]:
+        replies = super().invoke(entry, params, rows)
+        for reply in replies:
+            reply.value["peak_bytes"] = 0
+            if self.unread:
+                del reply.value["plain_read_s"]
+                reply.value["load_unread"] = self.unread
+            step = np.array([[2.0, 1.0, 1.0]] * 16) * np.linspace(1.0, 1.01, 16)[:, None]
+            marks = np.array([[0, turn % 4 == 3] for turn in range(16)])
+            dict.update(reply.arrays, decode_times=step, decode_marks=marks)
+        return replies
+
+
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        (Unseeing({"load_s": 0.0}), "loading was not seen from here"),
+        (Unseeing({"load_s": 3.0}, unread="model m: no snapshot"), "model m: no snapshot"),
+    ],
+)
+def test_what_a_launch_cannot_measure_costs_nothing_else(ranks: Unseeing, said: str) -> None:
+    taken = launches(ranks, "load_s", "peak_memory", "tpot").extend()
+    assert taken.failed == ""
+    assert set(taken.metrics) == {"tpot"}
+    assert taken.metrics["tpot"].cpu_share is None
+    assert taken.why_not("load_s", None, "engine") == [said]
+    assert taken.why_not("peak_memory", None, "engine") == ["memory was not read in this launch"]
+    assert taken.why_not("tpot", None, "engine") == []

@@ -175,6 +175,14 @@ def test_more_tokens_a_second_is_an_improvement(gate: Any) -> None:
     assert found.interval[0] < found.estimate < found.interval[1]
 
 
+def test_what_no_launch_can_measure_is_said_after_the_first(gate: Any) -> None:
+    blind = Taken({}, {}, unmeasured={"load_s": "model m: no snapshot in the local hub cache"})
+    measured = Metric("load_s", "s", 3.0, (3.0,), "single", "lower")
+    found = gate([blind], entry("load_s"), measured=measured, workload=GATED["load_s"])
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "not admitted: model m: no snapshot" in found.reason
+
+
 def test_nothing_to_compare_with_starts_nothing(gate: Any) -> None:
     assert gate([], workload=SMALL).verdict is Verdict.NO_BASELINE
     assert gate([], entry("ttft")).verdict is Verdict.NO_BASELINE

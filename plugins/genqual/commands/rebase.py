@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ from genqual.errors import BadInput
 from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
 from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
+from genqual.options import endpoint as endpoint_url
 from genqual.paths import data_dir
 from genqual.performance import baseline, gate
 from genqual.performance.baseline import Entry, Launch
@@ -60,6 +63,9 @@ from genqual.unfinished import Unfinished
     help="Let a metric that varies too much here have the least tolerance at which the gate's error rates hold, up to"
     " this; the baseline keeps it. [default: each metric's own]",
 )
+@click.option("--endpoint", metavar="URL", help="As pytest's option, of --engine server.")
+@click.option("--served-model", metavar="NAME", help="As pytest's option.")
+@click.option("--engine-command", metavar="COMMAND", help="As pytest's option, of --engine external.")
 @click.option("--reason", help="Why; needed where an entry is replaced.")
 @click.option("--accept-regression", metavar="REASON", help="Accept that the new baseline is slower, and why.")
 @click.option("--author", help="Who; [default: git's user.name]")
@@ -80,6 +86,9 @@ def rebase(
     batches: int,
     pause: float,
     tolerance_up_to: float,
+    endpoint: str | None,
+    served_model: str | None,
+    engine_command: str | None,
     reason: str | None,
     accept_regression: str | None,
     author: str | None,
@@ -106,6 +115,9 @@ def rebase(
         batch_sizes=_numbers("--batch-sizes", batch_sizes),
         input_lengths=_numbers("--input-lengths", input_lengths),
         new_tokens=new_tokens,
+        endpoint=_url(endpoint),
+        served_model=served_model,
+        engine_command=engine_command,
     )
     presence = devices()[device].probe()
     if not presence.present:
@@ -140,12 +152,15 @@ def rebase(
             "metrics": {metric: gated[metric].id for metric in metrics or GATED},
             "launches": launches,
             "batches": batches,
+            **({"settings": options.settings} if options.settings else {}),
         },
     )
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=lambda text: None)
         try:
-            made = _measure(pool, Path(logs), cases, metrics or GATED, gated, launches, batches, pause, unfinished)
+            made = _measure(
+                pool, Path(logs), cases, metrics or GATED, gated, launches, batches, pause, unfinished, options
+            )
         except KeyboardInterrupt:
             _say("the launches that are done are kept: the same command goes on after them")
             raise
@@ -155,11 +170,19 @@ def rebase(
     problems: list[str] = []
     for lists in made:
         case = lists.generator.case
+        unseen = engine(case.engine).unseen
         for metric in metrics or GATED:
+            if metric in unseen:
+                click.echo(f"{case} {metric}: has no baseline, for it is not judged: {unseen[metric]}")
+                continue
             subject = subject_of(case, lists.weights, gated[metric], metric)
             old = known.entry(subject.key) if known else None
             exact = metric == "peak_memory"
             good, kept = _kept(lists, metric)
+            why = next((one.unmeasured[metric] for one in lists.taken if metric in one.unmeasured), "")
+            if why:
+                problems.append(f"{case} {metric}: {why}")
+                continue
             standard = gate.settings_for(metric, case.ranks, hook=_hook(lists) == "steps").tolerance
             settings = gate.settings_for(
                 metric, case.ranks, tolerance=tolerance_of(kept, standard, tolerance_up_to / 100)
@@ -205,6 +228,7 @@ def _measure(
     batches: int,
     pause: float,
     unfinished: Unfinished,
+    options: Options | None = None,
 ) -> list[CaseLaunches]:
     """All launches, the batches of the cases in turns, so that those of one case lie apart in time.
 
@@ -212,10 +236,12 @@ def _measure(
     """
     made: list[CaseLaunches] = []
     for case in cases:
-        generator = Generator(pool, _plan(case, logs))
+        plan, spec = _plan(case, logs), engine(case.engine)
+        asked = options.of_engine(spec.settings) if options else {}
+        generator = Generator(pool, replace(plan, options={**plan.options, **asked}) if asked else plan)
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
         slowdown = gate.settings_for("tpot", case.ranks).tolerance
-        job = Job.of(metrics, gated, shape, slowdown=slowdown, ranks=case.ranks)
+        job = Job.of(set(metrics) - set(spec.unseen), gated, shape, slowdown=slowdown, ranks=case.ranks)
         lists = CaseLaunches(generator, job)
         _say(f"{case}: {launches} launches of about {lists.forecast_s:.0f} s; a first one warms the page cache")
         lists.extend()
@@ -263,7 +289,7 @@ def _undisturbed(lists: CaseLaunches) -> Taken:
 
 def _of_batch(taken: Taken, batch: int) -> Taken:
     metrics = {name: one.model_copy(update={"batch": batch}) for name, one in taken.metrics.items()}
-    return Taken(metrics, taken.probes, taken.hook, taken.wall_s, taken.failed, taken.cold)
+    return replace(taken, metrics=metrics)
 
 
 def _kept(lists: CaseLaunches, metric: str) -> tuple[list[Taken], list[Launch]]:
@@ -322,8 +348,16 @@ def _plan(case: Case, logs: Path) -> GroupPlan:
         backend=device.backend,
         logs=logs,
         options=dict(spec.options),
+        tier=spec.tier,
         exclusive=device.exclusive,
     )
+
+
+def _url(text: str | None) -> str | None:
+    try:
+        return None if text is None else endpoint_url(text)
+    except argparse.ArgumentTypeError as error:
+        raise BadInput(f"--endpoint {error}") from None
 
 
 def _numbers(option: str, text: str | None) -> tuple[int, ...]:

@@ -58,6 +58,9 @@ class EngineSpec:
     tier: Tier = "logits"  # "tokens": `score`, `score_prefill` and `weight_hash` are never asked
     settings: tuple[tuple[str, str], ...] = ()  # (option key, how the user gives it); without it the engine cannot run
 
+    unseen: Mapping[str, str] = field(default_factory=dict)
+    """Gated metrics that this engine cannot show, each with the reason: they are recorded without a value."""
+
     abilities: Mapping[str, str] = field(default_factory=dict)
     """What it can do beyond the Protocol, and the "package.module:function" that does it in a rank; see ABILITIES."""
 

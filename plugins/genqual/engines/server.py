@@ -25,6 +25,8 @@ PROBE: Final = [3, 5, 8, 13]  # what the handshake asks to go on from
 class Server(TokensOnly):
     """Options: `endpoint`, the base URL; `served_model`, the model's name there."""
 
+    computes_here = False  # the CPU time of this process says nothing about the server's
+
     def __init__(self) -> None:
         self._as_text = self._settled = False
         self._pieces = self._tokens = 0

@@ -92,6 +92,10 @@ SERVER: Final = EngineSpec(
     modules=("openai",),
     tier="tokens",
     abilities=TOP_ABILITY,
+    unseen={
+        "load_s": "a server has loaded its model before genqual speaks to it",
+        "peak_memory": "a client does not see the server's memory",
+    },
     settings=(("endpoint", "--endpoint URL, the base URL of a running OpenAI-compatible server"),),
 )
 

@@ -23,6 +23,7 @@ class TokensOnly:
     """The half of the Engine protocol that needs more than tokens. `model` is what faults are injected into."""
 
     model: Any = None
+    computes_here = True  # in this process or in one that it started
     request: LoadRequest
 
     def score(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:

@@ -6,6 +6,7 @@ clock, because ranks that stop at different steps hang.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import time
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from genqual.engines.base import TokenBatch
 from genqual.engines.runtime import synchronise
 from genqual.errors import BadInput, Unsupported
+from genqual.models.files import weight_files
+from genqual.models.spec import ModelSpec
+from genqual.models.weights import count
 from genqual.performance import frozen
 
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
@@ -94,7 +99,10 @@ def launch(
     source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
     found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
     if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host
-        found["plain_read_s"] = min(plain_read(engine) for _ in range(4))
+        try:
+            found["plain_read_s"] = min(plain_read(engine) for _ in range(4))
+        except Unsupported as reason:  # load time has no clock then; all else of the launch is as good as ever
+            found["load_unread"] = str(reason)
     if "memory" in sections:
         engine.memory(reset=True, trim=True)
         engine.generate(_batch(rows["memory"]), new_tokens)
@@ -110,15 +118,16 @@ def launch(
             step = (clock.prefill if name == "prefill" else clock.decode)(*ids.shape)
             tokens = 1 if name == "prefill" else new_tokens
             run = _Section(engine, _batch(ids), tokens, step, clock.unit, settle, first=name == "prefill")
-            cpu0, start = time.process_time(), time.perf_counter()
+            cpu0, start = _cpu_s(), time.perf_counter()
             times, marks, found["hook"] = run.measure(calls[name], slowdown)
-            cpu, wall = cpu + time.process_time() - cpu0, wall + time.perf_counter() - start
+            wall, cpu = wall + time.perf_counter() - start, cpu + _cpu_s() - cpu0
             found |= {f"{name}_times": times, f"{name}_marks": marks}
-        found["cpu_share"] = cpu / (wall * threads)
-    again = loads(engine) if "load" in sections else None  # last: what it leaves behind disturbs nothing
+        if getattr(engine, "computes_here", True):
+            found["cpu_share"] = cpu / (wall * threads)
+    again = loads(engine) if "plain_read_s" in found else None  # last: what it leaves behind disturbs nothing
     if again is not None:
         found["load_times"] = again
-    return found | {"cpu_s": time.process_time()}
+    return found | {"cpu_s": _cpu_s()}
 
 
 class _Section:
@@ -247,10 +256,10 @@ def low(values: list[float]) -> float:
 def loads(engine: Any) -> NDArray[np.float64] | None:
     """Load again beside what is loaded, each time between plain reads; (LOADS, 3) seconds: load, a read before, after.
 
-    None of an engine that cannot, and of a model too large to be held twice.
+    None of an engine that cannot, and of a model too large, or of unknown size, to be held twice.
     """
     again = getattr(engine, "load_again", None)
-    if again is None or sum(part.numel() * part.element_size() for part in engine.model.parameters()) > _AGAIN_BYTES:
+    if again is None or not 0 < sum(part.numel() * part.element_size() for part in _parameters(engine)) <= _AGAIN_BYTES:
         return None
 
     def read() -> float:
@@ -270,28 +279,41 @@ def loads(engine: Any) -> NDArray[np.float64] | None:
 
 
 def plain_read(engine: Any) -> float:
-    """Seconds to read the model's bytes and nothing else: its files, or the hash stream of an embedded model."""
-    spec = engine.request.model
+    """Seconds to read the model's bytes and nothing else: its files, or the hash stream of an embedded model.
+
+    Of the model as it is, whatever the engine made of it. Raises Unsupported where its files are not to be found.
+    """
+    spec: ModelSpec = engine.request.model
+    weights = count(spec) if spec.source == "embedded" else 0
+    files = weight_files(spec)
     start = time.perf_counter()
     if spec.source == "embedded":
-        parameters = sum(tensor.numel() for tensor in engine.model.parameters())
-        hashlib.shake_128(b"genqual/plain").digest(parameters)
-    elif spec.source in ("directory", "gguf"):
-        place = Path(spec.location)
-        files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin")) if place.is_dir() else [place]
-        for file in files:
-            with file.open("rb", buffering=0) as stream:
-                while stream.read(1 << 22):
-                    pass
-    else:
-        raise Unsupported(f"load time of a {spec.source} model has nothing to be compared with: convert it first")
+        hashlib.shake_128(b"genqual/plain").digest(weights)
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while stream.read(1 << 22):
+                pass
     return time.perf_counter() - start
+
+
+def _parameters(engine: Any) -> list[Any]:
+    """The engine's tensors; none where it keeps them elsewhere, as OpenVINO, a program or a server does."""
+    return list(getattr(getattr(engine, "model", None), "parameters", tuple)())
+
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of those that it started and that run: an engine may be a program of its own."""
+    seconds = time.process_time()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it ended meanwhile
+            own = child.cpu_times()
+            seconds += own.user + own.system
+    return seconds
 
 
 def _device(engine: Any) -> Any:
     """Where the last parameters are, which is where the head runs; offloaded ones are nowhere until they are used."""
-    parameters: Any = getattr(engine.model, "parameters", tuple)()  # OpenVINO's model has none
-    places = [tensor.device for tensor in parameters if tensor.device.type != "meta"]
+    places = [tensor.device for tensor in _parameters(engine) if tensor.device.type != "meta"]
     return places[-1] if places else engine.request.device
 
 
