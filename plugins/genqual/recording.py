@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from genqual.conformance.judgement import Judgement
-from genqual.errors import GenqualError, Unsupported
+from genqual.errors import GenqualError, OutOfMemory, Unsupported
 from genqual.performance import metrics
 from genqual.performance.definitions import EVERY
 from genqual.performance.verdict import GateResult
@@ -70,7 +70,7 @@ class Recorder:
                 weights_sha256=None,
                 protocol={},
                 inspection={},
-                status="unsupported" if isinstance(error, Unsupported) else "error",
+                status=_status(error),
                 message=f"{type(error).__name__}: {text}",
             )
             raise
@@ -169,6 +169,13 @@ class Recorder:
 def _subject(case: Case, workload: Workload) -> str:
     """What the journal calls an attempt."""
     return f"{case} {workload.id}"
+
+
+def _status(error: BaseException) -> Status:
+    """What an attempt that raised ended as."""
+    if isinstance(error, OutOfMemory):  # its killer may have ended the whole group: a GroupLost as well
+        return "oom"
+    return "unsupported" if isinstance(error, Unsupported) else "error"
 
 
 def _ended(status: Status, message: str) -> parts.Outcome:

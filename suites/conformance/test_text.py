@@ -11,6 +11,7 @@ from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, GenqualError, NotApplicable, OutOfMemory, Unsupported
 from genqual.given import Drawn, Judge, Passage, Text
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
+from genqual.ranks.errors import GroupLost
 from genqual.ranks.handle import Generator
 from genqual.run import Run
 from genqual.spec import PROCESSORS
@@ -101,6 +102,8 @@ def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
     batch = TokenBatch.of([np.resize(passage.forced, limit + 1).tolist()])
     try:
         got = generator.score(batch, passage.forced[:1, :2])
+    except GroupLost:  # ended by the kernel for want of memory, which nobody declared
+        raise
     except (BadInput, Unsupported, OutOfMemory) as refusal:
         judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
         return

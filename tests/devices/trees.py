@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,4 +132,32 @@ def cgroup_v1(root: Path, quota_us: int, *, group: str, mounted: str = "/") -> P
     directory = f"sys/fs/cgroup/cpu,cpuacct/{inside}"
     write(root, f"{directory}/cpu.cfs_quota_us", quota_us)
     write(root, f"{directory}/cpu.cfs_period_us", 100000)
+    return root
+
+
+def memory_v2(root: Path, groups: Mapping[str, Mapping[str, str | int]], *, group: str, mounted: str = "/") -> Path:
+    """A unified hierarchy: `groups` maps directories to `memory.KEY` of each; the process is in `group`."""
+    cgroup_v2(root, {}, group=group, mounted=mounted)
+    for directory, files in groups.items():
+        for name, text in files.items():
+            write(root, f"sys/fs/cgroup/{directory}/memory.{name}", text)
+    return root
+
+
+def memory_v1(
+    root: Path, groups: Mapping[str, Mapping[str, str | int]], *, group: str, mounted: str = "/", unified: str = "/"
+) -> Path:
+    """As `memory_v2`, in the `memory` hierarchy of v1, beside a v2 hierarchy without controllers (hybrid)."""
+    write(root, "proc/self/cgroup", f"5:memory:{group}\n4:cpu,cpuacct:/elsewhere\n1:name=systemd:/\n0::{unified}")
+    write(
+        root,
+        "proc/self/mountinfo",
+        "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n"
+        "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+        f"33 31 0:30 {mounted} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+        "34 31 0:31 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw",
+    )
+    for directory, files in groups.items():
+        for name, text in files.items():
+            write(root, f"sys/fs/cgroup/memory/{directory}/memory.{name}", text)
     return root

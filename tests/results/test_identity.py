@@ -20,10 +20,10 @@ from genqual.commands.schema import schema as schema_command
 from genqual.devices.base import HardwareIdentity
 from genqual.devices.registry import processor
 from genqual.engines.base import Generated
-from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.paths import data_dir
 from genqual.performance.metrics import Metric as Measured
-from genqual.ranks.errors import GroupLost
+from genqual.ranks.errors import GroupLost, OutOfMemoryKilled
 from genqual.recording import Recorder
 from genqual.results import installed
 from genqual.results.names import PREFIX, Names
@@ -255,6 +255,8 @@ LOST = GroupLost(f"rank 1 on {subject.names().host} was killed by SIGKILL", None
     [
         (EngineFailed("all ranks raised"), "error", "EngineFailed: all ranks raised"),
         (Unsupported("no such kernel"), "unsupported", "Unsupported: no such kernel"),
+        (OutOfMemory("no room to load"), "oom", "OutOfMemory: no room to load"),
+        (OutOfMemoryKilled("rank 0 was killed", None), "oom", "OutOfMemoryKilled: rank 0 was killed"),
         (LOST, "error", f"GroupLost: {subject.names().text(LOST.headline)}"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Final
 
 import psutil
 
+from genqual.devices import cgroups
 from genqual.engines.base import LoadRequest
 from genqual.errors import BadInput, OutOfMemory
 from genqual.models import embedded, safetensor
@@ -19,15 +20,21 @@ from genqual.spec import Json, compute_dtype
 
 _BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_CGROUP: Final = Path("/sys/fs/cgroup")
+_ROOT: Final = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Bytes of host memory that this process may still take, and what says so."""
+    """Bytes of host memory that may still be taken, and what says so; all ranks of a host share it, if `shared`."""
 
     free: int
     limit: str
+    shared: bool = True
+    detail: str = ""
+
+    def of_rank(self, local_size: int) -> float:
+        """Bytes for each of `local_size` ranks of this host."""
+        return self.free / (local_size if self.shared else 1)
 
 
 def byte_count(text: Json, option: str) -> int:
@@ -46,20 +53,17 @@ def limit_host_memory(request: LoadRequest) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (byte_count(wanted, "host_memory"), hard))
 
 
-def room() -> Room:
-    """What is left of the tightest limit: the host's memory, the control group's, or the process's own."""
+def room(local_size: int = 1) -> Room:
+    """What the tightest limit leaves to each of `local_size` ranks: the host's memory, a control group, the process."""
     found = [Room(psutil.virtual_memory().available, "the host's memory")]
-    for top, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        limit, taken = _number(_CGROUP / top), _number(_CGROUP / used)
-        if limit is not None and taken is not None:
-            found.append(Room(max(0, limit - taken), "the control group's memory limit"))
+    group = cgroups.memory_room(_ROOT)
+    if group is not None:
+        said = f" ({group.file.name} of {group.limit / 2**20:,.0f} MiB)"
+        found.append(Room(group.free, "the control group's memory limit", detail=said))
     own, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if own != resource.RLIM_INFINITY:
-        found.append(Room(max(0, own - _data_bytes()), "this process's limit (RLIMIT_DATA)"))
-    return min(found, key=lambda one: one.free)
+        found.append(Room(max(0, own - _data_bytes()), "this process's limit (RLIMIT_DATA)", shared=False))
+    return min(found, key=lambda one: one.of_rank(local_size))
 
 
 def check(request: LoadRequest, engine: str, share: float) -> dict[str, Json]:
@@ -69,24 +73,15 @@ def check(request: LoadRequest, engine: str, share: float) -> dict[str, Json]:
     being what the host must bear. Raises OutOfMemory with need, room and the next step. Unknown sizes are not judged.
     """
     whole = checkpoint_bytes(request.model, request.dtype)
-    need, here = int(whole * share), room()
-    borne = need * (request.local_size if "process" not in here.limit else 1)
-    if whole and borne > here.free:
+    need, here = int(whole * share), room(request.local_size)
+    if whole and need > here.of_rank(request.local_size):
         raise OutOfMemory(
             f"{engine} needs {need / 2**20:,.0f} MiB a rank to load {request.model.name} in {request.dtype} "
-            f"({request.local_size} rank(s) on this host), and {here.limit} leaves {here.free / 2**20:,.0f} MiB: take "
-            "more ranks, a narrower dtype, or an engine that offloads (accelerate:placement=disk, "
-            "deepspeed-zero:offload=nvme)"
+            f"({request.local_size} rank(s) on this host), and {here.limit}{here.detail} leaves "
+            f"{here.free / 2**20:,.0f} MiB: take more ranks, a narrower dtype, or an engine that offloads "
+            "(accelerate:placement=disk, deepspeed-zero:offload=nvme)"
         )
     return {"model_bytes": whole, "rank_bytes": need, "free_bytes": here.free, "limit": here.limit}
-
-
-def _number(file: Path) -> int | None:
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
 
 
 def _data_bytes() -> int:

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from genqual.ranks.errors import GroupLost, RankState
+from genqual.ranks.errors import GroupLost, OutOfMemoryKilled, RankState
 from genqual.spec import Json
 
 # A death is seen when its socket closes, up to this long after peers may have raised because of it.
@@ -34,6 +34,7 @@ class Sighting:
     launcher: str = ""
     launcher_code: int | None = None  # None: it still ran
     launcher_log: str = ""
+    oom: str = ""  # what the kernel says of memory, where its killer ended a process of the group meanwhile
     logs: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # path, last lines
     stacks: Mapping[int, str] = field(default_factory=dict)
 
@@ -101,6 +102,13 @@ def first_failure(all_states: list[RankState]) -> RankState | None:
     return None
 
 
+def _may_be_killed(seen: Sighting, root: RankState | None) -> bool:
+    """Whether what fell first fell by SIGKILL, as far as is told: a rank, or the launcher where no rank stands out."""
+    if root is None:
+        return seen.launcher_code == -signal.SIGKILL
+    return root.fate == "died" and seen.exits.get(root.rank, -signal.SIGKILL) == -signal.SIGKILL
+
+
 def lost(seen: Sighting) -> GroupLost:
     """Word it: the root first, then the rest."""
     every = states(seen)
@@ -116,7 +124,10 @@ def lost(seen: Sighting) -> GroupLost:
     else:
         cause = f"rank {root.rank} {root.what}" if seen.idle else str(root)
     hint = ""
-    if root is None or root.fate == "silent":
+    killed = bool(seen.oom) and _may_be_killed(seen, root)
+    if killed:
+        hint = f" {seen.oom} Use a smaller batch, shorter inputs, another dtype, more ranks, or more memory."
+    elif root is None or root.fate == "silent":
         when += f", deadline {seen.deadline_s:g} s"
         if root is not None and any(state.fate == "silent" and state is not root for state in every):
             hint = " The other ranks wait in a collective."
@@ -126,4 +137,5 @@ def lost(seen: Sighting) -> GroupLost:
         hint = " Others answered, so the ranks are out of step."
     headline = f"{seen.case}: {cause} ({when}).{hint} The group was ended, the next call starts a fresh one."
     explained = root is not None and (root.fate != "died" or root.rank in seen.exits)
-    return GroupLost(f"{headline} Logs: {seen.folder}", root, every, "" if explained else seen.launcher_log)
+    kind = OutOfMemoryKilled if killed else GroupLost
+    return kind(f"{headline} Logs: {seen.folder}", root, every, "" if explained else seen.launcher_log)

@@ -1,10 +1,12 @@
-"""What a lost rank group tells: the first failure, then every other rank. Pure: the standard library only."""
+"""What a lost rank group tells: the first failure, then every other rank. Pure: the standard library, and words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from genqual.errors import OutOfMemory
 
 Fate = Literal["died", "raised", "silent", "answered", "stopped"]
 """`stopped`: ended by the launcher because another rank had failed; `silent`: alive, no answer in time."""
@@ -58,3 +60,7 @@ class GroupLost(BaseException):
         if self.launcher.strip():
             parts.append(f"--- launcher\n{self.launcher.strip()}")
         return "\n".join(parts)
+
+
+class OutOfMemoryKilled(GroupLost, OutOfMemory):
+    """The kernel's out-of-memory killer ended a rank: the group is lost, and the outcome is that memory ran out."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn
 
+from genqual.devices import cgroups
 from genqual.engines import scratch
 from genqual.engines.base import Loaded
 from genqual.errors import BadInput, EngineFailed, GenqualError, OutOfMemory, Unsupported
@@ -29,6 +30,7 @@ _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
     **{"Unsupported": Unsupported, "OutOfMemory": OutOfMemory, "BadInput": BadInput, "EngineFailed": EngineFailed},
     "Exception": EngineFailed,
 }
+_ROOT: Final = Path("/")
 POLL_S: Final = 0.2  # how often the launcher itself is looked at; answers are noticed at once
 GRACE_S: Final = 3.0  # after the first error, for the other ranks to answer
 REACT_S: Final = 2.5  # after a death, for the launcher to stop the others
@@ -56,6 +58,8 @@ class RankGroup:
         self._process: subprocess.Popen[bytes] | None = None
         self._door: Door | None = None
         self._launcher = launcher(plan.starter)
+        self._oom = cgroups.oom_counter(_ROOT)
+        self._ended = self._oom.read()  # processes that the kernel ended for want of memory, when all was well
 
     @classmethod
     def begin(cls, plan: GroupPlan, cores: Sequence[int], progress: Progress | None = None) -> RankGroup:
@@ -146,6 +150,8 @@ class RankGroup:
             if self._exited or time.time() > seen.began + seen.deadline_s:
                 self._lose(seen)
             self._links.admit(self._door, POLL_S, lambda text: self._progress(f"{self.plan.case}: {text}"))
+        self._oom = cgroups.oom_counter(_ROOT, self.pids)  # a launcher may put ranks into groups of their own
+        self._ended = self._oom.read()
         self._shut()
 
     def _shut(self) -> None:
@@ -189,6 +195,8 @@ class RankGroup:
     def _exchange(self, method: str, fields: dict[str, Json], arrays: Arrays, deadline_s: float) -> tuple[Reply, ...]:
         seen = self._sighting(method, deadline_s)
         seen.idle = self._links.disturbed
+        if not seen.idle:
+            self._ended = self._oom.read()
         start = time.monotonic()
         backstop_s = deadline_s + self.BACKSTOP_S
         self._links.ask({"method": method, "fields": fields, "backstop_s": backstop_s}, arrays, seen)
@@ -221,7 +229,7 @@ class RankGroup:
         raise _STATUSES[str(first["kind"])](f"{self.plan.case}: {first['message']} {where}")
 
     def _lose(self, seen: diagnosis.Sighting) -> NoReturn:
-        """Collect every trace of what happened, end the group, raise GroupLost."""
+        """Collect every trace of what happened, end the group, raise GroupLost; as OutOfMemoryKilled where it was."""
         start = time.monotonic()
         self._links.gather(seen, {}, 0)
         while seen.gone and not self._exited:
@@ -242,9 +250,21 @@ class RankGroup:
         seen.folder = str(self.logs)
         seen.launcher_log = processes.tail(self.logs / "launcher.log", lines=60)
         seen.exits = self._launcher.exits(processes.tail(self.logs / "launcher.log", lines=10_000, limit=1 << 20))
+        seen.oom = self._memory_said()
         if self.plan.starter == "none" and seen.launcher_code is not None:
             seen.exits = {0: seen.launcher_code}
         raise diagnosis.lost(seen)
+
+    def _memory_said(self) -> str:
+        """What the kernel says, if its out-of-memory killer ended a process of the ranks' control group."""
+        count = self._oom.rose(self._ended)
+        if not count:
+            return ""
+        said = f"The kernel's out-of-memory killer ended {count} process(es) here"
+        room = cgroups.memory_room(_ROOT)
+        if room is None:
+            return f"{said}: the memory ran out."
+        return f"{said}: the control group's {room.file.name} is {room.limit / 2**20:,.0f} MiB."
 
     def _file(self, rank: int, suffix: str) -> Path:
         return self.logs / f"rank{rank}.{suffix}"
