@@ -9,6 +9,9 @@ from __future__ import annotations
 class GenqualError(Exception):
     """Base of every error that a user can cause or mend; the message is shown without a traceback."""
 
+    cause: str = ""
+    """What two failures have in common when they are one, where their messages differ: which call met it, say."""
+
 
 class BadInput(GenqualError):
     """An option, path or file is wrong. The plugin turns it into `pytest.UsageError` (exit code 4)."""

@@ -10,6 +10,7 @@ import pytest
 
 from genqual import markers
 from genqual.ahead import Step, upcoming
+from genqual.causes import WHOLE
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
@@ -197,6 +198,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 @contextmanager
 def _told_plainly(item: pytest.Item) -> Iterator[None]:
     case = _case_of(item)
+    item.stash[WHOLE] = ""
     try:
         yield
     except Unsupported as reason:
@@ -209,7 +211,9 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
-        raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
+        item.stash[WHOLE] = f"{type(error).__name__}: {error}"
+        words = item.config.stash[RUN].causes.words(error, item.nodeid)
+        raise pytest.fail.Exception(words, pytrace=False) from None
 
 
 def _asked(item: pytest.Item, name: str, default: Any) -> Any:
@@ -241,7 +245,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.passed:
         report.outcome = "failed"
         report.longrepr = f"WAIVED, yet it passes: remove the waiver {waiver}"
-    elif report.failed and waiver.excuses(report.longreprtext):
+    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{item.stash.get(WHOLE, '')}"):
         report.outcome = "skipped"
         report.user_properties.append(("genqual_verdict", "waived"))
         path, line, _ = item.location

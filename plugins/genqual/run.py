@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from genqual.builds import build_of
+from genqual.causes import Causes
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
@@ -78,6 +79,7 @@ class Run:
         self.state = Path(options.state_dir).absolute()
         self.warnings: list[str] = []
         self.pushed: PushReport | None = None
+        self.causes = Causes()
         self.asked: dict[Case, frozenset[str]] = {}
         """The metrics that this run's items ask about, by case; known when collection is over."""
         self.accurate: dict[Case, str] = {}

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from genqual.devices.base import Placement
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
 from genqual.ranks.leases import Leases
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from tests.ranks.conftest import stand_in_plan
+
+FAILS: list[BaseException] = []  # what loading raises now, whatever the plan
 
 
 class FakeGroup:
@@ -45,6 +47,8 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(f"{'go on with' if begun else 'start'} {plan.case.model}")
         if plan.options.get("lost"):
             raise GroupLost("lost at start", None)
+        if FAILS:
+            raise FAILS[0]
         if plan.options.get("unsupported"):
             raise Unsupported("no kernels here")
         return FakeGroup(plan, found)
@@ -172,6 +176,42 @@ def test_what_cannot_run_here_is_asked_once(pool: Pool, tmp_path: Path, events: 
     assert events == ["start a"]
     pool.get(plan(tmp_path, "a"))  # another plan of the same case is another question
     assert events == ["start a", "start a"]
+
+
+@pytest.mark.parametrize(
+    "error", [EngineFailed("torn"), BadInput("no model"), OutOfMemory("too large"), GroupLost("killed", None)]
+)
+def test_what_cannot_load_is_tried_once(
+    error: BaseException, pool: Pool, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(globals(), "FAILS", [error])
+    for _ in range(3):
+        with pytest.raises(type(error)) as caught:
+            pool.get(plan(tmp_path, "a"))
+        assert caught.value is error
+    pool.begin(plan(tmp_path, "a"), SPARE)
+    assert events == ["start a"], "no new process"
+    monkeypatch.setitem(globals(), "FAILS", [])
+    pool.get(plan(tmp_path, "b"))
+    assert events == ["start a", "start b"], "another case is another question"
+    pool.close_all()
+
+
+def test_what_has_loaded_before_is_tried_again(
+    pool: Pool, tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh launches of the gate: what failed once may be an accident."""
+    a = plan(tmp_path, "a")
+    pool.get(a)
+    pool.drop(a)
+    monkeypatch.setitem(globals(), "FAILS", [EngineFailed("an accident")])
+    for _ in range(2):
+        with pytest.raises(EngineFailed):
+            pool.get(a)
+    monkeypatch.setitem(globals(), "FAILS", [])
+    assert pool.get(a).alive
+    assert events == ["start a", "close a", "start a", "start a", "start a"]
+    pool.close_all()
 
 
 SPARE = Placement(env=({},), cores=((1,),), lease=("cpu:1",))

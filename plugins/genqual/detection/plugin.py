@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from genqual import markers
+from genqual.causes import WHOLE
 from genqual.conformance.faults import CATALOGUE, Fault
 from genqual.conformance.other_rules import RULES, alarms
 from genqual.conformance.reference import Reference
@@ -205,7 +206,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.outcome == "skipped" and found.get("genqual_verdict") == "not_applicable":
             outcome = "not applicable"
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
-        words = str(call.excinfo.value) if call.excinfo else report.longreprtext
+        words = item.stash.get(WHOLE, "") or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
         why = "" if report.passed else " ".join(words.split())[:300]
         if outcome == "alarm" and (issue := _known(item, name, " ".join(words.split()))):
             outcome, why = "known", issue

@@ -17,6 +17,7 @@ from genqual.engines.signs import tokenizer_of_signs
 from genqual.engines.statistics import ScoreRecorder
 from genqual.errors import BadInput
 from genqual.models import prompts
+from genqual.models.tokenizer_file import explained
 from genqual.spec import Json
 
 I64 = NDArray[np.int64]
@@ -139,5 +140,10 @@ def _tensor(engine: Any, array: I64) -> torch.Tensor:
 def _tokenizer(engine: Any) -> Any:
     model = engine.request.model
     if prompts.has_tokenizer(model):
-        return AutoTokenizer.from_pretrained(model.location)
+        with explained(
+            f"model {model.name}: its tokenizer cannot be used by transformers", "mend or replace its files"
+        ):
+            made = AutoTokenizer.from_pretrained(model.location)
+            made("abcdef", add_special_tokens=False)  # as transformers asks it for stop strings, in the middle of a run
+        return made
     return tokenizer_of_signs(engine.model.config.get_text_config().vocab_size)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from genqual.errors import BadInput
 from genqual.models import embedded, prompt_texts
 from genqual.models.spec import ModelSpec
+from genqual.models.tokenizer_file import explained, tokenizer_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +62,12 @@ def decode(spec: ModelSpec, ids: Iterable[int]) -> str:
     if spec.source == "embedded":
         return _shown(ids, _is_byte, _text_of_bytes)
     tokenizer = _tokenizer(spec)
-    return _shown(
-        ids,
-        lambda token: tokenizer.id_to_token(token) is not None,
-        lambda run: str(tokenizer.decode(run, skip_special_tokens=False)),
-    )
+    with _using(spec, "decode tokens"):
+        return _shown(
+            ids,
+            lambda token: tokenizer.id_to_token(token) is not None,
+            lambda run: str(tokenizer.decode(run, skip_special_tokens=False)),
+        )
 
 
 def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -81,13 +82,15 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
         normal = declared.normalize_str if declared is not None else str
     found = []
     for text in texts:
-        ids = (
-            _bytes_of(text)
-            if spec.source == "embedded"
-            else _tokenizer(spec).encode(text, add_special_tokens=False).ids
-        )
+        with _using(spec, "encode a text"):
+            ids = (
+                _bytes_of(text)
+                if spec.source == "embedded"
+                else _tokenizer(spec).encode(text, add_special_tokens=False).ids
+            )
+            wanted = normal(text)
         back = decode(spec, ids)
-        if back != normal(text):
+        if back != wanted:
             found.append((text, back))
     return found
 
@@ -145,7 +148,12 @@ def _shown(ids: Iterable[int], has_text: Callable[[int], bool], text_of: Callabl
 
 def _encoder(spec: ModelSpec) -> Callable[[str], list[int]]:
     tokenizer = _tokenizer(spec)
-    return lambda text: list(tokenizer.encode(text).ids)
+
+    def encode(text: str) -> list[int]:
+        with _using(spec, "encode a text"):
+            return list(tokenizer.encode(text).ids)
+
+    return encode
 
 
 def _tokenizer(spec: ModelSpec) -> Any:
@@ -159,15 +167,9 @@ def _tokenizer(spec: ModelSpec) -> Any:
         raise BadInput(
             f"model {spec.name}: no tokenizer.json in {file.parent}; copy it there, or give prompts as tokens"
         )
-    return _read_tokenizer(str(file), file.stat().st_mtime_ns)
+    return tokenizer_of(file)
 
 
-@lru_cache(maxsize=4)
-def _read_tokenizer(file: str, _changed_ns: int) -> Any:
-    try:
-        tokenizer = Tokenizer.from_file(file)
-    except Exception as error:  # tokenizers raises no narrower class, whatever is wrong
-        raise BadInput(f"{file}: not a tokenizer of this `tokenizers` release ({error}); download it again") from error
-    tokenizer.no_padding()  # what training left behind must not shape a prompt
-    tokenizer.no_truncation()
-    return tokenizer
+def _using(spec: ModelSpec, doing: str) -> AbstractContextManager[None]:
+    """Around a call of the model's tokenizer: what it raises becomes BadInput."""
+    return explained(f"model {spec.name}: its tokenizer.json cannot {doing}", "mend or replace the file")

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from tokenizers.pre_tokenizers import Split
 from genqual.errors import BadInput, Unsupported
 from genqual.models import embedded, weights
 from genqual.models.spec import ModelSpec
+from genqual.models.tokenizer_file import explained, tokenizer_of
 
 FIRST: Final = 0xE000  # the private use area, U+E000 to U+F8FF: 6400 characters without any meaning
 SIZE: Final = 6400
@@ -48,17 +50,21 @@ def tokenizer(spec: ModelSpec) -> Any:
             f"model {spec.name}: no tokenizer.json in {file.parent}, so a server's text cannot be read as tokens; "
             "put it there, or use a server that gives token ids"
         )
-    found = Tokenizer.from_file(str(file))
-    found.no_padding()
-    found.no_truncation()
-    return found
+    return tokenizer_of(file)
+
+
+def _using(spec: ModelSpec) -> AbstractContextManager[None]:
+    """Around a call of the tokenizer: what it raises becomes BadInput."""
+    return explained(f"model {spec.name}: its tokenizer.json cannot be used", "mend or replace the file")
 
 
 def text_of(spec: ModelSpec, row: Sequence[int]) -> str:
     """The text that a server will read as exactly `row`. Raises Unsupported when no text does."""
     known = tokenizer(spec)
-    text = str(known.decode(list(row), skip_special_tokens=False))
-    if known.encode(text, add_special_tokens=False).ids != list(row):
+    with _using(spec):
+        text = str(known.decode(list(row), skip_special_tokens=False))
+        back = known.encode(text, add_special_tokens=False).ids
+    if back != list(row):
         raise Unsupported(
             f"model {spec.name}: no text stands for exactly the {len(row)} tokens {list(row)[:4]}..., and this server "
             "takes text only; use one that takes token ids"
@@ -69,8 +75,9 @@ def text_of(spec: ModelSpec, row: Sequence[int]) -> str:
 def tokens_of(spec: ModelSpec, prompt: str, text: str) -> tuple[list[int], list[int]]:
     """The tokens of `text` as it follows `prompt`, and where each ends, in characters of `text`."""
     known = tokenizer(spec)
-    before = len(known.encode(prompt, add_special_tokens=False).ids)
-    whole = known.encode(prompt + text, add_special_tokens=False)
+    with _using(spec):
+        before = len(known.encode(prompt, add_special_tokens=False).ids)
+        whole = known.encode(prompt + text, add_special_tokens=False)
     return list(whole.ids[before:]), [end - len(prompt) for _, end in whole.offsets[before:]]
 
 
@@ -78,7 +85,8 @@ def tokens_of(spec: ModelSpec, prompt: str, text: str) -> tuple[list[int], list[
 def by_text(spec: ModelSpec) -> dict[str, int]:
     """Text -> the token that alone is written so; a text of several tokens is left out. Raises as `tokenizer` does."""
     known = tokenizer(spec)
-    texts = [str(known.decode([token], skip_special_tokens=False)) for token in range(known.get_vocab_size())]
+    with _using(spec):
+        texts = [str(known.decode([token], skip_special_tokens=False)) for token in range(known.get_vocab_size())]
     often = Counter(texts)
     return {text: token for token, text in enumerate(texts) if text and often[text] == 1}
 

@@ -135,7 +135,8 @@ def lost(seen: Sighting) -> GroupLost:
         hint = " SIGKILL is what the kernel's out-of-memory killer sends: see `dmesg`."
     elif root.fate == "raised" and any(state.fate == "answered" for state in every):
         hint = " Others answered, so the ranks are out of step."
-    headline = f"{seen.case}: {cause} ({when}).{hint} The group was ended, the next call starts a fresh one."
+    after = "" if seen.method in ("start", "load") else ", the next call starts a fresh one"
+    headline = f"{seen.case}: {cause} ({when}).{hint} The group was ended{after}."
     explained = root is not None and (root.fate != "died" or root.rank in seen.exits)
     kind = OutOfMemoryKilled if killed else GroupLost
     return kind(f"{headline} Logs: {seen.folder}", root, every, "" if explained else seen.launcher_log)

@@ -36,6 +36,7 @@ GRACE_S: Final = 3.0  # after the first error, for the other ranks to answer
 REACT_S: Final = 2.5  # after a death, for the launcher to stop the others
 REPORT_S: Final = 6.0  # for it to report, once it does
 CLOSE_S: Final = 15.0  # for an orderly exit
+_WORDS: Final = 1000  # characters of what an engine said when it could not load
 NEWS_S: Final = 15.0  # between progress messages
 
 
@@ -222,11 +223,21 @@ class RankGroup:
 
     def _raise_status(self, seen: diagnosis.Sighting) -> NoReturn:
         rank, first = min(seen.raised.items(), key=lambda item: float(str(item[1]["at"])))
+        kind, said = str(first["kind"]), str(first["message"])
         where = f"(`{seen.method}`, rank {rank} first, every rank alike)"
-        if first["kind"] == "Exception":
-            said = f"{first['type']}: {first['message']}"
-            raise EngineFailed(f"{self.plan.case}: {said} {where}\n{first['traceback']}")
-        raise _STATUSES[str(first["kind"])](f"{self.plan.case}: {first['message']} {where}")
+        frames = [line for line in str(first["traceback"]).splitlines() if line.lstrip().startswith("File ")]
+        if kind == "Exception" and seen.method == "load":
+            # Of the engine's own words the first are enough; some list every tensor.
+            words = " ".join(f"{first['type']}: {said}".split())
+            said = f"loading failed: {words[:_WORDS]}{'...' if words[_WORDS:] else ''} {where}"
+            made: GenqualError = EngineFailed(f"{self.plan.case}: {said}. Traceback: {self._file(rank, 'log')}")
+        elif kind == "Exception":
+            said = f"{first['type']}: {said}"
+            made = EngineFailed(f"{self.plan.case}: {said} {where}\n{first['traceback']}")
+        else:
+            made = _STATUSES[kind](f"{self.plan.case}: {said} {where}")
+        made.cause = f"{self.plan.case}: {first['type']}: {first['message']} {frames[-1:]}"
+        raise made
 
     def _lose(self, seen: diagnosis.Sighting) -> NoReturn:
         """Collect every trace of what happened, end the group, raise GroupLost; as OutOfMemoryKilled where it was."""

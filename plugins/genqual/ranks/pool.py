@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from genqual.devices.base import Placement
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, GenqualError, Unsupported
+from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import Progress, RankGroup
 from genqual.ranks.leases import WAIT_S, Leases
 from genqual.ranks.plan import GroupPlan
@@ -29,7 +30,8 @@ class Pool:
         self._size = size
         self._progress = progress
         self._live: OrderedDict[str, RankGroup] = OrderedDict()
-        self._unsupported: dict[str, str] = {}
+        self._failed: dict[str, GenqualError | GroupLost] = {}  # why what never loaded cannot be
+        self._loaded: set[str] = set()
         self._begun: RankGroup | None = None
         self._lent: frozenset[str] = frozenset()  # the leases of cores that the begun group imports on
         self._busy: frozenset[str] | set[str] = frozenset()
@@ -45,12 +47,13 @@ class Pool:
     def get(self, plan: GroupPlan) -> RankGroup:
         """Return the live group of `plan`, started now if need be. Raises what `RankGroup.start` raises.
 
-        What cannot run here is asked once: the next call for it raises the same Unsupported at once.
+        What cannot load is tried once: the next call for it raises the same error at once, and starts nothing. What has
+        loaded before is tried again, unless it is Unsupported.
         """
         if self._begun is not None and self._begun.reported:
             self._give_back()  # it has imported, and waits: its cores are idle
-        if plan.key in self._unsupported:
-            raise Unsupported(self._unsupported[plan.key])
+        if plan.key in self._failed:
+            raise self._failed[plan.key].with_traceback(None)
         group = self._live.pop(plan.key, None)
         if group is not None and not group.alive:
             self._end(group)
@@ -60,9 +63,11 @@ class Pool:
             with self.computing(plan):
                 try:
                     group = RankGroup.start(plan, self._progress, self._take_begun(plan))
-                except Unsupported as reason:
-                    self._unsupported[plan.key] = str(reason)
+                except (GenqualError, GroupLost) as reason:
+                    if plan.key not in self._loaded or isinstance(reason, Unsupported):
+                        self._failed[plan.key] = reason
                     raise
+                self._loaded.add(plan.key)
                 if plan.exclusive:
                     self.leases.take(plan.placement.lease)  # one count more than `computing`: kept until the end
         self._live[plan.key] = group
@@ -74,7 +79,7 @@ class Pool:
         For when the present group is judged, not timed; one group at a time. Does nothing when `spare` is held, here or
         by another run, or when the device serves one process at a time. What fails there is told by `get`.
         """
-        if self._begun is not None or plan.exclusive or plan.key in self._unsupported or self.live(plan):
+        if self._begun is not None or plan.exclusive or plan.key in self._failed or self.live(plan):
             return
         if set(spare.lease) & self.leases.held or not self.leases.take(spare.lease, wait_s=0):
             return
