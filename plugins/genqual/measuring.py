@@ -68,8 +68,11 @@ class Measuring:
         inspection: dict[str, Json],
         label: str,
         metric: str,
+        excuse: Callable[[Case, Workload, str, GateResult], str | None],
     ) -> Published:
         """The metrics of `workload`, measured, judged and recorded at the first call; `metric` is what is asked now.
+
+        `excuse` says of a verdict why it is WAIVED, or None.
 
         Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
         """
@@ -94,6 +97,7 @@ class Measuring:
                 label=label,
                 runs=measured.runs,
                 peaks=self._peaks(case),
+                waived={name: reason for name, gate in gates.items() if (reason := excuse(case, workload, name, gate))},
             )
             self._published[key] = Published(measured, found, gates, path)
         return self._published[key]

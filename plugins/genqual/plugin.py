@@ -21,7 +21,7 @@ from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
 from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.spec import Case, Workload
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -125,6 +125,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None:
             run.asked[case] = run.asked.get(case, frozenset()) | {metric}
+            workload = _params(item).get("workload")
+            if isinstance(workload, Workload):
+                run.waivers.tests[case.id, workload.id, metric] = item.nodeid
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -219,8 +222,12 @@ def _asked(item: pytest.Item, name: str, default: Any) -> Any:
 
 
 def _case_of(item: pytest.Item) -> Case | None:
-    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    case = _params(item).get("case")
     return case if isinstance(case, Case) else None
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
@@ -243,9 +250,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.longrepr = f"WAIVED, yet it passes: remove the waiver {waiver}"
     elif report.failed and waiver.excuses(report.longreprtext):
         report.outcome = "skipped"
-        report.user_properties.append(("genqual_verdict", "waived"))
+        # JUnit writes the properties of the item, the terminal those of this report: both say the same verdict.
+        item.user_properties[:] = [one for one in item.user_properties if one[0] != "genqual_verdict"]
+        item.user_properties.append(("genqual_verdict", "waived"))
+        report.user_properties = list(item.user_properties)
         path, line, _ = item.location
-        report.longrepr = (path, line or 0, f"WAIVED: {waiver.issue}, until {waiver.expires}: {report.longreprtext}")
+        report.longrepr = (path, line or 0, f"WAIVED: {waiver.reason}: {report.longreprtext}")
     return report
 
 

@@ -39,6 +39,7 @@ from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
 from genqual.paths import data_dir
 from genqual.performance.design import gated_workloads
+from genqual.performance.verdict import GateResult
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
@@ -366,7 +367,12 @@ class Run:
             inspection=self.inspection(case),
             label=label,
             metric=metric,
+            excuse=self._excuse,
         )
+
+    def _excuse(self, case: Case, workload: Workload, metric: str, gate: GateResult) -> str | None:
+        failure = gate.failure(f"{case} {workload.id} {metric}", gate=self.options.gate)
+        return self.waivers.excuse_metric(case.id, workload.id, metric, failure)
 
     def unsupported(self, case: Case, reason: str) -> Path:
         """Record, once, that the case's engine cannot run it."""

@@ -56,12 +56,17 @@ class Waiver:
             name in installed and installed[name] in wanted for name, wanted in self.versions.items()
         )
 
+    @property
+    def reason(self) -> str:
+        """Where the failure is being dealt with, and the last day on which it is excused."""
+        return f"{self.issue}, until {self.expires}"
+
     def expired(self, today: date) -> bool:
         """Whether its last day is over."""
         return today > self.expires
 
     def __str__(self) -> str:
-        return f"{self.file.name}: {self.test} ({self.issue}, until {self.expires})"
+        return f"{self.file.name}: {self.test} ({self.reason})"
 
 
 def read(path: Path) -> list[Waiver]:
@@ -111,6 +116,8 @@ class Register:
     today: date
     used: set[Waiver] = field(default_factory=set)
     seen: set[Waiver] = field(default_factory=set)
+    tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
 
     def of(self, nodeid: str) -> Waiver | None:
         """The waiver in force of a test; an expired one excuses nothing."""
@@ -118,6 +125,16 @@ class Register:
         if found is not None:
             self.seen.add(found)
         return None if found is None or found.expired(self.today) else found
+
+    def excuse(self, nodeid: str, message: str) -> str | None:
+        """The reason why this failure of a test is WAIVED, or None where no waiver in force knows it."""
+        waiver = self.of(nodeid)
+        return waiver.reason if waiver is not None and waiver.excuses(message) else None
+
+    def excuse_metric(self, case: str, workload: str, metric: str, message: str | None) -> str | None:
+        """As `excuse`, of the test of one metric; None where there is no message, or no such test in this run."""
+        nodeid = self.tests.get((case, workload, metric))
+        return None if nodeid is None or message is None else self.excuse(nodeid, message)
 
     def problems(self, *, whole: Collection[str]) -> list[str]:
         """Why the run fails: what has expired, and what names no test of the cases that were run as a `whole`, by id.
