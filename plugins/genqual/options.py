@@ -189,6 +189,11 @@ class Options:
     engine_command: str | None = None
 
     @property
+    def own_workloads(self) -> bool:
+        """Whether an option replaces batch sizes or lengths of the profile."""
+        return bool(self.batch_sizes or self.input_lengths or self.new_tokens)
+
+    @property
     def settings(self) -> dict[str, Json]:
         """What the command line says to engines, by option key; an engine is given the keys that its spec names."""
         given = {"endpoint": self.endpoint, "served_model": self.served_model, "command": self.engine_command}

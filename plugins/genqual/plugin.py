@@ -110,6 +110,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[RUN].read_waivers()
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
+    # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
+    config.stash[RUN].waivers.collected.update(item.nodeid for item in items)
     left = [item for item in items if not _wanted(item, selection.options)]
     if left:
         items[:] = [item for item in items if _wanted(item, selection.options)]
@@ -289,19 +291,23 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.push()
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
-        run.close_waivers(whole=cases if _is_whole(config) else ())
+        run.close_waivers(
+            whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
+        )
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 
 
-def _is_whole(config: pytest.Config) -> bool:
-    """Whether the run had every test of its devices: nothing narrowed it, so a waiver without a test is a mistake."""
+def _collected_whole(config: pytest.Config) -> bool:
+    """Whether every test of the cases was collected; what `-m`, `-k` and the like left out of these is another matter.
+
+    An xdist controller collects nothing, `--lf` no file without a failure; and `-x` may end a run before its tests.
+    """
     options, option = config.stash[RUN].options, config.option
-    narrowed = options.engines or options.models or options.dtypes or options.ranks or option.keyword
+    narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    return not (
-        narrowed or by_path or getattr(option, "numprocesses", None) or getattr(option, "lf", False) or option.maxfail
-    )
+    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise")
+    return not (narrowed or by_path or any(getattr(option, name, None) for name in others))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -69,6 +69,62 @@ def test_what_has_expired_and_what_names_nothing_fails_a_whole_run(tmp_path: Pat
     assert "has expired" in late.problems(whole=())[0]
 
 
+CASE = f"{CPU}-transformers-llama-tiny-fp32"
+COLLECTED = [
+    f"suites/conformance/{TEST}",
+    f"suites/conformance/test_greedy.py::test_logits_match_the_oracle[{CASE}]",
+    f"suites/performance/test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]",
+    f"suites/performance/test_latency.py::test_time_to_first_token[{CASE}-b1-i32-n32]",
+]
+
+
+@pytest.mark.parametrize(
+    ("test", "selected", "workloads", "mistake"),
+    [
+        (COLLECTED[2], COLLECTED[:2], None, False),  # -m "conformance", or no --benchmark
+        (COLLECTED[2], COLLECTED, None, False),
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED[:2], None, False),  # its file was left out
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED[:3], None, False),  # a part of it, by -k
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED, None, True),
+        ("test_new.py::test_of_no_file[CASE]", COLLECTED[:2], None, False),
+        ("test_new.py::test_of_no_file[CASE]", COLLECTED, None, True),
+        ("test_greedy.py::test_every_logit_is_fine[CASE]", COLLECTED[:2], None, True),
+        ("test_greedy.py::test_every_logit_is_fine[CASE]", COLLECTED[1:], None, False),
+        ("test_greedy.py::test_every_logit_is_fine[OTHER]", COLLECTED, None, False),  # of no case of this run
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, None, False),  # --batch-sizes 1
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b4-i32-n32"}, False),
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b1-i32-n32"}, True),
+        ("test_latency.py::test_time_per_output_token[CASE-b4]", COLLECTED, None, True),
+        ("test_latency.py::test_time_per_token[CASE-b4-i32-n32]", COLLECTED, None, True),
+    ],
+)
+def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
+    test: str, selected: list[str], workloads: set[str] | None, mistake: bool, tmp_path: Path
+) -> None:
+    said = test.replace("CASE", CASE).replace("OTHER", CASE.replace("fp32", "bf16"))
+    register = Register(read(written(tmp_path, GOOD.replace(TEST, said))), date(2026, 1, 1))
+    register.collected.update(COLLECTED)
+    problems = register.problems(whole={CASE}, selected=selected, workloads=workloads)
+    assert [f"{said} (tracker 12" in one and "names no test" in one for one in problems] == [True] * mistake
+
+
+def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: Path) -> None:
+    """Nothing narrows what is collected here, so that a waiver which names nothing is a mistake and another is not."""
+    cases = '[[{}.cases]]\nengine = "transformers"\nmodels = ["llama-tiny"]\ndtypes = ["fp32"]\n'
+    profile = tmp_path / "one.toml"
+    profile.write_text(cases.format("conformance") + cases.format("performance"), encoding="utf-8")
+    right = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]")
+    other = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b4-i128-n32]")
+    wrong = GOOD.replace(TEST, f"test_repeat.py::test_no_such_name[{CASE}]")
+    written(tmp_path, right + other + wrong)
+    run = suite(
+        tmp_path, "-m", f"{CPU} and conformance", f"--profile={profile}", f"--waivers={tmp_path}", "--no-upload"
+    )
+    assert "failed" not in run.stdout.splitlines()[-1], run.stdout
+    assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*names no test", run.stdout) == ["test_repeat.py"]
+    assert run.returncode == 1
+
+
 def verdicts_of(row: str, output: str) -> set[str]:
     """The last word of each row of the closing tables in which `row` stands."""
     closing = output[output.index("= genqual =") : output.index("genqual: records")]
@@ -109,8 +165,7 @@ def test_a_known_failure_is_waived_and_one_that_passes_fails(tmp_path: Path) -> 
 
 
 def test_a_known_failure_of_a_metric_is_waived_in_every_table(tmp_path: Path) -> None:
-    case = f"{CPU}-transformers-llama-tiny-fp32"
-    test = f"test_latency.py::test_time_per_output_token[{case}-b2-i16-n4]"
+    test = f"test_latency.py::test_time_per_output_token[{CASE}-b2-i16-n4]"
     written(tmp_path, GOOD.replace(TEST, test).replace("not finite", "NO BASELINE"))
     args = ["-m", f"{CPU} and performance", "--benchmark", "--gate", *RUN[2:], "--batch-sizes", "2", "--no-upload"]
     args += ["--input-lengths", "16", "--new-tokens", "4", "-k", "test_time_per_output_token or test_time_to_first"]
