@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import pytest
 
+from genqual.errors import pip_install
 from tests import services
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -125,3 +126,13 @@ def test_the_ci_brings_every_service_and_lets_none_be_skipped() -> None:
     for package in ("postgresql", "chromium", "libaio-dev", "numactl"):
         assert re.search(rf"\b{package}\b", script), package
     assert "GENQUAL_*" in (ROOT / "tox.ini").read_text(encoding="utf-8"), "tox must pass the flag on"
+
+
+def test_advice_names_packages_that_an_index_has() -> None:
+    """No index need have genqual: an error's next step says what pip can find, in a checkout and from a wheel alike."""
+    words = pip_install(extra="report").split()
+    assert words[1:4] == ["-m", "pip", "install"]
+    assert {re.split(r"[<>=']+", word.strip("'"))[0] for word in words[4:]} == {"altair", "jinja2", "vl-convert-python"}
+    sources = [path for top in ("plugins", "suites", "fixtures") for path in (ROOT / top).rglob("*.py")]
+    advised = re.compile(r"pip install[^\n]*genqual\[|install genqual with")
+    assert [path.name for path in sources if advised.search(path.read_text(encoding="utf-8"))] == []
