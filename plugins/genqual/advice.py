@@ -1,11 +1,23 @@
-"""What a failed verdict says to the person who has to act on it: one paragraph, with the next command."""
+"""What a verdict says to the person who has to act on it: one paragraph, and the next command."""
 
 from __future__ import annotations
+
+import shlex
+from typing import Final
 
 from genqual.conformance.judgement import Judgement
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
-from genqual.spec import Case, compute_dtype
+from genqual.options import Options
+from genqual.spec import Case, Workload, compute_dtype
+
+TESTS: Final = {
+    "ttft": "test_time_to_first_token",
+    "tpot": "test_time_per_output_token",
+    "tokens_per_s": "test_output_tokens_per_second",
+    "load_s": "test_load_time",
+    "peak_memory": "test_peak_memory",
+}
 
 
 def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -> str:
@@ -30,3 +42,15 @@ def _next(case: Case, judgement: Judgement) -> str:
         f"First layer that is wrong, if a single pass is: `genqual bisect {case.model}{named}{device}{ranks} --dtype "
         f"{compute_dtype(case.dtype)}`."
     )
+
+
+def again(options: Options, case: Case, workload: Workload, metric: str) -> str:
+    """The command that judges one metric of one case again, and nothing else."""
+    words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
+    words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
+    words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
+    words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
+    words += [f"--baselines={options.baselines}"] if options.baselines else []
+    words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
+    words += ["--under-test", options.under_test] if options.under_test != "engine" else []
+    return shlex.join(words)

@@ -1,9 +1,12 @@
-"""The ways genqual says no. Imports nothing, so every room may raise them.
+"""The ways genqual says no. Imports the standard library only, so every room may raise them.
 
 Each message is one paragraph for the person who runs the suite: the value at fault, why, and the next step.
 """
 
 from __future__ import annotations
+
+import shlex
+import sys
 
 
 class GenqualError(Exception):
@@ -35,3 +38,27 @@ class OutOfMemory(GenqualError):
 
 class EngineFailed(GenqualError):
     """Every rank raised, in step, so the group is still usable; the message carries the earliest traceback."""
+
+
+def pip_install(*packages: str, extra: str = "") -> str:
+    """The command that brings `packages`, and those of genqual's `extra`, into this Python: the next step of an error.
+
+    The packages by their names, because no index need have genqual: it works in a checkout and from a wheel alike.
+    """
+    wanted = [*packages, *(_packages_of(extra) if extra else ())]
+    return shlex.join([sys.executable, "-m", "pip", "install", *wanted])
+
+
+def _packages_of(extra: str) -> list[str]:
+    """What the extra asks for, as genqual's metadata has it: `altair>=5.5`."""
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
+
+    found = []
+    for text in requires("genqual") or []:
+        one = Requirement(text)
+        if one.marker is not None and one.marker.evaluate({"extra": extra}) and not one.marker.evaluate({"extra": ""}):
+            one.marker = None
+            found.append(str(one))
+    return found

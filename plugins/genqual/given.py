@@ -130,7 +130,12 @@ class Passage:
 def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:
     """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
     node.user_properties.append(("genqual_verdict", status))
-    text = f"{status.upper().replace('_', ' ')}: {why}"
+    text = unjudged_text(status, why)
     if gate:
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
+
+
+def unjudged_text(status: str, why: str) -> str:
+    """What such a test says: `NO BASELINE: ...`."""
+    return f"{status.upper().replace('_', ' ')}: {why}"

@@ -68,12 +68,13 @@ class Measuring:
         inspection: dict[str, Json],
         label: str,
         metric: str | None,
+        excuse: Callable[[Case, Workload, str, GateResult], str | None],
     ) -> Published:
         """The metrics of `workload`, measured, judged and recorded at the first call.
 
         `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other
-        items ask about is judged then. Raises Unsupported, EngineFailed or BadClock at every call for the same
-        workload; GroupLost as it is.
+        items ask about is judged then. `excuse` says of a verdict why it is WAIVED, or None. Raises Unsupported,
+        EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
         """
         case = generator.case
         key = (case, workload)
@@ -98,6 +99,7 @@ class Measuring:
                 label=label,
                 runs=measured.runs,
                 peaks=self._peaks(case),
+                waived={name: reason for name, gate in gates.items() if (reason := excuse(case, workload, name, gate))},
             )
             self._published[key] = Published(measured, found, gates, path)
         return self._published[key]

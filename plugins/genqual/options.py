@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from genqual.errors import BadInput, GenqualError
+from genqual.errors import BadInput, GenqualError, pip_install
 from genqual.models.dataset import FILES, read_prompts
 from genqual.performance.admission import UNDER_TEST
 from genqual.ranks.launch import launcher
@@ -117,7 +117,7 @@ def _page(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.absolute().parent}; make it first")
     missing = [name for name in ("altair", "vl_convert", "jinja2") if find_spec(name) is None]
     if missing and path.suffix == ".html":
-        raise argparse.ArgumentTypeError(f"{text}: a page needs {', '.join(missing)}: pip install 'genqual[report]'")
+        raise argparse.ArgumentTypeError(f"{text}: a page needs {', '.join(missing)}: {pip_install(extra='report')}")
     return text
 
 
@@ -187,6 +187,11 @@ class Options:
     endpoint: str | None = None
     served_model: str | None = None
     engine_command: str | None = None
+
+    @property
+    def own_workloads(self) -> bool:
+        """Whether an option replaces batch sizes or lengths of the profile."""
+        return bool(self.batch_sizes or self.input_lengths or self.new_tokens)
 
     @property
     def settings(self) -> dict[str, Json]:

@@ -22,7 +22,7 @@ from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
 from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.spec import Case, Workload
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -111,6 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[RUN].read_waivers()
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
+    # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
+    config.stash[RUN].waivers.collected.update(item.nodeid for item in items)
     left = [item for item in items if not _wanted(item, selection.options)]
     if left:
         items[:] = [item for item in items if _wanted(item, selection.options)]
@@ -126,6 +128,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None and metric not in engine(case.engine).unseen:
             run.asked[case] = run.asked.get(case, frozenset()) | {metric}
+            workload = _params(item).get("workload")
+            if isinstance(workload, Workload):
+                run.waivers.tests[case.id, workload.id, metric] = item.nodeid
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -223,8 +228,12 @@ def _asked(item: pytest.Item, name: str, default: Any) -> Any:
 
 
 def _case_of(item: pytest.Item) -> Case | None:
-    case = getattr(getattr(item, "callspec", None), "params", {}).get("case")
+    case = _params(item).get("case")
     return case if isinstance(case, Case) else None
+
+
+def _params(item: pytest.Item) -> dict[str, Any]:
+    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
@@ -247,9 +256,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.longrepr = f"WAIVED, yet it passes: remove the waiver {waiver}"
     elif report.failed and waiver.excuses(f"{report.longreprtext}\n{item.stash.get(WHOLE, '')}"):
         report.outcome = "skipped"
-        report.user_properties.append(("genqual_verdict", "waived"))
+        # JUnit writes the properties of the item, the terminal those of this report: both say the same verdict.
+        item.user_properties[:] = [one for one in item.user_properties if one[0] != "genqual_verdict"]
+        item.user_properties.append(("genqual_verdict", "waived"))
+        report.user_properties = list(item.user_properties)
         path, line, _ = item.location
-        report.longrepr = (path, line or 0, f"WAIVED: {waiver.issue}, until {waiver.expires}: {report.longreprtext}")
+        report.longrepr = (path, line or 0, f"WAIVED: {waiver.reason}: {report.longreprtext}")
     return report
 
 
@@ -283,19 +295,23 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.push()
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
-        run.close_waivers(whole=cases if _is_whole(config) else ())
+        run.close_waivers(
+            whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
+        )
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 
 
-def _is_whole(config: pytest.Config) -> bool:
-    """Whether the run had every test of its devices: nothing narrowed it, so a waiver without a test is a mistake."""
+def _collected_whole(config: pytest.Config) -> bool:
+    """Whether every test of the cases was collected; what `-m`, `-k` and the like left out of these is another matter.
+
+    An xdist controller collects nothing, `--lf` no file without a failure; and `-x` may end a run before its tests.
+    """
     options, option = config.stash[RUN].options, config.option
-    narrowed = options.engines or options.models or options.dtypes or options.ranks or option.keyword
+    narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    return not (
-        narrowed or by_path or getattr(option, "numprocesses", None) or getattr(option, "lf", False) or option.maxfail
-    )
+    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise")
+    return not (narrowed or by_path or any(getattr(option, name, None) for name in others))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

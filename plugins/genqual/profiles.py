@@ -152,6 +152,14 @@ def load(name: str) -> Profile:
     return _profile(path, data)
 
 
+def workload_ids(name: str) -> frozenset[str] | None:
+    """The ids of all workloads of the profiles that genqual ships; None where `name` is not one of these."""
+    known = shipped()
+    if name not in known:
+        return None
+    return frozenset(workload.id for other in known for workload in load(other).workloads(Options()))
+
+
 def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16") -> Plan:
     """The cases of `rows` on `device`, narrowed by the options, or overridden where no row has the value given.
 

@@ -87,8 +87,12 @@ class Recorder:
         label: str,
         inspection: Mapping[str, Json],
         protocol: Mapping[str, Json],
+        waived: str | None = None,
     ) -> Path:
-        """A verdict on one property; `shape` is (steps, rows) of what was judged, `protocol` the test's parameters."""
+        """A verdict on one property; `shape` is (steps, rows) of what was judged, `protocol` the test's parameters.
+
+        `waived` says why a failure is excused: the record keeps its verdict, and every table shows WAIVED.
+        """
         return self._write(
             Record(
                 run=self._run,
@@ -100,7 +104,7 @@ class Recorder:
                 outcome=_outcome(judgement),
                 judgement=verdict.Judgement.of(prop, judgement),
                 protocol=dict(protocol),
-                labels={"test": label},
+                labels={"test": label} | ({} if waived is None else {"waived": waived}),
                 command=self._command,
             )
         )
@@ -120,11 +124,12 @@ class Recorder:
         label: str = "",
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
+        waived: Mapping[str, str] | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
-        `runs` are the timed runs, whose tokens are kept for an audit; `peaks` what a roofline probe measured, per
-        second and rank.
+        `waived` says of a metric why its failure is excused. `runs` are the timed runs, whose tokens are kept for an
+        audit; `peaks` what a roofline probe measured, per second and rank.
         """
         kept = tuple(
             Metric.of(
@@ -147,7 +152,9 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, workload)} | ({"test": label} if label else {}),
+                labels={"subject": _subject(case, workload)}
+                | ({"test": label} if label else {})
+                | {f"waived {name}": reason for name, reason in (waived or {}).items()},
                 command=self._command,
             )
         )

@@ -70,7 +70,8 @@ class Tally:
             reason = str(told).removeprefix("Skipped: ").removeprefix("INCONCLUSIVE: ")
             self.inconclusive.setdefault(reason, []).append(report.nodeid.rpartition("::")[2])
         if report.when == "call" and "genqual_limit" in found:
-            self.limits.append(found["genqual_limit"])
+            excused = "  WAIVED" if found.get("genqual_verdict") == "waived" else ""
+            self.limits.append(found["genqual_limit"] + excused)
         for name, value in report.user_properties:
             if name == "genqual_record" and Path(str(value)) not in self.records:
                 self.records.append(Path(str(value)))

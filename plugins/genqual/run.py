@@ -11,15 +11,15 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from genqual.advice import again
 from genqual.builds import build_of
 from genqual.causes import Causes
 from genqual.conformance import judge, reference_file
@@ -40,6 +40,8 @@ from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
 from genqual.paths import data_dir
 from genqual.performance.design import gated_workloads
+from genqual.performance.verdict import GateResult
+from genqual.profiles import workload_ids
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
@@ -56,14 +58,6 @@ from genqual.selection import Selection
 from genqual.spec import PROCESSORS, Case, Json, Workload
 from genqual.subject import DISTRIBUTIONS
 from genqual.waivers import Register, read
-
-TESTS: Final = {
-    "ttft": "test_time_to_first_token",
-    "tpot": "test_time_per_output_token",
-    "tokens_per_s": "test_output_tokens_per_second",
-    "load_s": "test_load_time",
-    "peak_memory": "test_peak_memory",
-}
 
 
 class Run:
@@ -283,9 +277,10 @@ class Run:
                 found += [one for one in own if one.holds(class_id, here)]
         self.waivers = Register(found, datetime.now(UTC).date())
 
-    def close_waivers(self, *, whole: Collection[str]) -> None:
+    def close_waivers(self, *, whole: Collection[str], selected: Collection[str]) -> None:
         """After the last test: what of the waivers fails the run."""
-        self.stale_waivers = self.waivers.problems(whole=whole)
+        workloads = None if self.options.own_workloads else workload_ids(self.options.profile)
+        self.stale_waivers = self.waivers.problems(whole=whole, selected=selected, workloads=workloads)
 
     def inspection(self, case: Case) -> dict[str, Json]:
         """What rank 0 says really runs: kernels, shards, settings; asked once a case."""
@@ -309,7 +304,7 @@ class Run:
             budget_s=options.gate_budget or self.selection.profile.gate_budget,
         )
         other = self._other if options.baseline_from else None
-        return Judging(question, self.progress, self._why_not_right, other, self._command_again)
+        return Judging(question, self.progress, self._why_not_right, other, partial(again, options))
 
     def _other(self, case: Case) -> Generator:
         """The same case in the ranks of the build that `--baseline-from` names."""
@@ -340,18 +335,6 @@ class Run:
             return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=self.oracle(case.model).logits)
         return judge.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
 
-    def _command_again(self, case: Case, workload: Workload, metric: str) -> str:
-        """The command that judges one metric of one case again, and nothing else."""
-        options = self.options
-        words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
-        words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
-        words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
-        words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
-        words += [f"--baselines={options.baselines}"] if options.baselines else []
-        words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
-        words += ["--under-test", options.under_test] if options.under_test != "engine" else []
-        return shlex.join(words)
-
     def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
         return self.measuring.publish(
@@ -362,7 +345,12 @@ class Run:
             inspection=self.inspection(case),
             label=label,
             metric=metric,
+            excuse=self._excuse,
         )
+
+    def _excuse(self, case: Case, workload: Workload, metric: str, gate: GateResult) -> str | None:
+        failure = gate.failure(f"{case} {workload.id} {metric}", gate=self.options.gate)
+        return self.waivers.excuse_metric(case.id, workload.id, metric, failure)
 
     def unsupported(self, case: Case, reason: str) -> Path:
         """Record, once, that the case's engine cannot run it."""

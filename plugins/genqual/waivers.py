@@ -1,7 +1,7 @@
 """Known failures: narrow, strict, explained and dated. Reads TOML; knows tests by their ids, devices by their class.
 
 A waiver turns one failing test into WAIVED. It fails the run when it has expired, when its test passes again, and when
-it names a test that a whole run did not have.
+it names no test although everything that could be its test was collected and selected.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from genqual.errors import BadInput
 
 _WANTED: Final = {"test", "says", "issue", "expires"}
 _KNOWN: Final = _WANTED | {"class", "versions"}
+_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,23 @@ class Waiver:
         """Whether this is the test's waiver; the id may stand below any folder."""
         return nodeid == self.test or nodeid.endswith(f"/{self.test}")
 
+    def in_file_of(self, nodeid: str) -> bool:
+        """Whether the test with this id stands in the file that the waiver names."""
+        file, own = nodeid.partition("::")[0], self.test.partition("::")[0]
+        return file == own or file.endswith(f"/{own}")
+
+    @property
+    def workload(self) -> str | None:
+        """The id of the workload that its test measures, or None."""
+        found = _WORKLOAD.search(self.test)
+        return found and found[1]
+
+    def of_other_workload(self, nodeid: str) -> bool:
+        """Whether this is its test but for the workload: other batch sizes and lengths, such as another profile's."""
+        rest = _WORKLOAD.sub("", nodeid)
+        own = _WORKLOAD.sub("", self.test)
+        return self.workload is not None and (rest == own or rest.endswith(f"/{own}"))
+
     def of_case(self, case: str) -> bool:
         """Whether the test is one of the case with this id."""
         return re.search(rf"\[{re.escape(case)}[-\]]", self.test) is not None
@@ -56,12 +74,17 @@ class Waiver:
             name in installed and installed[name] in wanted for name, wanted in self.versions.items()
         )
 
+    @property
+    def reason(self) -> str:
+        """Where the failure is being dealt with, and the last day on which it is excused."""
+        return f"{self.issue}, until {self.expires}"
+
     def expired(self, today: date) -> bool:
         """Whether its last day is over."""
         return today > self.expires
 
     def __str__(self) -> str:
-        return f"{self.file.name}: {self.test} ({self.issue}, until {self.expires})"
+        return f"{self.file.name}: {self.test} ({self.reason})"
 
 
 def read(path: Path) -> list[Waiver]:
@@ -109,8 +132,11 @@ class Register:
 
     waivers: list[Waiver]
     today: date
-    used: set[Waiver] = field(default_factory=set)
     seen: set[Waiver] = field(default_factory=set)
+    collected: set[str] = field(default_factory=set)
+    """The id of every test that was collected, of those too that `-m` or another option then left out."""
+    tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
 
     def of(self, nodeid: str) -> Waiver | None:
         """The waiver in force of a test; an expired one excuses nothing."""
@@ -119,13 +145,47 @@ class Register:
             self.seen.add(found)
         return None if found is None or found.expired(self.today) else found
 
-    def problems(self, *, whole: Collection[str]) -> list[str]:
+    def excuse(self, nodeid: str, message: str) -> str | None:
+        """The reason why this failure of a test is WAIVED, or None where no waiver in force knows it."""
+        waiver = self.of(nodeid)
+        return waiver.reason if waiver is not None and waiver.excuses(message) else None
+
+    def excuse_metric(self, case: str, workload: str, metric: str, message: str | None) -> str | None:
+        """As `excuse`, of the test of one metric; None where there is no message, or no such test in this run."""
+        nodeid = self.tests.get((case, workload, metric))
+        return None if nodeid is None or message is None else self.excuse(nodeid, message)
+
+    def problems(
+        self,
+        *,
+        whole: Collection[str],
+        selected: Collection[str] | None = None,
+        workloads: Collection[str] | None = None,
+    ) -> list[str]:
         """Why the run fails: what has expired, and what names no test of the cases that were run as a `whole`, by id.
 
-        Another profile has other cases; a waiver of those is no mistake.
+        Another profile has other cases; a waiver of those is no mistake. Neither is one whose test may be among what
+        was collected and is not among the `selected` tests (None: all were), nor one of another workload, unless no
+        profile has that: `workloads` are the ids of all that there are (None: unknown, options or a file changed them).
         """
-        found = [f"the waiver {one} has expired: mend the failure, or renew it with a reason" for one in self.waivers
-                 if one.expired(self.today)]  # fmt: skip
-        found += [f"the waiver {one} names no test of this run: correct it, or remove it" for one in self.waivers
-                  if one not in self.seen and any(one.of_case(case) for case in whole)]  # fmt: skip
+        left_out = set() if selected is None else self.collected.difference(selected)
+        found = [
+            f"the waiver {one} has expired: mend the failure, or renew it with a reason"
+            for one in self.waivers
+            if one.expired(self.today)
+        ]
+        found += [
+            f"the waiver {one} names no test of this run: correct it, or remove it"
+            for one in self.waivers
+            if any(one.of_case(case) for case in whole) and not self._may_name_one(one, left_out, workloads)
+        ]
         return found
+
+    def _may_name_one(self, waiver: Waiver, left_out: Collection[str], workloads: Collection[str] | None) -> bool:
+        if waiver in self.seen or any(waiver.names(nodeid) for nodeid in self.collected):
+            return True
+        own = {nodeid for nodeid in self.collected if waiver.in_file_of(nodeid)}
+        if own.intersection(left_out) or (left_out and not own):
+            return True
+        elsewhere = workloads is None or waiver.workload in workloads
+        return elsewhere and any(waiver.of_other_workload(nodeid) for nodeid in own)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
+import pytest
+
+import genqual
 from genqual.engines import prebuild
+from tests import services
 
 
 def test_a_stale_baton_is_removed_and_said(tmp_path: Path) -> None:
@@ -53,6 +59,73 @@ def test_what_another_environment_built_is_not_called_ready(tmp_path: Path) -> N
     assert not prebuild._anothers(tmp_path, "/venvs/one/torch/include")
     assert prebuild._anothers(tmp_path, "/one/torch/include")
     assert prebuild._anothers(tmp_path / "nowhere", "/venvs/one/torch/include")
+
+
+def test_the_folder_of_headers_may_have_a_space_in_its_name(tmp_path: Path) -> None:
+    (tmp_path / "build.ninja").write_text("cflags = -isystem '/my venvs/one/torch/include' -fPIC\n")
+    assert not prebuild._anothers(tmp_path, "/my venvs/one/torch/include")
+    assert prebuild._anothers(tmp_path, "/my venvs/one/torch")
+
+
+PATHS = """
+import sys
+sys.path[:] = [path for path in sys.path if "site-packages" not in path] + [sys.argv[1], sys.argv[2]]
+"""
+COMPILE = f"""{PATHS}
+import torch
+from genqual.engines import compiling
+compiling.prepare("cpu")
+print(torch.__file__, float(torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(1000))))
+"""
+BUILD = f"""{PATHS}
+import torch.utils.cpp_extension as extension
+from genqual.engines import prebuild
+from pathlib import Path
+
+class Builder:
+    name = "tiny"
+    def is_compatible(self, verbose): return True
+    def load(self, verbose): return extension.load(name=self.name, sources=[sys.argv[3]], is_python_module=False)
+
+import deepspeed.accelerator
+deepspeed.accelerator.get_accelerator().create_op_builder = lambda name: Builder()
+prebuild.deepspeed_on_cpu = lambda: None
+print(extension.__file__, prebuild.prebuild(prebuild.to_stderr), prebuild.prebuild(prebuild.to_stderr))
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [(BUILD, ["built", "cached"]), pytest.param(COMPILE, ["1000.0"], marks=pytest.mark.heavy)],
+    ids=["an operator", "Inductor"],
+)
+def test_what_torch_compiles_links_below_a_path_with_a_space(script: str, said: list[str], tmp_path: Path) -> None:
+    """Through a link, so that torch lies there without being copied; the operator is one that compiles in a second."""
+    services.compiler()
+    place = tmp_path / "a path with spaces"
+    place.mkdir()
+    packages, ours = Path(sysconfig.get_path("purelib")), Path(genqual.__file__).parents[1]
+    (place / "packages").symlink_to(Path(torch_folder()).parent)
+    source = place / "tiny.cpp"
+    source.write_text('extern "C" int one() { return 1; }\n')
+    folders = {"TORCH_EXTENSIONS_DIR": str(place / "built"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(place / "packages"), str(packages), str(source)],
+        env=os.environ | folders | {"PYTHONPATH": str(ours)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "a path with spaces/packages/torch" in done.stdout
+    assert done.stdout.split()[-len(said) :] == said
+
+
+def torch_folder() -> str:
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent)
 
 
 def test_without_a_compiler_it_says_what_will_happen() -> None:

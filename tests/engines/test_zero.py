@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import pytest
+
+from tests import services
 
 from .checks import callback_runs_between_steps, decoding_is_right, fault_shows
 from .conftest import FORCED, faults_of, steps
@@ -103,9 +104,9 @@ def test_one_stream_alone_is_the_same(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.heavy
-@pytest.mark.skipif(shutil.which("g++") is None, reason="async_io is built by a C++ compiler")
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_weights_on_nvme_come_back(tmp_path_factory: pytest.TempPathFactory, ranks: int) -> None:
+    services.libaio()  # async_io is compiled
     folder = tmp_path_factory.mktemp("nvme")
     (folder / "disk").mkdir()
     options = f":offload=nvme+nvme_path={folder / 'disk'}"

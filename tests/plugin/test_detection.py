@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import date
@@ -27,6 +28,8 @@ from genqual.run import RUN
 from genqual.spec import Case
 from genqual.waivers import Register, Waiver
 from tests.conformance.pretend import TableOracle, forced_logits, noise, table
+from tests.faults import broken_injectors
+from tests.here import CPU
 from tests.plugin.suite import ROOT
 
 
@@ -278,3 +281,62 @@ def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None
         with pytest.raises(BadInput, match="no place"):
             stage.enter(item, case, "sign_flip")
     assert stage.enter(item, case, HONEST)
+
+
+def judged_with(names: str, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The suite by the matrix's plugin, with injectors that break in its catalogue."""
+    command = [sys.executable, "-m", "pytest", str(ROOT / "suites" / "conformance" / "test_greedy.py"), "-q"]
+    command += ["-p", "tests.faults.broken_injectors", "-p", "genqual.detection.plugin", "-p", "no:cacheprovider"]
+    command += ["-m", f"conformance and {CPU}", "--engine", "transformers", "--model=llama-tiny", "--dtype", "fp32"]
+    command += ["--ranks", "1", "--faults", names, "--faults-store", str(store), "--no-upload"]
+    command += [f"--state-dir={store}.state", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # ranks import the injectors, too
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_an_injector_that_breaks_is_an_error_of_the_matrix_and_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "cells.jsonl"
+    names = ["broken_undo", "broken_at_once", "broken_later", "nan_logit"]
+    done = judged_with(",".join(names), store, "-k", "test_every_logit_is_finite")
+    assert done.returncode == 1, done.stdout + done.stderr
+    for one in broken_injectors.BROKEN:
+        monkeypatch.setitem(CATALOGUE, one.name, one)
+    cells = list(Store(store).cells.values())
+    outcomes = {name: {cell.outcome for cell in cells if cell.fault == name} for name in names}
+    assert outcomes["broken_at_once"] == {"error"}
+    assert outcomes["broken_later"] == {"error"}, "neither a property nor a rule of others found it"
+    assert outcomes["broken_undo"] == {"pass", "error"}
+    assert [cell.check for cell in cells if cell.fault == "broken_undo" and cell.outcome == "error"] == [plugin.UNDOING]
+    assert "alarm" in outcomes["nan_logit"], "the group lives on, and what is judged there is judged"
+    assert all("TypeError" in cell.why for cell in cells if cell.outcome == "error")
+    matrix = Matrix(cells)
+    assert "broken_later" not in matrix.faults
+    assert "### Errors" in page(matrix, "detection.svg")
+    told = CliRunner().invoke(faults, ["matrix", "--show", "--store", str(store)])
+    assert told.exit_code == 1
+    assert "broken_at_once: 1 checks, first" in told.output
+    assert "TypeError: takes no such argument" in told.output
+    known = Store(store)
+    assert {known.judged(cell.key) for cell in cells if cell.outcome == "error"} == {False}, "it may have been mended"
+    assert all(known.judged(cell.key) for cell in cells if cell.outcome != "error")
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "verdict", "said"),
+    [
+        ("stale_kv", "failed", "fail", "alarm"),
+        ("stale_kv", "failed", None, "error"),  # EngineFailed, GroupLost, a TypeError of the test
+        ("rank_exit", "failed", None, "alarm"),  # meant to end the group
+        (HONEST, "failed", None, "error"),
+        (HONEST, "failed", "fail", "alarm"),
+        ("stale_kv", "passed", "pass", "pass"),
+        ("stale_kv", "skipped", "not_applicable", "not applicable"),
+        ("stale_kv", "skipped", "no_reference", "not judged"),
+    ],
+)
+def test_only_a_failed_judgement_is_a_find(name: str, outcome: str, verdict: str | None, said: str) -> None:
+    told = [] if verdict is None else [("genqual_verdict", verdict)]
+    report: Any = SimpleNamespace(when="call", outcome=outcome, user_properties=told)
+    assert plugin.outcome_of(report, name, broken=False) == said

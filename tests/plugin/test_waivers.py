@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from datetime import date
 from pathlib import Path
 
@@ -67,14 +69,111 @@ def test_what_has_expired_and_what_names_nothing_fails_a_whole_run(tmp_path: Pat
     assert "has expired" in late.problems(whole=())[0]
 
 
+CASE = f"{CPU}-transformers-llama-tiny-fp32"
+COLLECTED = [
+    f"suites/conformance/{TEST}",
+    f"suites/conformance/test_greedy.py::test_logits_match_the_oracle[{CASE}]",
+    f"suites/performance/test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]",
+    f"suites/performance/test_latency.py::test_time_to_first_token[{CASE}-b1-i32-n32]",
+]
+
+
+@pytest.mark.parametrize(
+    ("test", "selected", "workloads", "mistake"),
+    [
+        (COLLECTED[2], COLLECTED[:2], None, False),  # -m "conformance", or no --benchmark
+        (COLLECTED[2], COLLECTED, None, False),
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED[:2], None, False),  # its file was left out
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED[:3], None, False),  # a part of it, by -k
+        ("test_latency.py::test_time_per_token[CASE-b1-i32-n32]", COLLECTED, None, True),
+        ("test_new.py::test_of_no_file[CASE]", COLLECTED[:2], None, False),
+        ("test_new.py::test_of_no_file[CASE]", COLLECTED, None, True),
+        ("test_greedy.py::test_every_logit_is_fine[CASE]", COLLECTED[:2], None, True),
+        ("test_greedy.py::test_every_logit_is_fine[CASE]", COLLECTED[1:], None, False),
+        ("test_greedy.py::test_every_logit_is_fine[OTHER]", COLLECTED, None, False),  # of no case of this run
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, None, False),  # --batch-sizes 1
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b4-i32-n32"}, False),
+        ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b1-i32-n32"}, True),
+        ("test_latency.py::test_time_per_output_token[CASE-b4]", COLLECTED, None, True),
+        ("test_latency.py::test_time_per_token[CASE-b4-i32-n32]", COLLECTED, None, True),
+    ],
+)
+def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
+    test: str, selected: list[str], workloads: set[str] | None, mistake: bool, tmp_path: Path
+) -> None:
+    said = test.replace("CASE", CASE).replace("OTHER", CASE.replace("fp32", "bf16"))
+    register = Register(read(written(tmp_path, GOOD.replace(TEST, said))), date(2026, 1, 1))
+    register.collected.update(COLLECTED)
+    problems = register.problems(whole={CASE}, selected=selected, workloads=workloads)
+    assert [f"{said} (tracker 12" in one and "names no test" in one for one in problems] == [True] * mistake
+
+
+def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: Path) -> None:
+    """Nothing narrows what is collected here, so that a waiver which names nothing is a mistake and another is not."""
+    cases = '[[{}.cases]]\nengine = "transformers"\nmodels = ["llama-tiny"]\ndtypes = ["fp32"]\n'
+    profile = tmp_path / "one.toml"
+    profile.write_text(cases.format("conformance") + cases.format("performance"), encoding="utf-8")
+    right = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]")
+    other = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b4-i128-n32]")
+    wrong = GOOD.replace(TEST, f"test_repeat.py::test_no_such_name[{CASE}]")
+    written(tmp_path, right + other + wrong)
+    run = suite(
+        tmp_path, "-m", f"{CPU} and conformance", f"--profile={profile}", f"--waivers={tmp_path}", "--no-upload"
+    )
+    assert "failed" not in run.stdout.splitlines()[-1], run.stdout
+    assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*names no test", run.stdout) == ["test_repeat.py"]
+    assert run.returncode == 1
+
+
+def verdicts_of(row: str, output: str) -> set[str]:
+    """The last word of each row of the closing tables in which `row` stands."""
+    closing = output[output.index("= genqual =") : output.index("genqual: records")]
+    return {line.split()[-1] for line in closing.splitlines() if row in line}
+
+
+def waived_in_junit(file: Path) -> list[str]:
+    """Of each test whose only verdict is `waived`: how its skip begins, up to the second colon."""
+    found = []
+    for case in ET.parse(file).iter("testcase"):
+        words = [one.get("value") for one in case.iter("property") if one.get("name") == "genqual_verdict"]
+        if "waived" in words:
+            assert words == ["waived"]
+            assert case.find("failure") is None
+            skipped = case.find("skipped")
+            assert skipped is not None
+            found.append(":".join(str(skipped.get("message")).split(":")[:2]))
+    return found
+
+
 def test_a_known_failure_is_waived_and_one_that_passes_fails(tmp_path: Path) -> None:
     written(tmp_path, GOOD)
     broken = {"GENQUAL_TEST_FAULT": '{"name": "nan_logit"}'}
     args = (*RUN, "-k", "test_every_logit_is_finite", "--no-upload", f"--waivers={tmp_path}")
-    run = suite(tmp_path, *args, "-p", "tests.faults.inject", f"--junitxml={tmp_path}/junit.xml", env=broken)
+    shown = (f"--junitxml={tmp_path}/junit.xml", f"--report={tmp_path}/page.html")
+    run = suite(tmp_path, *args, "-p", "tests.faults.inject", *shown, env=broken)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 waived" in run.stdout
-    assert "WAIVED: tracker 12" in (tmp_path / "junit.xml").read_text()
+    assert verdicts_of("every logit is finite", run.stdout) == {"WAIVED"}
+    assert waived_in_junit(tmp_path / "junit.xml") == ["WAIVED: tracker 12, until 2999-01-01"]
+    page = re.sub(r"<[^>]+>", "", (tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "1 waived" in page
+    assert "WAIVED (tracker 12, until 2999-01-01): every_logit_is_finite" in page
+    assert "1 fail" not in page
     run = suite(tmp_path, *args)
     assert run.returncode == 1, run.stdout
     assert "WAIVED, yet it passes" in run.stdout
+
+
+def test_a_known_failure_of_a_metric_is_waived_in_every_table(tmp_path: Path) -> None:
+    test = f"test_latency.py::test_time_per_output_token[{CASE}-b2-i16-n4]"
+    written(tmp_path, GOOD.replace(TEST, test).replace("not finite", "NO BASELINE"))
+    args = ["-m", f"{CPU} and performance", "--benchmark", "--gate", *RUN[2:], "--batch-sizes", "2", "--no-upload"]
+    args += ["--input-lengths", "16", "--new-tokens", "4", "-k", "test_time_per_output_token or test_time_to_first"]
+    args += [f"--waivers={tmp_path}", f"--junitxml={tmp_path}/junit.xml"]
+    run = suite(tmp_path, *args, f"--report={tmp_path}/page.html")
+    assert run.returncode == 1, "the other metric has no baseline and no waiver\n" + run.stdout
+    assert "1 failed, 1 waived" in re.sub(r"\d+ deselected, ", "", run.stdout), run.stdout
+    assert verdicts_of("TPOT ms", run.stdout) == {"WAIVED"}
+    assert verdicts_of("TTFT ms", run.stdout) == {"BASELINE"}
+    assert waived_in_junit(tmp_path / "junit.xml") == ["WAIVED: tracker 12, until 2999-01-01"]
+    assert "<td>waived<td>measured" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -4,16 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.results.postgres import Server
+from tests import services
+from tests.results.postgres import INSTALL, Server, binaries
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A PostgreSQL server that runs; without one the test fails, since nothing else proves what it is about."""
+    """A PostgreSQL server that runs."""
     try:
-        server = Server()
-    except FileNotFoundError as error:
-        pytest.fail(str(error), pytrace=False)
+        binaries()
+    except FileNotFoundError:
+        services.absent("PostgreSQL server (initdb, postgres)", INSTALL)
+    server = Server()
     try:
         server.start()
         yield server

@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-MISSING: Final = (
-    "no PostgreSQL server here (initdb, postgres): these tests need a real one."
-    " apt-get install -y postgresql, or put its bin directory on PATH"
-)
+INSTALL: Final = "apt-get install -y postgresql, or put its bin directory on PATH"
+PACKAGED: Final = Path("/usr/lib/postgresql")  # where Debian puts a folder for each version
 PASSWORD: Final = "s3cr3t"
 
 _START_S, _STOP_S = 60.0, 30.0
@@ -25,12 +23,12 @@ _START_S, _STOP_S = 60.0, 30.0
 def binaries() -> Path:
     """Where initdb and postgres are. Raises FileNotFoundError that says how to get them."""
     places = [Path(found).parent for name in ("initdb",) if (found := shutil.which(name))]
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    places += sorted(PACKAGED.glob("*/bin"), reverse=True)
     for place in places:
         real = (place / "initdb").resolve().parent
         if (real / "postgres").exists():
             return real
-    raise FileNotFoundError(MISSING)
+    raise FileNotFoundError(f"no PostgreSQL server here (initdb, postgres): {INSTALL}")
 
 
 class Server:

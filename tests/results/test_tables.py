@@ -17,6 +17,7 @@ from genqual.results.display import number
 from genqual.results.metric import Gate, Metric
 from genqual.results.parts import Outcome, Workload
 from genqual.results.record import Record
+from genqual.results.report.rows import rows as page_rows
 from genqual.results.summary import conformance_table, performance_table, summary
 from genqual.results.text import clean, markdown, spread
 from tests.results.make import record, timing, verdict
@@ -156,6 +157,18 @@ def test_verdicts_that_differ_are_counted_worst_first() -> None:
     assert text.index("REGRESSED") < text.index("BASELINE") < text.index("PASS")
 
 
+def test_a_metric_whose_failure_is_waived_says_so_in_the_table_and_on_the_page() -> None:
+    gate = Gate(verdict="regressed", reason="6 % slower")
+    one = measured(0.0125, gate=gate, labels={"waived tpot": "tracker 12, until 2999-01-01"})
+    lines = cells(drawn(performance_table([one])))
+    assert [row[-1] for row in lines if "TPOT ms" in row] == ["WAIVED"]
+    assert [row[-1] for row in lines if "TTFT ms" in row] == ["REGRESSED"]
+    (row,) = page_rows([one], [])
+    assert row.gate == "regressed", "another metric's failure is not waived"
+    both = {f"waived {metric.name}": "tracker 12" for metric in one.metrics}
+    assert page_rows([measured(0.0125, gate=gate, labels=both)], [])[0].gate == "waived"
+
+
 def test_more_workloads_than_fit_go_below() -> None:
     records = [measured(0.0125, input_length=2**power) for power in range(4, 12)]
     lines = drawn(performance_table(records, 80), 80)
@@ -224,6 +237,24 @@ def test_of_several_verdicts_on_a_property_the_worst_is_shown_with_their_count()
     worse = [*batches, verdict(batch=9, nrms=0.0001, word="no_reference")]
     assert one_row(*worse) == ["llama-30m bf16", "greedy x4", "1.0e-04", "0.01", "NO REFERENCE"]
     assert one_row(*worse, verdict(batch=10, nrms=0.00002, word="fail"))[-1] == "FAIL"
+
+
+def test_a_known_failure_is_waived_and_stands_behind_an_unknown_one() -> None:
+    why = {"waived": "tracker 12, until 2999-01-01"}
+    rows = cells(
+        drawn(
+            conformance_table(
+                [
+                    verdict(name="batching", word="fail", nrms=0.03, labels=why),
+                    verdict(name="cache", word="fail", nrms=0.06),
+                    verdict(name="greedy", word="fail", nrms=0.05, labels=why, protocol={"edge": 1}),
+                    verdict(name="greedy", nrms=0.01, protocol={"edge": 2}),
+                ]
+            )
+        )
+    )
+    assert [row[-1] for row in rows[3:]] == ["FAIL", "WAIVED", "WAIVED"]
+    assert [row[-4] for row in rows[3:]] == ["cache", "batching", "greedy x2"]
 
 
 def test_a_judgement_that_could_not_be_made_says_why() -> None:

@@ -15,10 +15,11 @@ import click
 import genqual
 from genqual.devices.base import Device, Presence
 from genqual.devices.registry import devices
-from genqual.errors import GenqualError
+from genqual.errors import GenqualError, pip_install
 from genqual.results.installed import versions
 from genqual.results.text import clean
 
+EXTRAS: Final = ("xeon", "cuda", "hpu")  # devices with packages of their own; the others use those of `xeon`
 PACKAGES: Final = ("torch", "transformers", "accelerate", "deepspeed", "gguf", "optimum-habana", "nvidia-ml-py")
 COMPILERS: Final = ("c++", "ninja")
 STATE: Final = Path(".genqual")
@@ -95,7 +96,8 @@ def _packages(present: list[str]) -> list[str]:
         click.echo(f"  {name:<17} {here.get(name, 'missing')}")
     if {"torch", "transformers"} <= here.keys() or not present:
         return []
-    return [f"pip install 'genqual[{present[0]}]' brings torch and transformers, which every engine here needs"]
+    extra = present[0] if present[0] in EXTRAS else "xeon"
+    return [f"{pip_install(extra=extra)} brings torch and transformers, which every engine here needs"]
 
 
 def _results() -> tuple[bool, list[str]]:

@@ -23,8 +23,8 @@ def export(source: str, target: Path) -> None:
       genqual export 'postgresql://reader@db/genqual#class=NAME' records.parquet
       genqual export .genqual/results.db records.jsonl
 
-    Parquet holds the columns of the index beside each record, for any tool that reads it (pip install
-    'genqual[parquet]'); .jsonl is one record a line.
+    Parquet holds the columns of the index beside each record, for any tool that reads it, and needs
+    pyarrow; .jsonl is one record a line.
     """
     records = sorted(load(source), key=lambda record: (record.created, record.id), reverse=True)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import click
 
 from genqual.conformance.faults import CATALOGUE, Fault, fault
 from genqual.detection.page import page
-from genqual.detection.runs import TINY, runs_of
+from genqual.detection.runs import TINY, Run, runs_of
 from genqual.detection.store import HONEST, Store
 from genqual.detection.tables import Matrix, draw, titled
 from genqual.devices.registry import processor
@@ -23,6 +23,17 @@ from genqual.paths import data_dir
 from genqual.spec import DTYPES
 
 STORE: Final = Path(".genqual/detection.jsonl")
+
+
+def _of_engines(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of pytest that some engines cannot run without; passed on as `settings`, words of a command line."""
+    for name in ("--served-model", "--endpoint", "--engine-command"):
+        command = click.option(name, help="As pytest's, of the engine that needs it.")(command)
+    return command
+
+
+def _settings(given: Mapping[str, str | None]) -> list[str]:
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
 @click.group("faults")
@@ -61,8 +72,9 @@ def show(name: str) -> None:
     click.echo(f"{one.name}: {one.summary}")
     click.echo(f"  group          {one.group}{', equivalent: it must not alarm' if one.equivalent else ''}")
     click.echo(f"  spoils         {one.kind}")
-    click.echo(f"  architectures  {', '.join(sorted(one.architectures))}")
+    click.echo(f"  architectures  {', '.join(sorted(one.architectures)) or 'any'}")
     click.echo(f"  engines        {', '.join(sorted(one.engines))}, {one.min_ranks} rank(s) or more")
+    click.echo(f"  any other that has {', '.join(sorted(one.wants))}")
     click.echo(f"  dtypes         {', '.join(sorted(one.dtypes)) or 'any'}")
     click.echo(f"  injected by    {one.entry} {one.params or ''}")
     if one.survives:
@@ -75,27 +87,29 @@ def show(name: str) -> None:
 @click.option("--model", help="An embedded model.  [default: the first that the fault fits]")
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(DTYPES))
 @click.option("--engine", help="Engine to put it into.  [default: the first that the fault fits]")
-def run_one(name: str, model: str | None, dtype: str, engine: str | None) -> None:
+@_of_engines
+def run_one(name: str, model: str | None, dtype: str, engine: str | None, **settings: str | None) -> None:
     """Put NAME into a live engine, run the conformance suite on it, and say which properties find it.
 
-    Exits with 1 when a fault survives, or an equivalent control alarms.
+    Exits with 1 when a fault survives, an equivalent control alarms, or the injector breaks.
     """
     one = fault(name)
     if one.kind == "rank":
         raise BadInput(f"{name} ends or stops a rank: it is a fault of processes, and every test would name its cause")
     ranks = one.min_ranks
     engine = engine or ("transformers" if ranks == 1 and "transformers" in one.engines else sorted(one.engines)[0])
-    model = model or next(m for m in TINY if resolve(m).architecture in one.architectures)
+    model = model or next(m for m in TINY if not one.architectures or resolve(m).architecture in one.architectures)
     store = Path(".genqual") / f"fault-{name}.jsonl"
     store.unlink(missing_ok=True)
-    judge_with([name], store, engine, ranks, model, dtype)
+    judge_with([name], store, engine, ranks, model, dtype, settings=_settings(settings))
     matrix = Matrix(Store(store).cells.values())
     found = [cell for cell in matrix.cells if cell.outcome == "alarm"]
     for cell in found:
         click.echo(f"{titled(cell.check)}: {cell.why}")
     click.echo(f"{name} on {engine} x{ranks}, {model}, {dtype}: {len(found)} of {len(matrix.cells)} checks alarm")
+    tell_errors(matrix)
     ours = any(cell.test.startswith("test_") for cell in found)
-    sys.exit(ours if one.equivalent else not ours)
+    sys.exit(bool(matrix.errors) or (ours if one.equivalent else not ours))
 
 
 @faults.command("matrix")
@@ -107,6 +121,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None) -> Non
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
 @click.option("--engines", help="Engine:ranks pairs, as transformers:1.  [default: the seven ways of the whole matrix]")
+@_of_engines
 def matrix_(
     models: str | None,
     dtypes: str | None,
@@ -116,6 +131,7 @@ def matrix_(
     out: Path | None,
     only_show: bool,
     engines: str | None,
+    **settings: str | None,
 ) -> None:
     """Judge every fault with every property, in both lanes, and write the matrix.
 
@@ -123,12 +139,13 @@ def matrix_(
     their own; and all of these, other kernels and a real model too, with nothing wrong.
 
     Every cell is a line of the store, written when it is judged: a run that was interrupted goes on where it was. Exits
-    with 1 when a fault survives without an explanation, or an honest or equivalent run alarms.
+    with 1 when a fault survives without an explanation, an honest or equivalent run alarms, or an injector breaks.
     """
     chosen = names.split(",") if names else [HONEST, *(n for n, one in CATALOGUE.items() if one.sample or not sample)]
     for name in chosen:
         if name != HONEST:
             fault(name)
+    runs = []
     if not only_show:
         runs = runs_of(engines, models, dtypes)
         for model in {name: None for run in runs for name in run.models}:
@@ -136,9 +153,11 @@ def matrix_(
         for run in runs:
             for model, dtype in itertools.product(run.models, run.dtypes):
                 wanted = [name for name in chosen if names or run.takes(name, model, dtype)]
-                judge_with(wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores)
+                judge_with(
+                    wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores, _settings(settings)
+                )
     matrix = Matrix(Store(store).cells.values())
-    if not matrix.cells:
+    if not matrix.cells and not matrix.errors:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +172,30 @@ def matrix_(
     )
     for cell in alarms:
         click.echo(f"  {cell.fault}: {titled(cell.check)} on {cell.engine} {cell.model} {cell.dtype}: {cell.why}")
-    sys.exit(bool(survivors or alarms))
+    tell_errors(matrix)
+    unproved = [] if only_show or not set(chosen) - {HONEST} else [run for run in runs if not proved(matrix, run)]
+    for run in unproved:
+        click.echo(
+            f"{run.engine} x{run.ranks} is unproved: no fault could be put into it, so that nothing says what its "
+            "verdicts are worth. `EngineSpec.faults` says where faults can be put (docs/extending.md)"
+        )
+    sys.exit(bool(survivors or alarms or matrix.errors or unproved))
+
+
+def proved(matrix: Matrix, run: Run) -> bool:
+    """Whether a fault was judged on the engine of `run`, where faults were to be: some ways only prove no alarm."""
+    wrong = {cell.fault for cell in matrix.ours if (cell.engine, cell.ranks) == (run.engine, run.ranks)}
+    return not run.faults or any(name in CATALOGUE and not CATALOGUE[name].equivalent for name in wrong)
+
+
+def tell_errors(matrix: Matrix) -> None:
+    """Say what an exception ended, once a fault: an injector that breaks finds nothing, and must be mended."""
+    if not matrix.errors:
+        return
+    click.echo(f"{len(matrix.errors)} errors: an exception, no judgement, ended these checks")
+    for name in dict.fromkeys(cell.fault for cell in matrix.errors):
+        some = [cell for cell in matrix.errors if cell.fault == name]
+        click.echo(f"  {name}: {len(some)} checks, first {titled(some[0].check)} on {some[0].engine}: {some[0].why}")
 
 
 def judge_with(
@@ -165,6 +207,7 @@ def judge_with(
     dtype: str,
     tests: Sequence[str] = (),
     cores: int = 1,
+    settings: Sequence[str] = (),
 ) -> None:
     """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits."""
     architecture = resolve(model).architecture
@@ -183,7 +226,7 @@ def judge_with(
         *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.detection.plugin"),
         *("-m", f"conformance and {processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
-        *("--cores-per-rank", str(cores)),
+        *("--cores-per-rank", str(cores), *settings),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
         *("--tb=no", "-q", "-q", "--no-summary", "-p", "no:cacheprovider", f"--state-dir={store.absolute()}.state"),
     ]

@@ -8,7 +8,7 @@ import click
 
 from genqual.detection.store import Store
 from genqual.detection.tables import Matrix
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.results.compare_read import read
 from genqual.results.prices import prices
 from genqual.results.published import NAME
@@ -90,5 +90,6 @@ def _signatures(paths: list[Path], keys: tuple[Path, ...], records: list[Record]
     try:
         from genqual.results.report.signed import signatures
     except ImportError as error:
-        raise BadInput(f"{paths[0]}: reading a signature needs {error.name}: pip install 'genqual[upload]'") from None
+        command = pip_install(extra="upload")
+        raise BadInput(f"{paths[0]}: reading a signature needs {error.name}: {command}") from None
     return signatures(paths, keys, records)

@@ -39,6 +39,16 @@ def _summary(matrix: Matrix) -> list[str]:
     if matrix.unjudged:
         what = Counter(f"{cell.fault} on {cell.engine} x{cell.ranks} {cell.model}" for cell in matrix.unjudged)
         lines.append(f"- {len(matrix.unjudged)} cells gave no verdict: {', '.join(sorted(what))}.")
+    if matrix.errors:
+        lines += [
+            "",
+            "### Errors",
+            "",
+            "An exception ended these, such as that of a broken injector: no find.",
+            "",
+        ]
+        for cell in matrix.errors:
+            lines.append(f"- {cell.fault}: {titled(cell.check)} on {_where(cell)}: {cell.why}")
     lines += ["", "### Survivors", ""]
     for name in survivors:
         why = CATALOGUE[name].survives or "not explained yet: a gap of the suite"

@@ -20,10 +20,10 @@ from genqual.conformance.faults import CATALOGUE, Fault
 from genqual.conformance.other_rules import RULES, alarms
 from genqual.conformance.reference import Reference
 from genqual.detection import tiers
-from genqual.detection.store import HONEST, Cell, Store, key_of
+from genqual.detection.store import HONEST, Cell, Outcome, Store, key_of
 from genqual.devices.registry import device
 from genqual.engines.base import TokenBatch
-from genqual.errors import GenqualError
+from genqual.errors import BadInput, GenqualError, Unsupported
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
 from genqual.run import RUN
@@ -31,11 +31,13 @@ from genqual.spec import Case
 
 STORE: Final = pytest.StashKey[Store]()
 STAGE: Final = pytest.StashKey["Stage"]()
+BROKEN: Final = pytest.StashKey[str]()  # why the fault of this test could not be put in, where that was a breakdown
 
 # Each starts a process: only for faults that a process can make a difference to.
 FRESH: Final = "test_a_fresh_process_gives_the_same_bits"
 # To the bit beside another group, which has no fault in it: a control changes numbers, if none that matters.
 BESIDE: Final = {"test_a_split_over_devices_gives_the_same_bits", "test_offloaded_weights_give_the_same_bits"}
+UNDOING: Final = "taking the fault out"
 HASHES: Final = "test_weights_stay_as_they_were_loaded"
 
 
@@ -62,7 +64,7 @@ class Stage:
         """Put `name` into the group of `case`, and take out what was there; False where that had been done."""
         if self._now == (case, name):
             return False
-        self.leave()
+        self.leave(item.config.stash[STORE])
         if name != HONEST:
             known = CATALOGUE[name]
             generator = item.config.stash[RUN].generator(case)
@@ -71,10 +73,15 @@ class Stage:
         self._now = (case, name)
         return True
 
-    def leave(self) -> None:
-        """Take the fault out; the weights are what they were, or the group ends."""
-        self._now = None
-        self._block.close()
+    def leave(self, store: Store) -> None:
+        """Take the fault out; the weights are what they were, or the group ends. What fails then is an error of it."""
+        before, self._now = self._now, None
+        try:
+            self._block.close()
+        except (Exception, GroupLost) as error:
+            if before is None:
+                raise
+            store.add(cell_of(*before, UNDOING, "error", blame(error)))
 
 
 @pytest.hookimpl(trylast=True)
@@ -96,7 +103,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left: list[pytest.Item] = []
     for item in items:
         case, name = of(item)
-        wanted = case is not None and fits(case, name, item) and key_of(case, name, check_of(item)) not in store.cells
+        wanted = case is not None and fits(case, name, item) and not store.judged(key_of(case, name, check_of(item)))
         (kept if wanted else left).append(item)
     cases = list(dict.fromkeys(of(item)[0] for item in kept))
     kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1])))
@@ -149,7 +156,14 @@ def broken(request: pytest.FixtureRequest) -> str:
     if case is None:
         return HONEST
     store, stage = item.config.stash[STORE], item.config.stash[STAGE]
-    if stage.enter(item, case, name):
+    try:
+        entered = stage.enter(item, case, name)
+    except (BadInput, Unsupported):
+        raise  # the fault does not fit here, and says why: not judged
+    except (Exception, GroupLost) as error:
+        item.stash[BROKEN] = blame(error)
+        raise
+    if entered:
         progress(item, case, name)
         for check, outcome, why in rules(item, case):
             store.add(cell_of(case, name, check, outcome, why))
@@ -174,8 +188,8 @@ def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
     """What the rules of others, and our own judges with less evidence, say of this group as it is now."""
     run = item.config.stash[RUN]
     reference, generator = run.reference(case.model), run.generator(case)
-    if not isinstance(reference, Reference):
-        return
+    if not isinstance(reference, Reference) or generator.plan.tier == "tokens":
+        return  # these rules are shown logits
     batch = TokenBatch.of(reference.prompts)
     try:
         tokens = generator.generate(batch, reference.steps).tokens
@@ -183,13 +197,38 @@ def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
         forced = generator.score(batch, reference.forced, logits=True)
         said = alarms(tokens, own, forced, reference, run.exact_logits(case.model))
     except (GenqualError, GroupLost) as error:
-        words = f"{type(error).__name__}: {str(error)[:200]}"
-        yield from ((check, "alarm", words) for check in (*RULES, *tiers.TIERS))
+        outcome = "not judged" if isinstance(error, Unsupported) else "alarm" if _meant(of(item)[1]) else "error"
+        yield from ((check, outcome, blame(error)) for check in (*RULES, *tiers.TIERS))
         return
     for rule, (alarm, why) in said.items():
         yield rule, "alarm" if alarm else "pass", why
     known, oracle = run.exact_logits(case.model), run.oracle(case.model)
     yield from tiers.alarms(tokens, own, reference, case.dtype, oracle.logits, known)
+
+
+def outcome_of(report: pytest.TestReport, name: str, *, broken: bool) -> Outcome:
+    """What a test's report says of the fault `name`. Only a failed judgement finds it; `broken`: it was not put in.
+
+    An exception finds nothing, whoever raised it, unless the fault is meant to end the group.
+    """
+    found = {str(key): str(value) for key, value in report.user_properties}
+    verdict = found.get("genqual_verdict")
+    if report.outcome == "failed":
+        if report.when == "setup":
+            return "error" if broken else "not judged"  # the fault does not fit there
+        return "alarm" if verdict == "fail" or _meant(name) else "error"
+    if report.outcome == "skipped":
+        return "not applicable" if verdict == "not_applicable" else "not judged"
+    return "pass"
+
+
+def _meant(name: str) -> bool:
+    return name != HONEST and CATALOGUE[name].ends_group
+
+
+def blame(error: BaseException) -> str:
+    """An exception in a line: its kind and first words, without the traceback that came from the rank."""
+    return f"{type(error).__name__}: {' '.join(str(error).partition(chr(10))[0].split())}"[:300]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -199,16 +238,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     case, name = of(item)
     judged = report.when == "call" or (report.when == "setup" and report.outcome != "passed")
     if judged and case is not None and any(mark.name in markers.SUITES for mark in item.iter_markers()):
-        found = {str(key): str(value) for key, value in report.user_properties}
-        outcome: Any = {"failed": "alarm", "passed": "pass"}.get(report.outcome, "not judged")
-        if report.when == "setup" and report.failed:
-            outcome = "not judged"  # the fault could not be put there
-        if report.outcome == "skipped" and found.get("genqual_verdict") == "not_applicable":
-            outcome = "not applicable"
+        broken = item.stash.get(BROKEN, None)
+        outcome = outcome_of(report, name, broken=broken is not None)
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
         words = item.stash.get(WHOLE, "") or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
-        why = "" if report.passed else " ".join(words.split())[:300]
-        if outcome == "alarm" and (issue := _known(item, name, " ".join(words.split()))):
+        why = broken or ("" if report.passed else " ".join(words.split())[:300])
+        if outcome in ("alarm", "error") and (issue := _known(item, name, " ".join(words.split()))):
             outcome, why = "known", issue
         item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
     return report
@@ -226,4 +261,4 @@ def _known(item: pytest.Item, name: str, said: str) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Take the last fault out before the groups end."""
-    session.config.stash[STAGE].leave()
+    session.config.stash[STAGE].leave(session.config.stash[STORE])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from genqual.conformance.faults import CATALOGUE
+from genqual.conformance.faults.fault import SHIPPED
 from genqual.detection.store import HONEST
 from genqual.errors import BadInput
 from genqual.models.registry import resolve
@@ -32,8 +33,11 @@ class Run:
     faults: bool = True
 
     def takes(self, name: str, model: str, dtype: str) -> bool:
-        """Whether the whole matrix tries this fault here: all on `HOME`, elsewhere what is no fault of `HOME`."""
-        if name == HONEST or CATALOGUE[name].equivalent:
+        """Whether the whole matrix tries this fault here: all on `HOME`, elsewhere what is no fault of `HOME`.
+
+        On an engine that is not genqual's, every fault that fits.
+        """
+        if name == HONEST or CATALOGUE[name].equivalent or self.engine.partition(":")[0] not in SHIPPED:
             return True
         known, architecture = CATALOGUE[name], resolve(model).architecture
         engine, ranks = HOME
@@ -61,8 +65,8 @@ RUNS: Final = (
 def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
     """The whole matrix, narrowed to `models` and `dtypes`; or the runs of `engines`, ENGINE:RANKS. Commas between.
 
-    An engine that is not in the whole matrix is tried with its own faults and the sample. Raises BadInput for what is
-    no such pair.
+    An engine of genqual's that is not in the whole matrix is tried with its own faults and the sample, any other with
+    all that fit. Raises BadInput for what is no such pair.
     """
     if engines is None:
         narrowed = [replace(run, models=_of(run.models, models), dtypes=_of(run.dtypes, dtypes)) for run in RUNS]

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from genqual.errors import BadInput
 from genqual.spec import Case
 
-Outcome = Literal["alarm", "pass", "known", "not applicable", "not judged"]
-"""`known`: a run without a fault of ours alarmed, and a waiver says what is wrong with that engine."""
+Outcome = Literal["alarm", "pass", "known", "not applicable", "not judged", "error"]
+"""`alarm`: a judgement failed. `known`: a run without a fault of ours alarmed, and a waiver says what is wrong with
+that engine. `error`: an exception ended it, such as that of an injector which is broken: that finds nothing."""
 
 HONEST = "honest"
 
@@ -57,6 +58,10 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.cells: dict[tuple[Any, ...], Cell] = {cell.key: cell for cell in _read(path)}
+
+    def judged(self, key: tuple[Any, ...]) -> bool:
+        """Whether there is a cell of this key that need not be judged again; an error may have been mended since."""
+        return key in self.cells and self.cells[key].outcome != "error"
 
     def add(self, cell: Cell) -> None:
         """Write one cell, whole, before anything else happens."""

@@ -18,7 +18,9 @@ class Matrix:
     """Cells, and what follows from them."""
 
     def __init__(self, cells: Iterable[Cell]) -> None:
+        cells = list(cells)
         self.cells = [cell for cell in cells if cell.outcome in JUDGED]
+        self.errors = [cell for cell in cells if cell.outcome == "error"]
         self.unjudged = [cell for cell in cells if cell.outcome == "not judged"]
         self.ours = [cell for cell in self.cells if cell.test not in RULES and cell.test not in TIERS]
 

@@ -29,6 +29,17 @@ ABILITIES: Final[Mapping[str, str]] = {
 """Ability -> what is said of an engine that lacks it. Those without a function of their own are declared with ""."""
 
 
+FAULT_PLACES: Final[Mapping[str, str]] = {
+    "answers": "`generate` gives tokens, whatever computes them",
+    "modules": "`model` is the torch module tree of a Llama or a BLOOM as transformers has it, and its forward runs",
+    "weights": "its weights lie in that tree, where one may be altered",
+    "cache": "its attention is given a transformers Cache",
+    "loop": "`run_generate` is what chooses the tokens: transformers' generate",
+    "shards": "of several ranks each holds a shard of that tree",
+}
+"""Where faults can be put into an engine, for `EngineSpec.faults`."""
+
+
 BEST: Final = 5
 """How many log-probabilities a token are asked for below the logits tier; OpenAI's completions give no more."""
 
@@ -63,6 +74,21 @@ class EngineSpec:
 
     abilities: Mapping[str, str] = field(default_factory=dict)
     """What it can do beyond the Protocol, and the "package.module:function" that does it in a rank; see ABILITIES."""
+
+    faults: frozenset[str] | None = None
+    """Where faults can be put into it, see FAULT_PLACES; None: everywhere in an engine that shows logits.
+
+    So it is with any subclass of `engines.hf.HfEngine`. A fault without a place after all leaves its cells unjudged.
+    """
+
+    @property
+    def fault_places(self) -> frozenset[str]:
+        """What a fault may ask for: the places, and the abilities, by which some faults can be seen alone."""
+        places = self.faults
+        if places is None:
+            places = frozenset(FAULT_PLACES if self.tier == "logits" else ())
+            places -= {"shards"} if self.streams else set()
+        return places | {"answers"} | self.abilities.keys()
 
     def lacking(self, ability: str) -> str | None:
         """Why a property that needs `ability` is not applicable to this engine, or None. Raises KeyError on a typo."""

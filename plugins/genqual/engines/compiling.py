@@ -15,6 +15,7 @@ import torch._inductor.config
 from torch._dynamo.backends.registry import lookup_backend
 from transformers import CompileConfig, StaticCache
 
+from genqual.engines.prebuild import quote_libraries
 from genqual.errors import BadInput, Unsupported
 
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -44,6 +45,7 @@ def require_compiler() -> str:
 
 def prepare(device: str) -> None:
     """Settings that must stand before anything is traced: weights folded in on a CPU, no silent return to eager."""
+    quote_libraries()
     os.environ.setdefault("TORCHINDUCTOR_FREEZING", "1" if device == "cpu" else "0")
     torch._inductor.config.freezing = os.environ["TORCHINDUCTOR_FREEZING"] == "1"
     torch._dynamo.config.cache_size_limit = _GRAPHS

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -63,11 +65,23 @@ def without_shared_memory() -> None:
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
+def quote_libraries() -> None:
+    """Let torch's C++ builds in this process, Inductor's too, link below a path with a space in it.
+
+    torch quotes the folders of its headers and not that of its libraries: the linker would take the parts of the path
+    for files of their own.
+    """
+    from torch.utils import cpp_extension
+
+    cpp_extension.TORCH_LIB_PATH = shlex.quote(str(Path(cpp_extension.__file__).parents[1] / "lib"))
+
+
 def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Outcome:
     deepspeed_on_cpu()
     from deepspeed.accelerator import get_accelerator
     from torch.utils.cpp_extension import _get_build_directory, include_paths
 
+    quote_libraries()
     if not find_tools():
         return "no compiler"
     builder = get_accelerator().create_op_builder(builder_name)
@@ -98,10 +112,11 @@ def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Out
 def _anothers(folder: Path, headers: str) -> bool:
     """Whether what lies in `folder` was compiled with other headers of torch: ninja will then compile it anew."""
     try:
-        words = (folder / "build.ninja").read_text(encoding="utf-8").split()
+        text = (folder / "build.ninja").read_text(encoding="utf-8")
     except FileNotFoundError:
         return True
-    return headers not in (word.removeprefix("-isystem").removeprefix("-I") for word in words)
+    ways = {re.escape(way) for way in (headers, shlex.quote(headers))}
+    return re.search(rf"(?:^|\s|-isystem|-I)(?:{'|'.join(ways)})(?:\s|$)", text) is None
 
 
 def _drop_stale_baton(baton: Path, progress: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.models import registry, weights
 from genqual.models.catalogue import FETCHABLE, Fetchable
 from genqual.models.spec import ModelSpec
@@ -87,7 +87,7 @@ def _convert(item: Fetchable, source: Path, target: Path) -> None:
         ["-m", "genqual.models.convert", str(source), str(target)],
         seconds=_CONVERT_S,
         told=f"model {item.name}: {source.name} could not be converted",
-        next_step="the conversion needs torch, transformers and gguf: pip install 'genqual[xeon]'",
+        next_step=f"the conversion needs torch, transformers and gguf: {pip_install('torch', 'transformers', 'gguf')}",
     )
     found = weights.sha256(registry.resolve(str(target)))
     if found != item.weights_sha256:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.models import embedded, weights
 from genqual.models.spec import ModelSpec
 from genqual.spec import Json
@@ -40,7 +40,7 @@ def write_bare(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
     try:
         import gguf
     except ImportError as error:
-        raise BadInput(f"writing GGUF needs the package gguf ({error}); pip install 'genqual[xeon]'") from error
+        raise BadInput(f"writing GGUF needs the package gguf ({error}); {pip_install('gguf')}") from error
     config = weights.config(spec)
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")

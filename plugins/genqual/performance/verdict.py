@@ -70,6 +70,12 @@ class GateResult:
         if self.verdict.judged and (self.estimate is None or self.launches < 1):
             raise ValueError(f"{self.verdict.label} needs an estimate and at least one launch; else it was not judged")
 
+    def failure(self, what: str, *, gate: bool) -> str | None:
+        """What the test item of `what` (case, workload, metric) says when this fails it, or None where it does not."""
+        if not self.verdict.fails(gate=gate):
+            return None
+        return f"{what}: {self}" if self.verdict.judged else str(self)
+
     def __str__(self) -> str:
         return f"{self.verdict.label}: {self.reason}"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from genqual.devices.base import Placement
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 
 MODULE: Final = "genqual.ranks.worker"
 # What a surrounding job (torchrun, an MPI shell) may have left in the environment and would mislead our ranks.
@@ -206,8 +206,8 @@ def launcher(name: str) -> Launcher:
     if isinstance(found, Alone):
         return found
     if module and importlib.util.find_spec(package) is None:
-        raise BadInput(f"--launcher {name} needs {package}, which is not installed for {sys.executable}; "
-                       "install genqual with the extra of your device, for example genqual[xeon]")  # fmt: skip
+        raise BadInput(f"--launcher {name} needs {package}, which is not installed for {sys.executable}: "
+                       f"{pip_install(package)}")  # fmt: skip
     if not module and shutil.which(package) is None:
         raise BadInput(f"--launcher {name} needs the program {package}, which is not on PATH; install it or load its "
                        "module, or use --launcher torchrun on one host")  # fmt: skip

@@ -72,6 +72,11 @@ def cells(records: Iterable[Record], kind: str) -> list[Cell]:
     return [Cell(tuple(r for r in group if r.run == group[-1].run)) for group in groups.values()]
 
 
+def waiver_of(record: Record, metric: str | None = None) -> str | None:
+    """The known failure that excuses this record's verdict, or its verdict on `metric`: issue and last day; or None."""
+    return record.labels.get("waived" if metric is None else f"waived {metric}")
+
+
 def failed(record: Record) -> bool:
     """Whether this record says that the output was wrong."""
     return record.outcome.status == "accuracy_fail" or (

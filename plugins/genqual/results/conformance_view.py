@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import RenderableType
 from rich.text import Text
 
-from genqual.results.cells import Cell, cells, failed
+from genqual.results.cells import Cell, cells, failed, waiver_of
 from genqual.results.record import Record
 from genqual.results.tables import by_case, classes, said, styled, table, titled
 from genqual.results.text import clean, spread
@@ -56,10 +56,13 @@ def conformance_table(records: Iterable[Record]) -> RenderableType | None:
 
 
 def _rows(properties: Sequence[_Property]) -> list[tuple[str, Cell | None, str]]:
-    """Words, the cell whose numbers stand beside them, verdict: failures first and one by one, passes last."""
-    rows: list[tuple[str, Cell | None, str]] = [
-        (one.words, one.worst, one.verdict) for one in properties if failed(one.worst.last)
-    ]
+    """Words, the cell whose numbers stand beside them, verdict: what is wrong first and one by one, passes last.
+
+    Of what is wrong, known failures that a waiver excuses come after the others.
+    """
+    wrong = [one for one in properties if failed(one.worst.last)]
+    wrong.sort(key=lambda one: waiver_of(one.worst.last) is not None)
+    rows: list[tuple[str, Cell | None, str]] = [(one.words, one.worst, one.verdict) for one in wrong]
     alike: dict[str, list[_Property]] = defaultdict(list)
     for one in properties:
         if not failed(one.worst.last):
@@ -106,11 +109,15 @@ def _numbers(cell: Cell | None) -> tuple[str, str]:
 
 
 def _severity(cell: Cell) -> tuple[int, float]:
-    """Wrong, then not judged, then nearest to its limit."""
-    return (2 if failed(cell.last) else 0 if _verdict(cell) == "PASS" else 1, _share(cell) or 0.0)
+    """Wrong, then wrong and waived, then not judged, then nearest to its limit."""
+    if failed(cell.last):
+        return (3 if waiver_of(cell.last) is None else 2), _share(cell) or 0.0
+    return (0 if _verdict(cell) == "PASS" else 1), _share(cell) or 0.0
 
 
 def _verdict(cell: Cell) -> str:
-    """The verdict; or how the run ended, where it ended before there could be one."""
+    """The verdict, WAIVED where a failure is excused; or how the run ended, where it ended before there was one."""
+    if waiver_of(cell.last) is not None:
+        return "WAIVED"
     judged, status = cell.last.judgement, cell.last.outcome.status
     return said(judged.verdict if judged and status in ("ok", "accuracy_fail", "skipped") else status)

@@ -27,7 +27,7 @@ _WORDS: Final = ["key", "run", "created", "kind", "device", "class_id", "engine"
 
 _Coded: TypeAlias = "tuple[NDArray[np.int64], Any]"
 
-_EXTRA: Final = "genqual[parquet]"
+_EXTRA: Final = "parquet"
 
 
 def write(path: Path, records: Iterable[Record]) -> int:
@@ -38,7 +38,7 @@ def write(path: Path, records: Iterable[Record]) -> int:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """As `write`, from rows of the index with their `body`."""
-    need("pyarrow", f"writing {path}", _EXTRA)
+    need("pyarrow", f"writing {path}", extra=_EXTRA)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,7 +55,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 def read(path: Path, query: Query) -> Iterator[Record]:
     """Verified records that match, oldest first. Raises BadInput on a file that is none of ours, or was altered."""
-    need("pyarrow", f"reading {path}", _EXTRA)
+    need("pyarrow", f"reading {path}", extra=_EXTRA)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from genqual.results.cells import Cell, cells
+from genqual.results.cells import Cell, cells, waiver_of
 from genqual.results.display import SUMMARY, Shown, number
 from genqual.results.parts import Workload
 from genqual.results.record import Record
@@ -20,7 +20,7 @@ from genqual.results.text import clean, spread
 
 _STATUS: Final = {"accuracy_fail": "WRONG", "unsupported": "UNSUPP"}
 # Worst first: what a person must see before anything else.
-_VERDICTS: Final = ("regressed", "inconclusive", "no_baseline", "pass", "improved", "recorded")
+_VERDICTS: Final = ("regressed", "waived", "inconclusive", "no_baseline", "pass", "improved", "recorded")
 
 # Columns of a terminal: the widest metric, verdict and number ("memory MiB", "INCONCLUSIVE", "TIMEOUT"), and a gap.
 _METRIC, _VERDICT, _NUMBER, _GAP = 10, 12, 7, 2
@@ -96,8 +96,8 @@ def _number(cell: Cell, how: Shown) -> str:
 
 def _gate_verdict(group: Iterable[Cell], how: Shown) -> Text:
     """The gate's verdicts on this metric over the workloads: one word where they agree, else counts, worst first."""
-    gates = [m.gate for cell in group for r in cell.records for m in r.metrics if m.name == how.name]
-    counts = Counter(gate.verdict for gate in gates if gate is not None)
+    gated = [(r, m.gate) for cell in group for r in cell.records for m in r.metrics if m.name == how.name and m.gate]
+    counts = Counter(gate.verdict if waiver_of(record, how.name) is None else "waived" for record, gate in gated)
     words = sorted(counts, key=lambda verdict: _VERDICTS.index(verdict) if verdict in _VERDICTS else -1)
     if len(words) == 1:
         return styled(said(words[0]))

@@ -18,6 +18,7 @@ _STYLES: Final = {
     "PASS": "green",
     "IMPROVED": "green",
     "FAIL": "bold red",
+    "WAIVED": "yellow",
     "REGRESSED": "bold red",
     "WRONG": "bold red",
     "ERROR": "red",

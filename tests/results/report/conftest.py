@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +13,7 @@ from genqual.results.prices import prices
 from genqual.results.published import published
 from genqual.results.record import Record
 from genqual.results.report.page import page
+from tests import services
 from tests.results.make import record, timing, verdict
 
 FLAGS: Final = (
@@ -77,9 +77,8 @@ def place(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Fails, and is never skipped, where there is none: the page is what people decide from."""
-    chromium = shutil.which("chromium")
-    assert chromium, "these tests need a browser: apt-get install -y chromium"
+    """The page is what people decide from, so it is looked at in a real browser."""
+    chromium = services.browser()
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), timeout=120_000)
         yield started

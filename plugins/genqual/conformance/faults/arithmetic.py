@@ -28,6 +28,7 @@ def zeroed_head(engine: Any, rank: int, *, layer: int = 1, head: int = 0, on_ran
 
 def rotary_theta(engine: Any, rank: int, *, factor: float = 1.01) -> Undo:
     """The base of the rotary angles is `factor` times what it should be."""
+    places(engine.model)
     rotary = getattr(engine.model.model, "rotary_emb", None)
     if rotary is None:
         raise BadInput(f"{type(engine.model).__name__} has no rotary embedding")

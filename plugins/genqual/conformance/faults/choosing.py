@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList
 
 from genqual.conformance.faults.places import Undo, replaced
+from genqual.errors import BadInput
 
 
 class _Second:
@@ -27,6 +28,14 @@ class _Second:
         return scores
 
 
+def _loop(engine: Any) -> Any:
+    """The one place where tokens are chosen. Raises BadInput where the engine chooses them elsewhere."""
+    found = getattr(engine, "run_generate", None)
+    if found is None:
+        raise BadInput(f"{type(engine).__name__} has no `run_generate`: no place for this fault")
+    return found
+
+
 def sampler(
     engine: Any, rank: int, *, gap: float = 0.0, penalty: float = 1.0, below: int = 0, on_rank: int | None = None
 ) -> Undo:
@@ -35,7 +44,7 @@ def sampler(
     Only where the engine generates freely: scoring has a processor of its own. With `below`, only in runs of fewer
     new tokens.
     """
-    right = engine.run_generate
+    right = _loop(engine)
     if on_rank not in (None, rank):
         return lambda: None
 
@@ -61,7 +70,7 @@ def stopping(
     ignore_strings: bool = False,
 ) -> Undo:
     """A run does not end as asked: `late` tokens after its end of text, padded with another id, `more` tokens long."""
-    right = engine.run_generate
+    right = _loop(engine)
 
     def run_generate(**inputs: Any) -> Any:
         config: GenerationConfig = inputs["generation_config"]

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from genqual.conformance.faults.fault import BLOOM, HERE, LLAMA, SHARDED, Fault
 from genqual.spec import DTYPES
 
+TOKENS: Final = frozenset({"server", "external"})
 ONE: Final = frozenset({"transformers"})
+MODULES: Final = frozenset({"modules"})
+CACHED: Final = frozenset({"modules", "cache"})
+LOOP: Final = frozenset({"loop"})
+STOPS: Final = frozenset({"loop", "stops"})
+PARTS: Final = frozenset({"modules", "cache", "passes"})
+SPLIT: Final = frozenset({"modules", "shards"})
 
 
-def _group(group: str, *faults: tuple[str, str, str, dict[str, Any]]) -> tuple[Fault, ...]:
-    """Faults of one group: name, "module:function", summary, and whatever else, `params` among it."""
-    return tuple(Fault(name, f"{HERE}.{entry}", summary, group=group, **more) for name, entry, summary, more in faults)
+def _group(
+    group: str, *faults: tuple[str, str, str, dict[str, Any]], wants: frozenset[str] = MODULES
+) -> tuple[Fault, ...]:
+    """Faults of one group: name, "module:function", summary, and whatever else, `params` among it.
+
+    `wants` is what they ask of an engine that is not genqual's, unless one says otherwise.
+    """
+    return tuple(
+        Fault(name, f"{HERE}.{entry}", summary, group=group, **{"wants": wants, **more})
+        for name, entry, summary, more in faults
+    )
 
 
 def _with(**params: Any) -> dict[str, Any]:
@@ -50,9 +66,10 @@ CACHE: Final = _group(
     ("kv_coarse", "cache:altered_kv", "values are kept in three bits of mantissa", _with(how="coarse")),
     ("kv_swapped", "cache:altered_kv", "keys and values change places", _with(how="swapped")),
     ("kv_parts_lost", "cache:altered_kv", "a second part of a prompt does not see the first",
-     {**_with(how="parts"), "engines": ONE}),
+     {**_with(how="parts"), "engines": ONE, "wants": PARTS}),
     ("kv_of_before", "cache:kv_of_before", "a request reads a key of the request before", {}),
-    ("crop_forgets", "cache:crop_forgets", "a cropped cache keeps a value of what was cropped", {"engines": ONE}),
+    ("crop_forgets", "cache:crop_forgets", "a cropped cache keeps a value of what was cropped", {"engines": ONE, "wants": PARTS}),
+    wants=CACHED,
 )  # fmt: skip
 
 MASKS: Final = _group(
@@ -83,7 +100,7 @@ BLOCKS: Final = _group(
      _with(part="mlp_out", factor=1.05, when="prefill")),
     ("long_only", "rows:by_padding", "one layer is 2 % off in passes of 64 tokens and more", {}),
     ("compiled_only", "arithmetic:compiled_only", "one layer is 5 % off inside the compiled graph and nowhere else",
-     {"engines": frozenset({"transformers-compiled"})}),
+     {"engines": frozenset({"transformers-compiled"}), "wants": MODULES | {"graph"}}),
     ("nan_hidden", "arithmetic:nan_hidden", "one hidden channel of one batch row is NaN", {}),
     ("nan_logit", "arithmetic:nan_logit", "the logit of one token is NaN in one batch row", {"sample": True}),
 )  # fmt: skip
@@ -138,7 +155,8 @@ ROWS: Final = _group(
     ("rows_mixed", "rows:mixed", "each row holds 1 % of the row before it", {"sample": True}),
     ("rows_share_scale", "rows:shared_scale", "activations are rounded by one scale for the whole batch", {}),
     ("rows_after_the_second", "rows:by_index", "rows after the second are 2 % off", {}),
-    ("results_reversed", "rows:reversed_results", "generate gives back its rows in the opposite order", {"kind": "choice"}),
+    ("results_reversed", "rows:reversed_results", "generate gives back its rows in the opposite order",
+     {"kind": "choice", "wants": frozenset({"answers"})}),
 )  # fmt: skip
 
 CHOICE: Final = _group(
@@ -149,16 +167,17 @@ CHOICE: Final = _group(
      {**_with(gap=9.0, below=8), "kind": "choice", "engines": ONE}),
     ("repetition_penalty", "choosing:sampler", "what was written before is penalised", {**_with(penalty=1.3), "kind": "choice"}),
     ("eos_ignored", "choosing:stopping", "the end of text does not stop a row",
-     {**_with(ignore_eos=True), "kind": "choice", "engines": ONE, "sample": True}),
-    ("eos_late", "choosing:stopping", "a token is written after the end of text", {**_with(late=1), "kind": "choice", "engines": ONE}),
+     {**_with(ignore_eos=True), "kind": "choice", "engines": ONE, "wants": STOPS, "sample": True}),
+    ("eos_late", "choosing:stopping", "a token is written after the end of text", {**_with(late=1), "kind": "choice", "engines": ONE, "wants": STOPS}),
     ("pad_wrong", "choosing:stopping", "rows that have ended go on with another id",
-     {**_with(pad=5), "kind": "choice", "engines": ONE}),
+     {**_with(pad=5), "kind": "choice", "engines": ONE, "wants": STOPS}),
     ("least_ignored", "choosing:stopping", "a row ends before its least length",
-     {**_with(ignore_least=True), "kind": "choice", "engines": ONE}),
+     {**_with(ignore_least=True), "kind": "choice", "engines": ONE, "wants": STOPS}),
     ("length_off_by_one", "choosing:stopping", "max_length lets one token too many through",
-     {**_with(more=1), "kind": "choice", "engines": ONE}),
+     {**_with(more=1), "kind": "choice", "engines": ONE, "wants": STOPS}),
     ("stop_string_ignored", "choosing:stopping", "a stop string does not stop a row",
-     {**_with(ignore_strings=True), "kind": "choice", "engines": ONE}),
+     {**_with(ignore_strings=True), "kind": "choice", "engines": ONE, "wants": STOPS}),
+    wants=LOOP,
 )  # fmt: skip
 
 TIME: Final = _group(
@@ -167,26 +186,27 @@ TIME: Final = _group(
     ("worn", "changing:worn", "a layer drifts with every pass", {}),
     ("remembered", "changing:remembered", "a request holds 5 % of the one before", {"sample": True}),
     ("by_process", "changing:by_process", "results depend on the process", {}),
-    ("inputs_written", "changing:inputs_written", "generate writes to the ids it was given", {"kind": "choice", "engines": ONE}),
+    ("inputs_written", "changing:inputs_written", "generate writes to the ids it was given",
+     {"kind": "choice", "engines": ONE, "wants": frozenset({"answers", "inputs"})}),
 )  # fmt: skip
 
 RANKS: Final = tuple(
     _group(
         "ranks",
         ("half_allreduce", "parallel:half_allreduce", "half of one all-reduce is dropped: those channels keep the rank's own"
-         " partial sums", {"engines": SHARDED, "min_ranks": 2, "sample": True}),
-        ("allreduce_dropped", "parallel:collective", "one all-reduce is dropped", {"engines": SHARDED, "min_ranks": 2}),
+         " partial sums", {"engines": SHARDED, "wants": SPLIT, "min_ranks": 2, "sample": True}),
+        ("allreduce_dropped", "parallel:collective", "one all-reduce is dropped", {"engines": SHARDED, "wants": SPLIT, "min_ranks": 2}),
         ("allreduce_dropped_mlp", "parallel:collective", "one all-reduce of an MLP is dropped",
-         {**_with(part="mlp"), "engines": SHARDED, "min_ranks": 2}),
+         {**_with(part="mlp"), "engines": SHARDED, "wants": SPLIT, "min_ranks": 2}),
         ("allreduce_doubled", "parallel:collective", "one all-reduce counts twice",
-         {**_with(how="doubled"), "engines": SHARDED, "min_ranks": 2}),
+         {**_with(how="doubled"), "engines": SHARDED, "wants": SPLIT, "min_ranks": 2}),
         ("shards_out_of_order", "bits:columns", "the columns of each rank's shard are eight places off",
-         {**_with(part="attention_out", roll=8), "engines": SHARDED, "min_ranks": 2, "kind": "weights"}),
+         {**_with(part="attention_out", roll=8), "engines": SHARDED, "wants": SPLIT, "min_ranks": 2, "kind": "weights"}),
         ("shard_uneven", "bits:columns", "each rank's shard lacks its last two columns",
-         {**_with(drop=2), "engines": SHARDED, "min_ranks": 2, "kind": "weights"}),
-        ("bias_per_rank", "parallel:biased_ranks", "every rank adds the bias", {"engines": frozenset({"deepspeed-inference"}),
+         {**_with(drop=2), "engines": SHARDED, "wants": SPLIT, "min_ranks": 2, "kind": "weights"}),
+        ("bias_per_rank", "parallel:biased_ranks", "every rank adds the bias", {"engines": frozenset({"deepspeed-inference"}), "wants": SPLIT,
          "architectures": BLOOM, "min_ranks": 2}),
-        ("one_rank_differs", "parallel:one_rank_differs", "one rank writes another text", {"engines": SHARDED, "min_ranks": 2}),
+        ("one_rank_differs", "parallel:one_rank_differs", "one rank writes another text", {"engines": SHARDED, "wants": SPLIT, "min_ranks": 2}),
         ("vocabulary_share_lost", "blocks:share_lost", "an eighth of the vocabulary was never gathered", {}),
         ("rank_exit", "ranks:rank_exit", "one rank exits, or is killed, at a decode step", {"kind": "rank"}),
         ("rank_sleep", "ranks:rank_sleep", "one rank stops answering at a decode step", {"kind": "rank"}),
@@ -206,6 +226,23 @@ CONTROLS: Final = _group(
      {"equivalent": True, "engines": ONE, "dtypes": frozenset(DTYPES)}),
 )  # fmt: skip
 
+ANSWERS: Final = tuple(
+    replace(one, engines=TOKENS, architectures=frozenset(), kind="tokens", wants=frozenset({"answers"}))
+    for one in _group(
+        "prompts and answers",
+        ("answers_swapped", "answers:swapped", "two rows of a batch get each other's answer", {}),
+        ("answers_shared", "answers:shared", "every row gets the first row's answer", {}),
+        ("token_repeated", "answers:repeated", "one token is written twice", {}),
+        ("tokens_late", "answers:late", "every token is written a step late", {}),
+        ("token_changed", "answers:changed", "one token is another than the engine chose", {}),
+        ("answer_cut", "answers:cut", "what follows the eighth token is lost", {}),
+        ("prompt_shortened", "answers:shortened", "each prompt loses its first token", {}),
+        ("prompt_misread", "answers:misread", "the last token of a prompt is read as the one before it", {}),
+        ("prompt_doubled", "answers:doubled", "the first token of a prompt is read twice", {}),
+        ("padding_read", "answers:padding_read", "the padding of a batch is read as text", {}),
+    )
+)
+
 FAULTS: Final = (
-    *(*POSITIONS, *CACHE, *MASKS, *BLOCKS, *WEIGHTS, *PRECISION, *ROWS, *CHOICE, *TIME, *RANKS, *CONTROLS),
+    *(*POSITIONS, *CACHE, *MASKS, *BLOCKS, *WEIGHTS, *PRECISION, *ROWS, *CHOICE, *TIME, *RANKS, *ANSWERS, *CONTROLS),
 )

@@ -15,6 +15,7 @@ FAULTS: Final = (
         group="ranks",
         engines=SHARDED,
         min_ranks=2,
+        wants=frozenset({"modules", "shards"}),
     ),
     Fault(
         "not_fetched_back",
@@ -23,6 +24,7 @@ FAULTS: Final = (
         group="engines",
         engines=frozenset({"accelerate"}),
         needs="placement=",
+        wants=frozenset({"modules", "offload"}),
     ),
     Fault(
         "lost_scale",
@@ -39,6 +41,7 @@ FAULTS: Final = (
         group="engines",
         engines=frozenset({"deepspeed-zero"}),
         min_ranks=2,
+        wants=frozenset({"modules", "cache", "streams"}),
     ),
     Fault(
         "stale_input",
@@ -46,6 +49,7 @@ FAULTS: Final = (
         "a recorded graph's input is left as it was: it reads the token before",
         group="engines",
         engines=frozenset({"transformers-compiled"}),
+        wants=frozenset({"modules", "loop", "graph"}),
     ),
     Fault(
         "late_position",
@@ -55,6 +59,7 @@ FAULTS: Final = (
         group="engines",
         architectures=frozenset({"llama"}),
         engines=frozenset({"openvino"}),
+        wants=frozenset({"openvino"}),
     ),
     Fault(
         "rows_swapped",
@@ -63,6 +68,7 @@ FAULTS: Final = (
         kind="tokens",
         group="engines",
         engines=frozenset({"server"}),
+        wants=frozenset({"requests"}),
     ),
     Fault(
         "prompt_cut",
@@ -71,5 +77,6 @@ FAULTS: Final = (
         kind="tokens",
         group="engines",
         engines=frozenset({"server"}),
+        wants=frozenset({"requests"}),
     ),
 )

@@ -56,8 +56,10 @@ class Places:
 
 
 def places(model: Any) -> Places:
-    """The parts of `model`, a Llama or a BLOOM. Raises BadInput on another architecture."""
-    kind = model.config.model_type
+    """The parts of `model`, a Llama or a BLOOM. Raises BadInput on another architecture, or what is no such tree."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind is None or not hasattr(model, "register_forward_hook"):
+        raise BadInput(f"{type(model).__name__} is no torch module tree with a config: no place for this fault")
     if kind == "llama":
         layers = tuple(
             Layer(
@@ -82,6 +84,7 @@ def places(model: Any) -> Places:
 
 def base_of(model: Any) -> Any:
     """The model below the head: where ids, positions, mask and cache go in."""
+    places(model)
     return model.model if model.config.model_type == "llama" else model.transformer
 
 

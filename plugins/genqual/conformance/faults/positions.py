@@ -28,6 +28,7 @@ def rotary_angles(engine: Any, rank: int, *, sine: float = 1.0, swap: bool = Fal
         cos, sin = result
         return (sin, cos) if swap else (cos, sin * sine)
 
+    places(engine.model)
     handle = engine.model.model.rotary_emb.register_forward_hook(hook)
     return handle.remove
 

@@ -45,6 +45,7 @@ def short_sums(engine: Any, rank: int, *, layer: int = 1, chunk: int = 16) -> Un
 @torch.no_grad()
 def widened(engine: Any, rank: int) -> Undo:
     """The model was put into fp32, whatever was declared: too exact, and twice the memory."""
+    places(engine.model)
     was = next(engine.model.parameters()).dtype
     engine.model.to(torch.float32)
     changed(engine)

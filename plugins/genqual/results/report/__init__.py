@@ -1,4 +1,4 @@
-"""One self-contained page from records: rows, a decision, charts, tables. No network; charts need genqual[report]."""
+"""One self-contained page from records: rows, a decision, charts, tables. No network; charts need altair."""
 
 from typing import Final
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from genqual.results.accuracy import Accuracy
-from genqual.results.cells import Cell, cells
+from genqual.results.cells import Cell, cells, waiver_of
 from genqual.results.prices import Price, price_of, rate
 from genqual.results.record import Record
 from genqual.spec import PROCESSORS
@@ -245,8 +245,13 @@ def _definition(record: Record) -> str:
 
 def _gate(cell: Cell) -> str:
     """The gate's worst verdict over this row's metrics."""
-    order = ("regressed", "inconclusive", "no_baseline", "pass", "improved")
-    said = {m.gate.verdict for record in cell.records for m in record.metrics if m.gate is not None}
+    order = ("regressed", "waived", "inconclusive", "no_baseline", "pass", "improved", "recorded")
+    said = {
+        m.gate.verdict if waiver_of(record, m.name) is None else "waived"
+        for record in cell.records
+        for m in record.metrics
+        if m.gate is not None
+    }
     return min(said, key=lambda word: order.index(word) if word in order else -1, default="")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final
 
-from genqual.results.cells import cells
+from genqual.results.cells import FAILED, cells, waiver_of
 from genqual.results.compare_reasons import differing
 from genqual.results.record import Record
 from genqual.results.report.rows import Row
@@ -88,9 +88,14 @@ def verdicts(records: Sequence[Record]) -> list[Verdicts]:
         judged = [record.judgement for record in some if record.judgement is not None]
         shares = [(one.nrms / one.limit, one.property) for one in judged if one.nrms is not None and one.limit]
         share, worst = max(shares, default=(None, ""))
-        failures = tuple(f"{one.property}: {one.explanation}" for one in judged if one.verdict in ("fail", "failed"))
+        wrong = [(record.judgement, waiver_of(record)) for record in some]
+        failures = tuple(
+            f"{one.property}: {one.explanation}" if excuse is None else f"WAIVED ({excuse}): {one.property}"
+            for one, excuse in wrong
+            if one is not None and one.verdict in FAILED
+        )
         known = {one.independent for one in judged if one.independent is not None}
-        counts = Counter(one.verdict for one in judged)
+        counts = Counter(one.verdict if excuse is None else "waived" for one, excuse in wrong if one is not None)
         found.append(Verdicts(case, lane, tier, counts, worst, share, all(known) if known else None, failures))
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.results.compare_files import table
 from genqual.results.files import write_whole
 from genqual.results.prices import Price
@@ -80,7 +80,8 @@ def _html(records: Sequence[Record], prices: Sequence[Price], **said: Any) -> st
     try:
         from genqual.results.report.page import page
     except ImportError as error:
-        raise BadInput(f"the page needs {error.name}: pip install 'genqual[report]'; rows alone: -o rows.csv") from None
+        command = pip_install(extra="report")
+        raise BadInput(f"the page needs {error.name}: {command}; rows alone: -o rows.csv") from None
     return page(records, prices, **said)
 
 

@@ -63,8 +63,7 @@ class ObjectSink:
         if made._scheme != "file":
             for module in ("fsspec", "tenacity", PACKAGES.get(made._scheme)):
                 if module:
-                    extra = "gcsfs" if module == "gcsfs" else "genqual[upload]"
-                    need(module, redact(url), extra)
+                    need(module, redact(url), package=module if module == "gcsfs" else "")
         return made
 
     def send(self, records: Sequence[Record]) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.results.sinks.base import SinkBusy
 
 T = TypeVar("T")
@@ -43,8 +43,11 @@ def patiently(action: Callable[[], T]) -> T:
     return again(action)
 
 
-def need(module: str, what: str, extra: str = "genqual[upload]") -> None:
-    """Raise BadInput, with the command that mends it, where an optional `module` is not installed."""
+def need(module: str, what: str, *, extra: str = "upload", package: str = "") -> None:
+    """Raise BadInput, with the command that mends it, where an optional `module` is not installed.
+
+    It comes with genqual's `extra`, or where it has none with `package`.
+    """
     from importlib.util import find_spec
 
     try:
@@ -52,4 +55,5 @@ def need(module: str, what: str, extra: str = "genqual[upload]") -> None:
     except ValueError:  # put into sys.modules by hand, without a spec
         found = None
     if found is None:
-        raise BadInput(f"{what} needs {module}, which is not installed: pip install '{extra}'")
+        command = pip_install(package) if package else pip_install(extra=extra)
+        raise BadInput(f"{what} needs {module}, which is not installed: {command}")

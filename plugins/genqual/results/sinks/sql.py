@@ -16,7 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 from genqual.results.record import CorruptRecord, FutureRecord, Record
 from genqual.results.sinks import sqlite_file
 from genqual.results.sinks.base import Query, SinkBusy, SinkFailed, columns_of
@@ -58,7 +58,8 @@ class SqlSink:
         except (SQLAlchemyError, ValueError):
             raise BadInput(f"{redact(url)}: not a database URL; give for example sqlite:///results.db") from None
         except ImportError as error:
-            raise BadInput(f"{redact(url)}: its driver is missing ({error}); pip install 'genqual[upload]'") from None
+            command = pip_install(extra="upload")
+            raise BadInput(f"{redact(url)}: its driver is missing ({error}); {command}") from None
         made = cls(parsed, url)
         if made.path is None:
             need("tenacity", redact(url))
