@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from genqual import markers
+from genqual import fitting, instances, markers
 from genqual.ahead import Step, upcoming
 from genqual.devices import simulated
 from genqual.devices.registry import devices
@@ -21,7 +21,7 @@ from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
 from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.spec import Case, Json, Workload
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -125,6 +125,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None:
             run.asked[case] = run.asked.get(case, frozenset()) | {metric}
+        workload = _measured(item, run)[0] if mark and mark.kwargs.get("needs") in (None, "limits") else None
+        if case is not None and workload is not None:
+            first = run.first_item.get((case, workload), item.nodeid)
+            run.first_item[case, workload] = min(first, item.nodeid)
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -209,6 +213,11 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
+        run = item.config.stash[RUN]
+        workload, protocol = _measured(item, run)
+        path = run.recorder.without_numbers(case, workload, protocol) if workload is not None else None
+        if path is not None:
+            item.user_properties.append(("genqual_record", str(path)))
         raise pytest.fail.Exception(f"{type(error).__name__}: {error}", pytrace=False) from None
 
 
@@ -224,9 +233,26 @@ def _case_of(item: pytest.Item) -> Case | None:
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
-    path = item.config.stash[RUN].unsupported(case, reason)
+    run = item.config.stash[RUN]
+    path = run.unsupported(case, reason, *_measured(item, run))
     item.user_properties.append(("genqual_record", str(path)))
     pytest.skip(f"unsupported: {reason}")
+
+
+def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
+    """The workload that an item measures, and by which protocol; nothing where it measures none."""
+    marks = [mark.kwargs for mark in item.iter_markers("performance")]
+    needs = {mark.get("needs") for mark in marks}
+    workload = getattr(getattr(item, "callspec", None), "params", {}).get("workload")
+    if not isinstance(workload, Workload):
+        return None, {}
+    if "instances" in needs:
+        return workload, instances.protocol(run)
+    if "largest_batch" in needs:
+        return workload, fitting.protocol(run)
+    if "limits" in needs or any("metric" in mark for mark in marks):
+        return workload, run.measuring.protocol
+    return None, {}
 
 
 @pytest.hookimpl(wrapper=True)

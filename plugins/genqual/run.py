@@ -8,18 +8,18 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from genqual.again import command_again
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
@@ -32,6 +32,7 @@ from genqual.devices.registry import devices
 from genqual.engines.base import EngineSpec, Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import BadInput, GenqualError
+from genqual.inspecting import Inspections, ran_if_alive
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
@@ -56,14 +57,6 @@ from genqual.spec import PROCESSORS, Case, Json, Workload
 from genqual.subject import DISTRIBUTIONS
 from genqual.waivers import Register, read
 
-TESTS: Final = {
-    "ttft": "test_time_to_first_token",
-    "tpot": "test_time_per_output_token",
-    "tokens_per_s": "test_output_tokens_per_second",
-    "load_s": "test_load_time",
-    "peak_memory": "test_peak_memory",
-}
-
 
 class Run:
     """What the tests of one process share. Nothing is started or read before a test asks."""
@@ -80,13 +73,15 @@ class Run:
         self.pushed: PushReport | None = None
         self.asked: dict[Case, frozenset[str]] = {}
         """The metrics that this run's items ask about, by case; known when collection is over."""
+        self.first_item: dict[tuple[Case, Workload], str] = {}
+        """The item that names a measurement which several share: the first by id, whichever asks first."""
         self.accurate: dict[Case, str] = {}
         """Of cases whose timed path was judged: why its answers are not right, or nothing."""
         self.waivers = Register([], date.max)
         self.stale_waivers: list[str] = []
         self._generators: dict[Case, Generator] = {}
         self._others: dict[Case, Generator] = {}
-        self._inspections: dict[Case, dict[str, Json]] = {}
+        self._inspections = Inspections()
         self._references: dict[str, Reference | str] = {}
         self._oracles: dict[str, Oracle] = {}
         self._said: dict[tuple[str, bytes], NDArray[np.float64]] = {}  # by the oracle, of long texts
@@ -246,7 +241,7 @@ class Run:
             if key not in self._said:
                 self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
         except BadInput as reason:
-            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason))
+            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
         logits = self._said[key]
         found = self.reference(case.model)
         envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
@@ -292,10 +287,8 @@ class Run:
         self.stale_waivers = self.waivers.problems(whole=whole)
 
     def inspection(self, case: Case) -> dict[str, Json]:
-        """What rank 0 says really runs: kernels, shards, settings; asked once a case."""
-        if case not in self._inspections:
-            self._inspections[case] = self.generator(case).inspect()[0]
-        return self._inspections[case]
+        """What rank 0 says really runs, for a verdict; see `Inspections`."""
+        return self._inspections.of(self.generator(case))
 
     @cached_property
     def measuring(self) -> Measuring:
@@ -313,7 +306,7 @@ class Run:
             budget_s=options.gate_budget or self.selection.profile.gate_budget,
         )
         other = self._other if options.baseline_from else None
-        return Judging(question, self.progress, self._why_not_right, other, self._command_again)
+        return Judging(question, self.progress, self._why_not_right, other, partial(command_again, options))
 
     def _other(self, case: Case) -> Generator:
         """The same case in the ranks of the build that `--baseline-from` names."""
@@ -344,33 +337,31 @@ class Run:
             return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=self.oracle(case.model).logits)
         return judge.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
 
-    def _command_again(self, case: Case, workload: Workload, metric: str) -> str:
-        """The command that judges one metric of one case again, and nothing else."""
-        options = self.options
-        words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
-        words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
-        words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
-        words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
-        words += [f"--baselines={options.baselines}"] if options.baselines else []
-        words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
-        words += ["--under-test", options.under_test] if options.under_test != "engine" else []
-        return shlex.join(words)
-
     def publish(self, case: Case, workload: Workload, metric: str, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
+        generator = self.generator(case)
         return self.measuring.publish(
-            self.generator(case),
+            generator,
             workload,
             self.recorder,
             weights_sha256=self.weights_sha256(case.model),
-            inspection=self.inspection(case),
-            label=label,
+            inspect=lambda: ran_if_alive(self.pool, generator),
+            label=self.first_item.get((case, workload), label),
             metric=metric,
         )
 
-    def unsupported(self, case: Case, reason: str) -> Path:
-        """Record, once, that the case's engine cannot run it."""
-        return self.recorder.unsupported(case, reason, weights_sha256=self.weights_sha256(case.model))
+    def unsupported(
+        self,
+        case: Case,
+        reason: str,
+        workload: Workload | None = None,
+        protocol: Mapping[str, Json] | None = None,
+    ) -> Path:
+        """Record that the case's engine cannot run it, or cannot run a workload that is measured by `protocol`."""
+        weights_sha256 = self.weights_sha256(case.model)
+        return self.recorder.unsupported(
+            case, reason, weights_sha256=weights_sha256, workload=workload, protocol=protocol
+        )
 
     def push(self) -> None:
         """Send what is spooled; an upload never changes a verdict."""

@@ -126,4 +126,11 @@ def lost(seen: Sighting) -> GroupLost:
         hint = " Others answered, so the ranks are out of step."
     headline = f"{seen.case}: {cause} ({when}).{hint} The group was ended, the next call starts a fresh one."
     explained = root is not None and (root.fate != "died" or root.rank in seen.exits)
-    return GroupLost(f"{headline} Logs: {seen.folder}", root, every, "" if explained else seen.launcher_log)
+    waited = seen.launcher_code is None and (root is None or root.fate == "silent")
+    return GroupLost(
+        f"{headline} Logs: {seen.folder}",
+        root,
+        every,
+        "" if explained else seen.launcher_log,
+        timed_out=waited and any(state.fate == "silent" for state in every),
+    )
