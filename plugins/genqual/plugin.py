@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
@@ -259,9 +260,10 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     report = yield
-    if _case_of(item) is None or report.when != "call":
+    case, run = _case_of(item), item.config.stash[RUN]
+    if case is None or report.when != "call":
         return report
-    waiver = item.config.stash[RUN].waivers.of(item.nodeid)
+    waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
     if waiver is None:
         return report
     if report.passed:

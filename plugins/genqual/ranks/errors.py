@@ -34,8 +34,8 @@ class GroupLost(BaseException):
     """A rank exited, hangs or is out of step; the whole group was ended, the next call gets a fresh one.
 
     A BaseException, so that Hypothesis stops at once instead of shrinking; pytest reports it as an ordinary failure.
-    `root` is the earliest failure (None when no rank can be blamed), `states` has every rank. `timed_out`: nothing fell,
-    and a rank gave no answer before the deadline.
+    `root` is the earliest failure (None when no rank can be blamed), `states` has every rank. `timed_out`: nothing
+    fell, and a rank gave no answer before the deadline.
     """
 
     def __init__(
