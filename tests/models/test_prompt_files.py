@@ -73,6 +73,8 @@ def test_the_separator_of_a_table_is_found(tmp_path: Path, separator: str, note:
         ("x.csv", "a;b,c\n1;2,3\n", "is a comma or a semicolon what separates its fields"),
         ("x.csv", "prompt\nHello, world\n", "line 2: more fields than the header has names; quote"),
         ("x.csv", "n,prompt\n1,Hello, world\n", "line 2: more fields"),
+        ("x.csv", 'n,prompt\n1,a\n2,"Yes," he said\n', "line 3: .*write each of its own twice"),
+        ("x.tsv", 'n\tprompt\n1\ta\n2\t"Yes\n3\tb\n', "line 4: unexpected end of data"),
         ("x.json", '"a"\n"b"\n', "looks like JSON Lines: name it .jsonl"),
         ("x.json", '"a"', "want a list of prompts, found a str"),
         ("x.json", '["a", 7]', "entry 2: want a string or an object, found 7"),

@@ -93,7 +93,7 @@ def _told(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
             prompt.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
             yield prompt
             count += 1
-    except (UnicodeError, csv.Error) as error:
+    except UnicodeError as error:
         raise BadInput(f"prompts {path}, after {count} good ones: {error}; save it as UTF-8 text") from error
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise BadInput(f"prompts {path}, after {count} good ones: cannot be read ({error}); copy it again") from error
@@ -206,9 +206,16 @@ def _table(path: Path, separator: str) -> Rows:
         noted = _note(stream.readline()) is not None
         if not noted:
             stream.seek(0)
-        rows = csv.DictReader(stream, delimiter=separator)
-        for row in rows:
-            yield f"{path}, line {rows.line_num + noted}", cast("dict[str, object]", row)
+        rows = csv.DictReader(stream, delimiter=separator, strict=True)
+        try:
+            for row in rows:
+                yield f"{path}, line {rows.line_num + noted}", cast("dict[str, object]", row)
+        except csv.Error as error:  # read on, a field would end where it does not, and rows be lost
+            where = f"{path}, line {rows.reader.line_num + noted}"
+            raise BadInput(
+                f"prompts {where}: {error}; put a text that holds quotes in quotes as a whole and write each of its own "
+                "twice, or name the file .txt if each line is a prompt"
+            ) from error
 
 
 def _note(line: str) -> str | None:
@@ -240,11 +247,14 @@ def _widths(path: Path, separator: str) -> list[int]:
     """How many fields each of the first rows has."""
     found: list[int] = []
     with _text(path, newline="") as stream:
-        for row in csv.reader(stream, delimiter=separator):
-            if row:
-                found.append(len(row))
-            if len(found) == _LOOKED_AT:
-                break
+        try:
+            for row in csv.reader(stream, delimiter=separator, strict=True):
+                if row:
+                    found.append(len(row))
+                if len(found) == _LOOKED_AT:
+                    break
+        except csv.Error:
+            return found[:1]  # by another separator it may be a table; reading tells what is wrong
     return found
 
 

@@ -17,6 +17,7 @@ from genqual.errors import GenqualError, NotApplicable, NotEvident
 from genqual.models import prompts
 from genqual.ranks.channel import Arrays
 from genqual.ranks.codec import decode
+from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
 from genqual.ranks.links import Reply
 from genqual.ranks.plan import GroupPlan
@@ -144,7 +145,7 @@ class Generator:
         group = self.group
         if not any(call[0] == group.mark and call[1] in ("generate", "score") for call in self._warm):
             # What the ranks refuse to generate says nothing against what they are.
-            with contextlib.suppress(GenqualError):
+            with contextlib.suppress(GenqualError, GroupLost):
                 self.generate(TokenBatch.of([[min(3, group.loaded[0].vocabulary - 1)]]), 2)
         return self.inspect()
 
