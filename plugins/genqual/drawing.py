@@ -80,14 +80,14 @@ def search(
     except _Wrong:
         example, found = seen[-1]  # the last one tried is the smallest: Hypothesis repeats it to raise
         text = f"{found.explanation} Smallest example of {len(seen)} tried: {_said(example)}."
-        return replace(found, explanation=text)
+        return replace(found, explanation=text, shape=_one_shape(seen))
     except Flaky:  # Hypothesis repeats an example before it says so; an engine that remembers need not repeat itself
         example, found = [pair for pair in seen if not pair[1].passed][-1]
         text = (
             f"{found.explanation} Example: {_said(example)}; it passed when it was tried again, so what the engine says"
             " depends on the requests before."
         )
-        return replace(found, explanation=text)
+        return replace(found, explanation=text, shape=_one_shape(seen))
     except _Ended as end:
         if end.__cause__ is not None:
             raise end.__cause__ from None
@@ -98,7 +98,14 @@ def search(
         explanation=f"{len(seen)} examples, the nearest to its bound {_said(example)}: {found.explanation}",
         judged=sum(judgement.judged for _, judgement in seen),
         total=sum(judgement.total for _, judgement in seen),
+        shape=_one_shape(seen),
     )
+
+
+def _one_shape(seen: Sequence[tuple[dict[str, Any], Judgement]]) -> tuple[int, int] | None:
+    """The (steps, rows) of every example, where all have the same."""
+    shapes = {judgement.shape for _, judgement in seen}
+    return shapes.pop() if len(shapes) == 1 else None
 
 
 def _said(example: Mapping[str, Any]) -> str:

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from genqual.engines.base import TokenBatch
 from genqual.errors import EngineFailed, OutOfMemory
+from genqual.inspecting import ran, ran_if_alive
 from genqual.models.prompts import synthetic_rows
 from genqual.performance import capacity, metrics
 from genqual.performance.capacity import Capacity
+from genqual.ranks.handle import Generator
 from genqual.run import Run
-from genqual.spec import Case, Workload
+from genqual.spec import Case, Json, Workload
 
 
 def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[Capacity, Path]:
@@ -22,8 +24,42 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
 
     Raises EngineFailed when the ranks, after all that ran out of memory, do not answer as they did before.
     """
-    generator = run.generator(case)
-    most = run.selection.profile.largest_batch or 1
+    generator, most = run.generator(case), run.selection.profile.largest_batch or 1
+    weights_sha256, asked = run.weights_sha256(case.model), protocol(run)
+    with run.recorder.attempt(
+        case,
+        workload,
+        weights_sha256=weights_sha256,
+        protocol=asked,
+        inspect=lambda: ran_if_alive(run.pool, generator),
+        label=label,
+    ):
+        found = _search(run, generator, workload, most)
+        inspection = ran(generator)
+    note = f"capped at {most} rows by the profile" if found.capped else ""
+    one = metrics.Metric(
+        "largest_batch", "rows", float(found.largest), (float(found.largest),), "by bisection", "higher", note
+    )
+    path = run.recorder.measurement(
+        case,
+        replace(workload, batch=max(1, found.largest)),
+        {"largest_batch": one},
+        {},
+        weights_sha256=weights_sha256,
+        protocol={**asked, "tried": [list(pair) for pair in found.tried]},
+        inspection=inspection,
+        label=label,
+    )
+    return found, path
+
+
+def protocol(run: Run) -> dict[str, Json]:
+    """What defines the search, before anything was tried."""
+    return {"search": "bisection", "most": run.selection.profile.largest_batch or 1}
+
+
+def _search(run: Run, generator: Generator, workload: Workload, most: int) -> Capacity:
+    case = generator.case
     vocabulary = generator.loaded[0].vocabulary
 
     def tokens(rows: int) -> NDArray[np.int64]:
@@ -42,18 +78,4 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
     found = capacity.search(fits, most)
     if not np.array_equal(tokens(1), before) or not generator.verify_unmutated():
         raise EngineFailed(f"{case}: after running out of memory the ranks no longer answer as they did before")
-    note = f"capped at {most} rows by the profile" if found.capped else ""
-    one = metrics.Metric(
-        "largest_batch", "rows", float(found.largest), (float(found.largest),), "by bisection", "higher", note
-    )
-    path = run.recorder.measurement(
-        case,
-        replace(workload, batch=max(1, found.largest)),
-        {"largest_batch": one},
-        {},
-        weights_sha256=run.weights_sha256(case.model),
-        protocol={"search": "bisection", "most": most, "tried": [list(pair) for pair in found.tried]},
-        inspection=run.inspection(case),
-        label=label,
-    )
-    return found, path
+    return found

@@ -15,6 +15,7 @@ from genqual.devices.base import Placement
 from genqual.devices.registry import devices
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.inspecting import ran
 from genqual.measuring import WARMUP
 from genqual.models.prompts import synthetic_rows
 from genqual.performance import instances
@@ -22,7 +23,7 @@ from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.run import Run
-from genqual.spec import Case, Workload
+from genqual.spec import Case, Json, Workload
 
 
 def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[str, Path]:
@@ -31,8 +32,36 @@ def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[s
     All begin each repetition together. Raises Unsupported where the host has no room for so many, EngineFailed when
     instances do not say the same, and what the first instance that fell raised.
     """
-    count, repetitions = run.options.instances, run.selection.profile.repetitions
-    plan = run.generator(case).plan
+    count = run.options.instances
+    weights_sha256, asked = run.weights_sha256(case.model), protocol(run)
+    with run.recorder.attempt(case, workload, weights_sha256=weights_sha256, protocol=asked, label=label):
+        runs, inspection = _measure(run, case, workload, count)
+        found = instances.compute(runs, workload)
+    path = run.recorder.measurement(
+        case,
+        workload,
+        found,
+        {},
+        weights_sha256=weights_sha256,
+        protocol=asked,
+        inspection=inspection,
+        label=label,
+    )
+    said = f"{count} instances: {found['instances_tokens_per_s'].value:.4g} tokens/s in all"
+    if "instances_tpot" in found:
+        each = ", ".join(f"{1e3 * sample:.4g}" for sample in found["instances_tpot"].samples)
+        said += f", TPOT of each {each} ms"
+    return said, path
+
+
+def protocol(run: Run) -> dict[str, Json]:
+    """What defines the metrics of `together` beyond their definition."""
+    return {"instances": run.options.instances, "warmup": WARMUP, "repetitions": run.selection.profile.repetitions}
+
+
+def _measure(run: Run, case: Case, workload: Workload, count: int) -> tuple[list[list[Generated]], dict[str, Json]]:
+    """Runs by repetition and instance, and what the first instance says ran."""
+    plan, repetitions = run.generator(case).plan, run.selection.profile.repetitions
     whole = _room(run, case, count)
     shares = [_share(whole, index, case.ranks) for index in range(count)]
     with (
@@ -42,24 +71,10 @@ def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[s
         rows = synthetic_rows(live[0].loaded[0].vocabulary, workload.batch, workload.input_length, seed=0)
         run.progress(f"measuring {count} instances of {case} {workload.id}")
         runs = _at_once(live, TokenBatch.of(rows), workload.new_tokens, WARMUP + repetitions)[WARMUP:]
+        inspection = ran(live[0])
     if any(not np.array_equal(one.tokens, runs[0][0].tokens) for each in runs for one in each):
         raise EngineFailed(f"{case}: instances side by side gave different tokens for the same prompts")
-    found = instances.compute(runs, workload)
-    path = run.recorder.measurement(
-        case,
-        workload,
-        found,
-        {},
-        weights_sha256=run.weights_sha256(case.model),
-        protocol={"instances": count, "warmup": WARMUP, "repetitions": repetitions},
-        inspection=run.inspection(case),
-        label=label,
-    )
-    said = f"{count} instances: {found['instances_tokens_per_s'].value:.4g} tokens/s in all"
-    if "instances_tpot" in found:
-        each = ", ".join(f"{1e3 * sample:.4g}" for sample in found["instances_tpot"].samples)
-        said += f", TPOT of each {each} ms"
-    return said, path
+    return runs, inspection
 
 
 def _room(run: Run, case: Case, count: int) -> Placement:

@@ -17,7 +17,7 @@ from genqual.performance.gate import GATED
 from genqual.performance.launches import Measurement, Measurements
 from genqual.performance.verdict import GateResult
 from genqual.ranks.handle import Generator
-from genqual.recording import Recorder
+from genqual.recording import Recorder, evidence
 from genqual.spec import Case, Json, Workload, compute_dtype
 
 WARMUP: Final = 1
@@ -53,8 +53,13 @@ class Measuring:
         self._judging = judging
         self._repetitions = repetitions
         self._progress = progress
-        self._protocol = dict(protocol or {})
+        self.protocol: dict[str, Json] = {
+            **{"warmup": WARMUP, "repetitions": repetitions, "hook": "none"},
+            **(protocol or {}),
+        }
+        """What defines the metrics beyond their definition; of a measurement that failed, too."""
         self._measurements = Measurements()
+        self._inspected: dict[tuple[Case, Workload], Mapping[str, Json]] = {}
         self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
         self._published: dict[tuple[Case, Workload], Published] = {}
 
@@ -65,7 +70,7 @@ class Measuring:
         recorder: Recorder,
         *,
         weights_sha256: str | None,
-        inspection: dict[str, Json],
+        inspect: Callable[[], Mapping[str, Json]],
         label: str,
         metric: str | None,
         excuse: Callable[[Case, Workload, str, GateResult], str | None],
@@ -73,16 +78,26 @@ class Measuring:
         """The metrics of `workload`, measured, judged and recorded at the first call.
 
         `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other
-        items ask about is judged then. `excuse` says of a verdict why it is WAIVED, or None. Raises Unsupported,
-        EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
+        items ask about is judged then. `excuse` says of a verdict why it is WAIVED, or None. `inspect` asks the ranks
+        what ran, after it ran. Raises Unsupported, EngineFailed or BadClock at every call for the same workload;
+        GroupLost as it is.
         """
         case = generator.case
         key = (case, workload)
         known = self._published.get(key)
         # A metric that no item's mark names, asked about after a limit had the workload measured, is judged only now.
         if known is None or (metric in known.metrics and metric not in known.gates):
-            with recorder.attempt(case, workload):
+            with recorder.attempt(
+                case,
+                workload,
+                weights_sha256=weights_sha256,
+                protocol=self.protocol,
+                inspect=inspect,
+                label=label,
+            ):
                 measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
+                if key not in self._inspected:
+                    self._inspected[key] = inspect() if measured.status == "ok" else evidence(inspect)
                 found = self._metrics(generator, measured) if measured.status == "ok" else {}
             gates = self._gates(generator, measured, found, metric)
             wrong = case in self.wrong
@@ -92,8 +107,8 @@ class Measuring:
                 found,
                 gates,
                 weights_sha256=weights_sha256,
-                protocol={"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none", **self._protocol},
-                inspection=inspection,
+                protocol=self.protocol,
+                inspection=self._inspected[key],
                 status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
                 message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
                 label=label,

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from genqual.errors import BadInput, GenqualError, pip_install
-from genqual.models.dataset import FILES, read_prompts
+from genqual.models.dataset import is_file, read_prompts
 from genqual.performance.admission import UNDER_TEST
 from genqual.ranks.launch import launcher
 from genqual.results.published import NAME
@@ -332,8 +332,9 @@ def add_options(parser: pytest.Parser) -> None:
         "--prompts",
         dest="genqual_prompts",
         metavar="SOURCE",
-        help="dataset mode: FILE.jsonl, FILE.txt or FILE.csv, each with an optional :column, or a `datasets` name;"
-        " every prompt is generated from, in order, and the pairs are kept (an interrupted run resumes)",
+        help="dataset mode: a file (.jsonl, .json, .txt, .csv, .tsv or .parquet, also packed by gzip), with an optional"
+        " :column or path (:messages, :conversations.0.value), or a `datasets` name; every prompt is generated from, in"
+        " order, and the pairs are kept (an interrupted run resumes)",
     )
     add(
         "--endpoint",
@@ -500,5 +501,5 @@ def check_paths(options: Options) -> None:
     for option, value in (("--references", options.references), ("--waivers", options.waivers)):
         if value is not None and not Path(value).is_dir():
             raise BadInput(f"{option}={value}: no such directory; check the path, or leave {option} out")
-    if options.prompts is not None and Path(options.prompts.rpartition(":")[0] or options.prompts).suffix in FILES:
+    if options.prompts is not None and is_file(options.prompts):
         read_prompts(options.prompts)

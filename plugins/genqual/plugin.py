@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import pytest
 
-from genqual import markers
+from genqual import fitting, instances, markers
 from genqual.ahead import Step, upcoming
 from genqual.causes import WHOLE
 from genqual.devices import simulated
@@ -22,7 +23,7 @@ from genqual.ranks.errors import GroupLost
 from genqual.reporting import Tally, summarise
 from genqual.run import RUN, Run
 from genqual.selection import Selection
-from genqual.spec import Case, Workload
+from genqual.spec import Case, Json, Workload
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -131,6 +132,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             workload = _params(item).get("workload")
             if isinstance(workload, Workload):
                 run.waivers.tests[case.id, workload.id, metric] = item.nodeid
+        measured = _measured(item, run)[0] if mark and mark.kwargs.get("needs") in (None, "limits") else None
+        if case is not None and measured is not None:
+            first = run.first_item.get((case, measured), item.nodeid)
+            run.first_item[case, measured] = min(first, item.nodeid)
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -216,9 +221,13 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
+        run = item.config.stash[RUN]
+        workload, protocol = _measured(item, run)
+        path = run.recorder.without_numbers(case, workload, protocol) if workload is not None else None
+        if path is not None:
+            item.user_properties.append(("genqual_record", str(path)))
         item.stash[WHOLE] = f"{type(error).__name__}: {error}"
-        words = item.config.stash[RUN].causes.words(error, item.nodeid)
-        raise pytest.fail.Exception(words, pytrace=False) from None
+        raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
 
 
 def _asked(item: pytest.Item, name: str, default: Any) -> Any:
@@ -237,18 +246,36 @@ def _params(item: pytest.Item) -> dict[str, Any]:
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
-    path = item.config.stash[RUN].unsupported(case, reason)
+    run = item.config.stash[RUN]
+    path = run.unsupported(case, reason, *_measured(item, run))
     item.user_properties.append(("genqual_record", str(path)))
     pytest.skip(f"unsupported: {reason}")
+
+
+def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
+    """The workload that an item measures, and by which protocol; nothing where it measures none."""
+    marks = [mark.kwargs for mark in item.iter_markers("performance")]
+    needs = {mark.get("needs") for mark in marks}
+    workload = getattr(getattr(item, "callspec", None), "params", {}).get("workload")
+    if not isinstance(workload, Workload):
+        return None, {}
+    if "instances" in needs:
+        return workload, instances.protocol(run)
+    if "largest_batch" in needs:
+        return workload, fitting.protocol(run)
+    if "limits" in needs or any("metric" in mark for mark in marks):
+        return workload, run.measuring.protocol
+    return None, {}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     report = yield
-    if _case_of(item) is None or report.when != "call":
+    case, run = _case_of(item), item.config.stash[RUN]
+    if case is None or report.when != "call":
         return report
-    waiver = item.config.stash[RUN].waivers.of(item.nodeid)
+    waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
     if waiver is None:
         return report
     if report.passed:

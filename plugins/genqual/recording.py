@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from genqual.performance.definitions import EVERY
 from genqual.performance.verdict import GateResult
 from genqual.ranks.errors import GroupLost
 from genqual.results import parts, verdict
+from genqual.results.canonical import digest
 from genqual.results.metric import Gate, Metric
 from genqual.results.outputs import Outputs, Ran
 from genqual.results.record import Record
@@ -36,7 +37,8 @@ class Recorder:
         self._run = run
         self._command = command
         self._attempts: Counter[str] = Counter()
-        self._begun: set[tuple[Case, Workload]] = set()
+        self._begun: set[tuple[Case, Workload, str]] = set()
+        self._without_numbers: dict[tuple[Case, Workload, str], Path] = {}
 
     def _write(self, made: Record) -> Path:
         """Spool as the next attempt at what its key names: a second measurement never stands in for the first."""
@@ -48,32 +50,50 @@ class Recorder:
         return path
 
     @contextmanager
-    def attempt(self, case: Case, workload: Workload) -> Iterator[None]:
+    def attempt(
+        self,
+        case: Case,
+        workload: Workload,
+        *,
+        weights_sha256: str | None = None,
+        protocol: Mapping[str, Json] | None = None,
+        inspect: Callable[[], Mapping[str, Json]] = dict,
+        label: str = "",
+    ) -> Iterator[None]:
         """Around the measuring of a workload: noted before it begins, recorded when it ends without numbers.
 
-        What was begun and left no record shows in the run's manifest, whoever ended it.
+        The record has the key that the numbers would have had, so that it takes their place in every table. `inspect`
+        says what ran, and is asked after the failure; a lost group says nothing. What was begun and left no record
+        shows in the run's manifest, whoever ended it.
         """
-        if (case, workload) in self._begun:
+        protocol = dict(protocol or {})
+        what = (case, workload, digest(protocol))
+        if what in self._begun:
             yield
             return
-        self._begun.add((case, workload))
+        self._begun.add(what)
         self._journal.begin(_subject(case, workload))
         try:
             yield
         except (GenqualError, GroupLost) as error:
             text = error.headline if isinstance(error, GroupLost) else str(error)
-            self.measurement(
+            self._without_numbers[what] = self.measurement(
                 case,
                 workload,
                 {},
                 {},
-                weights_sha256=None,
-                protocol={},
-                inspection={},
+                weights_sha256=weights_sha256,
+                protocol=protocol,
+                inspection={} if isinstance(error, GroupLost) else evidence(inspect),
                 status=_status(error),
                 message=f"{type(error).__name__}: {text}",
+                label=label,
             )
             raise
+
+    def without_numbers(self, case: Case, workload: Workload, protocol: Mapping[str, Json]) -> Path | None:
+        """The record of an attempt of this run that ended without numbers, if there was one."""
+        return self._without_numbers.get((case, workload, digest(dict(protocol))))
 
     def judgement(
         self,
@@ -121,6 +141,7 @@ class Recorder:
         inspection: Mapping[str, Json],
         status: Status = "ok",
         message: str = "",
+        phase: str = "generate",
         label: str = "",
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
@@ -148,7 +169,7 @@ class Recorder:
                 kind="measurement",
                 **found,
                 workload=asked(case, workload, inspection, outputs.lengths if outputs else None),
-                outcome=_ended(status, message),
+                outcome=_ended(status, message, phase),
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
@@ -159,18 +180,46 @@ class Recorder:
             )
         )
 
-    def unsupported(self, case: Case, reason: str, *, weights_sha256: str | None) -> Path:
-        """An engine that cannot run a case, with its reason: a row of its own in every comparison."""
-        return self._write(
-            Record(
-                run=self._run,
-                kind="measurement",
-                **subject(case, weights_sha256, {}),
-                workload=parts.Workload(),
-                outcome=parts.Outcome(status="unsupported", phase="load", message=names().text(reason)),
-                command=self._command,
+    def unsupported(
+        self,
+        case: Case,
+        reason: str,
+        *,
+        weights_sha256: str | None,
+        workload: Workload | None = None,
+        protocol: Mapping[str, Json] | None = None,
+    ) -> Path:
+        """An engine that cannot run a case, with its reason: a row of its own in every comparison.
+
+        With a `workload`, the row is that of the workload's measurement; an attempt that recorded it is not repeated.
+        """
+        if workload is None:
+            return self._write(
+                Record(
+                    run=self._run,
+                    kind="measurement",
+                    **subject(case, weights_sha256, {}),
+                    workload=parts.Workload(),
+                    outcome=_ended("unsupported", reason, "load"),
+                    command=self._command,
+                )
             )
-        )
+        protocol = dict(protocol or {})
+        what = (case, workload, digest(protocol))
+        if what not in self._without_numbers:
+            self._without_numbers[what] = self.measurement(
+                case,
+                workload,
+                {},
+                {},
+                weights_sha256=weights_sha256,
+                protocol=protocol,
+                inspection={},
+                status="unsupported",
+                message=reason,
+                phase="load",
+            )
+        return self._without_numbers[what]
 
 
 def _subject(case: Case, workload: Workload) -> str:
@@ -179,17 +228,29 @@ def _subject(case: Case, workload: Workload) -> str:
 
 
 def _status(error: BaseException) -> Status:
-    """What an attempt that raised ended as."""
+    """How an attempt ended that raised `error`; ranks that gave no answer in time are a timeout."""
     if isinstance(error, OutOfMemory):  # its killer may have ended the whole group: a GroupLost as well
         return "oom"
-    return "unsupported" if isinstance(error, Unsupported) else "error"
+    if isinstance(error, Unsupported):
+        return "unsupported"
+    if isinstance(error, GroupLost) and error.timed_out:
+        return "timeout"
+    return "error"
 
 
-def _ended(status: Status, message: str) -> parts.Outcome:
+def evidence(inspect: Callable[[], Mapping[str, Json]]) -> Mapping[str, Json]:
+    """What ran, where the ranks can still say it: a failure is recorded with or without it."""
+    try:
+        return inspect()
+    except (GenqualError, GroupLost):
+        return {}
+
+
+def _ended(status: Status, message: str, phase: str) -> parts.Outcome:
     """How a measurement ended; this host's name does not stand in the message."""
     return parts.Outcome(
         status=status,
-        phase="generate",
+        phase=phase,
         bytes=asked_bytes(message) if status == "oom" else None,
         message=names().text(message) or None,
     )

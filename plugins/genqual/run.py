@@ -8,7 +8,7 @@ import secrets
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from functools import cached_property, partial
@@ -33,6 +33,7 @@ from genqual.devices.registry import devices
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import BadInput, GenqualError
+from genqual.inspecting import Inspections, ran_if_alive
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
@@ -76,13 +77,15 @@ class Run:
         self.causes = Causes()
         self.asked: dict[Case, frozenset[str]] = {}
         """The metrics that this run's items ask about, by case; known when collection is over."""
+        self.first_item: dict[tuple[Case, Workload], str] = {}
+        """The item that names a measurement which several share: the first by id, whichever asks first."""
         self.accurate: dict[Case, str] = {}
         """Of cases whose timed path was judged: why its answers are not right, or nothing."""
         self.waivers = Register([], date.max)
         self.stale_waivers: list[str] = []
         self._generators: dict[Case, Generator] = {}
         self._others: dict[Case, Generator] = {}
-        self._inspections: dict[Case, dict[str, Json]] = {}
+        self._inspections = Inspections()
         self._references: dict[str, Reference | str] = {}
         self._oracles: dict[str, Oracle] = {}
         self._said: dict[tuple[str, bytes], NDArray[np.float64]] = {}  # by the oracle, of long texts
@@ -236,7 +239,7 @@ class Run:
             if key not in self._said:
                 self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
         except BadInput as reason:
-            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason))
+            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
         logits = self._said[key]
         found = self.reference(case.model)
         envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
@@ -283,10 +286,8 @@ class Run:
         self.stale_waivers = self.waivers.problems(whole=whole, selected=selected, workloads=workloads)
 
     def inspection(self, case: Case) -> dict[str, Json]:
-        """What rank 0 says really runs: kernels, shards, settings; asked once a case."""
-        if case not in self._inspections:
-            self._inspections[case] = self.generator(case).inspect()[0]
-        return self._inspections[case]
+        """What rank 0 says really runs, for a verdict; see `Inspections`."""
+        return self._inspections.of(self.generator(case))
 
     @cached_property
     def measuring(self) -> Measuring:
@@ -337,13 +338,14 @@ class Run:
 
     def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
+        generator = self.generator(case)
         return self.measuring.publish(
-            self.generator(case),
+            generator,
             workload,
             self.recorder,
             weights_sha256=self.weights_sha256(case.model),
-            inspection=self.inspection(case),
-            label=label,
+            inspect=lambda: ran_if_alive(self.pool, generator),
+            label=self.first_item.get((case, workload), label),
             metric=metric,
             excuse=self._excuse,
         )
@@ -352,9 +354,18 @@ class Run:
         failure = gate.failure(f"{case} {workload.id} {metric}", gate=self.options.gate)
         return self.waivers.excuse_metric(case.id, workload.id, metric, failure)
 
-    def unsupported(self, case: Case, reason: str) -> Path:
-        """Record, once, that the case's engine cannot run it."""
-        return self.recorder.unsupported(case, reason, weights_sha256=self.weights_sha256(case.model))
+    def unsupported(
+        self,
+        case: Case,
+        reason: str,
+        workload: Workload | None = None,
+        protocol: Mapping[str, Json] | None = None,
+    ) -> Path:
+        """Record that the case's engine cannot run it, or cannot run a workload that is measured by `protocol`."""
+        weights_sha256 = self.weights_sha256(case.model)
+        return self.recorder.unsupported(
+            case, reason, weights_sha256=weights_sha256, workload=workload, protocol=protocol
+        )
 
     def push(self) -> None:
         """Send what is spooled; an upload never changes a verdict."""

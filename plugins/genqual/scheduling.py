@@ -6,20 +6,14 @@ an attribute that pytest's nodes no longer have. A scope read from the node id n
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-from genqual.spec import PRECISIONS
-
-_CASE: Final = re.compile(rf"\[(.*?-(?:{'|'.join(PRECISIONS)}))(?=[-\]])")
+from genqual.spec import case_id_in
 
 
 def scope_of(nodeid: str) -> str:
     """The case in a node id; a test without one is a scope of its own."""
-    found = _CASE.search(nodeid)
-    return found.group(1) if found else nodeid
+    return case_id_in(nodeid) or nodeid
 
 
 class CaseScheduling(LoadScopeScheduling):  # type: ignore[misc]

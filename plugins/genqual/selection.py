@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from genqual import profiles
 from genqual.devices.base import Presence
@@ -12,7 +12,7 @@ from genqual.errors import GenqualError
 from genqual.markers import named
 from genqual.options import Options
 from genqual.profiles import Plan, Profile
-from genqual.spec import Case, Workload
+from genqual.spec import Case, Workload, distinct_names
 
 
 @dataclass
@@ -67,10 +67,18 @@ class Selection:
                 )
                 for name in self.devices
             ]
-            cases = tuple(case for plan in plans for case in plan.cases)
+            cases = tuple(self._named(case) for plan in plans for case in plan.cases)
             self._check_places(cases)
-            self._plans[suite] = Plan(cases, tuple(item for plan in plans for item in plan.left_out))
+            left_out = tuple((self._named(case), why) for plan in plans for case, why in plan.left_out)
+            self._plans[suite] = Plan(cases, left_out)
         return self._plans[suite]
+
+    def _named(self, case: Case) -> Case:
+        """The case by an id that no other model of this run has, in either suite."""
+        rows = (*self.profile.conformance, *self.profile.performance)
+        models = set(self.options.models) or {model for row in rows for model in row.models}
+        shown = distinct_names(models).get(case.model, "")
+        return replace(case, shown=shown) if shown else case
 
     def without_bf16(self) -> list[str]:
         """The present devices on which a row that says `native` runs in another dtype than bf16, where one does."""

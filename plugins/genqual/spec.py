@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -38,6 +40,15 @@ PROCESSORS: Final = frozenset({"cpu", "xeon"})
 """The devices whose places are cores of the host's own processor."""
 
 
+_CASE: Final = re.compile(rf"\[(.*-(?:{'|'.join(PRECISIONS)}))(?=[-\]])")
+
+
+def case_id_in(nodeid: str) -> str | None:
+    """The id of the case in a test's id: up to the last precision, because a model's name may hold one as well."""
+    found = _CASE.search(nodeid)
+    return found[1] if found else None
+
+
 def compute_dtype(precision: str) -> str:
     """The dtype of activations, and of weights that stay as they are, under a declared `precision`."""
     return SCHEMES.get(precision, precision)
@@ -62,13 +73,40 @@ class Workload:
         return f"b{self.batch}-i{self.input_length}-n{self.new_tokens}"
 
 
+def last_word(model: str) -> str:
+    """What stands for a model in ids: the last word of its path or hub id."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def distinct_names(models: Iterable[str]) -> dict[str, str]:
+    """What stands for each of a run's models in ids, where its last word is another's, too: `v1_llama`, `v2_llama`.
+
+    As many words of the path as tell the models apart. A name without a path stays as it is.
+    """
+    paths = {model: [re.sub(r"[^\w.@=+-]", "_", word) for word in model.split("/") if word] for model in models}
+    names = {model: last_word(model) for model in paths}
+    shown: dict[str, str] = {}
+    for taken in range(2, 2 + max(map(len, paths.values()), default=0)):
+        counts = Counter(names.values())
+        for model, words in paths.items():
+            if counts[names[model]] > 1 and "/" in model.rstrip("/"):
+                shown[model] = "_".join(words[-taken:])
+        names |= shown
+    counts = Counter(names.values())
+    for model, name in names.items():
+        if counts[name] > 1 and "/" in model.rstrip("/"):  # `a/b_c/d` and `a_b/c/d`
+            shown[model] = f"{name}~{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+    return shown
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One way of running one model on one device; a rank group is started for it and lives across tests.
 
     `device` is a registered name, `engine` one that may carry options (`accelerate:placement=disk`); `model` is an
     embedded name, a fetched name, a directory, a GGUF file or a hub id; `dtype` one of PRECISIONS; `cores_per_rank` is
-    read on CPU devices only (0 lets the device divide what it has).
+    read on CPU devices only (0 lets the device divide what it has). `shown` stands for the model in ids where the last
+    word of `model` is that of another model of the run, too; see `distinct_names`.
     """
 
     device: str
@@ -77,6 +115,7 @@ class Case:
     dtype: str
     ranks: int = 1
     cores_per_rank: int = 1
+    shown: str = ""
 
     def __post_init__(self) -> None:
         if self.dtype not in PRECISIONS:
@@ -90,7 +129,7 @@ class Case:
     def id(self) -> str:
         """As it stands in a test id: `xeon-deepspeed-inference-tp2-bloom-tiny-bf16`. Never a key of baselines."""
         ranks = f"-tp{self.ranks}" if self.ranks > 1 else ""
-        model = self.model.rstrip("/").rsplit("/", 1)[-1]
+        model = self.shown or last_word(self.model)
         engine = re.sub(r"[^\w.:=+-]", "_", self.engine)  # an id is a part of file names
         return f"{self.device}-{engine}{ranks}-{model}-{self.dtype}"
 
@@ -98,8 +137,8 @@ class Case:
         return self.id
 
     def as_json(self) -> dict[str, Json]:
-        """Plain data for a record or for the wire."""
-        return asdict(self)
+        """Plain data for the wire; ranks, which may be of an earlier build, need no word for a model that they load."""
+        return {name: value for name, value in asdict(self).items() if name != "shown"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Case:

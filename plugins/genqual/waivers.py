@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from fnmatch import fnmatchcase
@@ -18,9 +18,11 @@ from typing import Any, Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from genqual.errors import BadInput
+from genqual.spec import case_id_in
 
 _WANTED: Final = {"test", "says", "issue", "expires"}
-_KNOWN: Final = _WANTED | {"class", "versions"}
+_KNOWN: Final = _WANTED | {"class", "versions", "weights"}
+_LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
 _WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
 
 
@@ -28,7 +30,8 @@ _WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test i
 class Waiver:
     """One known failure: of `test` (the end of its id), with a message that `says` (a regular expression) is found in.
 
-    `hardware` is a pattern of hardware classes; `versions` a range for each package it is known to fail with.
+    `hardware` is a pattern of hardware classes; `versions` a range for each package it is known to fail with; `weights`
+    the first digits of the SHA-256 of a model's weights, because an id has only the last word of its path.
     """
 
     test: str
@@ -38,6 +41,7 @@ class Waiver:
     file: Path
     hardware: str = "*"
     versions: Mapping[str, SpecifierSet] = field(default_factory=dict)
+    weights: str = ""
 
     def names(self, nodeid: str) -> bool:
         """Whether this is the test's waiver; the id may stand below any folder."""
@@ -62,7 +66,7 @@ class Waiver:
 
     def of_case(self, case: str) -> bool:
         """Whether the test is one of the case with this id."""
-        return re.search(rf"\[{re.escape(case)}[-\]]", self.test) is not None
+        return case_id_in(self.test) == case
 
     def excuses(self, message: str) -> bool:
         """Whether the failure is the one that is known."""
@@ -123,7 +127,13 @@ def _waiver(path: Path, number: int, table: dict[str, Any]) -> Waiver:
         versions = {name: SpecifierSet(str(wanted)) for name, wanted in table.get("versions", {}).items()}
     except InvalidSpecifier as error:
         raise BadInput(f"{where}: versions: {error}") from None
-    return Waiver(test, says, str(table["issue"]), expires, path, str(table.get("class", "*")), versions)
+    weights = str(table.get("weights", "")).lower()
+    if "weights" in table and not re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},64}}", weights):
+        raise BadInput(
+            f"{where}: weights = {weights!r}: give the first {_LEAST_DIGITS} or more hexadecimal digits of the SHA-256 "
+            "that a record has as model.weights_sha256"
+        )
+    return Waiver(test, says, str(table["issue"]), expires, path, str(table.get("class", "*")), versions, weights)
 
 
 @dataclass
@@ -138,11 +148,15 @@ class Register:
     tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
 
-    def of(self, nodeid: str) -> Waiver | None:
-        """The waiver in force of a test; an expired one excuses nothing."""
-        found = next((one for one in self.waivers if one.names(nodeid)), None)
-        if found is not None:
-            self.seen.add(found)
+    def of(self, nodeid: str, weights: Callable[[], str | None] = lambda: None) -> Waiver | None:
+        """The waiver in force of a test; an expired one excuses nothing.
+
+        `weights` gives the SHA-256 of the test's model, and is asked where a waiver is for certain weights only.
+        """
+        named = [one for one in self.waivers if one.names(nodeid)]
+        self.seen.update(named)  # of other weights too: it is right for another model of this name
+        held = (weights() or "") if any(one.weights for one in named) else ""
+        found = next((one for one in named if held.startswith(one.weights)), None)
         return None if found is None or found.expired(self.today) else found
 
     def excuse(self, nodeid: str, message: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from genqual.conformance import judge_own
@@ -16,8 +18,9 @@ from genqual.run import Run
 @pytest.mark.conformance("text", needs="prompts")
 def test_every_prompt_of_a_data_set_has_its_pair(generator: Generator, run: Run, dataset: Job, judge_it: Judge) -> None:
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
-    count = generate_pairs(generator, dataset, run.progress)
-    judge_it(judge_own.judge_whole(list(problems(dataset)), count, dtype=generator.case.dtype))
+    count = generate_pairs(generator, dataset, run.progress, run.warnings.append)
+    found, dtype = list(problems(dataset, generator.plan.model)), generator.case.dtype
+    judge_it(judge_own.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
 
 
 @pytest.mark.conformance("text", once=True)
@@ -27,7 +30,8 @@ def test_a_data_set_equals_its_prompts_one_by_one(
     """Batches that do not divide the prompts: complete, in order, and each the text that its prompt gives alone."""
     count = generate_pairs(generator, few_pairs, run.progress)
     dtype = generator.case.dtype
-    whole = judge_own.judge_whole(list(problems(few_pairs)), count, dtype=dtype)
+    found = list(problems(few_pairs, generator.plan.model))
+    whole = judge_own.judge_whole(found, count, dtype=dtype, steps=few_pairs.new_tokens)
     if not whole.passed:
         judge_it(whole)
     rows, tokens = read_pairs(few_pairs)
@@ -37,4 +41,5 @@ def test_a_data_set_equals_its_prompts_one_by_one(
         alone = generator.generate(batch, few_pairs.new_tokens).tokens
         scores = generator.score(batch, alone)
         verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, **passage.tolerance(dtype)))
-    judge_it(next((one for one in verdicts if not one.passed), whole))
+    verdict = next((one for one in verdicts if not one.passed), whole)
+    judge_it(replace(verdict, shape=whole.shape))

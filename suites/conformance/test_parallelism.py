@@ -45,7 +45,7 @@ def test_streams_are_independent(generator: Generator, passage: Passage, judge_i
     problems = [f"stream {rank} is another text beside the others" for rank in range(len(pairs))
                 if not np.array_equal(got[rank], want[rank])]  # fmt: skip
     judge_it(judge_own.claims(problems, f"{len(pairs)} streams are themselves", 12 * len(pairs),
-                              dtype=generator.case.dtype, tier="tokens"))  # fmt: skip
+                              dtype=generator.case.dtype, tier="tokens", shape=(6, 2 * len(pairs))))  # fmt: skip
 
 
 @pytest.mark.conformance("parallelism", min_ranks=2, wants="stops")

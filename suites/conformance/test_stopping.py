@@ -60,7 +60,8 @@ def test_a_least_length_is_kept(generator: Generator, passage: Passage, judge_it
             problems.append(f"rank {rank} ended after {got.shape[1]} tokens, {least} were the least")
         elif not np.array_equal(got[0, :first], tokens[:first]):
             problems.append(f"rank {rank} wrote another text before the end of text was ever due")
-    judge_it(claims(problems, f"{least} tokens at least", STEPS, dtype=generator.case.dtype, tier="tokens"))
+    said, dtype = f"{least} tokens at least", generator.case.dtype
+    judge_it(claims(problems, said, STEPS, dtype=dtype, tier="tokens", shape=(STEPS, 1)))
 
 
 @pytest.mark.conformance("stopping", wants="stops", once=True)

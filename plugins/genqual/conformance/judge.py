@@ -67,7 +67,8 @@ def judge_scores(
     reference, tolerance = by
     broken = _unusable(scores, reference.tokens.shape)
     if broken:
-        return Judgement("fail", tolerance.lane, "logits", broken, independent=reference.independent)
+        shape = (reference.steps, reference.rows)
+        return Judgement("fail", tolerance.lane, "logits", broken, independent=reference.independent, shape=shape)
     errors = cell_errors(scores.projections, reference.projections)
     got, want = scores.top_ids[..., 0], reference.tokens
     against = "the oracle" if reference.independent else "an oracle that is not independent of the engines"
@@ -99,15 +100,15 @@ def judge_same(
     for name, scores in (("first", a), ("second", b)):
         broken = _unusable(scores, a.projections.shape[:2])
         if broken:
-            return Judgement("fail", lane, "logits", f"The {name} run: {broken}")
+            return Judgement("fail", lane, "logits", f"The {name} run: {broken}", shape=_shape(a))
     spread = _rms(a.projections) if reference_spread is None else reference_spread
     if not (math.isfinite(spread) and spread > 0 and _rms(a.projections) > 0):
         text = "Every logit of a row is the same: runs that compute nothing agree on everything, so this is no pass."
-        return Judgement("fail", lane, "logits", text)
+        return Judgement("fail", lane, "logits", text, shape=_shape(a))
     tolerance = between_runs(envelope, spread, len(a.top_ids), dtype, fp32_limit, factor, k, exact=exact)
     if tolerance is None:
         text = f"Nothing is known of what honest {dtype} reads, so two runs of it cannot be compared; give an envelope."
-        return Judgement("no_reference", lane, "logits", text)
+        return Judgement("no_reference", lane, "logits", text, shape=_shape(a))
     errors = cell_errors(b.projections, a.projections)
     margins = np.maximum(*(x.top_logits[..., 0] - x.top_logits[..., 1] for x in (a, b)))
     return _verdict(
@@ -131,7 +132,7 @@ def judge_bitwise(a: Scores, b: Scores, *, dtype: str, forced: bool = True) -> J
     for name, scores in (("first", a), ("second", b)):
         broken = _unusable(scores, a.projections.shape[:2])
         if broken:
-            return Judgement("fail", lane, "logits", f"The {name} run: {broken}")
+            return Judgement("fail", lane, "logits", f"The {name} run: {broken}", shape=_shape(a))
     names = ["projections", "top_ids", "top_logits", "logsumexp", *(["forced_logit"] if forced else [])]
     if a.logits is not None and b.logits is not None:
         names.append("logits")
@@ -139,14 +140,23 @@ def judge_bitwise(a: Scores, b: Scores, *, dtype: str, forced: bool = True) -> J
     cells = differs.size
     if not differs.any():
         text = f"Two runs agree in every bit of {', '.join(names)} over {cells} choices."
-        return Judgement("pass", lane, "logits", text, judged=cells, total=cells)
+        return Judgement("pass", lane, "logits", text, judged=cells, total=cells, shape=_shape(a))
     step, row = (int(i) for i in np.argwhere(differs)[0])
     worst = np.unravel_index(int(cell_errors(a.projections, b.projections).argmax()), differs.shape)
     text = (
         f"Two runs differ in {int(differs.sum())} of {cells} choices, first at step {step} of prompt {row}: best logit "
         f"{a.top_logits[step, row, 0]!r} and {b.top_logits[step, row, 0]!r}. Bitwise equality was promised."
     )
-    return Judgement("fail", lane, "logits", text, worst=(int(worst[0]), int(worst[1])), judged=cells, total=cells)
+    return Judgement(
+        "fail",
+        lane,
+        "logits",
+        text,
+        worst=(int(worst[0]), int(worst[1])),
+        judged=cells,
+        total=cells,
+        shape=_shape(a),
+    )
 
 
 def steps_of(scores: Scores, stop: int, *, first: int = 0) -> Scores:
@@ -222,7 +232,14 @@ def _verdict(
         judged=errors.size,
         total=errors.size,
         independent=independent,
+        shape=(errors.shape[0], errors.shape[1]),
     )
+
+
+def _shape(scores: Scores) -> tuple[int, int] | None:
+    """Steps and rows of `scores`, which may be of any shape: they are the finding."""
+    found = scores.projections.shape[:2]
+    return (found[0], found[1]) if len(found) == 2 else None
 
 
 def _unusable(scores: Scores, cells: tuple[int, ...]) -> str:

@@ -57,7 +57,7 @@ def judge_free_run(
             f"Tokens of shape {tokens.shape} were given; {wanted} (prompts, steps) of ids below "
             f"{reference.vocabulary} were wanted."
         )
-        return Judgement("fail", lane, "tokens", text, independent=reference.independent)
+        return Judgement("fail", lane, "tokens", text, independent=reference.independent, shape=wanted[::-1])
     bound = tolerance.bound[:, 0]
     rows = [_row(tokens[r], reference, r, bound, rescore) for r in range(reference.rows)]
     judged, total = sum(row.judged for row in rows), tokens.size
@@ -83,6 +83,7 @@ def judge_free_run(
         judged=judged,
         total=total,
         independent=reference.independent,
+        shape=wanted[::-1],
     )
 
 

@@ -13,14 +13,14 @@ from genqual.engines.base import Scores
 
 def judge_finite(scores: Scores, *, dtype: str) -> Judgement:
     """Judge whether every logit of every row and step is finite, those of padded rows included."""
-    cells = scores.finite.size
+    cells, shape = scores.finite.size, (scores.finite.shape[0], scores.finite.shape[1])
     sound = scores.finite & np.isfinite(scores.projections).all(axis=-1) & np.isfinite(scores.logsumexp)
     bad = np.argwhere(~sound)
     if not len(bad):
-        return _own("pass", dtype, f"All logits are finite at {cells} choices.", cells)
+        return _own("pass", dtype, f"All logits are finite at {cells} choices.", cells, shape=shape)
     step, row = (int(i) for i in bad[0])
     text = f"Logits are not finite in {len(bad)} of {cells} choices, first at step {step} of prompt {row}."
-    return _own("fail", dtype, text, cells, worst=(step, row))
+    return _own("fail", dtype, text, cells, worst=(step, row), shape=shape)
 
 
 def judge_choice(tokens: I64, scores: Scores, *, dtype: str) -> Judgement:
@@ -29,31 +29,36 @@ def judge_choice(tokens: I64, scores: Scores, *, dtype: str) -> Judgement:
     Equal logits are equal choices: a dtype of eight bits ties often, and which of two equals wins is nobody's fault.
     """
     chosen = np.asarray(tokens.T)
+    shape = (chosen.shape[0], chosen.shape[1])
     if chosen.shape != scores.finite.shape:
         text = f"{chosen.shape} tokens (steps x prompts) were chosen, {scores.finite.shape} were scored."
-        return _own("fail", dtype, text, chosen.size, tier="tokens")
+        return _own("fail", dtype, text, chosen.size, tier="tokens", shape=shape)
     best = scores.top_logits[..., 0]
     # "not >=", because every comparison with nan is False.
     wrong = ~scores.finite | ~(scores.forced_logit >= best)
     if not wrong.any():
-        return _own("pass", dtype, f"Each of {chosen.size} tokens has the highest logit.", chosen.size, tier="tokens")
+        text = f"Each of {chosen.size} tokens has the highest logit."
+        return _own("pass", dtype, text, chosen.size, tier="tokens", shape=shape)
     step, row = (int(i) for i in np.argwhere(wrong)[0])
     text = (
         f"Step {step} of prompt {row} chose {chosen[step, row]}, but its own logits favour "
         f"{scores.top_ids[step, row, 0]} by {best[step, row] - scores.forced_logit[step, row]:.4g} "
         f"({int(wrong.sum())} of {chosen.size} choices)."
     )
-    return _own("fail", dtype, text, chosen.size, tier="tokens", worst=(step, row), flips=int(wrong.sum()))
+    flips = int(wrong.sum())
+    return _own("fail", dtype, text, chosen.size, tier="tokens", worst=(step, row), flips=flips, shape=shape)
 
 
 def judge_agreement(tokens: Sequence[I64], *, dtype: str) -> Judgement:
     """Judge whether all ranks chose the same `tokens` (rows, steps), one array a rank; at least two ranks."""
     if len(tokens) < 2:
         raise ValueError(f"{len(tokens)} rank cannot disagree; this property needs two")
+    rows, steps = tokens[0].shape
+    shape = (steps, rows)
     for rank, other in enumerate(tokens[1:], start=1):
         if other.shape != tokens[0].shape:
             text = f"Rank {rank} gave tokens {other.shape} (rows, steps), rank 0 {tokens[0].shape}."
-            return _own("fail", dtype, text, tokens[0].size, tier="tokens")
+            return _own("fail", dtype, text, tokens[0].size, tier="tokens", shape=shape)
         differs = np.argwhere(other != tokens[0])
         if len(differs):
             row, step = (int(i) for i in differs[0])
@@ -61,9 +66,10 @@ def judge_agreement(tokens: Sequence[I64], *, dtype: str) -> Judgement:
                 f"Rank {rank} chose {other[row, step]} at step {step} of prompt {row}, rank 0 chose "
                 f"{tokens[0][row, step]}: the ranks went on with different texts."
             )
-            return _own("fail", dtype, text, other.size, tier="tokens", worst=(step, row), flips=len(differs))
+            flips = len(differs)
+            return _own("fail", dtype, text, other.size, tier="tokens", worst=(step, row), flips=flips, shape=shape)
     text = f"{len(tokens)} ranks agree on {tokens[0].size} tokens."
-    return _own("pass", dtype, text, tokens[0].size, tier="tokens")
+    return _own("pass", dtype, text, tokens[0].size, tier="tokens", shape=shape)
 
 
 def judge_unmutated(loaded: Sequence[str], now: Sequence[str], *, dtype: str) -> Judgement:
@@ -86,13 +92,25 @@ def judge_inputs(written: Sequence[Sequence[str]], *, dtype: str) -> Judgement:
 
 
 def claims(
-    problems: Sequence[str], whole: str, cells: int, *, dtype: str, tier: str = "logits", flips: int = 0
+    problems: Sequence[str],
+    whole: str,
+    cells: int,
+    *,
+    dtype: str,
+    tier: str = "logits",
+    flips: int = 0,
+    shape: tuple[int, int] | None = None,
 ) -> Judgement:
-    """A judgement from a list of `problems`: the first is told, the others counted; none, and `whole` is."""
+    """A judgement from a list of `problems`: the first is told, the others counted; none, and `whole` is.
+
+    `shape` is (steps, rows) of what was judged, where it has both.
+    """
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        return _own("fail", dtype, f"{problems[0]}{more}.", cells, tier=tier, flips=max(flips, len(problems)))
-    return _own("pass", dtype, f"{whole}.", cells, tier=tier)
+        return _own(
+            "fail", dtype, f"{problems[0]}{more}.", cells, tier=tier, flips=max(flips, len(problems)), shape=shape
+        )
+    return _own("pass", dtype, f"{whole}.", cells, tier=tier, shape=shape)
 
 
 def _own(
@@ -104,6 +122,7 @@ def _own(
     tier: str = "logits",
     worst: tuple[int, int] | None = None,
     flips: int = 0,
+    shape: tuple[int, int] | None = None,
 ) -> Judgement:
     return Judgement(
         status,  # type: ignore[arg-type]
@@ -115,16 +134,22 @@ def _own(
         worst=worst,
         judged=cells,
         total=cells,
+        shape=shape,
     )
 
 
-def judge_whole(problems: Sequence[str], count: int, *, dtype: str) -> Judgement:
-    """Judge whether a data set was generated from completely: no problem, and at least one pair."""
+def judge_whole(problems: Sequence[str], count: int, *, dtype: str, steps: int | None = None) -> Judgement:
+    """Judge whether a data set was generated from completely: no problem, and at least one pair.
+
+    `steps` are the new tokens of each of the `count` pairs.
+    """
     found = list(problems) if count else ["no prompt at all", *problems]
+    shape = (steps, count) if steps and count else None
     if found:
-        text = f"{found[0]}" + (f" (and {len(found) - 1} more problems)" if len(found) > 1 else "")
-        return _own("fail", dtype, f"The pairs are not those of the data set: {text}.", count, tier="tokens")
-    return _own("pass", dtype, f"{count} prompts, each with its pair, in order.", count, tier="tokens")
+        more = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
+        text = f"The pairs are not those of the data set: {found[0]}{more}."
+        return _own("fail", dtype, text, count, tier="tokens", shape=shape)
+    return _own("pass", dtype, f"{count} prompts, each with its pair, in order.", count, tier="tokens", shape=shape)
 
 
 def rows_of(scores: Scores, rows: Sequence[int]) -> Scores:

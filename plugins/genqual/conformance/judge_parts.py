@@ -42,8 +42,9 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
     Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
     `limit` on nrms of each share, in the spread of all logits.
     """
+    shape = (whole.finite.shape[0], whole.finite.shape[1])
     if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:
-        return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype)
+        return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype, shape=shape)
     a, b = _centred(scores.logits), _centred(whole.logits)
     spread = float(np.sqrt((b * b).mean()))
     shares = np.array_split(np.arange(b.shape[-1]), parts)
@@ -55,7 +56,7 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
         if not np.isin(scores.top_ids, share).any() and np.isin(whole.top_ids, share).any():
             problems.append(f"none of the ids {share[0]} to {share[-1]} is ever among the best 16")
     said = f"{parts} shares of the vocabulary agree, the worst by nrms {worst:.3g}, limit {limit:.3g}"
-    return claims(problems, said, scores.finite.size * parts, dtype=dtype)
+    return claims(problems, said, scores.finite.size * parts, dtype=dtype, shape=shape)
 
 
 def share_limit(reference: Reference | None, dtype: str) -> float:

@@ -30,14 +30,16 @@ def judge_same_text(
     `scores`.
     """
     lane, steps = lane_of(dtype), min(a.shape[1], b.shape[1])
+    shape = (steps, a.shape[0])
     if a.shape[0] != b.shape[0] or scores.finite.shape[0] < steps or scores.finite.shape[1] != a.shape[0]:
         text = f"Runs of {a.shape} and {b.shape} tokens (rows, steps), scores of {scores.finite.shape}: not comparable."
-        return Judgement("fail", lane, "tokens", text)
+        return Judgement("fail", lane, "tokens", text, shape=shape)
     if spread is None:
         spread = float(np.sqrt((scores.projections.astype(np.float64) ** 2).mean()))
     tolerance = between_runs(envelope, spread, steps, dtype, FP32_LIMIT, ENVELOPE_FACTOR, MARGIN_SIGMAS)
     if tolerance is None:
-        return Judgement("no_reference", lane, "tokens", f"Nothing is known of what honest {dtype} reads.")
+        text = f"Nothing is known of what honest {dtype} reads."
+        return Judgement("no_reference", lane, "tokens", text, shape=shape)
     margins = scores.top_logits[..., 0] - scores.top_logits[..., 1]
     judged, parted, problems = 0, 0, []
     for row, differs in enumerate(a[:, :steps] != b[:, :steps]):
@@ -53,7 +55,7 @@ def judge_same_text(
                 f"logits tell apart by {margin:.4g} (honest runs part below {bound:.4g})"
             )
     whole = f"{a.shape[0]} texts of {steps} tokens agree; {parted} part where their margin allows"
-    return claims(problems, whole, judged, dtype=dtype, tier="tokens", flips=parted)
+    return claims(problems, whole, judged, dtype=dtype, tier="tokens", flips=parted, shape=shape)
 
 
 def stopped(
@@ -91,5 +93,7 @@ def judge_stopped(got: Sequence[I64], want: I64, *, dtype: str, what: str) -> Ju
             problems.append(
                 f"rank {rank} gave {one[row, step]} at step {step} of prompt {row}, {want[row, step]} was due"
             )
-    whole = f"{want.shape[0]} rows stop where they should"
-    return claims([f"{what}: {one}" for one in problems], f"{what}: {whole}", want.size, dtype=dtype, tier="tokens")
+    rows, steps = want.shape
+    said = f"{what}: {rows} rows stop where they should"
+    named = [f"{what}: {one}" for one in problems]
+    return claims(named, said, want.size, dtype=dtype, tier="tokens", shape=(steps, rows))

@@ -60,17 +60,17 @@ def judge_top(
     if isinstance(by, Judgement):
         return by
     reference, tolerance = by
-    lane = tolerance.lane
+    lane, shape = tolerance.lane, (reference.steps, reference.rows)
     broken = _unusable(tokens, ids, logprobs, reference)
     if broken:
-        return Judgement("fail", lane, "top", broken, independent=reference.independent)
+        return Judgement("fail", lane, "top", broken, independent=reference.independent, shape=shape)
     try:
         exact = exact_logprobs(tokens, reference, rescore, known)
     except BadInput as reason:
-        return Judgement("no_reference", lane, "top", str(reason), independent=reference.independent)
+        return Judgement("no_reference", lane, "top", str(reason), independent=reference.independent, shape=shape)
     if not np.isfinite(exact).all():
         text = "The oracle's own log-probabilities on this text are not finite, so nothing is as it should be."
-        return Judgement("fail", lane, "top", text, independent=reference.independent)
+        return Judgement("fail", lane, "top", text, independent=reference.independent, shape=shape)
     return _verdict(tokens, ids, logprobs, exact, reference, tolerance)
 
 
@@ -170,6 +170,7 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
         judged=errors.size,
         total=errors.size,
         independent=reference.independent,
+        shape=(reference.steps, reference.rows),
     )
 
 

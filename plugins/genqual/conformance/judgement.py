@@ -33,7 +33,8 @@ class Judgement:
     `nrms` (dimensionless) must stay at or under `limit` (under, in the fp32 lane); `ratio` is nrms in the lane's own
     unit: 1 is the honest envelope in the declared lane, the limit in the fp32 lane. `flips` counts argmax choices that
     differ, `flips_beyond_margin` those that no honest error explains. `worst` is the (step, row) nearest to or
-    furthest beyond its bound. `judged` of `total` (step, row) cells were judged. None: not measured.
+    furthest beyond its bound. `judged` of `total` (step, row) cells were judged. None: not measured. `shape` is (steps,
+    rows) of what was judged, None where that has no steps and rows, or several shapes were judged.
     """
 
     status: Status
@@ -49,6 +50,7 @@ class Judgement:
     judged: int = 0
     total: int = 0
     independent: bool | None = None  # of the oracle from the engines; None where no oracle was asked
+    shape: tuple[int, int] | None = None
 
     @property
     def passed(self) -> bool:
@@ -56,7 +58,11 @@ class Judgement:
 
     def as_json(self) -> dict[str, Json]:
         """Plain data for a record."""
-        return {**asdict(self), "worst": list(self.worst) if self.worst else None, "passed": self.passed}
+        places: dict[str, Json] = {
+            "worst": list(self.worst) if self.worst else None,
+            "shape": list(self.shape) if self.shape else None,
+        }
+        return {**asdict(self), **places, "passed": self.passed}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +125,14 @@ def judged_by(
             f"The reference of {reference.model} has no envelope of {dtype} (it has: {known}), so nothing was judged; "
             "add one from honest runs with `genqual reference`, or run fp32."
         )
-        return Judgement("no_reference", lane, tier, text, independent=reference.independent)
+        return Judgement(
+            "no_reference",
+            lane,
+            tier,
+            text,
+            independent=reference.independent,
+            shape=(reference.steps, reference.rows),
+        )
     return reference, tolerance
 
 

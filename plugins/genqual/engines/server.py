@@ -117,6 +117,7 @@ class Server(TokensOnly):
             "engine": "server",
             "tier": "tokens",
             "client": f"openai {openai.__version__}",
+            "served_model": self.client.model,
             "prompts_as": "text" if self._as_text else "token ids",
             "token_ids_given": bool(self.client.extras.get("return_token_ids")),
             "ignore_eos": bool(self.client.extras.get("ignore_eos")),

@@ -5,84 +5,68 @@ Pure: the standard library; the package `datasets` only when a dataset is named.
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from genqual.errors import BadInput
+from genqual.models import prompt_files
+from genqual.models.chat import Prompt, Render
+from genqual.models.prompt_files import FILES
 
-FILES: Final = (".jsonl", ".txt", ".csv")
-_USUAL_COLUMNS: Final = ("prompt", "text", "content")
+__all__ = ["FILES", "PairWriter", "is_file", "read_prompts", "source_identity"]
 
 
-def read_prompts(source: str, *, split: str | None = None, column: str | None = None) -> Iterator[str]:
-    """The prompts of FILE.jsonl, FILE.txt (a line each), FILE.csv, each with an optional `:column`, or of a dataset.
+def read_prompts(
+    source: str, *, split: str | None = None, column: str | None = None, render: Render | None = None
+) -> Iterator[Prompt]:
+    """The prompts of a file (FILES, packed or not), each with an optional `:column`, or of a dataset, in order.
 
-    Without a column it is the first of prompt, text and content, or the only one. `split` (default train) is read for
-    datasets only. Raises BadInput at once when the file or the package is missing, and naming the line when one is bad.
+    Without a column it is the first of prompt, text, content, messages and conversations, or the only one; a dotted one
+    leads into nested fields (`:conversations.0.value`). `render` makes a prompt of a conversation. `split` (default
+    train) is read for datasets only. Raises BadInput at once when the file or the package is missing, and naming the
+    line when one is bad.
     """
-    name, _, given = source.rpartition(":") if ":" in source else (source, "", "")
-    if given and Path(name).suffix in FILES and not Path(source).exists():
-        source, column = name, column or given
-    path = Path(source).expanduser()
-    if path.suffix not in FILES:
-        return _dataset(source, split or "train", column)
+    path, given = prompt_files.split(source)
+    column = column if column is not None else given
+    if not path.is_file() and prompt_files.kind_of(path) is None:
+        return _dataset(source, split or "train", column, render)
     if split is not None:
         raise BadInput(f"prompts {source}: a file has no split ({split}); leave it out")
     if not path.is_file():
-        raise BadInput(f"prompts {source}: no such file; known are files .jsonl, .txt, .csv and names of `datasets`")
-    if path.suffix == ".txt" and column is not None:
-        raise BadInput(f"prompts {path}: a text file has no column ({column}); leave it out")
-    found = {".jsonl": lambda: _jsonl(path, column), ".txt": lambda: _lines(path), ".csv": lambda: _csv(path, column)}
-    return _valid_text(found[path.suffix](), path)
+        raise BadInput(f"prompts {source}: no such file; known are files {', '.join(FILES)} and names of `datasets`")
+    return prompt_files.prompts_of(path, column, render)
 
 
-def _valid_text(prompts: Iterator[str], path: Path) -> Iterator[str]:
-    count = 0
-    try:
-        for prompt in prompts:
-            prompt.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
-            yield prompt
-            count += 1
-    except (UnicodeError, csv.Error) as error:
-        raise BadInput(f"prompts {path}, after {count} good ones: {error}; save it as UTF-8 text") from error
+def source_identity(source: str, *, split: str | None = None) -> str:
+    """What tells the content of `source` from every other's: a file's SHA-256, or a dataset's own fingerprint."""
+    path, column = prompt_files.split(source)
+    named = f" {column}" if column else ""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}{named}"
+    rows = _rows(source, split or "train")
+    fingerprint = getattr(rows, "_fingerprint", None) or _digest(rows)
+    return f"{source} {split or 'train'} {fingerprint}"
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        yield from (line.rstrip("\n") for line in stream if line.strip())
+def is_file(source: str) -> bool:
+    """Whether `source` is a file, there or not, and no dataset's name."""
+    path, _ = prompt_files.split(source)
+    return path.is_file() or prompt_files.kind_of(path) is not None
 
 
-def _jsonl(path: Path, column: str | None) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                found = json.loads(line)
-            except ValueError as error:
-                raise BadInput(f"prompts {path}, line {number}: not JSON ({error}); mend or remove it") from error
-            if isinstance(found, str) and column is None:
-                yield found
-            elif isinstance(found, dict):
-                yield _field(found, column, f"{path}, line {number}")
-            else:
-                raise BadInput(f"prompts {path}, line {number}: want a string or an object, found {line.strip()[:60]}")
+def _dataset(name: str, split: str, column: str | None, render: Render | None) -> Iterator[Prompt]:
+    rows = _rows(name, split)
+    return (prompt_files.field(row, column, f"{name}, row {index}", render) for index, row in enumerate(rows))
 
 
-def _csv(path: Path, column: str | None) -> Iterator[str]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream)
-        for row in rows:
-            yield _field(row, column, f"{path}, line {rows.line_num}")
-
-
-def _dataset(name: str, split: str, column: str | None) -> Iterator[str]:
+def _rows(name: str, split: str) -> Iterable[Mapping[str, object]]:
     if find_spec("datasets") is None:
         raise BadInput(
             f"prompts {name!r}: no file of type {', '.join(FILES)}, and reading it as a dataset needs the package "
@@ -95,34 +79,29 @@ def _dataset(name: str, split: str, column: str | None) -> Iterator[str]:
     except (OSError, ValueError) as error:  # what `datasets` raises for unknown names, splits and no network
         first = str(error).strip().splitlines()[0]
         raise BadInput(f"prompts {name!r}, split {split}: `datasets` cannot load it ({first})") from error
-    return (_field(row, column, f"{name}, row {index}") for index, row in enumerate(rows))
+    return rows
 
 
-def _field(row: Mapping[str, object], column: str | None, where: str) -> str:
-    usual = [name for name in _USUAL_COLUMNS if name in row] or (list(row) if len(row) == 1 else [])
-    wanted = column if column is not None else (usual[0] if usual else None)
-    has = ", ".join(map(str, row))
-    if wanted is None:
-        raise BadInput(f"prompts {where}: which column? It has {has}; name one as SOURCE:column")
-    if wanted not in row:
-        raise BadInput(f"prompts {where}: no column {wanted!r}; it has {has}")
-    value = row[wanted]
-    if not isinstance(value, str):
-        raise BadInput(f"prompts {where}: column {wanted!r} is {type(value).__name__}, not text")
-    return value
+def _digest(rows: Iterable[Mapping[str, object]]) -> str:
+    """Of rows that bring no fingerprint of their own."""
+    whole = hashlib.sha256()
+    for row in rows:
+        whole.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+    return f"sha256:{whole.hexdigest()}"
 
 
 class PairWriter:
     """Appends prompt-completion pairs to a JSONL file, one object a line, in order; a killed run goes on where it was.
 
     Each line is `{index, fingerprint, prompt, input_ids, tokens, text}`, flushed to the system when `append` returns. A
-    last line without its end is dropped on opening. `fingerprint` says what made the pairs (model, engine, dtype,
-    source): a file of another one raises BadInput, as does a file that is no such list of pairs.
+    last line without its end is dropped on opening. `fingerprint` says what made the pairs (weights, engine, versions,
+    source): a file of another one raises BadInput, as does a file that is no such list of pairs. `differs` says in
+    which facts two fingerprints do.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path, fingerprint: str, differs: Callable[[str, str], str] | None = None) -> None:
         """Open or create `path` and find out how many pairs it holds."""
-        self._path, self._fingerprint = path, fingerprint
+        self._path, self._fingerprint, self._differs = path, fingerprint, differs
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream = path.open("a+b")
         try:
@@ -183,8 +162,11 @@ class PairWriter:
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{self._path}, line {index + 1}: not a pair ({error}); name another output file") from error
         if made_by != self._fingerprint:
+            where = self._differs(made_by, self._fingerprint) if self._differs and isinstance(made_by, str) else ""
+            facts = f" They differ in: {where}." if where else ""
             raise BadInput(
-                f"{self._path}: holds pairs of {made_by}, this run is {self._fingerprint}; name another output file"
+                f"{self._path}: holds pairs of {made_by}, this run is {self._fingerprint}.{facts} It is not gone on "
+                "with: move the file away to generate anew, or name another output file"
             )
         if found != index:
             raise BadInput(f"{self._path}, line {index + 1}: pair {found} is out of order; name another output file")

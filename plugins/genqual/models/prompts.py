@@ -44,8 +44,8 @@ def prompt_set(name: str) -> PromptSet:
 def token_rows(spec: ModelSpec, texts: Sequence[str], *, max_tokens: int | None = None) -> list[list[int]]:
     """The tokens of each text, at most the first `max_tokens`. Embedded models read bytes, byte b as token b + 3.
 
-    A real model's tokenizer.json decides, special first tokens included. Raises BadInput when it has none, or when a
-    text gives no token at all.
+    A real model's tokenizer.json decides, special first tokens included; a rendered conversation has them already.
+    Raises BadInput when it has none, or when a text gives no token at all.
     """
     if max_tokens is not None and max_tokens < 1:
         raise BadInput(f"max_tokens {max_tokens}: must be at least 1")
@@ -53,8 +53,23 @@ def token_rows(spec: ModelSpec, texts: Sequence[str], *, max_tokens: int | None 
     rows = [encode(text)[:max_tokens] for text in texts]
     for index, row in enumerate(rows):
         if not row:
-            raise BadInput(f"prompt {index} ({texts[index]!r}): no token at all; a prompt needs at least one")
+            where = getattr(texts[index], "where", "") or f"prompt {index}"
+            raise BadInput(f"{where} ({str(texts[index])!r}): no token at all; a prompt needs at least one")
     return rows
+
+
+def doubled_first(spec: ModelSpec, text: str) -> str | None:
+    """The token that `text` begins with and the tokenizer puts before it once more; None where it does not.
+
+    So do texts that a chat template rendered, or a program that writes the first token out.
+    """
+    if spec.source == "embedded" or getattr(text, "rendered", False):
+        return None
+    tokenizer = _tokenizer(spec)
+    plain, whole = tokenizer.encode(text, add_special_tokens=False).ids, tokenizer.encode(text).ids
+    if not plain or whole[:2] != [plain[0]] * 2 or plain[:2] == whole[:2]:
+        return None
+    return str(tokenizer.id_to_token(plain[0]))
 
 
 def decode(spec: ModelSpec, ids: Iterable[int]) -> str:
@@ -151,7 +166,7 @@ def _encoder(spec: ModelSpec) -> Callable[[str], list[int]]:
 
     def encode(text: str) -> list[int]:
         with _using(spec, "encode a text"):
-            return list(tokenizer.encode(text).ids)
+            return list(tokenizer.encode(text, add_special_tokens=not getattr(text, "rendered", False)).ids)
 
     return encode
 

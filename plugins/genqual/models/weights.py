@@ -98,7 +98,7 @@ def sha256(spec: ModelSpec) -> str:
         return kept.read_text().strip()
     weights = lazily(spec)
     found = hash_state((name, weights[name]) for name in weights)
-    _keep(kept, found)
+    keep(kept, found)
     return found
 
 
@@ -107,7 +107,8 @@ def _embedded_hash(name: str) -> str:
     return hash_state(integers.tensors(name))
 
 
-def _keep(file: Path, text: str) -> None:
+def keep(file: Path, text: str) -> None:
+    """Write `text` to a file of the cache, whole or not at all."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:

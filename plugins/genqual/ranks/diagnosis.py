@@ -138,5 +138,12 @@ def lost(seen: Sighting) -> GroupLost:
     after = "" if seen.method in ("start", "load") else ", the next call starts a fresh one"
     headline = f"{seen.case}: {cause} ({when}).{hint} The group was ended{after}."
     explained = root is not None and (root.fate != "died" or root.rank in seen.exits)
+    waited = seen.launcher_code is None and (root is None or root.fate == "silent")
     kind = OutOfMemoryKilled if killed else GroupLost
-    return kind(f"{headline} Logs: {seen.folder}", root, every, "" if explained else seen.launcher_log)
+    return kind(
+        f"{headline} Logs: {seen.folder}",
+        root,
+        every,
+        "" if explained else seen.launcher_log,
+        timed_out=waited and any(state.fate == "silent" for state in every),
+    )

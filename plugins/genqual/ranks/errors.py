@@ -36,16 +36,24 @@ class GroupLost(BaseException):
     """A rank exited, hangs or is out of step; the whole group was ended, the next call gets a fresh one.
 
     A BaseException, so that Hypothesis stops at once instead of shrinking; pytest reports it as an ordinary failure.
-    `root` is the earliest failure (None when no rank can be blamed), `states` has every rank.
+    `root` is the earliest failure (None when no rank can be blamed), `states` has every rank. `timed_out`: nothing
+    fell, and a rank gave no answer before the deadline.
     """
 
     def __init__(
-        self, headline: str, root: RankState | None, states: Sequence[RankState] = (), launcher: str = ""
+        self,
+        headline: str,
+        root: RankState | None,
+        states: Sequence[RankState] = (),
+        launcher: str = "",
+        *,
+        timed_out: bool = False,
     ) -> None:
         self.headline = headline
         self.root = root
         self.states = tuple(states)
         self.launcher = launcher
+        self.timed_out = timed_out
         super().__init__(self._text())
 
     def _text(self) -> str:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from genqual.engines.base import ABILITIES, BEST, Generated, Loaded, Memory, Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.engines.signs import sign
-from genqual.errors import NotApplicable, NotEvident
+from genqual.errors import GenqualError, NotApplicable, NotEvident
 from genqual.models import prompts
 from genqual.ranks.channel import Arrays
 from genqual.ranks.codec import decode
+from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
 from genqual.ranks.links import Reply
 from genqual.ranks.plan import GroupPlan
@@ -138,6 +139,15 @@ class Generator:
     def inspect(self) -> list[dict[str, Json]]:
         """Which kernels, shards and settings really run, by rank."""
         return [reply.value["inspect"] for reply in self._call("inspect")]
+
+    def inspect_used(self) -> list[dict[str, Json]]:
+        """As `inspect`, of ranks that have decoded once at least: before that some engines do not know their cache."""
+        group = self.group
+        if not any(call[0] == group.mark and call[1] in ("generate", "score") for call in self._warm):
+            # What the ranks refuse to generate says nothing against what they are.
+            with contextlib.suppress(GenqualError, GroupLost):
+                self.generate(TokenBatch.of([[min(3, group.loaded[0].vocabulary - 1)]]), 2)
+        return self.inspect()
 
     def weight_hash(self) -> list[str]:
         """Of what each rank holds now, by rank. Raises NotEvident where the engine shows tokens only."""

@@ -14,6 +14,9 @@ from genqual.results.record import Record, key_over
 from genqual.spec import Json
 
 FAILED = frozenset({"fail", "failed"})
+_SHAPE = frozenset({"steps", "batch"})
+_TOLD = frozenset({"graphs", "kv_cache", "offload"})
+"""Fields of an engine that are read from its inspection, see `subject`."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,85 @@ def value(attempts: Iterable[Metric]) -> float:
 
 
 def cells(records: Iterable[Record], kind: str) -> list[Cell]:
-    """The records of this kind by content key, only the newest run of each, in the order they were first made."""
+    """The records of this kind by content key, only the newest run of each, in the order they were first made.
+
+    Ranks that were lost, or never loaded, cannot say which cache and graphs they run, so the record of their failure
+    has another key. It is the newest word on every configuration that is the same in all that was asked for.
+    A verdict is replaced by a later run's on the same property over other steps and rows, if that failed or judged as
+    much.
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in sorted(records, key=lambda record: (record.created, record.attempt, record.id)):
+    for record in sorted(records, key=_made):
         if record.kind == kind:
             groups[record.key].append(record)
-    return [Cell(tuple(r for r in group if r.run == group[-1].run)) for group in groups.values()]
+    found = [Cell(tuple(r for r in group if r.run == group[-1].run)) for group in groups.values()]
+    return _newest_verdicts(found) if kind == "judgement" else _without_superseded(found)
+
+
+def _newest_verdicts(found: list[Cell]) -> list[Cell]:
+    alike: dict[str, list[Cell]] = defaultdict(list)
+    for cell in found:
+        alike[_judged(cell)].append(cell)
+    gone: set[int] = set()
+    for group in alike.values():
+        for old in group if len(group) > 1 else ():
+            later = (one for one in group if one.last.run != old.last.run and _made(one.last) > _made(old.last))
+            if any(_replaces(new.last, old.last) for new in later):
+                gone.add(id(old))
+    return [cell for cell in found if id(cell) not in gone]
+
+
+def _replaces(new: Record, old: Record) -> bool:
+    """Whether a later verdict says at least as much: it failed, or it passed on as many choices."""
+    if failed(new):
+        return True
+    if new.judgement is None or old.judgement is None or new.outcome.status != "ok":
+        return False
+    return (new.judgement.judged or 0) >= (old.judgement.judged or 0)
+
+
+def _judged(cell: Cell) -> str:
+    """The content key without how many steps and rows were judged."""
+    facets = cell.facets
+    asked = facets["workload"]
+    known = {name: value for name, value in asked.items() if name not in _SHAPE} if isinstance(asked, dict) else asked
+    return key_over({**facets, "workload": known}, list(facets))
+
+
+def _without_superseded(found: list[Cell]) -> list[Cell]:
+    """Leave out what a later cell replaces, where one of the two does not know what would have run."""
+    silent = [cell for cell in found if _is_silent(cell.last)]
+    if not silent:
+        return found
+    alike: dict[str, list[Cell]] = defaultdict(list)
+    for cell in found:
+        alike[_asked(cell)].append(cell)
+    gone: set[int] = set()
+    for failure in silent:
+        for other in alike[_asked(failure)]:
+            if other is failure or _is_silent(other.last):
+                continue
+            # A run that also succeeded has succeeded: its attempts count together.
+            stays = other.last.run == failure.last.run or _made(other.last) > _made(failure.last)
+            gone.add(id(failure if stays else other))
+    return [cell for cell in found if id(cell) not in gone]
+
+
+def _made(record: Record) -> tuple[str, int, str]:
+    return record.created, record.attempt, record.id
+
+
+def _is_silent(record: Record) -> bool:
+    """Whether it is of a measurement that ended without numbers and without a word of what ran."""
+    return record.kind == "measurement" and not record.metrics and not record.engine.inspection
+
+
+def _asked(cell: Cell) -> str:
+    """The content key without what only running ranks can say."""
+    facets = cell.facets
+    engine = facets["engine"]
+    known = {name: value for name, value in engine.items() if name not in _TOLD} if isinstance(engine, dict) else engine
+    return key_over({**facets, "engine": known}, list(facets))
 
 
 def waiver_of(record: Record, metric: str | None = None) -> str | None:

@@ -7,7 +7,7 @@ version can leave them out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,8 @@ from genqual.results.system import System
 from genqual.spec import Json
 
 __all__ = [
+    "GROWING",
+    "OF_A_REQUEST",
     "Engine",
     "Model",
     "Origin",
@@ -34,6 +36,13 @@ __all__ = [
 
 Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail", "skipped"]
 Origin = Literal["measured", "cited", "derived", "simulated"]
+
+
+GROWING: Final = frozenset({"compilations", "counters", "graph_hits"})
+"""What an inspection counts since loading: another number after every request, whatever was asked."""
+
+OF_A_REQUEST: Final = frozenset({"cache_length", "generate", "last_generate", "tokens_a_piece"})
+"""What an inspection says of the requests before it: true of the measurement that it follows, not of the engine."""
 
 
 class Software(Part):

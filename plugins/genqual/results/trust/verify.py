@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from genqual.errors import BadInput
 from genqual.results.canonical import digest
+from genqual.results.parts import GROWING, OF_A_REQUEST
 from genqual.results.record import Record
 from genqual.results.trust.audit import audit
 from genqual.results.trust.envelope import PAYLOAD_TYPE, Envelope, keyid
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 GATED: Final = frozenset({"pass", "regressed", "improved"})
 PATH: Final = ("hardware", "engine", "model", "dtype")
-_CHANGING: Final = frozenset({"cache_length", "compilations", "graph_hits", "generate"})  # counts, not the path
+_CHANGING: Final = GROWING | OF_A_REQUEST | {"preflight"}  # counts and free memory, not the path
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,42 @@
+"""A case that could be timed and no longer can: the newest word on it is the failure, not the old number."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from genqual.models import weights
+from genqual.models.registry import resolve
+from genqual.results.compare import compare
+from genqual.results.report.rows import rows
+from genqual.results.sources import load
+from tests.here import CPU
+from tests.plugin.suite import suite
+
+
+@pytest.mark.parametrize(("change", "status"), [({"hidden_act": "none such"}, "error"), ({"model_type": "x"}, "error")])
+def test_a_model_that_no_longer_loads_takes_its_numbers_away(
+    tmp_path: Path, change: dict[str, str], status: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(weights.directory(resolve("llama-tiny")), model)
+    asked = (
+        *("-m", CPU, "--benchmark", "--engine", "transformers", f"--model={model}", "--dtype", "fp32"),
+        *("--batch-sizes", "1", "--input-lengths", "8", "--new-tokens", "4", "-k", "test_time_per_output_token"),
+    )
+    good = suite(tmp_path, *asked, "--allow-absent")
+    assert good.returncode == 0, good.stdout + good.stderr
+    place = f"{tmp_path}/results.db"
+    before = load(place, newest=True)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | change))
+    bad = suite(tmp_path, *asked)
+    assert bad.returncode == 1, bad.stdout + bad.stderr
+    (row,) = rows(load(place, newest=True), [])
+    assert (row.status, row.tpot_ms) == (status, None)
+    (pair,) = compare(before, load(place, newest=True)).rows[:1]
+    assert pair.statuses == ("ok", status)
+    assert pair.b is None

@@ -1,0 +1,190 @@
+"""What fails is the newest word on its configuration: in every table, in place of the older numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genqual import subject
+from genqual.devices.base import HardwareIdentity
+from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
+from genqual.performance.metrics import BadClock
+from genqual.performance.metrics import Metric as Measured
+from genqual.ranks.errors import GroupLost, RankState
+from genqual.recording import Recorder
+from genqual.results.accuracy import Accuracy
+from genqual.results.cells import cells
+from genqual.results.compare import compare
+from genqual.results.record import Record
+from genqual.results.report.rows import rows
+from genqual.results.sources import load
+from genqual.results.spool import Spool
+from genqual.spec import Case, Workload
+from tests.results.make import record, verdict
+
+CASE = Case("xeon", "transformers", "llama-tiny", "bf16")
+ASKED = Workload(2, 3, 4)
+WEIGHTS = "a" * 64
+PROTOCOL: dict[str, Any] = {"warmup": 1, "repetitions": 3, "hook": "none"}
+INSPECTION: dict[str, Any] = {"cache": "DynamicCache", "graphs": "none", "offload": "cpu", "generate": {"k": 1}}
+HUNG = GroupLost("rank 0 gave no answer", None, [RankState(0, "silent", "gave no answer")], timed_out=True)
+KILLED = GroupLost("rank 0 was killed by SIGKILL", RankState(0, "died", "was killed by SIGKILL"))
+TOLD = [
+    (EngineFailed("all ranks raised"), "error"),
+    (BadClock("a step took no time"), "error"),
+    (BadInput("no such option"), "error"),
+    (Unsupported("no such kernel"), "unsupported"),
+    (OutOfMemory("tried to allocate 2.00 GiB"), "oom"),
+    (HUNG, "timeout"),
+    (KILLED, "error"),
+]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Recorder]:
+    """By the name of its run."""
+
+    class Here:
+        def identity(self) -> HardwareIdentity:
+            return HardwareIdentity("xeon", "xeon-test", {"cpu_vendor": "GenuineIntel"})
+
+        def place(self, ranks: int, cores: int) -> Any:
+            raise BadInput("not placed here")
+
+    monkeypatch.setattr(subject, "devices", lambda: {"xeon": Here()})
+    subject._system.cache_clear()
+    subject._used.cache_clear()
+    spool = Spool(tmp_path / "spool")
+    return lambda run: Recorder(spool, run, "pytest", tmp_path / f"{run}.jsonl")
+
+
+def measure(recorder: Recorder, case: Case = CASE, protocol: dict[str, Any] = PROTOCOL) -> None:
+    metric = Measured("tpot", "s", 0.04, (0.04,), "median", "lower", "")
+    recorder.measurement(
+        case, ASKED, {"tpot": metric}, {}, weights_sha256=WEIGHTS, protocol=protocol, inspection=INSPECTION
+    )
+
+
+def fail(recorder: Recorder, error: BaseException, *, loaded: bool, protocol: dict[str, Any] = PROTOCOL) -> None:
+    """`loaded`: the ranks live on after the failure, and say what they run."""
+    inspect = (lambda: INSPECTION) if loaded else dict
+    with (
+        pytest.raises(type(error)),
+        recorder.attempt(CASE, ASKED, weights_sha256=WEIGHTS, protocol=protocol, inspect=inspect),
+    ):
+        raise error
+
+
+def newest(tmp_path: Path) -> list[Record]:
+    """As `genqual compare` and `genqual report` read a place."""
+    return load(str(tmp_path / "spool"), newest=True)
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["ranks_live_on", "ranks_are_gone"])
+@pytest.mark.parametrize(("error", "status"), TOLD, ids=lambda one: one if isinstance(one, str) else type(one).__name__)
+def test_a_failure_is_shown_in_place_of_the_older_numbers(
+    recorder: Callable[[str], Recorder], tmp_path: Path, error: BaseException, status: str, loaded: bool
+) -> None:
+    measure(recorder("run-1"))
+    before = newest(tmp_path)
+    fail(recorder("run-2"), error, loaded=loaded)
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.run, row.status, row.tpot_ms) == ("run-2", status, None)
+    (pair,) = compare(before, newest(tmp_path)).rows
+    assert (pair.a, pair.b, pair.statuses) == (0.04, None, ("ok", status))
+    assert pair.refused is not None
+    assert pair.refused.startswith(f"B: {status}: {type(error).__name__}: ")
+
+
+def test_where_the_ranks_can_say_what_they_run_the_key_is_the_very_same(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    measure(recorder("run-1"))
+    fail(recorder("run-2"), OutOfMemory("x"), loaded=True)
+    assert len({one.key for one in load(str(tmp_path / "spool"))}) == 1
+
+
+def test_an_inspection_that_fails_after_a_failure_hides_nothing(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    def inspect() -> dict[str, Any]:
+        raise OutOfMemory("again")
+
+    with (
+        pytest.raises(OutOfMemory, match="first"),
+        recorder("run-1").attempt(CASE, ASKED, weights_sha256=WEIGHTS, protocol=PROTOCOL, inspect=inspect),
+    ):
+        raise OutOfMemory("first")
+    (made,) = newest(tmp_path)
+    assert (made.outcome.status, made.outcome.message) == ("oom", "OutOfMemory: first")
+
+
+def test_numbers_that_come_later_take_the_place_of_the_failure(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    measure(recorder("run-1"))
+    fail(recorder("run-2"), KILLED, loaded=False)
+    measure(recorder("run-3"))
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.run, row.status, row.tpot_ms) == ("run-3", "ok", 40.0)
+
+
+def test_a_failure_of_another_configuration_hides_nothing(recorder: Callable[[str], Recorder], tmp_path: Path) -> None:
+    measure(recorder("run-1"))
+    fail(recorder("run-2"), KILLED, loaded=False, protocol={"instances": 2})
+    assert sorted(row.status for row in rows(newest(tmp_path), [])) == ["error", "ok"]
+
+
+def test_a_second_try_of_the_same_run_that_succeeds_has_succeeded(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    one = recorder("run-1")
+    fail(one, KILLED, loaded=False)
+    with one.attempt(CASE, ASKED, weights_sha256=WEIGHTS, protocol=PROTOCOL):
+        measure(one)
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.status, row.tpot_ms) == ("ok", 40.0)
+
+
+def test_an_engine_that_cannot_run_a_case_any_more_takes_its_numbers_away(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    measure(recorder("run-1"))
+    again = recorder("run-2")
+    for _ in range(3):  # each item of the workload tells it
+        path = again.unsupported(CASE, "no kernel", weights_sha256=WEIGHTS, workload=ASKED, protocol=PROTOCOL)
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.run, row.status, row.message) == ("run-2", "unsupported", "no kernel")
+    assert len(load(str(tmp_path / "spool"))) == 2
+    assert path.is_file()
+
+
+def judged(run: str, said: str, steps: int | None, count: int) -> Record:
+    one = verdict(word=said)
+    fields = one.workload.model_copy(update={"prompts": "bloom", "steps": steps, "batch": 2 if steps else None})
+    told = one.judgement.model_copy(update={"judged": count}) if one.judgement else None
+    return one.model_copy(update={"run": run, "created": f"2026-05-0{run[-1]}T12:00:00.000000Z", "workload": fields,
+                                  "judgement": told})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        (("fail", 24, 192), ("pass", 5, 192), False),  # as records of one property were made before and are now
+        (("fail", 24, 192), ("pass", None, 300), False),
+        (("pass", 24, 192), ("fail", 5, 1), True),
+        (("fail", 24, 192), ("pass", 5, 10), True),  # less was judged: the failure stands
+    ],
+)
+def test_a_later_verdict_on_other_steps_replaces_an_older_one(
+    old: tuple[str, int, int], new: tuple[str, int | None, int], wrong: bool
+) -> None:
+    found = [judged("run-1", *old), judged("run-2", *new)]
+    assert bool(Accuracy(found).fault(record(run="run-3"))) is wrong
+
+
+def test_two_verdicts_of_one_run_both_stand() -> None:
+    assert len(cells([judged("run-1", "fail", 24, 9), judged("run-1", "pass", 5, 9)], "judgement")) == 2
