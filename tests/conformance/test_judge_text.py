@@ -10,11 +10,12 @@ import pytest
 
 from genqual.conformance.judge import judge_bitwise, steps_of
 from genqual.conformance.judge_own import judge_inputs
-from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards
+from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards, share_limit
 from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.other_rules import alarms
 from genqual.conformance.scores import scores_of
+from genqual.spec import DTYPES, SCHEMES
 
 from .pretend import TableOracle, forced_logits, noise, referred, scored, table
 
@@ -88,6 +89,23 @@ def test_a_damaged_share_of_the_vocabulary_is_named() -> None:
     assert not verdict.passed
     assert "ids 24 to 31" in verdict.explanation
     assert not judge_shards(replace(whole, logits=None), whole, dtype="fp32", parts=8, limit=1e-5).passed
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *SCHEMES])
+def test_a_scheme_without_an_envelope_has_no_limit_of_another_scheme(dtype: str) -> None:
+    """The reference has an envelope of bf16 only: fp16 is eight times finer, int8 coarser: neither is known."""
+    reference, logits = referred()
+    whole = replace(scored(logits, reference), logits=logits.astype("f4"))
+    for known in (reference, None):
+        limit = share_limit(known, dtype)
+        verdict = judge_shards(whole, whole, dtype=dtype, parts=8, limit=limit)
+        if dtype == "fp32" or (known is not None and dtype in known.envelopes):
+            assert verdict.passed
+        else:
+            assert (limit, verdict.status) == (None, "no_reference")
+            assert f"No envelope of {dtype}" in verdict.explanation
+    assert share_limit(reference, "bf16") == pytest.approx(2 * 2**0.5 * reference.envelopes["bf16"].nrms)
+    assert list(reference.envelopes) == ["bf16"]
 
 
 def test_a_share_that_is_never_reached_fails() -> None:

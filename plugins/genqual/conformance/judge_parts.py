@@ -36,12 +36,19 @@ def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> J
     return replace(found, status="fail", explanation=text)
 
 
-def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float) -> Judgement:
+def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float | None) -> Judgement:
     """Judge whether each of `parts` equal shares of the vocabulary is the same in both, and is ever among the best 16.
 
     Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
-    `limit` on nrms of each share, in the spread of all logits.
+    `limit` on nrms of each share, in the spread of all logits; None, where nothing measured says it, is
+    "no_reference".
     """
+    if limit is None:
+        text = (
+            f"No envelope of {dtype} was measured on this model, so how far a share of its vocabulary may differ is "
+            "not known; add one from fault-free runs with `genqual reference`, or run fp32."
+        )
+        return Judgement("no_reference", lane_of(dtype), "logits", text)
     if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:
         return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype)
     a, b = _centred(scores.logits), _centred(whole.logits)
@@ -58,12 +65,15 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
     return claims(problems, said, scores.finite.size * parts, dtype=dtype)
 
 
-def share_limit(reference: Reference | None, dtype: str) -> float:
-    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32."""
+def share_limit(reference: Reference | None, dtype: str) -> float | None:
+    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32.
+
+    None for a scheme without an envelope of its own: that of another one says nothing of it.
+    """
     if lane_of(dtype) == "fp32":
         return FP32_LIMIT
     known = reference.envelopes.get(dtype) if reference else None
-    return float(2 * np.sqrt(2.0) * (known.nrms if known else 16 * 2.0**-9))
+    return None if known is None else float(2 * np.sqrt(2.0) * known.nrms)
 
 
 def judge_evidence(
