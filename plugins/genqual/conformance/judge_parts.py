@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -100,7 +100,9 @@ def judge_evidence(
             problems.append(f"rank {rank} allows {allowed} for fp32: a kernel of another shape may take it")
         if found.get("operators") == {}:
             problems.append(f"rank {rank} called no operator at all in a pass")
-        if graph and not found.get("graph_hits"):
+        if found.get("placement") in ("cpu-offload", "disk-offload", "disk") and found.get("offloaded_tensors") == 0:
+            problems.append(f"rank {rank} offloaded nothing, {found['placement']} was asked for")
+        if graph and not _replayed(found):
             problems.append(f"rank {rank} never ran its graph")
         if ranks > 1 and found.get("all_reduce") == "none":
             problems.append(f"rank {rank} of {ranks} reduces nothing with the others")
@@ -110,6 +112,31 @@ def judge_evidence(
         problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
     said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
     return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) spread layers over several devices; else, as asked.
+
+    The host and the disk are no devices: what lies there is offloaded.
+    """
+    for found in inspections:
+        places = found.get("device_map")
+        if found.get("placement") == "auto" and isinstance(places, dict):
+            return len({str(place) for place in places.values()} - {"cpu", "disk"}) > 1
+    return True
+
+
+def put_away(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) offloaded any weight; else, as asked."""
+    return not any(found.get("placement") == "auto" and not found.get("offloaded_tensors") for found in inspections)
+
+
+def _replayed(found: Mapping[str, Json]) -> bool:
+    """Whether a rank that was asked for a graph or a static cache says that it used one, by what its kind counts."""
+    kind = found.get("graphs", "compile")
+    if kind == "static":
+        return bool(found.get("cache_length"))
+    return kind == "hpu" or (kind != "none" and bool(found.get("graph_hits")))  # Habana counts no replay
 
 
 def _shortcuts(found: Mapping[str, Json]) -> str:
