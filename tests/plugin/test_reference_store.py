@@ -19,8 +19,13 @@ from genqual.conformance.oracle import oracle_for
 from genqual.conformance.reference import Reference
 from genqual.models import ggufwrite, hub, safetensor, weights
 from genqual.models.registry import resolve
+from genqual.options import Options
 from genqual.paths import data_dir
 from genqual.reference_store import ReferenceStore
+from genqual.run import Run
+from genqual.selection import Selection
+from genqual.spec import Case
+from tests.here import CPU
 
 COMMITTED = data_dir("baselines") / "references"
 OWN = "--schemes", "", "--steps", "2"
@@ -171,7 +176,7 @@ def in_the_hub_cache(folder: Path, repository: str, commit: str) -> Path:
     return place / "snapshots" / commit
 
 
-def test_a_hub_id_is_what_the_local_cache_holds_of_it(make: Make) -> None:
+def test_a_hub_id_is_what_the_local_cache_holds_of_it(make: Make, tmp_path: Path) -> None:
     said = ReferenceStore(None).reference("org/llama-tiny")
     assert isinstance(said, str), "a reference that nothing checked judged it"
     assert f"it is not in {hub.cache_root()}" in said
@@ -182,7 +187,11 @@ def test_a_hub_id_is_what_the_local_cache_holds_of_it(make: Make) -> None:
     assert found(f"org/anything@{'1' * 40}").sha256 == found("llama-tiny").sha256
     assert isinstance(ReferenceStore(None).reference("org/anything@v2"), str)
     known = weights.local(resolve("org/anything"))
-    assert (known.source, known.location, known.architecture) == ("directory", str(place), "llama"), "what ranks load"
+    assert (known.source, known.location, known.architecture) == ("directory", str(place), "llama")
+    options = Options(state_dir=str(tmp_path))
+    run = Run(options, Selection(options, ""), "run", lambda _: None)
+    assert run.generator(Case(CPU, "transformers", "org/anything", "fp32")).plan.model == known, "what ranks load"
+    run.close()
 
     store = ReferenceStore(None)
     before = store.reference("org/llama-tiny")
