@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shlex
 import sys
@@ -17,27 +16,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from genqual.advice import again
 from genqual.builds import build_of
 from genqual.causes import Causes
-from genqual.conformance import judge, reference_file
-from genqual.conformance.judge import judge_same
-from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle import Oracle, oracle_for
-from genqual.conformance.reference import Reference, check_weights
-from genqual.conformance.scores import scores_of
+from genqual.conformance import judge
+from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement
+from genqual.conformance.oracle import Oracle
+from genqual.conformance.reference import Reference
 from genqual.devices.base import Placement
 from genqual.devices.registry import devices
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
-from genqual.errors import BadInput, GenqualError
+from genqual.errors import GenqualError
 from genqual.inspecting import Inspections, ran_if_alive
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
-from genqual.models.registry import cache_dir, resolve
+from genqual.models.registry import resolve
 from genqual.options import Options
 from genqual.paths import data_dir
 from genqual.performance.design import gated_workloads
@@ -48,6 +44,7 @@ from genqual.ranks.handle import Generator
 from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.recording import Recorder
+from genqual.reference_store import ReferenceStore
 from genqual.results.files import write_whole
 from genqual.results.installed import versions
 from genqual.results.push import PushReport, push
@@ -86,9 +83,6 @@ class Run:
         self._generators: dict[Case, Generator] = {}
         self._others: dict[Case, Generator] = {}
         self._inspections = Inspections()
-        self._references: dict[str, Reference | str] = {}
-        self._oracles: dict[str, Oracle] = {}
-        self._said: dict[tuple[str, bytes], NDArray[np.float64]] = {}  # by the oracle, of long texts
 
     @classmethod
     def of(cls, config: pytest.Config, selection: Selection) -> Run:
@@ -173,7 +167,7 @@ class Run:
         return GroupPlan(
             case=case,
             implementation=spec.implementation,
-            model=resolve(case.model),
+            model=weights.local(resolve(case.model)),  # the very files whose hash finds the reference
             placement=device.place(case.ranks, case.cores_per_rank, taken=self.pool.leases.taken()),
             torch_device=device.torch_device,
             backend=device.backend,
@@ -185,39 +179,22 @@ class Run:
             deadlines=Deadlines(scale=self.options.deadline_scale),
         )
 
+    @cached_property
+    def references(self) -> ReferenceStore:
+        """What models are judged by: references and oracles."""
+        return ReferenceStore(self.options.references)
+
     def weights_sha256(self, model: str) -> str | None:
         """SHA-256 of the whole checkpoint, or None where it cannot be read in this process."""
-        spec = resolve(model)
-        return weights.sha256(spec) if spec.source in ("embedded", "directory") else None
+        return self.references.weights_sha256(model)
 
     def reference(self, model: str) -> Reference | str:
         """The oracle's reference of `model`, or why there is none. Raises BadInput on one that is not sound."""
-        if model not in self._references:
-            self._references[model] = self._read_reference(model)
-        return self._references[model]
-
-    def _read_reference(self, model: str) -> Reference | str:
-        name = resolve(model).name
-        places = [Path(self.options.references)] if self.options.references else []
-        places += [data_dir("baselines") / "references", cache_dir() / "references"]
-        for place in places:
-            if (place / name).is_dir():
-                found = reference_file.read(place / name)
-                sha256 = self.weights_sha256(model)
-                if sha256 is not None:
-                    check_weights(found, sha256)
-                return found
-        return f"no reference of {name} in {', '.join(map(str, places))}; `genqual reference {model}` makes one"
+        return self.references.reference(model)
 
     def oracle(self, model: str) -> Oracle:
-        """Our own implementation of `model`, over its weights; kept, because a free run is re-scored with it."""
-        if model not in self._oracles:
-            spec = resolve(model)
-            self._oracles.clear()  # one at a time: a float64 copy of the weights is large
-            self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
-            # The next group imports meanwhile: BLAS that waits for a thread without a core takes six times as long.
-            threadpool_limits(max(1, len(os.sched_getaffinity(0)) // 2), user_api="blas")
-        return self._oracles[model]
+        """Our own implementation of `model`, over its weights."""
+        return self.references.oracle(model)
 
     def against_oracle(
         self,
@@ -229,38 +206,12 @@ class Run:
         limit: float,
         factor: float = ENVELOPE_FACTOR,
     ) -> Judgement:
-        """Judge `scores` of the last `steps` tokens of the row `text` by the oracle's word on this very row.
-
-        For texts that no reference holds; `limit` is the fp32 lane's, `factor` how many envelopes the declared lane may
-        read. Without an oracle: "no_reference".
-        """
-        key = (case.model, text.tobytes())
-        try:
-            if key not in self._said:
-                self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
-        except BadInput as reason:
-            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
-        logits = self._said[key]
-        found = self.reference(case.model)
-        envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
-        exact = scores_of(logits[:, None], text[None, -steps:])
-        judged = judge_same(
-            exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, factor=factor, exact=True
-        )
-        return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
+        """Judge `scores` of the last `steps` tokens of the row `text`: `ReferenceStore.against_oracle`."""
+        return self.references.against_oracle(case, scores, text, steps, limit=limit, factor=factor)
 
     def exact_logits(self, model: str) -> NDArray[np.float64]:
         """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference."""
-        key = (model, b"reference")
-        found = self.reference(model)
-        if key not in self._said and isinstance(found, Reference):
-            oracle = self.oracle(model)
-            rows = [
-                oracle.logits([*prompt, *(int(t) for t in tokens[:-1])])[len(prompt) - 1 :]
-                for prompt, tokens in zip(found.prompts, found.forced, strict=True)
-            ]
-            self._said[key] = np.stack(rows, axis=1)
-        return self._said[key]
+        return self.references.exact_logits(model)
 
     def parameters(self, model: str) -> int | None:
         """Weights of the whole model, or None where it cannot be read in this process."""

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from genqual.conformance import judge, judge_own
-from genqual.conformance.judge_parts import judge_shards, share_limit
+from genqual.conformance.judge_parts import judge_shards, put_away, share_limit, spread
 from genqual.conformance.judge_text import judge_stopped, stopped
 from genqual.engines.base import TokenBatch
+from genqual.errors import NotApplicable
 from genqual.given import Judge, Passage
 from genqual.ranks.handle import Generator
 
@@ -30,6 +31,8 @@ def test_a_split_over_devices_gives_the_same_bits(
     generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
 ) -> None:
     """Layers on several devices compute what they compute on one."""
+    if not spread(generator.inspect()):
+        raise NotApplicable(f"{generator.case.engine} put all layers on one device here")
     split = generator.score_once(passage.prompts, passage.forced)
     whole = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(judge.judge_bitwise(split, whole, dtype=generator.case.dtype))
@@ -62,6 +65,8 @@ def test_offloaded_weights_give_the_same_bits(
     generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
 ) -> None:
     """Weights that are fetched back for each pass are those that were put away."""
+    if not put_away(generator.inspect()):
+        raise NotApplicable(f"{generator.case.engine} offloaded no weight here: all of them fit")
     fetched = generator.score_once(passage.prompts, passage.forced)
     stayed = one_rank.score_once(passage.prompts, passage.forced)
     judge_it(judge.judge_bitwise(fetched, stayed, dtype=generator.case.dtype))

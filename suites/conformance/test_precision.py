@@ -85,6 +85,6 @@ def test_what_was_asked_for_really_ran(generator: Generator, passage: Passage, r
             dtype=generator.case.dtype,
             ranks=generator.case.ranks,
             total=run.parameters(generator.case.model),
-            graph="graph" in engine(generator.case.engine).abilities,
+            graph=engine(generator.case.engine).lacking("graph") is None,
         )
     )

@@ -10,11 +10,12 @@ import pytest
 
 from genqual.conformance.judge import judge_bitwise, steps_of
 from genqual.conformance.judge_own import judge_inputs
-from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards
+from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
 from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.other_rules import alarms
 from genqual.conformance.scores import scores_of
+from genqual.spec import DTYPES, SCHEMES
 
 from .pretend import TableOracle, forced_logits, noise, referred, scored, table
 
@@ -90,6 +91,23 @@ def test_a_damaged_share_of_the_vocabulary_is_named() -> None:
     assert not judge_shards(replace(whole, logits=None), whole, dtype="fp32", parts=8, limit=1e-5).passed
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, *SCHEMES])
+def test_a_scheme_without_an_envelope_has_no_limit_of_another_scheme(dtype: str) -> None:
+    """The reference has an envelope of bf16 only: fp16 is eight times finer, int8 coarser: neither is known."""
+    reference, logits = referred()
+    whole = replace(scored(logits, reference), logits=logits.astype("f4"))
+    for known in (reference, None):
+        limit = share_limit(known, dtype)
+        verdict = judge_shards(whole, whole, dtype=dtype, parts=8, limit=limit)
+        if dtype == "fp32" or (known is not None and dtype in known.envelopes):
+            assert verdict.passed
+        else:
+            assert (limit, verdict.status) == (None, "no_reference")
+            assert f"No envelope of {dtype}" in verdict.explanation
+    assert share_limit(reference, "bf16") == pytest.approx(2 * 2**0.5 * reference.envelopes["bf16"].nrms)
+    assert list(reference.envelopes) == ["bf16"]
+
+
 def test_a_share_that_is_never_reached_fails() -> None:
     reference, logits = referred()
     whole = replace(scored(logits, reference), logits=logits.astype("f4"))
@@ -119,6 +137,11 @@ GOOD: dict[str, Any] = {
         ({"float32_matmul_precision": "high"}, "float32_matmul_precision=high"),
         ({"operators": {}}, "no operator"),
         ({"graph_hits": 0}, "never ran its graph"),
+        ({"graphs": "compile", "graph_hits": 0}, "never ran its graph"),
+        ({"graphs": "cuda", "graph_hits": 0}, "never ran its graph"),
+        ({"graphs": "static", "cache_length": None}, "never ran its graph"),
+        ({"graphs": "none"}, "never ran its graph"),
+        ({"placement": "disk", "offloaded_tensors": 0}, "offloaded nothing, disk was asked for"),
         ({"all_reduce": "none"}, "reduces nothing"),
     ],
 )
@@ -137,6 +160,26 @@ def test_evidence_that_is_not_what_was_asked_for(change: dict[str, Any], says: s
     assert says in verdict(GOOD, {**GOOD, **change}).explanation
     assert "nothing is sharded" in verdict(GOOD, GOOD, held=95).explanation
     assert "all ranks together" in verdict(GOOD, GOOD, held=40).explanation
+
+
+@pytest.mark.parametrize("kind", [{"graphs": "static", "cache_length": 128}, {"graphs": "hpu"}, {"graphs": "cuda"}])
+def test_each_kind_of_graph_has_its_own_evidence(kind: dict[str, Any]) -> None:
+    found = {**GOOD, **kind} | ({} if kind["graphs"] == "cuda" else {"graph_hits": None})
+    assert judge_evidence([found], [100], dtype="fp32", ranks=1, total=100, graph=True).passed
+
+
+@pytest.mark.parametrize(
+    ("found", "over", "away"),
+    [
+        ({}, True, True),
+        ({"placement": "split", "device_map": {"a": "cpu", "b": "cpu"}}, True, True),
+        ({"placement": "auto", "device_map": {"": "cpu"}, "offloaded_tensors": 0}, False, False),
+        ({"placement": "auto", "device_map": {"a": "0", "b": "cpu", "c": "disk"}, "offloaded_tensors": 9}, False, True),
+        ({"placement": "auto", "device_map": {"a": "0", "b": "1"}, "offloaded_tensors": 0}, True, False),
+    ],
+)
+def test_what_a_placement_of_its_own_choice_did(found: dict[str, Any], over: bool, away: bool) -> None:
+    assert (spread([found]), put_away([found])) == (over, away)
 
 
 def test_bits_of_other_forced_tokens_may_be_left_out() -> None:

@@ -52,11 +52,20 @@ def steps(engine: str, model: str, ranks: int = 1, key: str = "") -> list[list[A
     ]
 
 
+STOPS: dict[str, dict[str, Any]] = {"never": {}, "whole": {"max_length": True}, "least": {"least": 3, "eos": [5]}}
+
+
+def stopping(key: str) -> list[list[Any]]:
+    """Runs that may stop: at no id, by the length of prompt and new tokens, not before a least length."""
+    return [["until", f"{key}.until.{name}", {"rows": LEVEL, "new": 5} | how] for name, how in STOPS.items()]
+
+
 @pytest.fixture(scope="session")
 def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """What the `transformers` engine answers, by model and key."""
     llama = [
         *steps("transformers", "llama-tiny"),
+        *stopping("llama-tiny"),
         ["between", "between", {"rows": LEVEL, "new": 5}],
         ["misbehave", "rank_raise", {"name": "rank_raise", "rows": LEVEL, "new": 4, "message": "on purpose"}],
         ["misbehave", "rank_sleep", {"name": "rank_sleep", "rows": LEVEL, "new": 4, "seconds": 0.5}],
@@ -73,6 +82,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         ["refused", "no_wrapper", {"graphs": "compile", "cpp_wrapper": "yes"}],
         ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
         ["again", "again", {"rows": LEVEL, "new": 5}],
+        ["first", "first", {"name": "first_pass_wrong"}],
     ]
     bloom = [
         *steps("transformers", "bloom-tiny"),
@@ -90,6 +100,8 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
                 "steps": [
                     *steps("none", model, key=f"static.{model}"),
                     ["again", "static.again", {"rows": LEVEL, "new": 5}],
+                    ["first", f"static.{model}.first", {"name": "first_pass_wrong"}],
+                    *stopping(f"static.{model}"),
                 ],
             }
             for model in ("llama-tiny", "bloom-tiny")

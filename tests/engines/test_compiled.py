@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from .checks import callback_runs_between_steps, decoding_is_right, fault_shows, same_tokens
-from .conftest import FORCED, faults_of, steps
+from .conftest import FORCED, STOPS, faults_of, steps, stopping
 from .harness import LEVEL, NEW, ROWS, Answers, run
 
 pytestmark = pytest.mark.heavy  # each graph costs seconds of C++ compiler
@@ -33,7 +33,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Answers:
             ["facts", f"{model}.before_faults", {}],
         ]
         plans.append({"engine": "transformers-compiled", "model": model, "steps": [*wanted[:5], *again, *wanted[5:]]})
-    plans[0]["steps"].append(["between", "between", {"rows": LEVEL, "new": 5}])
+    plans[0]["steps"] += [["between", "between", {"rows": LEVEL, "new": 5}], *stopping("llama-tiny")]
     plain = {
         "engine": "transformers",
         "model": "llama-tiny",
@@ -103,6 +103,13 @@ def test_a_fault_of_compiled_code_leaves_the_eager_pass_alone(compiled: Answers,
 def test_a_callback_runs_between_compiled_steps_and_changes_no_token(compiled: Answers) -> None:
     callback_runs_between_steps(compiled, "between")
     assert compiled["between.tokens"].tolist() == compiled["llama-tiny.level.tokens"][:, :5].tolist()
+
+
+@pytest.mark.parametrize("how", STOPS)
+def test_a_run_that_may_stop_is_run_by_the_graph_that_is_timed(compiled: Answers, how: str) -> None:
+    tokens = compiled[f"llama-tiny.until.{how}.tokens"]
+    assert tokens.tolist() == compiled["llama-tiny.level.tokens"][:, :5].tolist()
+    assert compiled[f"llama-tiny.until.{how}.hits"] == 4  # the prefill is eager
 
 
 def test_without_a_compiler_it_is_unsupported(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from genqual.engines.projection import project
 
 from .checks import callback_runs_between_steps, decoding_is_right, fault_shows
-from .conftest import FORCED, faults_of
+from .conftest import FORCED, STOPS, faults_of
 from .harness import LEVEL, NEW, ROWS, Answers, nrms
 
 MODELS = ("llama-tiny", "bloom-tiny")
@@ -210,3 +210,19 @@ def test_a_rank_raises_once_at_its_step(eager: Answers) -> None:
 def test_a_rank_sleeps_once_at_its_step(eager: Answers) -> None:
     pauses = np.diff(eager["rank_sleep.step_s"])  # step 2 is the third forward pass
     assert (pauses > 0.4).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_that_may_stop_is_run_by_the_cache_that_is_timed(eager: Answers, model: str, how: str) -> None:
+    """Or stopping would be judged on one path and times be those of another."""
+    assert eager[f"static.{model}.until.{how}.caches"] == ["StaticCache"]
+    assert eager[f"static.{model}.until.{how}.tokens"].tolist() == eager[f"{model}.level.tokens"][:, :5].tolist()
+    assert eager[f"llama-tiny.until.{how}.caches"] == ["DynamicCache"]
+
+
+@pytest.mark.parametrize("key", ["first", *(f"static.{model}.first" for model in MODELS)])
+def test_the_pass_that_loading_ends_with_is_kept_and_shows_its_own_fault(eager: Answers, key: str) -> None:
+    assert (eager[f"{key}.plain"], eager[f"{key}.healed"]) == (0.0, 0.0)
+    assert eager[f"{key}.spoilt"] > 1e-4
+    assert eager[f"{key}.shape"] == [1, 1024]

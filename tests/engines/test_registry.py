@@ -113,6 +113,42 @@ def test_options_ride_behind_a_name() -> None:
     assert specs.TRANSFORMERS_COMPILED.options == {}
 
 
+GRAPHS = ("static", "compile", "cuda", "hpu")
+
+
+@pytest.mark.parametrize("name", ["transformers", "transformers-compiled"])
+@pytest.mark.parametrize("graphs", ["none", *GRAPHS, ""])
+def test_what_an_engine_can_do_follows_the_path_that_its_options_time(name: str, graphs: str) -> None:
+    """Parts of a text are read through an eager cache, which no graph and no static cache is."""
+    spec = registry.engine(f"{name}:graphs={graphs}" if graphs else name)
+    recorded = graphs in GRAPHS if graphs else name == "transformers-compiled"
+    assert (spec.lacking("passes") is None) is not recorded
+    assert (spec.lacking("graph") is None) is recorded
+    assert (spec.lacking("states") is None) is (graphs != "hpu")
+    assert spec.lacking("stops") is None, "it is run by the cache and graph that are timed"
+    if recorded:
+        assert f"{spec.name} reads parts of a text through an eager cache" in str(spec.lacking("passes"))
+
+
+@pytest.mark.parametrize(
+    ("placement", "split", "offload"),
+    [("auto", True, True), ("split", True, False), ("cpu-offload", False, True), ("disk-offload", False, True),
+     ("disk", False, True), ("dispatch", False, False)],
+)  # fmt: skip
+def test_a_placement_is_judged_for_what_it_does(placement: str, split: bool, offload: bool) -> None:
+    spec = registry.engine(f"accelerate:placement={placement}")
+    assert [spec.lacking(one) is None for one in ("split", "offload")] == [split, offload]
+
+
+def test_every_condition_is_of_an_ability_and_an_option_that_the_engine_has() -> None:
+    for spec in registry.engines().values():
+        for one in spec.conditions:
+            assert one.ability in spec.abilities
+            assert one.option in spec.accepts
+    with pytest.raises(KeyError):
+        specs.TRANSFORMERS.lacking("typo")
+
+
 @pytest.mark.parametrize("setting", ["cache_buckets=64", "cache_bucket", "cache_bucket=", "cache_bucket=64+", ""])
 def test_an_option_that_an_engine_does_not_take_lists_those_it_does(setting: str) -> None:
     with pytest.raises(BadInput, match=r"no option=value that transformers-compiled takes; it takes .*cache_bucket="):

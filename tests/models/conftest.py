@@ -17,6 +17,7 @@ from genqual.models import ggufwrite, weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import resolve
 
+from . import ggufpacked
 from .checkpoints import broken_checkpoints
 
 TINY = ("bloom-tiny", "llama-tiny")
@@ -83,6 +84,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Peer:
         for name in TINY
     }
     questions |= {f"load {file.name}": {"kind": "load", "path": str(file)} for file in written}
+    packed = [ggufpacked.quantised(file, kind) for file in written if "fp32" in file.name for kind in ggufpacked.KINDS]
+    questions |= {f"load {file.name}": {"kind": "load", "path": str(file)} for file in packed}
     questions["write"] = {"kind": "write"}
     questions["shards"] = {"kind": "shards", "model": "bloom-tiny", "to": "bloom-sharded"}
     return Peer(room, ask(room, questions, GENQUAL_CACHE=cache))

@@ -12,6 +12,7 @@ from genqual.errors import BadInput
 from genqual.models import embedded, ggufheader, ggufwrite, weights
 from genqual.models.registry import resolve
 
+from . import ggufpacked
 from .conftest import TINY, Peer
 
 
@@ -19,6 +20,16 @@ from .conftest import TINY, Peer
 @pytest.mark.parametrize("name", TINY)
 def test_transformers_reads_the_same_weights(name: str, dtype: str, peer: Peer) -> None:
     assert peer.answers[f"load {name}-{dtype}.gguf"] == {"hash": weights.sha256(resolve(name))}
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16", *ggufpacked.KINDS])
+@pytest.mark.parametrize("name", TINY)
+def test_a_file_has_the_hash_of_what_transformers_loads_from_it(name: str, kind: str, peer: Peer) -> None:
+    """transformers dequantises, names and turns round by itself; ours is the second opinion, without torch."""
+    spec = resolve(str(peer.room / "gguf" / f"{name}-{kind}.gguf"))
+    assert peer.answers[f"load {name}-{kind}.gguf"] == {"hash": weights.sha256(spec)}
+    rounded = kind in ("Q8_0", "Q4_0")
+    assert (weights.sha256(spec) == weights.sha256(resolve(name))) is not rounded
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from genqual.models import safetensor, weights
+from genqual.models.registry import resolve
 from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
 
@@ -129,21 +131,35 @@ def test_an_engine_that_cannot_run_here_is_unsupported_and_no_failure(tmp_path: 
     assert {record["outcome"]["status"] for record in records} == {"unsupported"}
 
 
-def test_a_reference_of_other_weights_is_named_and_fails(tmp_path: Path) -> None:
-    references = tmp_path / "references"
+def of_its_own(folder: Path) -> Path:
+    """llama-tiny in `folder`, with one weight of its head changed: a fine-tune, of which nobody has a reference."""
+    shutil.copytree(weights.directory(resolve("llama-tiny")), folder)
+    state = {name: values.copy() for name, values in weights.read(resolve("llama-tiny")).items()}
+    state["lm_head.weight"][3, 5] = 8.0
+    safetensor.write_bf16(folder / "model.safetensors", state)
+    return folder
+
+
+def test_a_reference_of_other_weights_judges_nothing_whatever_its_name(tmp_path: Path) -> None:
+    references, only = tmp_path / "references", ("--no-upload", "-k", "test_logits_match", "-rs")
     shutil.copytree(ROOT / "baselines" / "references" / "llama-30m", references / "llama-tiny")
-    run = suite(tmp_path, "-m", CPU, *SMALL, "--no-upload", f"--references={references}", "-k", "test_logits_match")
+    run = suite(tmp_path, "-m", CPU, *SMALL, *only, f"--references={references}")
+    assert run.returncode == 0, run.stdout
+    assert "1 passed" in run.stdout, "the committed reference of these weights was not found"
+    mine = of_its_own(tmp_path / "llama-tiny")
+    run = suite(
+        tmp_path, "-m", CPU, "--engine", "transformers", f"--model={mine}", "--dtype", "fp32", *only,
+        f"--references={references}", "--gate",
+    )  # fmt: skip
     assert run.returncode == 1, run.stdout
-    assert "the reference was made from weights 98e06c0e" in run.stdout
-    assert "those under test are 09dc2558" in run.stdout
+    said = " ".join(run.stdout.split())
+    assert f"{references}/llama-tiny is of other weights (98e06c0e" in said
+    assert "baselines/references/llama-tiny is of other weights (09dc2558" in said
     assert "Traceback" not in run.stdout
 
 
 def test_a_model_without_a_reference_is_judged_by_its_properties(tmp_path: Path) -> None:
-    made = "from genqual.models import registry, weights; print(weights.directory(registry.resolve('llama-tiny')))"
-    source = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True).stdout.strip()
-    model = tmp_path / "somebodys-model"
-    shutil.copytree(source, model)
+    model = of_its_own(tmp_path / "somebodys-model")
     run = suite(
         tmp_path, "-m", CPU, "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
         "-k", "oracle or cache_equals or repeated_request",

@@ -43,7 +43,7 @@ def bisect(
     Names the first layer that leaves what is honest in the dtype: where to look after a failed verdict, whose paragraph
     gives the smallest example to pass as --tokens. Exits with 1 when a layer leaves.
     """
-    spec = resolve(model)
+    spec = weights.local(resolve(model))
     if tokens is None:
         row = token_rows(spec, prompt_set("bloom").texts[:1], max_tokens=24)[0]
     else:
@@ -79,7 +79,7 @@ def started(case: Case) -> Iterator[Generator]:
         plan = GroupPlan(
             case=case,
             implementation=spec.implementation,
-            model=resolve(case.model),
+            model=weights.local(resolve(case.model)),
             placement=place.place(case.ranks, case.cores_per_rank),
             torch_device=place.torch_device,
             backend=place.backend,

@@ -13,7 +13,7 @@ import numpy as np
 from genqual.commands.honest import honest_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
 from genqual.conformance import reference as references
-from genqual.conformance import reference_file
+from genqual.conformance import reference_file, reference_index
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle import Oracle, oracle_for
 from genqual.conformance.reference import Reference
@@ -70,8 +70,9 @@ def reference(
     """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
 
     Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test; those of
-    quantisation schemes from the library that quantises. An existing reference that differs is overwritten only with
-    --reason.
+    quantisation schemes from the library that quantises. A run finds a reference by the hash of the weights, so that
+    models of one name have one each. An existing reference of the same weights that differs is overwritten only with
+    --reason; with it, one of other weights that has MODEL's name is, too.
 
     With --stream the oracle says the same to the bit, in the memory of one layer in float64: each token and the last,
     full pass read every weight once. Run the same command again after an interruption, and it goes on at the layer
@@ -85,10 +86,12 @@ def reference(
     """
     if state is not None and not stream:
         raise BadInput("--state is where --stream keeps its state: give --stream, too")
-    spec = resolve(model)
-    target = (out or cache_dir() / "references") / spec.name
+    spec = weights.local(resolve(model))
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
+    # Two checkpoints may have one name: each gets a folder of its own, and is found there by the hash of its weights.
+    place, config = out or cache_dir() / "references", weights.config(spec)
+    target = reference_index.target(place, spec.name, sha256, config, replace=bool(reason))
     chosen = [part.strip() for part in schemes.split(",") if part.strip()]
     with ExitStack() as until_written:  # what was streamed stays on disk till its reference does
         if add or calibrate:
@@ -97,7 +100,7 @@ def reference(
         else:
             rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
             say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
-            facts: dict[str, Json] = {"prompts": prompts}
+            facts: dict[str, Json] = {"prompts": prompts, "config": reference_index.arithmetic(config)}
             oracle: Oracle
             if stream:
                 oracle = streaming = until_written.enter_context(streamed(spec, sha256, rows, steps, state))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genqual.conformance.judgement import Judgement, lane_of
-from genqual.conformance.oracle_core import I64
+from genqual.conformance.oracle_core import F64, I64
 from genqual.engines.base import Scores
 
 
@@ -81,6 +81,25 @@ def judge_unmutated(loaded: Sequence[str], now: Sequence[str], *, dtype: str) ->
         )
         return _own("fail", dtype, text, len(now), tier="weights")
     return _own("pass", dtype, f"The weights of {len(now)} rank(s) are as they were loaded.", len(now), tier="weights")
+
+
+def judge_first(answers: Sequence[tuple[F64, F64]], *, dtype: str) -> Judgement:
+    """Judge whether the first pass of each rank's process and the same pass later agree to the bit.
+
+    `answers` are pairs of logits (rows, vocabulary), one a rank. Loading makes the first pass and shows nobody what it
+    said, so that a fault that lives in it alone would be seen by no request.
+    """
+    problems = []
+    for rank, (first, again) in enumerate(answers):
+        if first.shape == again.shape and np.array_equal(first, again) and np.isfinite(first).all():
+            continue
+        differs = float(np.abs(first - again).max()) if first.shape == again.shape else float("nan")
+        problems.append(
+            f"the first pass of rank {rank}'s process, which loading ends with, and the same pass later differ by up "
+            f"to {differs:.3g}, or are not finite: what runs first there is wrong"
+        )
+    cells = sum(first.size for first, _ in answers)
+    return claims(problems, f"The first pass of {len(answers)} process(es) is that of later ones", cells, dtype=dtype)
 
 
 def judge_inputs(written: Sequence[Sequence[str]], *, dtype: str) -> Judgement:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -36,13 +36,20 @@ def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> J
     return replace(found, status="fail", explanation=text)
 
 
-def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float) -> Judgement:
+def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float | None) -> Judgement:
     """Judge whether each of `parts` equal shares of the vocabulary is the same in both, and is ever among the best 16.
 
     Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
-    `limit` on nrms of each share, in the spread of all logits.
+    `limit` on nrms of each share, in the spread of all logits; None, where nothing measured says it, is
+    "no_reference".
     """
     shape = (whole.finite.shape[0], whole.finite.shape[1])
+    if limit is None:
+        text = (
+            f"No envelope of {dtype} was measured on this model, so how far a share of its vocabulary may differ is "
+            "not known; add one from fault-free runs with `genqual reference`, or run fp32."
+        )
+        return Judgement("no_reference", lane_of(dtype), "logits", text, shape=shape)
     if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:
         return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype, shape=shape)
     a, b = _centred(scores.logits), _centred(whole.logits)
@@ -59,12 +66,15 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
     return claims(problems, said, scores.finite.size * parts, dtype=dtype, shape=shape)
 
 
-def share_limit(reference: Reference | None, dtype: str) -> float:
-    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32."""
+def share_limit(reference: Reference | None, dtype: str) -> float | None:
+    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32.
+
+    None for a scheme without an envelope of its own: that of another one says nothing of it.
+    """
     if lane_of(dtype) == "fp32":
         return FP32_LIMIT
     known = reference.envelopes.get(dtype) if reference else None
-    return float(2 * np.sqrt(2.0) * (known.nrms if known else 16 * 2.0**-9))
+    return None if known is None else float(2 * np.sqrt(2.0) * known.nrms)
 
 
 def judge_evidence(
@@ -91,7 +101,9 @@ def judge_evidence(
             problems.append(f"rank {rank} allows {allowed} for fp32: a kernel of another shape may take it")
         if found.get("operators") == {}:
             problems.append(f"rank {rank} called no operator at all in a pass")
-        if graph and not found.get("graph_hits"):
+        if found.get("placement") in ("cpu-offload", "disk-offload", "disk") and found.get("offloaded_tensors") == 0:
+            problems.append(f"rank {rank} offloaded nothing, {found['placement']} was asked for")
+        if graph and not _replayed(found):
             problems.append(f"rank {rank} never ran its graph")
         if ranks > 1 and found.get("all_reduce") == "none":
             problems.append(f"rank {rank} of {ranks} reduces nothing with the others")
@@ -101,6 +113,31 @@ def judge_evidence(
         problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
     said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
     return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) spread layers over several devices; else, as asked.
+
+    The host and the disk are no devices: what lies there is offloaded.
+    """
+    for found in inspections:
+        places = found.get("device_map")
+        if found.get("placement") == "auto" and isinstance(places, dict):
+            return len({str(place) for place in places.values()} - {"cpu", "disk"}) > 1
+    return True
+
+
+def put_away(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) offloaded any weight; else, as asked."""
+    return not any(found.get("placement") == "auto" and not found.get("offloaded_tensors") for found in inspections)
+
+
+def _replayed(found: Mapping[str, Json]) -> bool:
+    """Whether a rank that was asked for a graph or a static cache says that it used one, by what its kind counts."""
+    kind = found.get("graphs", "compile")
+    if kind == "static":
+        return bool(found.get("cache_length"))
+    return kind == "hpu" or (kind != "none" and bool(found.get("graph_hits")))  # Habana counts no replay
 
 
 def _shortcuts(found: Mapping[str, Json]) -> str:

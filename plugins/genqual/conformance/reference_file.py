@@ -79,6 +79,11 @@ def history(directory: Path) -> list[dict[str, str]]:
     return [dict(entry) for entry in _parsed(directory)["history"]]
 
 
+def facts(directory: Path) -> dict[str, Any]:
+    """What reference.json in `directory` says, without the arrays. Raises BadInput as `read` does."""
+    return _parsed(directory)
+
+
 def _parsed(directory: Path) -> dict[str, Any]:
     path = directory / JSON_NAME
     if not path.is_file():

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig
 
 from genqual.engines.base import Scores, TokenBatch
+from genqual.engines.hf import of_config
 from genqual.engines.signs import tokenizer_of_signs
-from genqual.engines.statistics import ScoreRecorder
+from genqual.engines.statistics import ScoreRecorder, on_host
 from genqual.errors import BadInput
 from genqual.models import prompts
 from genqual.models.tokenizer_file import explained
@@ -61,12 +62,15 @@ def generate_until(
 ) -> dict[str, Json | I64]:
     """A greedy run that may stop: `tokens` (rows, up to `new_tokens`), rows that stopped go on with `pad`.
 
+    It runs as a timed run does, by the same cache and graph, and says so where it did not.
+
     `eos` ids stop a row after `least` tokens, `strings` wherever its new text ends in one. `max_length` states the
     limit as prompt + new tokens. Without a tokenizer.json, token i reads as sign i of `engines.signs`.
     """
     length = ids.shape[1]
     limit = {"max_length": length + new_tokens} if max_length else {"max_new_tokens": new_tokens}
     stops: dict[str, Any] = {"stop_strings": strings, "tokenizer": _tokenizer(engine)} if strings else {}
+    options = engine.decode_options(ids.shape[0], length + new_tokens)
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -75,11 +79,17 @@ def generate_until(
         eos_token_id=eos or None,
         min_new_tokens=least or None,
         **limit,
+        **of_config(options),
     )
     with torch.no_grad():
         out = engine.run_generate(
-            input_ids=_tensor(engine, ids), attention_mask=_tensor(engine, mask), generation_config=config, **stops
+            input_ids=_tensor(engine, ids),
+            attention_mask=_tensor(engine, mask),
+            generation_config=config,
+            **options,
+            **stops,
         )
+    engine.after_decode(out.shape[1] - length)
     return {"tokens": np.asarray(out[:, length:].cpu().numpy(), dtype=np.int64)}
 
 
@@ -120,6 +130,16 @@ def inputs_kept(engine: Any, *, ids: I64, mask: I64, forced: I64) -> dict[str, J
     engine.score(batch, mine["forced"])
     given = {"ids": ids, "mask": mask, "forced": forced}
     return {"written": [name for name, array in mine.items() if not np.array_equal(array, given[name])]}
+
+
+def first_answer(engine: Any) -> dict[str, NDArray[np.float64]]:
+    """`first` (1, vocabulary), the logits of the pass that loading ended with, and `again`, those of the same one now.
+
+    Nothing where the engine kept none.
+    """
+    if engine.first_logits is None:
+        return {}
+    return {"first": engine.first_logits, "again": on_host(engine.warm_pass().logits[:, -1])}
 
 
 def _pass(engine: Any, ids: I64, mask: I64, cache: Any) -> torch.Tensor:

@@ -20,6 +20,7 @@ ABILITIES: Final[Mapping[str, str]] = {
     "stops": "does not offer to stop at end-of-text ids, lengths or strings",
     "states": "does not show its hidden states",
     "inputs": "does not show what it does to its inputs",
+    "first": "does not show the first pass of its process",
     "graph": "replays no graph and has no static cache",
     "split": "does not split layers over devices",
     "offload": "does not offload weights",
@@ -42,6 +43,21 @@ FAULT_PLACES: Final[Mapping[str, str]] = {
 
 BEST: Final = 5
 """How many log-probabilities a token are asked for below the logits tier; OpenAI's completions give no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyWith:
+    """`ability` is there only where `option` has one of `values`; an option that is not given counts as `default`.
+
+    For an option that changes which path is timed, where the ability would run on another one, and for an option that
+    the ability is about: a property must judge what is timed, or nothing.
+    """
+
+    ability: str
+    option: str
+    values: tuple[Json, ...]
+    default: Json
+    reason: str  # why it is not there with other values, after the engine's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,9 @@ class EngineSpec:
     abilities: Mapping[str, str] = field(default_factory=dict)
     """What it can do beyond the Protocol, and the "package.module:function" that does it in a rank; see ABILITIES."""
 
+    conditions: tuple[OnlyWith, ...] = ()
+    """Options on which an ability depends."""
+
     faults: frozenset[str] | None = None
     """Where faults can be put into it, see FAULT_PLACES; None: everywhere in an engine that shows logits.
 
@@ -91,11 +110,17 @@ class EngineSpec:
         return places | {"answers"} | self.abilities.keys()
 
     def lacking(self, ability: str) -> str | None:
-        """Why a property that needs `ability` is not applicable to this engine, or None. Raises KeyError on a typo."""
+        """Why a property that needs `ability` is not applicable to this engine with its options, or None.
+
+        Raises KeyError on a typo.
+        """
         said = f"{self.name} {ABILITIES[ability]}"
-        if ability == "graph" and self.options.get("graphs", "none") != "none":
-            return None  # an option of some engines
-        return None if ability in self.abilities else said
+        if ability not in self.abilities:
+            return said
+        for one in self.conditions:
+            if one.ability == ability and self.options.get(one.option, one.default) not in one.values:
+                return f"{self.name} {one.reason}"
+        return None
 
     def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
         """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from transformers import GenerationConfig, LogitsProcessorList
 from genqual.engines import evidence, preflight, runtime
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.loops import BetweenSteps, ForcingProcessor, StepClock
-from genqual.engines.statistics import ScoreRecorder
+from genqual.engines.statistics import ScoreRecorder, on_host
 from genqual.spec import Json
+
+WARM_TOKENS: Final = 4
 
 
 class HfEngine:
@@ -34,6 +36,8 @@ class HfEngine:
     model: Any
     request: LoadRequest
     device: str = "cpu"
+    first_logits: NDArray[np.float64] | None = None
+    """What the pass that loading ends with said of its last token, (1, vocabulary): the first answer of the process."""
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
@@ -55,7 +59,7 @@ class HfEngine:
         return self.model.generate(**inputs)
 
     def decode_options(self, rows: int, length: int) -> dict[str, Any]:
-        """Extra arguments of generate for `rows` rows that will hold `length` tokens at the end."""
+        """Extra arguments of generate for `rows` rows that will hold at most `length` tokens at the end."""
         return {}
 
     def after_decode(self, steps: int) -> None:
@@ -197,7 +201,7 @@ class HfEngine:
             num_beams=1,
             use_cache=True,
             pad_token_id=0,
-            **{name: options.pop(name) for name in ("compile_config", "disable_compile") if name in options},
+            **of_config(options),
         )
         self._told = config, {name: type(value).__name__ for name, value in options.items()}
         with torch.no_grad():
@@ -216,16 +220,31 @@ class HfEngine:
             )
         return np.asarray(tokens, dtype=np.int64)
 
-    def _warm(self) -> int:
-        """One small pass: pages the weights in, proves that the model runs, and measures a token's cache (bytes)."""
-        tokens = 4
+    def warm_pass(self) -> Any:
+        """The small pass that loading ends with; the same request each time."""
+        tokens = np.ones((1, WARM_TOKENS), dtype=np.int64)
         with torch.no_grad():
-            out = self.model(
-                input_ids=self._tensor(np.ones((1, tokens), dtype=np.int64)), use_cache=True, return_dict=True
-            )
-        self._cache_class = type(out.past_key_values).__name__
-        self._keys = out.past_key_values.layers[0].keys  # (1, heads, tokens, width) of this rank
-        return evidence.cache_bytes(out.past_key_values) // tokens
+            return self.model(input_ids=self._tensor(tokens), use_cache=True, return_dict=True)
+
+    def _warm(self) -> int:
+        """One small pass: pages the weights in, proves that the model runs, and measures a token's cache (bytes).
+
+        What it said is kept: a fault that lives in the first pass of a process only would be eaten here.
+        """
+        out = self.warm_pass()
+        self.first_logits = on_host(out.logits[:, -1])
+        return self._measured(out.past_key_values)
+
+    def _measured(self, cache: Any) -> int:
+        """Note the cache that the model makes on its own account; bytes of a token in it."""
+        self._cache_class = type(cache).__name__
+        self._keys = cache.layers[0].keys  # (1, heads, tokens, width) of this rank
+        return evidence.cache_bytes(cache) // WARM_TOKENS
+
+
+def of_config(options: dict[str, Any]) -> dict[str, Any]:
+    """Take out of `options`, which `decode_options` gave, what generate reads in its GenerationConfig."""
+    return {name: options.pop(name) for name in ("compile_config", "disable_compile") if name in options}
 
 
 def _checked(batch: TokenBatch, forced: NDArray[np.int64]) -> NDArray[np.int64]:

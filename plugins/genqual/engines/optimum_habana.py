@@ -14,14 +14,13 @@ import inspect
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 
 from genqual.engines import evidence, gaudi
 from genqual.engines.base import Generated, LoadRequest, TokenBatch
 from genqual.engines.deepspeed_inference import quiet
 from genqual.engines.gaudi_fp8 import Fp8
-from genqual.engines.hf import HfEngine
+from genqual.engines.hf import WARM_TOKENS, HfEngine
 from genqual.engines.reading import read
 from genqual.engines.runtime import BACKENDS, dtype_of
 from genqual.errors import BadInput, Unsupported
@@ -152,18 +151,16 @@ class OptimumHabana(HfEngine):
         setattr(model, body, compiled)
 
     def _warm(self) -> int:
-        """As every engine's; the vendor keeps a cache as tuples, and a wrapped forward hides its arguments."""
+        """As every engine's, with what the vendor's models read first."""
         self._parameters = self._signature
         self.model.generation_config = self._gaudi_config(
             pad_token_id=0
         )  # its Llama reads fields that only this one has
-        tokens = 4
-        with torch.no_grad():
-            out = self.model(
-                input_ids=self._tensor(np.ones((1, tokens), dtype=np.int64)), use_cache=True, return_dict=True
-            )
-        cache = out.past_key_values
+        return super()._warm()
+
+    def _measured(self, cache: Any) -> int:
+        """As every engine's; the vendor keeps a cache as tuples, and a wrapped forward hides its arguments."""
         self._cache_class = type(cache).__name__
         with contextlib.suppress(AttributeError):
-            return evidence.cache_bytes(cache) // tokens
-        return sum(part.numel() * part.element_size() for layer in cache for part in layer[:2]) // tokens
+            return evidence.cache_bytes(cache) // WARM_TOKENS
+        return sum(part.numel() * part.element_size() for layer in cache for part in layer[:2]) // WARM_TOKENS

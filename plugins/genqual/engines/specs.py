@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from genqual.engines.base import EngineSpec
+from genqual.engines.base import ABILITIES, EngineSpec, OnlyWith
 from genqual.spec import PRECISIONS
 
 _COMMON: Final = {
@@ -28,7 +28,24 @@ HF_ABILITIES: Final = {  # of every engine that derives from engines.hf
     "stops": "genqual.engines.abilities:generate_until",
     "states": "genqual.engines.abilities:states",
     "inputs": "genqual.engines.abilities:inputs_kept",
+    "first": "genqual.engines.abilities:first_answer",
 }
+
+
+def _by_graphs(default: str) -> tuple[OnlyWith, ...]:
+    """Abilities of an engine that times what its option `graphs` says, `default` where it is not given."""
+    recorded = ("static", "compile", "cuda", "hpu")
+    no_parts = (
+        "reads parts of a text through an eager cache that grows, and times a static cache or a recorded graph: "
+        "graphs=none does both alike"
+    )
+    no_hooks = "replays a recorded graph, which runs no hook and so shows no hidden states"
+    return (
+        OnlyWith("graph", "graphs", recorded, default, ABILITIES["graph"]),
+        OnlyWith("passes", "graphs", ("none",), default, no_parts),
+        OnlyWith("states", "graphs", ("none", "static", "compile", "cuda"), default, no_hooks),
+    )
+
 
 TOP_ABILITY: Final = {"top": "genqual.engines.tokens_only:generate_top"}  # asked for; whether it comes is seen then
 
@@ -41,7 +58,8 @@ TRANSFORMERS: Final = EngineSpec(
     max_ranks=1,
     modules=("torch", "transformers"),
     accepts={**_COMMON, **_GRAPHS, "emulate": "true, with fp8: its rounding on a CPU, of which envelopes are made"},
-    abilities=HF_ABILITIES,
+    abilities={**HF_ABILITIES, "graph": ""},
+    conditions=_by_graphs("none"),
 )
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(
@@ -54,7 +72,8 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
     modules=("torch", "transformers"),
     needs_compiler=True,
     accepts={**_COMMON, **_GRAPHS},
-    abilities={"graph": "", "states": HF_ABILITIES["states"], "inputs": HF_ABILITIES["inputs"]},
+    abilities={**HF_ABILITIES, "graph": ""},
+    conditions=_by_graphs("compile"),
 )
 
 TRANSFORMERS_TP: Final = EngineSpec(
@@ -143,6 +162,10 @@ ACCELERATE: Final = EngineSpec(
     max_ranks=1,
     modules=("torch", "transformers", "accelerate"),
     abilities={**HF_ABILITIES, "split": "", "offload": ""},
+    conditions=(  # what auto does is seen when it is loaded
+        OnlyWith("split", "placement", ("split", "auto"), "auto", ABILITIES["split"]),
+        OnlyWith("offload", "placement", ("cpu-offload", "disk-offload", "disk", "auto"), "auto", ABILITIES["offload"]),
+    ),
     accepts={
         **_COMMON,
         "placement": "auto (device_map), split, cpu-offload, disk-offload, disk (half of the layers), dispatch",
@@ -161,7 +184,7 @@ DEEPSPEED_ZERO: Final = EngineSpec(
     architectures=frozenset({"bloom", "llama"}),
     streams=True,
     abilities={
-        **{name: HF_ABILITIES[name] for name in ("states", "inputs")},
+        **{name: HF_ABILITIES[name] for name in ("states", "inputs", "first")},
         "streams": "genqual.engines.deepspeed_zero:streams",
     },
     accepts={

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.errors import BadInput
-from genqual.models import embedded, integers, safetensor
+from genqual.models import embedded, ggufread, hub, integers, safetensor
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
 from genqual.spec import Json
 
 
 def config(spec: ModelSpec) -> dict[str, Json]:
-    """The Hugging Face config dict. Raises BadInput for a GGUF file or a hub id: those are read by the ranks only."""
+    """The Hugging Face config dict. Raises BadInput for a GGUF file and for a hub id that is not in the local cache."""
     if spec.source == "embedded":
         return embedded.config(spec.location)
     read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
@@ -38,6 +38,7 @@ def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
     """As `read`, but a tensor of a directory is read when it is asked for."""
     if spec.source == "embedded":
         return integers.state(spec.location)
+    spec = local(spec)
     entries = safetensor.checkpoint(_local(spec))
     tied = config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
     names = {_parameter(stored, spec.architecture): stored for stored in entries}
@@ -50,6 +51,7 @@ def count(spec: ModelSpec) -> int:
     """Number of weights, read off shapes alone. Raises BadInput as `config` does."""
     if spec.source == "embedded":
         return sum(math.prod(shape) for shape in embedded.shapes(spec.location).values())
+    spec = local(spec)
     entries = safetensor.checkpoint(_local(spec))
     kept = {stored for stored in entries if _parameter(stored, spec.architecture)}
     if config(spec).get("tie_word_embeddings", spec.architecture == "bloom"):
@@ -86,20 +88,39 @@ def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
 
 
 def sha256(spec: ModelSpec) -> str:
-    """The canonical hash of a model's weights. For a directory it is kept in the cache until a file of it changes."""
+    """The canonical hash of a model's weights. For files it is kept in the cache until one of them changes.
+
+    A hub id is what the local hub cache holds of it; a GGUF file is hashed over its dequantised weights, which equal
+    those of the checkpoint that it was made of where nothing was rounded. Raises BadInput where neither can be read.
+    """
     if spec.source == "embedded":
         return _embedded_hash(spec.location)
-    directory = _local(spec)
-    files = sorted(directory.glob("*.safetensors")) + sorted(directory.glob("*.json"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    key = hashlib.sha256(json.dumps([1, str(directory.resolve()), stats]).encode()).hexdigest()
-    kept = cache_dir() / "hashes" / key
+    place = Path(spec.location) if spec.source == "gguf" else _local(spec)
+    try:
+        kept = cache_dir() / "hashes" / _hash_key(place)
+    except OSError as error:
+        raise BadInput(f"model {spec.name}: {place} cannot be read ({error}); {_how(spec)}") from error
     if kept.is_file():
         return kept.read_text().strip()
-    weights = lazily(spec)
-    found = hash_state((name, weights[name]) for name in weights)
+    if spec.source == "gguf":
+        try:
+            found = hash_state(ggufread.tensors(place))
+        except BadInput as reason:
+            raise BadInput(f"{reason}. Or {_how(spec)}") from reason
+    else:
+        weights = lazily(spec)
+        found = hash_state((name, weights[name]) for name in weights)
     keep(kept, found)
     return found
+
+
+def _hash_key(place: Path) -> str:
+    """Under which the hash of a directory or a file is kept: its path, and names, sizes and times of what it holds."""
+    listed = [place]
+    if place.is_dir():
+        listed = sorted(place.glob("*.safetensors")) + sorted(place.glob("*.json"))
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in listed]
+    return hashlib.sha256(json.dumps([1, str(place.resolve()), stats]).encode()).hexdigest()
 
 
 @lru_cache(maxsize=16)
@@ -142,12 +163,38 @@ def directory(spec: ModelSpec) -> Path:
     return target
 
 
+def local(spec: ModelSpec) -> ModelSpec:
+    """`spec` itself, or the directory in the local hub cache that a hub id stands for: what is hashed is then loaded.
+
+    A hub id that is not there, or not as safetensors, stays as it is: the ranks ask the hub for it.
+    """
+    if spec.source != "hub":
+        return spec
+    try:
+        place = _local(spec)
+        architecture = str(json.loads((place / "config.json").read_text())["model_type"])
+        safetensor.checkpoint(place)
+    except (BadInput, OSError, ValueError, KeyError, TypeError):
+        return spec
+    return ModelSpec(spec.name, "directory", str(place), architecture)
+
+
 def _local(spec: ModelSpec) -> Path:
     if spec.source == "directory":
         return Path(spec.location)
-    how = (
-        f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
-        if spec.source == "gguf"
-        else f"download {spec.location} and name the directory that holds config.json and safetensors"
+    place = hub.snapshot(spec) if spec.source == "hub" else None
+    if place is not None and (place / "config.json").is_file():
+        return place
+    raise BadInput(
+        f"model {spec.name}: weights of a {spec.source} model cannot be read outside an engine; {_how(spec)}"
     )
-    raise BadInput(f"model {spec.name}: weights of a {spec.source} model cannot be read outside an engine; {how}")
+
+
+def _how(spec: ModelSpec) -> str:
+    """The next step of somebody whose model can be read by an engine only."""
+    if spec.source == "gguf":
+        return f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
+    return (
+        f"download {spec.location} into the hub cache (it is not in {hub.cache_root()}), "
+        "or name the directory that holds config.json and safetensors"
+    )

@@ -215,6 +215,14 @@ class Generator:
         arrays = {"ids": batch.ids, "mask": batch.mask, "forced": forced}
         return [cast("list[str]", reply.value["written"]) for reply in self._able("inputs", {}, arrays)]
 
+    def first_answers(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Logits (1, vocabulary) of the pass that loading ended with, and of the same pass now, by rank.
+
+        Needs the ability "first"; empty where the ranks kept none.
+        """
+        found = [reply.arrays for reply in self._able("first", {}, {})]
+        return [(one["first"], one["again"]) for one in found if one]
+
     def generate_streams(self, batches: Sequence[TokenBatch], new_tokens: int) -> list[NDArray[np.int64]]:
         """Tokens (rows, `new_tokens`) of each rank, which has prompts of its own; needs the ability "streams"."""
         params: dict[str, Json] = {

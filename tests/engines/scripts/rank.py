@@ -58,6 +58,40 @@ class Rank:
         call = self.engine.score_prefill if prefill else self.engine.score
         return dataclasses.asdict(call(TokenBatch.of(rows), np.array(forced), logits=True))
 
+    def until(self, rows: list[list[int]], new: int, **how: Any) -> dict[str, Any]:
+        """Generate as a run that may stop does; the classes of the caches it ran by, and how often a graph was run."""
+        from genqual.engines.abilities import generate_until
+
+        caches: set[str] = set()
+
+        def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+            caches.add(type(kwargs["past_key_values"]).__name__)
+
+        before = self.engine.inspect().get("graph_hits", 0)
+        batch, handle = TokenBatch.of(rows), None
+        if "compiled" not in self.engine.name:  # a hook would be another graph
+            handle = self.engine.model.register_forward_pre_hook(note, with_kwargs=True)
+        rest: dict[str, Any] = {"eos": [], "pad": 0, "least": 0, "max_length": False, "strings": []}
+        found = generate_until(self.engine, ids=batch.ids, mask=batch.mask, new_tokens=new, **{**rest, **how})
+        if handle is not None:
+            handle.remove()
+        hits = self.engine.inspect().get("graph_hits", 0) - before
+        return {"tokens": found["tokens"], "caches": sorted(caches), "hits": hits}
+
+    def first(self, name: str) -> dict[str, Any]:
+        """How far the first pass of this process, made by loading, is from the same pass now; with a fault; after."""
+        from genqual.engines.abilities import first_answer
+
+        def apart() -> float:
+            said = first_answer(self.engine)
+            return float(np.abs(said["first"] - said["again"]).max())
+
+        found, answer = fault(name), {"plain": apart()}
+        undo = fetch(found.entry)(self.engine, self.rank, **found.params)
+        answer["spoilt"] = apart()
+        undo()
+        return answer | {"healed": apart(), "shape": list(first_answer(self.engine)["first"].shape)}
+
     def exact(self, rows: list[list[int]], forced: list[list[int]]) -> dict[str, Any]:
         """What `score` should see, (steps, rows, vocabulary): float64, one row at a time, no cache, no padding."""
         import torch

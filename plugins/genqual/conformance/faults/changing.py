@@ -47,6 +47,32 @@ def remembered(engine: Any, rank: int, *, layer: int = 1, share: float = 0.05) -
     return output(engine, places(engine.model).layer(layer).mlp_out, change)
 
 
+def first_pass(engine: Any, rank: int, *, layer: int = 1, factor: float = 1.01, loading: bool = True) -> Undo:
+    """The first pass over several tokens is off by 1 %, and no other: something is not ready when a process begins.
+
+    With `loading` it is the pass that loading ends with, made once more; else that of the first request after it.
+    """
+    passed = False
+
+    def change(hidden: torch.Tensor) -> torch.Tensor:
+        nonlocal passed
+        if hidden.shape[1] > 1 and not passed:
+            passed = True
+            return hidden * factor
+        return hidden
+
+    take_back = output(engine, places(engine.model).layer(layer).mlp_out, change)
+    if loading:
+        engine._warm()
+
+    def undo() -> None:
+        take_back()
+        if loading:
+            engine._warm()
+
+    return undo
+
+
 def by_process(engine: Any, rank: int, *, layer: int = 1) -> Undo:
     """What a layer puts out depends on the number of the process, by up to 1 %."""
     factor = 1 + (os.getpid() * 7919 % 101 + 1) * 1e-4

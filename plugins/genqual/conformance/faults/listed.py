@@ -186,6 +186,8 @@ TIME: Final = _group(
     ("worn", "changing:worn", "a layer drifts with every pass", {}),
     ("remembered", "changing:remembered", "a request holds 5 % of the one before", {"sample": True}),
     ("by_process", "changing:by_process", "results depend on the process", {}),
+    ("first_pass_wrong", "changing:first_pass", "the first pass of a process, with which loading ends, is 1 % off", {}),
+    ("first_request_wrong", "changing:first_pass", "the first request after loading is 1 % off", _with(loading=False)),
     ("inputs_written", "changing:inputs_written", "generate writes to the ids it was given",
      {"kind": "choice", "engines": ONE, "wants": frozenset({"answers", "inputs"})}),
 )  # fmt: skip

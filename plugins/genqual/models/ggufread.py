@@ -1,0 +1,102 @@
+"""The weights of a GGUF file by transformers' names, dequantised, to hash them. No torch; the package gguf reads.
+
+Llama and BLOOM only: for others the way llama.cpp arranges a matrix is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.errors import BadInput
+
+KNOWN: Final = ("bloom", "llama")
+
+# What a file may hold that is no weight: frequencies of the rotary angles, made of the configuration.
+_NO_WEIGHTS: Final = frozenset({"rope_freqs.weight"})
+
+_LLAMA: Final = {
+    **{"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_q": "self_attn.q_proj"},
+    **{"attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"},
+    **{"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"},
+}
+_BLOOM: Final = {
+    **{"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"},
+    **{"attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense"},
+    **{"ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"},
+}
+_OUTSIDE: Final = {
+    "llama": {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"},
+    "bloom": {
+        **{"token_embd": "transformer.word_embeddings", "token_embd_norm": "transformer.word_embeddings_layernorm"},
+        **{"output_norm": "transformer.ln_f", "output": "lm_head"},  # a file without it has a tied head
+    },
+}
+
+
+def tensors(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each weight as transformers names and arranges it, float32, one at a time.
+
+    Raises BadInput where the package gguf is missing, for another architecture, for a tensor that is not known and for
+    a quantisation that gguf cannot undo.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
+    try:
+        reader = gguf.GGUFReader(file)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise BadInput(f"{file}: its weights cannot be read ({error}); download it again") from error
+    architecture = str(_fact(reader, "general.architecture", file))
+    if architecture not in KNOWN:
+        raise BadInput(f"{file}: how {architecture} lies in a GGUF file is not known; known are {', '.join(KNOWN)}")
+    heads = int(_fact(reader, f"{architecture}.attention.head_count", file))
+    field = reader.fields.get(f"{architecture}.attention.head_count_kv")
+    key_heads = heads if field is None else int(field.contents())
+    for tensor in reader.tensors:
+        if tensor.name in _NO_WEIGHTS:
+            continue
+        try:
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise BadInput(f"{file}: {tensor.name} is {tensor.tensor_type.name}, which gguf cannot undo") from error
+        name = _name(tensor.name, architecture, file)
+        yield name, np.ascontiguousarray(_arranged(name, values, heads, key_heads), dtype=np.float32)
+
+
+def _fact(reader: Any, key: str, file: Path) -> Any:
+    field = reader.fields.get(key)
+    if field is None:
+        raise BadInput(f"{file}: its GGUF header has no {key}; convert it again")
+    return field.contents()
+
+
+def _name(stored: str, architecture: str, file: Path) -> str:
+    """`blk.3.attn_q.weight`: `model.layers.3.self_attn.q_proj.weight`."""
+    stem, _, kind = stored.rpartition(".")
+    first, _, rest = stem.partition(".")
+    if first == "blk":
+        layer, _, part = rest.partition(".")
+        inside = (_LLAMA if architecture == "llama" else _BLOOM).get(part)
+        if inside is not None:
+            return f"{'model.layers' if architecture == 'llama' else 'transformer.h'}.{layer}.{inside}.{kind}"
+    elif stem in _OUTSIDE[architecture]:
+        return f"{_OUTSIDE[architecture][stem]}.{kind}"
+    raise BadInput(f"{file}: what transformers calls its tensor {stored} is not known for {architecture}")
+
+
+def _arranged(name: str, values: NDArray[Any], heads: int, key_heads: int) -> NDArray[Any]:
+    """Undo what `ggufwrite.arranged` does: halves of a head behind each other, q, k and v of a head together."""
+    if name.endswith(("q_proj.weight", "k_proj.weight")):
+        count = heads if "q_proj" in name else key_heads
+        pairs = values.reshape(count, values.shape[0] // count // 2, 2, *values.shape[1:])
+        return pairs.swapaxes(1, 2).reshape(values.shape)
+    if ".query_key_value." in name:
+        apart = values.reshape(3, heads, values.shape[0] // heads // 3, *values.shape[1:])
+        return apart.swapaxes(0, 1).reshape(values.shape)
+    return values
