@@ -47,7 +47,7 @@ def _others(field: Field) -> list[Any]:
             word for word in ("relu", "gelu_new", "quick_gelu") if ACTIVATIONS[word] is not ACTIVATIONS[str(value)]
         ]
         return different[:2]
-    if field.kind == "integer" and isinstance(value, int):
+    if field.kind in ("integer", "natural") and isinstance(value, int):
         return [other for other in (value + 1, value - 1, 1) if other != value]
     if field.kind == "number" and isinstance(value, float):
         return [value * 0.5 if value > 1e-3 else 0.01]

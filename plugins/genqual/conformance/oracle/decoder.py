@@ -88,7 +88,7 @@ def qwen_windows(fields: Fields, layers: int) -> list[int | None]:
     window = fields.optional_integer("sliding_window", default=4096)
     if not fields.flag("use_sliding_window", default=False):
         window = None
-    first = fields.count("max_window_layers", default=28)
+    first = fields.natural("max_window_layers", default=28)
     types = ["sliding_attention" if index >= first else "full_attention" for index in range(layers)]
     return windows(fields, layers, window, types)
 

@@ -86,13 +86,6 @@ class Fields:
         absent = not any(name in self.config for name in names)
         return self._keep(names, "integer", default if absent else value, default)
 
-    def count(self, *names: str, default: int) -> int:
-        """An integer that may be zero."""
-        name, value = self._raw(names)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise BadInput(f"config {name} = {value!r}: an integer of at least 0 is wanted")
-        return self._keep(names, "integer", default if value is None else value, default)
-
     def number(self, *names: str, default: float | None = None) -> float:
         """A float. Raises BadInput when it is missing without a default, or no number."""
         value = self.optional_number(*names)
@@ -140,6 +133,21 @@ class Fields:
         if not isinstance(value, Sequence) or len(value) != count or any(word not in among for word in value):
             raise BadInput(f"config {name} = {value!r}: {count} of {', '.join(among)} are wanted, one a layer")
         return self._keep(names, "words", [str(word) for word in value], None)
+
+    def natural(self, *names: str, default: int) -> int:
+        """An integer that may be zero."""
+        name, value = self._raw(names)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise BadInput(f"config {name} = {value!r}: an integer of at least 0 is wanted")
+        return self._keep(names, "natural", default if value is None else value, default)
+
+    def layers(self, *names: str) -> list[int]:
+        """Indices of layers, empty where the field is not set."""
+        name, value = self._raw(names)
+        given = [] if value is None else value
+        if not isinstance(given, list) or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in given):
+            raise BadInput(f"config {name} = {value!r}: a list of layers' indices is wanted")
+        return self._keep(names, "layers", list(given), None)
 
     def same(self, name: str, value: object, why: str) -> None:
         """Raises BadInput unless `name` is unset or `value`: the oracle computes nothing else."""
