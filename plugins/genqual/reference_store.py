@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from genqual.conformance import reference_file, reference_index
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.reference import Reference
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores

@@ -22,7 +22,7 @@ from genqual.builds import build_of
 from genqual.causes import Causes
 from genqual.conformance import judge
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement
-from genqual.conformance.oracle import Oracle
+from genqual.conformance.oracle.registry import Oracle, parameters_of
 from genqual.conformance.reference import Reference
 from genqual.devices.base import Placement
 from genqual.devices.registry import devices
@@ -218,7 +218,9 @@ class Run:
         spec = resolve(model)
         if spec.source not in ("embedded", "directory"):
             return None
-        return weights.count(spec)
+        # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
+        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+        return weights.count(spec) if declared is None else declared
 
     def read_waivers(self) -> None:
         """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from genqual.cli import main
 from genqual.conformance import reference_file, reference_index
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.reference import Reference
 from genqual.models import ggufwrite, hub, safetensor, weights
 from genqual.models.registry import resolve
