@@ -57,7 +57,8 @@ def oracle_for(config: Mapping[str, object], weights: Mapping[str, NDArray[Any]]
     if architecture not in _ORACLES:
         raise BadInput(
             f"model_type {architecture!r}: genqual's own oracle knows {', '.join(supported())}; make this model's "
-            f"reference with transformers in fp32 (its verdicts will say that it is not independent)"
+            f"reference with `genqual reference MODEL --by transformers` (fp32 on the CPU; its verdicts will say that it "
+            f"is not independent)"
         )
     return _ORACLES[str(architecture)](config, weights, keep=keep)
 
