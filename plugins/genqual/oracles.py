@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from threadpoolctl import threadpool_limits
 
-from genqual.conformance.oracle import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.reference import Reference
 from genqual.models import weights
 from genqual.models.registry import resolve

@@ -22,7 +22,7 @@ from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle import Oracle, supported
+from genqual.conformance.oracle.registry import Oracle, supported
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
 from genqual.devices.base import Placement

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle.registry import oracle_for
 
 from .small import BLOOM, LLAMA, parameters
 

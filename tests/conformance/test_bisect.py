@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genqual.conformance.bisect import ALLOWED, Step, compare, first_bad, oracle_states, said
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle.registry import oracle_for
 from genqual.errors import BadInput
 
 from .small import BLOOM, LLAMA, parameters

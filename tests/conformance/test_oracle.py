@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle import oracle_for, source_sha256, supported
-from genqual.conformance.oracle_bloom import alibi_slopes
-from genqual.conformance.oracle_core import attend
-from genqual.conformance.oracle_llama import inverse_frequencies
+from genqual.conformance.oracle import rotary
+from genqual.conformance.oracle.attention import alibi_slopes, attend
+from genqual.conformance.oracle.registry import oracle_for, source_sha256, supported
 from genqual.errors import BadInput
 
-from .peers import CONFIGS, IDS, LLAMA3, Peers
+from .peers import CONFIGS, IDS, Peers
 from .small import BLOOM, LLAMA, parameters
 
 BOTH = pytest.mark.parametrize("config", [LLAMA, BLOOM], ids=["llama", "bloom"])
@@ -104,8 +103,8 @@ def test_alibi_slopes_are_those_of_the_paper() -> None:
 
 
 def test_llama3_scaling_stretches_slow_pairs_only() -> None:
-    plain = inverse_frequencies({"rope_theta": 1e4}, 64)
-    scaled = inverse_frequencies({"rope_theta": 1e4, "rope_scaling": LLAMA3}, 64)
+    plain = rotary.plain(1e4, 64)
+    scaled = rotary.llama3(1e4, 64, factor=8.0, slow=1.0, fast=4.0, original=64)
     turns = 64 * plain / (2 * np.pi)
     np.testing.assert_allclose(scaled[turns > 4], plain[turns > 4])
     np.testing.assert_allclose(scaled[turns < 1], plain[turns < 1] / 8)
@@ -117,12 +116,12 @@ def test_llama3_scaling_stretches_slow_pairs_only() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "gpt2"}, "bloom, llama"),
-        ({"model_type": None}, "bloom, llama"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "whole heads"),
+        ({"model_type": "no_such"}, "bloom.*llama"),
+        ({"model_type": None}, "bloom.*llama"),
+        ({"rope_scaling": {"rope_type": "ntk-by-parts", "factor": 2.0}}, "ntk-by-parts.*yarn"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 2.0}}, "within the head"),
         ({"rope_scaling": {"type": "linear"}}, "factor"),
-        ({"hidden_act": "gelu"}, "silu"),
+        ({"hidden_act": "mish"}, "silu"),
         ({"num_key_value_heads": 3}, "multiple"),
         ({"num_hidden_layers": None}, "num_hidden_layers"),
         ({"num_hidden_layers": "3"}, "positive integer"),
@@ -157,5 +156,5 @@ def test_ids_outside_the_vocabulary_are_refused(ids: Any) -> None:
 
 
 def test_what_is_supported_is_named() -> None:
-    assert supported() == ("bloom", "llama")
-    assert len(source_sha256()) == 64
+    assert {"bloom", "llama"} <= set(supported())
+    assert {len(source_sha256(model_type)) for model_type in supported()} == {64}

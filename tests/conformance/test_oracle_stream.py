@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from genqual.conformance import reference_file
-from genqual.conformance.oracle import oracle_for
-from genqual.conformance.oracle_stream import Progress, StreamedOracle, stream_key
+from genqual.conformance.oracle.registry import oracle_for
+from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
+from genqual.conformance.oracle.streamed_state import StreamState
+from genqual.conformance.oracle.streamed_weights import BLOCK
 from genqual.conformance.reference import Reference, make
-from genqual.conformance.stream_state import StreamState
-from genqual.conformance.stream_weights import BLOCK
 from genqual.errors import BadInput
 from genqual.models import safetensor
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genqual.conformance import reference_file
-from genqual.conformance.oracle import oracle_for, source_sha256
+from genqual.conformance.oracle.registry import oracle_for, source_sha256
 from genqual.conformance.reference import Reference, check_weights, history, make, read, write
 from genqual.engines.projection import project
 from genqual.errors import BadInput
@@ -57,7 +57,7 @@ def test_a_reference_holds_what_the_full_pass_says(config: dict[str, object]) ->
             np.testing.assert_allclose(reference.projections[step, row], project(logits), atol=1e-6)
             ids.append(int(logits.argmax()))
     assert reference.forced.tolist() == reference.tokens.T.tolist()
-    assert reference.generator["oracle_sha256"] == source_sha256()
+    assert reference.generator["oracle_sha256"] == source_sha256(str(config["model_type"]))
     assert reference.independent
 
 

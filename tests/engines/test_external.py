@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle.registry import oracle_for
 from genqual.engines.base import LoadRequest, TokenBatch
 from genqual.engines.external import External
 from genqual.errors import BadInput, EngineFailed, Unsupported

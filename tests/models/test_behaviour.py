@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle import oracle_for
+from genqual.conformance.oracle.registry import oracle_for
 from genqual.models import weights
 from genqual.models.registry import resolve
 

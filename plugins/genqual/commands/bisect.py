@@ -13,8 +13,8 @@ import click
 
 from genqual.conformance import bisect as places
 from genqual.conformance.faults import fault
-from genqual.conformance.oracle import oracle_for
-from genqual.conformance.oracle_core import CausalOracle
+from genqual.conformance.oracle.core import CausalOracle
+from genqual.conformance.oracle.registry import oracle_for
 from genqual.devices.registry import device, processor
 from genqual.engines.registry import engine as engine_called
 from genqual.errors import BadInput

@@ -15,7 +15,7 @@ from genqual.commands.streaming import say, streamed
 from genqual.conformance import reference as references
 from genqual.conformance import reference_file
 from genqual.conformance.calibration import leave_one_out, summary
-from genqual.conformance.oracle import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.reference import Reference
 from genqual.devices.registry import processor
 from genqual.errors import BadInput

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from genqual.conformance.oracle_stream import Progress, StreamedOracle, stream_key
-from genqual.conformance.stream_state import StreamState
+from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
+from genqual.conformance.oracle.streamed_state import StreamState
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.catalogue import cache_dir

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle_core import F64, CausalOracle
+from genqual.conformance.oracle.core import F64, CausalOracle
 from genqual.errors import BadInput
 
 ALLOWED: Final = {"fp32": 1e-5, "bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
@@ -31,12 +31,12 @@ class Step:
 
 def oracle_states(oracle: CausalOracle, ids: Sequence[int]) -> tuple[list[F64], F64]:
     """What enters layer 0 and leaves each layer, (tokens, hidden) each, and the logits (tokens, vocabulary)."""
-    row = oracle._checked(ids)
+    row = oracle.checked(ids)
     cache = oracle.cache()
-    states = [oracle._embed(row)]
+    states = [oracle.embed(row)]
     for index in range(oracle.layers):
-        states.append(oracle._layer(index, states[-1], cache))
-    return states, oracle._head(states[-1])
+        states.append(oracle.layer(index, states[-1], cache))
+    return states, oracle.head(states[-1])
 
 
 def compare(

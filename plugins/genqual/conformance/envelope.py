@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle_core import F64
+from genqual.conformance.oracle.core import F64
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
 

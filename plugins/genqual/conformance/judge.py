@@ -23,7 +23,7 @@ from genqual.conformance.judgement import (
     judged_by,
     lane_of,
 )
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference, oracle_words
 from genqual.engines.base import Scores
 

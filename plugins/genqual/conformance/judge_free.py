@@ -13,7 +13,7 @@ from genqual.conformance.judgement import (
     Judgement,
     judged_by,
 )
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference
 
 Rescore = Callable[[Sequence[int]], F64]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genqual.conformance.judgement import Judgement, lane_of
-from genqual.conformance.oracle_core import I64
+from genqual.conformance.oracle.core import I64
 from genqual.engines.base import Scores
 
 

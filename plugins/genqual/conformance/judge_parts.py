@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genqual.conformance.judge import judge_scores
 from genqual.conformance.judge_own import claims
 from genqual.conformance.judgement import FP32_LIMIT, Judgement, lane_of
-from genqual.conformance.oracle_core import F64
+from genqual.conformance.oracle.core import F64
 from genqual.conformance.reference_data import Reference
 from genqual.engines.base import Scores
 from genqual.spec import Json

@@ -16,7 +16,7 @@ from genqual.conformance.judgement import (
     between_runs,
     lane_of,
 )
-from genqual.conformance.oracle_core import I64
+from genqual.conformance.oracle.core import I64
 from genqual.engines.base import Scores
 
 

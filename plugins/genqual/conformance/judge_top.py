@@ -16,7 +16,7 @@ from genqual.conformance.judgement import (
     Tolerance,
     judged_by,
 )
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference
 from genqual.errors import BadInput
 

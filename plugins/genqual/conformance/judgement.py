@@ -8,7 +8,7 @@ from typing import Final, Literal
 import numpy as np
 
 from genqual.conformance.envelope import ASSUMED_NRMS, Envelope
-from genqual.conformance.oracle_core import F64
+from genqual.conformance.oracle.core import F64
 from genqual.conformance.reference_data import Reference
 from genqual.spec import Json
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference
 from genqual.engines.base import Scores
 

@@ -11,7 +11,7 @@ import numpy as np
 import genqual
 from genqual.conformance.envelope import Envelope, measure
 from genqual.conformance.judge import judge_scores
-from genqual.conformance.oracle import Oracle, source_sha256
+from genqual.conformance.oracle.registry import Oracle, source_sha256, supported
 from genqual.conformance.reference_data import Reference
 from genqual.conformance.reference_file import history, read, write
 from genqual.conformance.scores import scores_of
@@ -56,6 +56,7 @@ def make(
             )
         parts.append(scores_of(logits[:, None], tokens[None]))
         spreads.append(logits.std(axis=-1))
+    ours = oracle.independent and oracle.architecture in supported()
     top_ids = np.concatenate([part.top_ids for part in parts], axis=1)
     top_logits = np.concatenate([part.top_logits for part in parts], axis=1)
     return Reference(
@@ -76,7 +77,8 @@ def make(
             "numpy": np.__version__,
             "python": platform.python_version(),
             "oracle": type(oracle).__name__,
-            "oracle_sha256": source_sha256(),
+            "architecture": oracle.architecture,
+            "oracle_sha256": source_sha256(oracle.architecture) if ours else None,
             **(facts or {}),
         },
     )

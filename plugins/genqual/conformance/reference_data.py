@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.conformance.envelope import Envelope
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.engines.projection import COUNT, TOP
 from genqual.errors import BadInput
 from genqual.spec import Json

@@ -13,7 +13,7 @@ import numpy as np
 from genqual.conformance.judge_free import Rescore, judge_free_run
 from genqual.conformance.judge_top import judge_top
 from genqual.conformance.judgement import Judgement
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference
 from genqual.detection.store import Outcome
 from genqual.engines.base import BEST, Scores

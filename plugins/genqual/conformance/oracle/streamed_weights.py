@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle_core import F64, I64, Weights
+from genqual.conformance.oracle.core import F64, I64, Weights
 from genqual.errors import BadInput
 from genqual.models.safetensor import Tensors
 
 BLOCK: Final = 4_000_000
 """Weights that are widened at once: 32 MB in float64, whatever the size of a matrix."""
 
-_TABLES: Final = ("embed_tokens.weight", "word_embeddings.weight", "lm_head.weight")
-
 
 class Window(Weights):
     """As `Weights`, but what was given out stays only until `release`, and `read` counts the weights that were read.
 
-    The embedding and the head, (vocabulary, hidden), are never whole in memory: they are given out as a `Table`.
+    `tables`, the embedding and the head (vocabulary, hidden), are never whole in memory: they are given out as a
+    `Table`.
     """
 
-    def __init__(self, whole: Weights, *, block: int = BLOCK) -> None:
+    def __init__(self, whole: Weights, *, tables: Collection[str] = (), block: int = BLOCK) -> None:
         self._arrays, self._shapes, self._names = whole._arrays, whole._shapes, whole._names
-        self._block, self._kept, self.read = block, {}, 0
+        self._tables, self._block, self._kept, self.read = frozenset(tables), block, {}, 0
 
     def __getitem__(self, name: str) -> F64:
         if name in self._kept:
             return self._kept[name]
-        if name.endswith(_TABLES):
+        if name in self._tables:
             return cast(F64, Table(self, name, self._shapes[name]))
         shape = self._shapes[name]
         whole = np.empty(shape)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from genqual.conformance.oracle_core import F64, I64
+from genqual.conformance.oracle.core import F64, I64, LayerState
 from genqual.errors import BadInput
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _STATE: Final = "state.safetensors"
 
 
@@ -60,30 +60,46 @@ class StreamState:
         arrays |= {f"row{row}": states for row, states in enumerate(place.states)}
         self._write(self.folder / _STATE, arrays, {"turn": str(place.turn), "layer": str(place.layer)})
 
-    def keys_and_values(self, layer: int, lengths: Sequence[int]) -> list[tuple[F64, F64]]:
-        """The first `lengths` tokens of each row's keys and values of `layer`, (heads, tokens, width) each.
+    def layer_states(self, layer: int, turn: int, lengths: Sequence[int]) -> list[LayerState]:
+        """What `layer` kept of each row after pass `turn`: `lengths` tokens of what grows, the rest whole.
 
-        A run that was interrupted between this file and the state has one token more here. Raises BadInput on a file
-        that is damaged, missing or shorter.
+        A run that was interrupted between this file and the state has one token more in what grows; it is cut off.
+        Raises BadInput on a file that is damaged, missing, shorter or of another pass.
         """
-        file = self.folder / f"layer{layer:03d}.safetensors"
+        file = self._layer_file(layer, turn)
         if not file.exists():
             raise BadInput(f"{file} is missing, {_STATE} beside it needs it: {self._mend()}")
-        arrays, _ = self._read(file)
+        arrays, said = self._read(file)
+        fixed = json.loads(said["fixed"])
+        if fixed and said["turn"] != str(turn):
+            raise BadInput(f"{file} is of pass {said['turn']}, {_STATE} beside it needs {turn}: {self._mend()}")
         found = []
         for row, length in enumerate(lengths):
-            keys, values = arrays[f"keys{row}"], arrays[f"values{row}"]
-            if keys.shape[1] < length:
-                raise BadInput(f"{file} holds {keys.shape[1]} tokens of row {row}, not {length}: {self._mend()}")
-            found.append((keys[:, :length], values[:, :length]))
+            kept = LayerState()
+            for name, array in arrays.items():
+                of, _, what = name.partition(".")
+                if of != f"row{row}":
+                    continue
+                if what in fixed:
+                    kept.replace(what, array)
+                    continue
+                if array.shape[1] < length:
+                    raise BadInput(f"{file} holds {array.shape[1]} tokens of row {row}, not {length}: {self._mend()}")
+                kept.extend(what, array[:, :length])
+            found.append(kept)
         return found
 
-    def keep_keys_and_values(self, layer: int, rows: Sequence[tuple[F64, F64]]) -> None:
-        """Write each row's keys and values of `layer`."""
-        arrays: dict[str, NDArray[Any]] = {}
-        for row, (keys, values) in enumerate(rows):
-            arrays |= {f"keys{row}": keys, f"values{row}": values}
-        self._write(self.folder / f"layer{layer:03d}.safetensors", arrays, {})
+    def keep_layer_states(self, layer: int, turn: int, rows: Sequence[LayerState]) -> None:
+        """Write what `layer` kept of each row after pass `turn`."""
+        arrays = {f"row{row}.{name}": array for row, kept in enumerate(rows) for name, array in kept.arrays.items()}
+        fixed = sorted({name for kept in rows for name in kept.arrays if name not in kept.grows})
+        said = {"turn": str(turn), "fixed": json.dumps(fixed)}
+        self._write(self.folder / _name(layer, turn if fixed else None), arrays, said)
+
+    def _layer_file(self, layer: int, turn: int) -> Path:
+        """A layer with state of fixed size has two files, a pass its own: such state cannot be cut back by a token."""
+        file = self.folder / _name(layer, turn)
+        return file if file.exists() else self.folder / _name(layer, None)
 
     def remove(self) -> None:
         """Take everything away: the run is over."""
@@ -114,6 +130,10 @@ class StreamState:
 
     def _mend(self) -> str:
         return f"delete {self.folder} and run the same command again, it begins anew"
+
+
+def _name(layer: int, turn: int | None) -> str:
+    return f"layer{layer:03d}{'' if turn is None else '.even' if turn % 2 == 0 else '.odd'}.safetensors"
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> str:

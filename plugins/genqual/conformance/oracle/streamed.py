@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle import oracle_for, source_sha256
-from genqual.conformance.oracle_core import F64, I64, CausalOracle, KeyValues
-from genqual.conformance.stream_state import Place, StreamState
-from genqual.conformance.stream_weights import BLOCK, Window
+from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle
+from genqual.conformance.oracle.registry import oracle_for, source_sha256
+from genqual.conformance.oracle.streamed_state import Place, StreamState
+from genqual.conformance.oracle.streamed_weights import BLOCK, Window
 from genqual.errors import BadInput
 from genqual.spec import Json
 
@@ -38,14 +38,15 @@ class Progress:
 def stream_key(config: Mapping[str, Json], weights_sha256: str, prompts: Sequence[Sequence[int]], steps: int) -> str:
     """Of what a state on disk is: anything that would change a number of it changes the key."""
     rows = [[int(i) for i in row] for row in prompts]
-    of: list[Any] = [config, weights_sha256, rows, steps, source_sha256(), np.__version__]
+    source = source_sha256(str(config.get("model_type")))
+    of: list[Any] = [config, weights_sha256, rows, steps, source, np.__version__]
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
 class StreamedOracle:
     """An `Oracle` of fixed `prompts` and `steps`: `run` computes, then `greedy` and `logits` say what was found.
 
-    Memory: one layer in float64, the keys and values of one layer, and the logits of one prompt.
+    Memory: one layer in float64, the state of one layer (keys and values), and the logits of one prompt.
     """
 
     independent = CausalOracle.independent
@@ -62,12 +63,12 @@ class StreamedOracle:
     ) -> None:
         """`weights` are lazy (`models.weights.lazily`). Raises BadInput as `oracle_for` does, before any is read."""
         oracle = oracle_for(config, weights, keep=False)
-        if not isinstance(oracle, CausalOracle) or not hasattr(oracle, "weights"):
+        if not isinstance(oracle, CausalOracle):
             raise BadInput(f"model_type {config.get('model_type')!r}: this oracle has no layers to stream")
-        self._oracle: Any = oracle  # typed loosely: `weights` is of each architecture's own class
-        self._window = Window(oracle.weights, block=block)
+        self._oracle = oracle
+        self._window = Window(oracle.weights, tables=oracle.tables, block=block)
         self._oracle.weights = self._window
-        self._prompts, self._steps, self._state = [oracle._checked(row) for row in prompts], steps, state
+        self._prompts, self._steps, self._state = [oracle.checked(row) for row in prompts], steps, state
         self._found: Place | None = None
         self.name, self.architecture = type(oracle).__name__, oracle.architecture
         self.layers, self.vocabulary = oracle.layers, oracle.vocabulary
@@ -105,7 +106,7 @@ class StreamedOracle:
         given, done = [int(i) for i in ids], self._done()
         for row in range(len(self._prompts)):
             if self._entering(self._steps, done.tokens)[row].tolist() == given:
-                logits: F64 = self._oracle._head(done.states[row])
+                logits: F64 = self._oracle.head(done.states[row])
                 self._window.release()
                 return logits
         raise BadInput(f"{len(given)} tokens: the streamed oracle knows only the rows that it was made for")
@@ -126,27 +127,33 @@ class StreamedOracle:
     def _next_layer(self, place: Place) -> Place:
         states: Sequence[F64] = place.states
         if place.layer == 0:
-            states = [self._oracle._embed(ids) for ids in self._entering(place.turn, place.tokens)]
+            entering = self._entering(place.turn, place.tokens)
+            firsts = self._lengths(place.turn)
+            states = [self._oracle.embed(ids, first) for ids, first in zip(entering, firsts, strict=True)]
         caches = self._caches(place.turn, place.layer)
-        after = tuple(self._oracle._layer(place.layer, x, cache) for x, cache in zip(states, caches, strict=True))
+        after = tuple(self._oracle.layer(place.layer, x, cache) for x, cache in zip(states, caches, strict=True))
         self._window.release()
         if place.turn < self._steps - 1:  # neither the last choice nor the full pass is decoded from
-            self._state.keep_keys_and_values(place.layer, [cache._stored[place.layer] for cache in caches])
+            self._state.keep_layer_states(place.layer, place.turn, [cache.layer(place.layer) for cache in caches])
         return Place(place.turn, place.layer + 1, place.tokens, after)
 
     def _next_tokens(self, place: Place) -> Place:
         # All rows at once, so that the head is read once; the full pass says whether a choice was right.
         last = np.concatenate([states[-1:] for states in place.states])
-        chosen = self._oracle._head(last).argmax(axis=-1)
+        chosen = self._oracle.head(last).argmax(axis=-1)
         self._window.release()
         return Place(place.turn + 1, 0, np.concatenate([place.tokens, chosen[:, None]], axis=1), ())
 
-    def _caches(self, turn: int, layer: int) -> list[KeyValues]:
-        caches = [self._oracle.cache() for _ in self._prompts]
-        if 0 < turn < self._steps:
-            lengths = [len(row) + turn - 1 for row in self._prompts]
-            kept = self._state.keys_and_values(layer, lengths)
-            for cache, length, (keys, values) in zip(caches, lengths, kept, strict=True):
-                cache.extend(layer, keys, values)
+    def _lengths(self, turn: int) -> list[int]:
+        """Tokens of each row that the layers have seen before pass `turn`; the full pass begins anew."""
+        return [len(row) + turn - 1 if 0 < turn < self._steps else 0 for row in self._prompts]
+
+    def _caches(self, turn: int, layer: int) -> list[Cache]:
+        caches, lengths = [self._oracle.cache() for _ in self._prompts], self._lengths(turn)
+        if any(lengths):
+            for cache, length, kept in zip(
+                caches, lengths, self._state.layer_states(layer, turn - 1, lengths), strict=True
+            ):
+                cache.put(layer, kept)
                 cache.length = length
         return caches
