@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, TypeVar
 
 from genqual.errors import BadInput
@@ -40,8 +41,8 @@ _NOTHING: Final[tuple[object, ...]] = (None, False, "", [], {})
 class Field:
     """One field that an architecture declares: `names` (spellings, the first is meant), what it is, what it became.
 
-    `kind`: "integer", "number", "flag", "choice" or "mapping". `default` None: the field has to be there, or stays
-    unset. `among`: the values of a choice.
+    `kind`: "integer", "number", "flag", "choice", "limits" or "mapping". `default` None: the field has to be there, or
+    stays unset. `among`: the values of a choice.
     """
 
     names: tuple[str, ...]
@@ -109,6 +110,22 @@ class Fields:
         self.read[names[0]] = Field(names, "choice", value, default, tuple(among))
         return value
 
+    def limits(self, *names: str, default: tuple[float, float]) -> tuple[float, float]:
+        """A least and a greatest number. JSON has no infinity: transformers writes {"__float__": "Infinity"}."""
+        name, value = self._raw(names)
+        if value is None:
+            return self._keep(names, "limits", default, default)
+        given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        ends = [each.get("__float__") if isinstance(each, Mapping) else each for each in given]
+        ends = [inf if each == "Infinity" else each for each in ends]
+        numbers = [float(each) for each in ends if isinstance(each, int | float) and not isinstance(each, bool)]
+        if len(ends) != 2 or len(numbers) != 2:
+            raise BadInput(f"config {name} = {value!r}: two numbers are wanted, the least and the greatest")
+        least, most = numbers
+        if not least < most:
+            raise BadInput(f"config {name} = {value!r}: the least must be below the greatest")
+        return self._keep(names, "limits", (least, most), default)
+
     def mapping(self, *names: str) -> dict[str, object] | None:
         """A dict, None where the field is not set."""
         name, value = self._raw(names)
@@ -124,6 +141,21 @@ class Fields:
         if not isinstance(value, Sequence) or len(value) != count or any(word not in among for word in value):
             raise BadInput(f"config {name} = {value!r}: {count} of {', '.join(among)} are wanted, one a layer")
         return self._keep(names, "words", [str(word) for word in value], None)
+
+    def natural(self, *names: str, default: int) -> int:
+        """An integer that may be zero."""
+        name, value = self._raw(names)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise BadInput(f"config {name} = {value!r}: an integer of at least 0 is wanted")
+        return self._keep(names, "natural", default if value is None else value, default)
+
+    def layers(self, *names: str) -> list[int]:
+        """Indices of layers, empty where the field is not set."""
+        name, value = self._raw(names)
+        given = [] if value is None else value
+        if not isinstance(given, list) or any(isinstance(i, bool) or not isinstance(i, int) or i < 0 for i in given):
+            raise BadInput(f"config {name} = {value!r}: a list of layers' indices is wanted")
+        return self._keep(names, "layers", list(given), None)
 
     def same(self, name: str, value: object, why: str) -> None:
         """Raises BadInput unless `name` is unset or `value`: the oracle computes nothing else."""
