@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from genqual.conformance.oracle.core import F64, I64, At, Cache, CausalOracle, P
 from genqual.conformance.oracle.fields import Fields
 from genqual.conformance.oracle.norms import Norm
 from genqual.errors import BadInput
+
+Stored: TypeAlias = Callable[[Mapping[str, NDArray[Any]], Mapping[str, Shape]], Mapping[str, NDArray[Any]]]
+"""`stored(weights, shapes)`: the same weights by the names and shapes of a declaration, read when asked for."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ class Architecture:
     prefix: str = "model."
     ignores: tuple[str, ...] = ()
     ignored: tuple[str, ...] = field(default=())
+    stored: Stored | None = None
+    """Gives out under this declaration's names and shapes what a checkpoint may store in another layout."""
 
     def oracle(
         self, config: Mapping[str, object], weights: Mapping[str, NDArray[Any]], *, keep: bool = True
@@ -220,7 +225,10 @@ class ComposedOracle(CausalOracle):
         if head.tied:
             _check_tied(weights, self.model.embedding.name, architecture.prefix)
             ignored.append(r"lm_head\.weight")
-        self.weights = Weights(weights, self.model.shapes(), prefix=architecture.prefix, keep=keep, ignored=ignored)
+        shapes = self.model.shapes()
+        if architecture.stored:
+            weights = architecture.stored(weights, shapes)
+        self.weights = Weights(weights, shapes, prefix=architecture.prefix, keep=keep, ignored=ignored)
 
     def embed(self, ids: I64, first: int = 0) -> F64:
         """What enters layer 0, (tokens, hidden)."""
