@@ -22,7 +22,16 @@ from genqual.spec import Json
 I64 = NDArray[np.int64]
 
 
-def score_passes(engine: Any, *, ids: I64, mask: I64, forced: I64, widths: list[int], detours: list[int]) -> Scores:
+def score_passes(
+    engine: Any,
+    *,
+    ids: I64,
+    mask: I64,
+    forced: I64,
+    widths: list[int],
+    detours: list[int],
+    logits: bool = False,
+) -> Scores:
     """Statistics at `forced` (rows, steps), the whole text read through one growing cache in passes of `widths` tokens.
 
     The cache is the one that the model makes itself: with its windows, its states, or both. Before pass i,
@@ -35,7 +44,7 @@ def score_passes(engine: Any, *, ids: I64, mask: I64, forced: I64, widths: list[
     if sum(widths) != length or min(widths) < 1 or len(detours) != len(widths):
         raise BadInput(f"passes of {widths} tokens with detours {detours}: the text has {length}")
     cache: Any = None
-    recorder, end = ScoreRecorder(), 0
+    recorder, end = ScoreRecorder(keep_logits=logits), 0
     for width, detour in zip(widths, detours, strict=True):
         start, end = end, end + width
         if detour and start:
@@ -43,9 +52,9 @@ def score_passes(engine: Any, *, ids: I64, mask: I64, forced: I64, widths: list[
             caches.prepare_crop(cache)
             _pass(engine, other, np.concatenate([seen[:, :start], np.ones_like(other)], axis=1), cache)
             cache.crop(-detour)  # transformers 5 takes only what to remove
-        logits, cache = _pass(engine, text[:, start:end], seen[:, :end], cache)
+        out, cache = _pass(engine, text[:, start:end], seen[:, :end], cache)
         for place in range(max(start, length - steps), end):
-            recorder.add(logits[:, place - start], forced[:, place - (length - steps)])
+            recorder.add(out[:, place - start], forced[:, place - (length - steps)])
     return recorder.scores()
 
 

@@ -61,23 +61,10 @@ class Rank:
     def passes(
         self, rows: list[list[int]], forced: list[list[int]], widths: list[int], detours: list[int] | None = None
     ) -> dict[str, Any]:
-        """Logits (steps, rows, vocabulary) of a text that is read in passes of `widths`, with `detours` cropped."""
-        from genqual.engines import abilities, statistics
-
-        batch, recorder = TokenBatch.of(rows), statistics.ScoreRecorder
-
-        def keeping(**_: Any) -> Any:
-            return recorder(keep_logits=True)
-
-        abilities.ScoreRecorder = keeping  # type: ignore[assignment,misc]
-        try:
-            scores = abilities.score_passes(
-                self.engine, ids=batch.ids, mask=batch.mask, forced=np.array(forced), widths=widths,
-                detours=detours or [0] * len(widths),
-            )  # fmt: skip
-        finally:
-            abilities.ScoreRecorder = recorder  # type: ignore[misc]
-        return dataclasses.asdict(scores)
+        """What a text says that is read in passes of `widths`, with `detours` cropped again."""
+        batch, call = TokenBatch.of(rows), fetch("genqual.engines.abilities:score_passes")
+        read = {"widths": widths, "detours": detours or [0] * len(widths), "logits": True}
+        return dataclasses.asdict(call(self.engine, ids=batch.ids, mask=batch.mask, forced=np.array(forced), **read))
 
     def exact(self, rows: list[list[int]], forced: list[list[int]]) -> dict[str, Any]:
         """What `score` should see, (steps, rows, vocabulary): float64, one row at a time, no cache, no padding."""
