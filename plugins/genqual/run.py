@@ -22,7 +22,7 @@ from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle.registry import Oracle, supported
+from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
 from genqual.devices.base import Placement
@@ -244,11 +244,9 @@ class Run:
                 self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
         except BadInput as reason:
             return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason))
-        logits = self._said[key]
-        found = self.reference(case.model)
-        known = found if isinstance(found, Reference) else None
+        known = found if isinstance(found := self.reference(case.model), Reference) else None
         judged = judge_same(
-            scores_of(logits[:, None], text[None, -steps:]), scores, dtype=case.dtype, exact=True,
+            scores_of(self._said[key][:, None], text[None, -steps:]), scores, dtype=case.dtype, exact=True,
             envelope=known.envelopes.get(case.dtype) if known else None, fp32_limit=limit, factor=factor,
             independent=known is None or known.independent,
         )  # fmt: skip
@@ -272,7 +270,9 @@ class Run:
         spec = resolve(model)
         if spec.source not in ("embedded", "directory"):
             return None
-        return weights.count(spec)
+        # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
+        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+        return weights.count(spec) if declared is None else declared
 
     def read_waivers(self) -> None:
         """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""
