@@ -36,6 +36,12 @@ def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_every_part_is_where_the_declaration_says(answers: Answers, name: str) -> None:
+    """Faults find norms, linears and activations of a running model so: channels shifted there move the logits."""
+    assert (answers[name]["moved"] > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_every_field_matters(name: str) -> None:
     """A field that changes nothing is either not declared, or not computed."""
     config = SMALL[name]
