@@ -20,6 +20,7 @@ from transformers import masking_utils, modeling_rope_utils  # noqa: F401 - so t
 from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
 from genqual.conformance.faults.places import Layer, output, places
+from genqual.errors import BadInput
 
 PARTS = ("embedding", "norm", "head", *Layer.__dataclass_fields__)
 Case = dict[str, Any]
@@ -74,11 +75,18 @@ def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
 
 
 def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
-    """How far logits move when a part of the last layer but one, or of the model, shifts its channels."""
+    """How far logits move when a part of the last layer but one, or of the model, shifts its channels.
+
+    Empty of a model that has other parts.
+    """
     model, ids = model_of(case, dtype), torch.tensor([case["ids"]])
     plain, found = model(input_ids=ids, use_cache=False).logits, []
+    try:
+        where = places(model)
+    except BadInput:
+        return torch.zeros(0)
     for name in PARTS:
-        part = places(model).part(name, -2)
+        part = where.part(name, -2)
         undo = output(object(), part, lambda result: result.roll(1, -1))
         found.append((model(input_ids=ids, use_cache=False).logits - plain).abs().max() / plain.std())
         undo()

@@ -76,6 +76,9 @@ class GatedDeltaNet(Part):
             shapes |= part.shapes()
         return shapes
 
+    def ends(self) -> tuple[str, str]:
+        return self.mixed.name, self.out.name
+
     def state_elements(self, length: int) -> int:
         """A matrix a head, and the convolution's inputs, whatever the length."""
         return self.heads * self.key_width * self.width + self.convolution.state_elements(length)

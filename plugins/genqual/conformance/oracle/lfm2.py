@@ -31,6 +31,9 @@ class GatedConvolution(Part):
     def shapes(self) -> dict[str, Shape]:
         return self.into.shapes() | self.convolution.shapes() | self.out.shapes()
 
+    def ends(self) -> tuple[str, str]:
+        return self.into.name, self.out.name
+
     def state_elements(self, length: int) -> int:
         return self.convolution.state_elements(length)
 

@@ -51,6 +51,9 @@ class GatedAttention(Part):
     def shapes(self) -> dict[str, Shape]:
         return self.attention.shapes()
 
+    def ends(self) -> tuple[str, str]:
+        return self.attention.ends()
+
     def state_elements(self, length: int) -> int:
         return self.attention.state_elements(length)
 

@@ -70,6 +70,9 @@ class Mamba2Mixer(Part):
             shapes |= part.shapes()
         return shapes
 
+    def ends(self) -> tuple[str, str]:
+        return self.into.name, self.out.name
+
     def state_elements(self, length: int) -> int:
         """A matrix a head, and the convolution's inputs, whatever the length."""
         return self.heads * self.width * self.state_size + self.convolution.state_elements(length)
