@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from genqual.conformance import reference_file, reference_index
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle.registry import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, supported
 from genqual.conformance.reference import Reference
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
@@ -22,6 +20,7 @@ from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
+from genqual.oracles import Oracles
 from genqual.paths import data_dir
 from genqual.spec import Case, Json
 
@@ -40,13 +39,14 @@ class _Identity:
 class ReferenceStore:
     """References and oracles of the models of one run, each read once while its files stay as they are."""
 
-    def __init__(self, first: str | None) -> None:
-        """Look into the directory `first` before the places of every run."""
+    def __init__(self, first: str | None, oracles: Oracles | None = None) -> None:
+        """Look into the directory `first` before the places of every run; `oracles` are asked about other texts."""
         self.places = [Path(first)] if first else []
         self.places += [data_dir("baselines") / "references", cache_dir() / "references"]
         self._references: dict[_Identity, Reference | str] = {}
         self._unread: dict[str, str] = {}  # models whose weights could not be known, and why
-        self._oracles: dict[_Identity, Oracle] = {}
+        self._oracles = oracles or Oracles(lambda text: None, frozenset)
+        self._kept: _Identity | None = None  # the model whose oracle is kept
         self._logits: dict[tuple[_Identity, bytes, int], F64] = {}  # of long texts, by the steps that were kept
         self._exact: dict[tuple[_Identity, str], F64] = {}  # of references
 
@@ -89,15 +89,15 @@ class ReferenceStore:
         return reference_index.why_none(self.places, spec.name, sha256, config, _command(spec, model))
 
     def oracle(self, model: str) -> Oracle:
-        """Our own implementation of `model`, over its weights; kept, because a free run is re-scored with it."""
+        """Who said the reference of `model`: our own implementation, or transformers in a process on the CPU.
+
+        Kept, because a free run is re-scored with it. Raises BadInput where there is neither.
+        """
         identity = _identity(model)
-        if identity not in self._oracles:
-            spec = resolve(model)
-            self._oracles.clear()  # one at a time: a float64 copy of the weights is large
-            self._oracles[identity] = oracle_for(weights.config(spec), weights.read(spec))
-            # The next group imports meanwhile: BLAS that waits for a thread without a core takes six times as long.
-            threadpool_limits(max(1, len(os.sched_getaffinity(0)) // 2), user_api="blas")
-        return self._oracles[identity]
+        if identity != self._kept:  # what a path holds may have changed: an oracle of what was there says nothing
+            self._oracles.close()
+            self._kept = identity
+        return self._oracles.of(model, self.reference(model))
 
     def logits(self, model: str, text: NDArray[np.int64], steps: int) -> F64:
         """The oracle's logits (steps, vocabulary) that choose the last `steps` tokens of the row `text`.
@@ -147,10 +147,16 @@ class ReferenceStore:
         except BadInput as reason:
             return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
         found = self.reference(case.model)
-        envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
-        exact = scores_of(logits[:, None], text[None, -steps:])
+        known = found if isinstance(found, Reference) else None
         judged = judge_same(
-            exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, factor=factor, exact=True
+            scores_of(logits[:, None], text[None, -steps:]),
+            scores,
+            dtype=case.dtype,
+            exact=True,
+            envelope=known.envelopes.get(case.dtype) if known else None,
+            fp32_limit=limit,
+            factor=factor,
+            independent=known is None or known.independent,
         )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
 
@@ -158,7 +164,8 @@ class ReferenceStore:
 def _command(spec: ModelSpec, model: str) -> str:
     """What makes a reference of `model`: the oracle reads no GGUF, and a file's rounded weights are another model's."""
     if spec.source != "gguf":
-        return f"`genqual reference {shlex.quote(model)}` makes one"
+        by = "" if spec.architecture in supported() or not spec.architecture else " --by transformers"
+        return f"`genqual reference {shlex.quote(model)}{by}` makes one"
     convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
     return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"
 

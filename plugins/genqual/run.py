@@ -35,6 +35,7 @@ from genqual.measuring import Measuring, Published
 from genqual.models import weights
 from genqual.models.registry import resolve
 from genqual.options import Options
+from genqual.oracles import Oracles
 from genqual.paths import data_dir
 from genqual.performance.design import gated_workloads
 from genqual.performance.verdict import GateResult
@@ -83,6 +84,7 @@ class Run:
         self._generators: dict[Case, Generator] = {}
         self._others: dict[Case, Generator] = {}
         self._inspections = Inspections()
+        self._oracles = Oracles(progress, lambda: self.pool.leases.taken())
 
     @classmethod
     def of(cls, config: pytest.Config, selection: Selection) -> Run:
@@ -182,7 +184,7 @@ class Run:
     @cached_property
     def references(self) -> ReferenceStore:
         """What models are judged by: references and oracles."""
-        return ReferenceStore(self.options.references)
+        return ReferenceStore(self.options.references, self._oracles)
 
     def weights_sha256(self, model: str) -> str | None:
         """SHA-256 of the whole checkpoint, or None where it cannot be read in this process."""
@@ -193,7 +195,7 @@ class Run:
         return self.references.reference(model)
 
     def oracle(self, model: str) -> Oracle:
-        """Our own implementation of `model`, over its weights."""
+        """Who said the reference of `model`: our own implementation, or transformers in a process on the CPU."""
         return self.references.oracle(model)
 
     def against_oracle(
@@ -327,6 +329,7 @@ class Run:
 
     def close(self) -> None:
         """End every rank of this process. Harmless twice."""
+        self._oracles.close()
         if "pool" in self.__dict__:
             self.pool.close_all()
 

@@ -146,7 +146,7 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
             f"the log-probabilities at step {s} of prompt {r} are off by {errors[s, r]:.4g} RMS, allowed are "
             f"{allowed[s, r]:.4g} ({tolerance.k:g} sigma; {int((errors > allowed).sum())} such cells)"
         )
-    against = "the oracle" if reference.independent else "an oracle that is not independent of the engines"
+    against = reference.oracle
     cells = f"{len(ids)} steps x {ids.shape[1]} prompts, the best {ids.shape[-1]} of each, against {against}"
     if reasons:
         text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}."

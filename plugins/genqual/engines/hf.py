@@ -7,8 +7,9 @@ from genqual.engines.clocked import IMPORT_S, Phases
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
-from genqual.engines import evidence, preflight, runtime
+from genqual.engines import caches, evidence, preflight, runtime
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.loops import BetweenSteps, ForcingProcessor, StepClock
 from genqual.engines.statistics import ScoreRecorder, on_host
@@ -38,6 +39,9 @@ class HfEngine:
     device: str = "cpu"
     first_logits: NDArray[np.float64] | None = None
     """What the pass that loading ends with said of its last token, (1, vocabulary): the first answer of the process."""
+    _cache: Any = None  # of one row and a few tokens: how much of what this model keeps
+    _state_bytes: int = 0
+    _lacks: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
@@ -107,8 +111,10 @@ class HfEngine:
             vocabulary=int(config.vocab_size),
             max_positions=positions,
             kv_bytes_per_token=kv_bytes,
+            state_bytes=self._state_bytes,
             weight_hash=self.weight_hash(),
             phases=dict(phases),
+            lacks=dict(self._lacks),
         )
 
     @runtime.mapping_oom
@@ -233,13 +239,18 @@ class HfEngine:
         """
         out = self.warm_pass()
         self.first_logits = on_host(out.logits[:, -1])
-        return self._measured(out.past_key_values)
+        return self._measured(caches.of_output(out))
 
     def _measured(self, cache: Any) -> int:
-        """Note the cache that the model makes on its own account; bytes of a token in it."""
-        self._cache_class = type(cache).__name__
-        self._keys = cache.layers[0].keys  # (1, heads, tokens, width) of this rank
-        return evidence.cache_bytes(cache) // WARM_TOKENS
+        """Note what the model keeps on its own account; bytes of a token in it.
+
+        It may keep keys and values, a state of fixed size, or both; `_lacks` says what that leaves out.
+        """
+        kind = self.model.config.get_text_config().model_type
+        self._cache, self._cache_class, self._state_bytes = cache, type(cache).__name__, caches.state_bytes(cache)
+        reasons = {"passes": caches.uncontinuable(kind, cache), "crop": caches.uncroppable(kind, cache)}
+        self._lacks = {ability: reason for ability, reason in reasons.items() if reason is not None}
+        return caches.cache_bytes(cache) // WARM_TOKENS
 
 
 def of_config(options: dict[str, Any]) -> dict[str, Any]:

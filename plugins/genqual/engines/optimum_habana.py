@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from genqual.engines.clocked import Phases
 
-import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from genqual.engines import evidence, gaudi
+from genqual.engines import caches, gaudi
 from genqual.engines.base import Generated, LoadRequest, TokenBatch
 from genqual.engines.deepspeed_inference import quiet
 from genqual.engines.gaudi_fp8 import Fp8
@@ -161,6 +160,6 @@ class OptimumHabana(HfEngine):
     def _measured(self, cache: Any) -> int:
         """As every engine's; the vendor keeps a cache as tuples, and a wrapped forward hides its arguments."""
         self._cache_class = type(cache).__name__
-        with contextlib.suppress(AttributeError):
-            return evidence.cache_bytes(cache) // WARM_TOKENS
+        if getattr(cache, "layers", None):
+            return caches.cache_bytes(cache) // WARM_TOKENS
         return sum(part.numel() * part.element_size() for layer in cache for part in layer[:2]) // WARM_TOKENS
