@@ -141,11 +141,12 @@ class Recorder:
         label: str = "",
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
+        begun: Workload | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
         `runs` are the timed runs, whose tokens are kept for an audit; `peaks` what a roofline probe measured, per
-        second and rank.
+        second and rank; `begun` the workload that the attempt began with, where a search ended at another.
         """
         kept = tuple(
             Metric.of(
@@ -168,7 +169,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, workload)} | ({"test": label} if label else {}),
+                labels={"subject": _subject(case, begun or workload)} | ({"test": label} if label else {}),
                 command=self._command,
             )
         )
