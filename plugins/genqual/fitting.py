@@ -49,6 +49,7 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
         protocol={**asked, "tried": [list(pair) for pair in found.tried]},
         inspection=inspection,
         label=label,
+        begun=workload,
     )
     return found, path
 

@@ -146,11 +146,13 @@ class Recorder:
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
         waived: Mapping[str, str] | None = None,
+        begun: Workload | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
         `waived` says of a metric why its failure is excused. `runs` are the timed runs, whose tokens are kept for an
-        audit; `peaks` what a roofline probe measured, per second and rank.
+        audit; `peaks` what a roofline probe measured, per second and rank; `begun` the workload that the attempt began
+        with, where a search ended at another.
         """
         kept = tuple(
             Metric.of(
@@ -173,7 +175,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, workload)}
+                labels={"subject": _subject(case, begun or workload)}
                 | ({"test": label} if label else {})
                 | {f"waived {name}": reason for name, reason in (waived or {}).items()},
                 command=self._command,

@@ -24,7 +24,9 @@ from genqual.models.spec import ModelSpec
 from genqual.pairs import Job, generate_pairs, problems
 from genqual.results import installed
 from genqual.spec import Case
+from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
+from tests.plugin.suite import suite
 
 BOS, TEMPLATE = "<s>", "{{ bos_token }}{% for one in messages %}{{ one.role }} {{ one.content }} {% endfor %}"
 
@@ -241,3 +243,31 @@ def test_messages_are_rendered_with_one_first_token(tmp_path: Path, job: Job) ->
     assert list(problems(asked, made.plan.model)) == []
     with pytest.raises(BadInput, match="no chat template here"):
         generate_pairs(ranks(), replace(asked, path=tmp_path / "other.jsonl"), quiet)
+
+
+def test_the_suite_generates_anew_for_other_weights_of_the_same_name(tmp_path: Path, job: Job) -> None:
+    """`--model=v1/llama`, then `v2/llama`, then other weights where v1 was."""
+
+    def run(place: str) -> str:
+        done = suite(
+            tmp_path,
+            *("-m", f"{CPU} and conformance", "--engine", "transformers", "--dtype", "fp32", f"--model={place}"),
+            *(f"--prompts={job.source}", "--new-tokens", "4", "-k", "test_every_prompt_of_a_data_set", "-rA"),
+            timeout=400,
+        )
+        return done.stdout + done.stderr
+
+    first = tokenized(tmp_path / "v1" / "llama")
+    second = tokenized(tmp_path / "v2" / "llama", change=weights_of)
+    assert "1 passed" in run(first)
+    assert "1 passed" in run(second)
+    files = sorted((tmp_path / "pairs").glob("*.jsonl"))
+    texts = [[json.loads(line)["tokens"] for line in file.read_text().splitlines()] for file in files]
+    assert len(texts) == 2
+    assert texts[0] != texts[1]
+    before = [file.read_bytes() for file in files]
+    tokenized(tmp_path / "v1" / "llama", change=weights_of)
+    said = run(first)
+    assert "1 failed" in said
+    assert "differ in: model." in said
+    assert [file.read_bytes() for file in files] == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from genqual.results.record import Record
 from genqual.results.report.rows import rows
 from genqual.results.sources import load
 from genqual.results.spool import Spool
+from genqual.results.trust.journal import noted
 from genqual.spec import Case, Workload
 from tests.results.make import record, verdict
 
@@ -160,6 +162,28 @@ def test_an_engine_that_cannot_run_a_case_any_more_takes_its_numbers_away(
     assert (row.run, row.status, row.message) == ("run-2", "unsupported", "no kernel")
     assert len(load(str(tmp_path / "spool"))) == 2
     assert path.is_file()
+
+
+def test_a_search_that_ends_at_another_workload_leaves_no_attempt_open(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    one, metric = recorder("run-1"), Measured("largest_batch", "rows", 8.0, (8.0,), "by bisection", "higher", "")
+    with one.attempt(CASE, ASKED, weights_sha256=WEIGHTS, protocol=PROTOCOL):
+        pass
+    one.measurement(
+        CASE,
+        replace(ASKED, batch=8),
+        {"largest_batch": metric},
+        {},
+        weights_sha256=WEIGHTS,
+        protocol=PROTOCOL,
+        inspection=INSPECTION,
+        begun=ASKED,
+    )
+    (made,) = newest(tmp_path)
+    begun = noted(tmp_path / "run-1.jsonl").begun
+    assert made.workload.batch == 8
+    assert begun == {made.labels["subject"]: 1}
 
 
 def judged(run: str, said: str, steps: int | None, count: int) -> Record:

@@ -213,8 +213,8 @@ def _table(path: Path, separator: str) -> Rows:
         except csv.Error as error:  # read on, a field would end where it does not, and rows be lost
             where = f"{path}, line {rows.reader.line_num + noted}"
             raise BadInput(
-                f"prompts {where}: {error}; put a text that holds quotes in quotes as a whole, write each of its own "
-                "twice, or name the file .txt if each line is a prompt"
+                f"prompts {where}: {error}; put a text that holds quotes in quotes as a whole and write each of its "
+                "own twice, or name the file .txt if each line is a prompt"
             ) from error
 
 
