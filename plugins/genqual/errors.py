@@ -37,7 +37,10 @@ class OutOfMemory(GenqualError):
 
 
 class EngineFailed(GenqualError):
-    """Every rank raised, in step, so the group is still usable; the message carries the earliest traceback."""
+    """Every rank raised, in step, so the group is still usable; the message carries the earliest traceback.
+
+    Of a model that could not be loaded it names the log that has it.
+    """
 
 
 def pip_install(*packages: str, extra: str = "") -> str:
