@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from genqual.devices.registry import devices
+from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.judging import Judging
 from genqual.models.prompts import synthetic_rows
@@ -18,7 +21,7 @@ from genqual.performance.launches import Measurement, Measurements
 from genqual.performance.verdict import GateResult
 from genqual.ranks.handle import Generator
 from genqual.recording import Recorder
-from genqual.spec import Case, Json, Workload, compute_dtype
+from genqual.spec import REPEATED, Case, Json, Workload, compute_dtype
 
 WARMUP: Final = 1
 PROBE: Final = "genqual.performance.roofline:probe"
@@ -87,11 +90,16 @@ class Measuring:
                 found,
                 gates,
                 weights_sha256=weights_sha256,
-                protocol={"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none", **self._protocol},
+                protocol={
+                    **{"warmup": WARMUP, "repetitions": self._repetitions, "hook": "none"},
+                    **({"prompts_sent": "each once"} if _fresh(generator, workload) else {}),
+                    **self._protocol,
+                },
                 inspection=inspection,
                 status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
                 message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
                 label=label,
+                labels=_labels(generator, measured),
                 runs=measured.runs,
                 peaks=self._peaks(case),
             )
@@ -100,8 +108,12 @@ class Measuring:
 
     def _measure(self, generator: Generator, workload: Workload) -> Measurement:
         case = generator.case
-        vocabulary = generator.loaded[0].vocabulary
-        rows = synthetic_rows(vocabulary, workload.batch, workload.input_length, seed=0)
+        shape = (generator.loaded[0].vocabulary, workload.batch, workload.input_length)
+        rows: Any = partial(generator.prompts.rows, *shape)
+        if not _outlives(generator):
+            rows = synthetic_rows(*shape, seed=0)
+        elif not _fresh(generator, workload):
+            rows = rows()  # no other workload's, so that the warm-up alone fills the cache
         self._progress(f"measuring {case} {workload.id}")
         with generator.undisturbed():
             return launches.measure(
@@ -121,6 +133,7 @@ class Measuring:
             measured.loaded,
             rooflines=self._roofline(generator),
             peak_memory=measured.peak_memory,
+            hits=measured.workload.prompts == REPEATED,
         )
 
     def _roofline(self, generator: Generator) -> tuple[Roofline, ...]:
@@ -161,6 +174,28 @@ class Measuring:
             for name, one in found.items()
             if name in asked or name not in GATED or measured.workload != question.gated[name]
         }
+
+
+def _outlives(generator: Generator) -> bool:
+    """Whether the engine's cache may hold what earlier requests sent: it is another's process, which stays."""
+    return engine(generator.case.engine).tier == "tokens"
+
+
+def _fresh(generator: Generator, workload: Workload) -> bool:
+    """Whether every request sends prompts that no other did."""
+    return _outlives(generator) and workload.prompts != REPEATED
+
+
+def _labels(generator: Generator, measured: Measurement) -> dict[str, str]:
+    """What a record keeps of a run beside its metrics: the prompts' seed, what a cache answered, the first piece."""
+    runs = measured.runs
+    found = {"prompt_seed": generator.prompts.seed} if _outlives(generator) else {}
+    if any(run.cached_tokens is not None for run in runs):
+        told = [None if run.cached_tokens is None else run.cached_tokens.tolist() for run in runs]
+        found["cached_tokens"] = json.dumps(told)
+    if any(metrics.first_piece(run) > 1 for run in runs):
+        found["first_piece"] = json.dumps([metrics.first_piece(run) for run in runs])
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -118,13 +118,14 @@ class Recorder:
         status: Status = "ok",
         message: str = "",
         label: str = "",
+        labels: Mapping[str, str] | None = None,
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
         `runs` are the timed runs, whose tokens are kept for an audit; `peaks` what a roofline probe measured, per
-        second and rank.
+        second and rank; `labels` are kept beside the test's, and are no part of the key.
         """
         kept = tuple(
             Metric.of(
@@ -147,7 +148,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, workload)} | ({"test": label} if label else {}),
+                labels={"subject": _subject(case, workload), **(labels or {})} | ({"test": label} if label else {}),
                 command=self._command,
             )
         )
