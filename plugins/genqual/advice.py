@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from genqual.conformance.judgement import Judgement
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
-from genqual.spec import Case, compute_dtype
+from genqual.engines.server_request import suspicion
+from genqual.spec import Case, Json, compute_dtype
 
 
 def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -> str:
@@ -16,6 +20,13 @@ def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -
     if judgement.tier == "logits":
         said.append(_next(case, judgement))
     return " ".join(one for one in said if one)
+
+
+def suspected(judgement: Judgement, inspection: Mapping[str, Json]) -> Judgement:
+    """A failed judgement that names what may have changed the text before the engine did: what its server refused."""
+    refused = inspection.get("refused")
+    words = suspicion(map(str, refused)) if isinstance(refused, list) and judgement.status == "fail" else ""
+    return replace(judgement, explanation=f"{judgement.explanation} {words}") if words else judgement
 
 
 def _next(case: Case, judgement: Judgement) -> str:
