@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from genqual.conformance.judgement import Judgement
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
+from genqual.engines.server_request import suspicion
 from genqual.options import Options
-from genqual.spec import Case, Workload, compute_dtype
+from genqual.spec import Case, Json, Workload, compute_dtype
 
 TESTS: Final = {
     "ttft": "test_time_to_first_token",
@@ -28,6 +31,13 @@ def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -
     if judgement.tier == "logits":
         said.append(_next(case, judgement))
     return " ".join(one for one in said if one)
+
+
+def suspected(judgement: Judgement, inspection: Mapping[str, Json]) -> Judgement:
+    """A failed judgement that names what may have changed the text before the engine did: what its server refused."""
+    refused = inspection.get("refused")
+    words = suspicion(map(str, refused)) if isinstance(refused, list) and judgement.status == "fail" else ""
+    return replace(judgement, explanation=f"{judgement.explanation} {words}") if words else judgement
 
 
 def _next(case: Case, judgement: Judgement) -> str:

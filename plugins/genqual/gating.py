@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from genqual.devices.registry import devices
+from genqual.engines.registry import engine
 from genqual.errors import EngineFailed, OutOfMemory
 from genqual.models.prompts import synthetic_rows
 from genqual.performance import admission, sampled
 from genqual.performance.baseline import Entry, Launch, Subject
-from genqual.performance.design import SECTIONS, Job, frozen_source
+from genqual.performance.design import SECTIONS, SLOW_EVERY, Job, frozen_source
 from genqual.performance.metrics import BadClock
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.handle import Generator
@@ -151,6 +152,11 @@ class CaseLaunches:
             "slowdown": job.slowdown,
             "threads": generator.plan.placement.threads,
         }
+        if engine(generator.case.engine).tier == "tokens":
+            # Its cache outlives a launch: the next one may not send what this one did.
+            fresh = generator.prompts
+            numbers: list[Json] = [*fresh.take(self._requests())]
+            params["fresh"] = {"vocabulary": vocabulary, "seed": fresh.seed, "numbers": numbers}
         return generator.invoke(ENTRY, params, rows)
 
     def _unmeasured(self, replies: Sequence[Reply], loads: Sequence[float]) -> dict[str, str]:
@@ -162,6 +168,14 @@ class CaseLaunches:
         if "memory" in self.job.workloads and max(reply.value["peak_bytes"] for reply in replies) <= 0:
             found["peak_memory"] = "memory was not read in this launch"
         return found
+
+    def _requests(self) -> int:
+        """How many prompts a launch sends at most, of an engine without a hook between steps; see `alternate`."""
+        calls = self.job.calls
+        return sum(
+            workload.batch * (1 + SLOW_EVERY * calls.get(section, 0))
+            for section, workload in self.job.workloads.items()
+        )
 
     def _metrics(
         self, replies: Sequence[Reply], loads: Sequence[float], unmeasured: Mapping[str, str]

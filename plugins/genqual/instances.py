@@ -14,6 +14,7 @@ import numpy as np
 from genqual.devices.base import Placement
 from genqual.devices.registry import devices
 from genqual.engines.base import Generated, TokenBatch
+from genqual.engines.registry import engine
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.inspecting import ran
 from genqual.measuring import WARMUP
@@ -68,11 +69,15 @@ def _measure(run: Run, case: Case, workload: Workload, count: int) -> tuple[list
         run.pool.computing(replace(plan, placement=whole)),
         _live([replace(plan, placement=share) for share in shares], run) as live,
     ):
-        rows = synthetic_rows(live[0].loaded[0].vocabulary, workload.batch, workload.input_length, seed=0)
+        shape = (live[0].loaded[0].vocabulary, workload.batch, workload.input_length)
+        alike = engine(case.engine).tier != "tokens"  # else one server may answer all, from its cache
+        rows = synthetic_rows(*shape, seed=0)
+        count_of_runs = WARMUP + repetitions
+        own = [[TokenBatch.of(run.prompts.rows(*shape)) for _ in range(count_of_runs)] for _ in live if not alike]
         run.progress(f"measuring {count} instances of {case} {workload.id}")
-        runs = _at_once(live, TokenBatch.of(rows), workload.new_tokens, WARMUP + repetitions)[WARMUP:]
+        runs = _at_once(live, own or TokenBatch.of(rows), workload.new_tokens, count_of_runs)[WARMUP:]
         inspection = ran(live[0])
-    if any(not np.array_equal(one.tokens, runs[0][0].tokens) for each in runs for one in each):
+    if alike and any(not np.array_equal(one.tokens, runs[0][0].tokens) for each in runs for one in each):
         raise EngineFailed(f"{case}: instances side by side gave different tokens for the same prompts")
     return runs, inspection
 
@@ -107,23 +112,29 @@ def _live(plans: list[GroupPlan], run: Run) -> Iterator[list[Generator]]:
         yield live
 
 
-def _at_once(live: list[Generator], batch: TokenBatch, new_tokens: int, repetitions: int) -> list[list[Generated]]:
-    """Runs by repetition and instance; no instance begins one before all have ended the one before."""
+def _at_once(
+    live: list[Generator], batch: TokenBatch | list[list[TokenBatch]], new_tokens: int, repetitions: int
+) -> list[list[Generated]]:
+    """Runs by repetition and instance; no instance begins one before all have ended the one before.
+
+    `batch` is the same for all, or one for each instance and repetition.
+    """
+    batches = [[batch] * repetitions for _ in live] if isinstance(batch, TokenBatch) else batch
     start = threading.Barrier(len(live))
 
-    def serve(generator: Generator) -> list[Generated]:
+    def serve(generator: Generator, own: list[TokenBatch]) -> list[Generated]:
         runs = []
         try:
-            for _ in range(repetitions):
+            for one in own:
                 start.wait()
-                runs.append(generator.generate(batch, new_tokens))
+                runs.append(generator.generate(one, new_tokens))
         except BaseException:
             start.abort()  # the others would wait for this one for ever
             raise
         return runs
 
     with ThreadPoolExecutor(len(live)) as threads:
-        futures = [threads.submit(serve, generator) for generator in live]
+        futures = [threads.submit(serve, *each) for each in zip(live, batches, strict=True)]
     fell = [error for error in (future.exception() for future in futures) if error is not None]
     for error in sorted(fell, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
         raise error

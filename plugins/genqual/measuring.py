@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from genqual.devices.registry import devices
+from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.judging import Judging
 from genqual.models.prompts import synthetic_rows
@@ -18,7 +21,7 @@ from genqual.performance.launches import Measurement, Measurements
 from genqual.performance.verdict import GateResult
 from genqual.ranks.handle import Generator
 from genqual.recording import Recorder, evidence
-from genqual.spec import Case, Json, Workload, compute_dtype
+from genqual.spec import REPEATED, Case, Json, Workload, compute_dtype
 
 WARMUP: Final = 1
 PROBE: Final = "genqual.performance.roofline:probe"
@@ -63,6 +66,11 @@ class Measuring:
         self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
         self._published: dict[tuple[Case, Workload], Published] = {}
 
+    def protocol_of(self, case: Case, workload: Workload) -> dict[str, Json]:
+        """How this workload is measured; of a measurement that failed, too."""
+        own: dict[str, Json] = {"prompts_sent": "each once"} if _fresh(case, workload) else {}
+        return {**self.protocol, **own}
+
     def publish(
         self,
         generator: Generator,
@@ -91,7 +99,7 @@ class Measuring:
                 case,
                 workload,
                 weights_sha256=weights_sha256,
-                protocol=self.protocol,
+                protocol=self.protocol_of(case, workload),
                 inspect=inspect,
                 label=label,
             ):
@@ -107,11 +115,12 @@ class Measuring:
                 found,
                 gates,
                 weights_sha256=weights_sha256,
-                protocol=self.protocol,
+                protocol=self.protocol_of(case, workload),
                 inspection=self._inspected[key],
                 status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
                 message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
                 label=label,
+                labels=_labels(generator, measured),
                 runs=measured.runs,
                 peaks=self._peaks(case),
                 waived={name: reason for name, gate in gates.items() if (reason := excuse(case, workload, name, gate))},
@@ -121,8 +130,12 @@ class Measuring:
 
     def _measure(self, generator: Generator, workload: Workload) -> Measurement:
         case = generator.case
-        vocabulary = generator.loaded[0].vocabulary
-        rows = synthetic_rows(vocabulary, workload.batch, workload.input_length, seed=0)
+        shape = (generator.loaded[0].vocabulary, workload.batch, workload.input_length)
+        rows: Any = partial(generator.prompts.rows, *shape)
+        if not _outlives(generator.case):
+            rows = synthetic_rows(*shape, seed=0)
+        elif not _fresh(generator.case, workload):
+            rows = rows()  # no other workload's, so that the warm-up alone fills the cache
         self._progress(f"measuring {case} {workload.id}")
         with generator.undisturbed():
             return launches.measure(
@@ -142,6 +155,7 @@ class Measuring:
             measured.loaded,
             rooflines=self._roofline(generator),
             peak_memory=measured.peak_memory,
+            hits=measured.workload.prompts == REPEATED,
         )
 
     def _roofline(self, generator: Generator) -> tuple[Roofline, ...]:
@@ -182,6 +196,28 @@ class Measuring:
             for name, one in found.items()
             if name in asked or name not in GATED or measured.workload != question.gated[name]
         }
+
+
+def _outlives(case: Case) -> bool:
+    """Whether the engine's cache may hold what earlier requests sent: it is another's process, which stays."""
+    return engine(case.engine).tier == "tokens"
+
+
+def _fresh(case: Case, workload: Workload) -> bool:
+    """Whether every request sends prompts that no other did."""
+    return _outlives(case) and workload.prompts != REPEATED
+
+
+def _labels(generator: Generator, measured: Measurement) -> dict[str, str]:
+    """What a record keeps of a run beside its metrics: the prompts' seed, what a cache answered, the first piece."""
+    runs = measured.runs
+    found = {"prompt_seed": generator.prompts.seed} if _outlives(generator.case) else {}
+    if any(run.cached_tokens is not None for run in runs):
+        told = [None if run.cached_tokens is None else run.cached_tokens.tolist() for run in runs]
+        found["cached_tokens"] = json.dumps(told)
+    if any(metrics.first_piece(run) > 1 for run in runs):
+        found["first_piece"] = json.dumps([metrics.first_piece(run) for run in runs])
+    return found
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -186,6 +186,7 @@ class Options:
     shrink: bool = True
     endpoint: str | None = None
     served_model: str | None = None
+    prompt_seed: str | None = None
     engine_command: str | None = None
 
     @property
@@ -247,6 +248,7 @@ class Options:
             state_dir=get("genqual_state_dir"),
             endpoint=get("genqual_endpoint"),
             served_model=get("genqual_served_model"),
+            prompt_seed=get("genqual_prompt_seed"),
             engine_command=get("genqual_engine_command"),
             waivers=get("genqual_waivers"),
             explore=get("genqual_explore"),
@@ -349,6 +351,14 @@ def add_options(parser: pytest.Parser) -> None:
         dest="genqual_served_model",
         metavar="NAME",
         help="of --engine server: the model's name there; default: the only one that the server lists",
+    )
+    add(
+        "--prompt-seed",
+        dest="genqual_prompt_seed",
+        metavar="SEED",
+        help="of engines whose cache outlives a request (server, external): timed prompts follow from it, each is sent"
+        " once; default: another for each session, in the records' labels. A server that has seen a seed knows its"
+        " prompts",
     )
     add(
         "--engine-command",

@@ -162,7 +162,10 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 def _wanted(item: pytest.Item, options: Options) -> bool:
-    """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them."""
+    """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
+
+    Repeated prompts are for engines whose cache outlives a request.
+    """
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
     if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"limits"}:
@@ -171,6 +174,9 @@ def _wanted(item: pytest.Item, options: Options) -> bool:
         return options.instances > 1
     if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"largest_batch"}:
         return item.config.stash[_SELECTION].profile.largest_batch is not None
+    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"prompt_cache"}:
+        case = _case_of(item)  # an engine that we load ourselves starts every request with an empty cache
+        return case is not None and engine(case.engine).tier == "tokens"
     needs = {mark.kwargs.get("needs") for mark in item.iter_markers("conformance")}
     return "prompts" not in needs or options.prompts is not None
 
@@ -264,7 +270,7 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
     if "largest_batch" in needs:
         return workload, fitting.protocol(run)
     if "limits" in needs or any("metric" in mark for mark in marks):
-        return workload, run.measuring.protocol
+        return workload, run.measuring.protocol_of(case, workload) if (case := _case_of(item)) else {}
     return None, {}
 
 

@@ -143,6 +143,7 @@ class Recorder:
         message: str = "",
         phase: str = "generate",
         label: str = "",
+        labels: Mapping[str, str] | None = None,
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
         waived: Mapping[str, str] | None = None,
@@ -152,7 +153,7 @@ class Recorder:
 
         `waived` says of a metric why its failure is excused. `runs` are the timed runs, whose tokens are kept for an
         audit; `peaks` what a roofline probe measured, per second and rank; `begun` the workload that the attempt began
-        with, where a search ended at another.
+        with, where a search ended at another; `labels` are kept beside the test's, and are no part of the key.
         """
         kept = tuple(
             Metric.of(
@@ -175,7 +176,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, begun or workload)}
+                labels={"subject": _subject(case, begun or workload), **(labels or {})}
                 | ({"test": label} if label else {})
                 | {f"waived {name}": reason for name, reason in (waived or {}).items()},
                 command=self._command,

@@ -33,6 +33,7 @@ from genqual.inspecting import Inspections, ran_if_alive
 from genqual.judging import Judging, Question
 from genqual.measuring import Measuring, Published
 from genqual.models import weights
+from genqual.models.fresh_prompts import FreshPrompts
 from genqual.models.registry import resolve
 from genqual.options import Options
 from genqual.oracles import Oracles
@@ -148,6 +149,7 @@ class Run:
         """The handle of `case`; its ranks start at the first call."""
         if case not in self._generators:
             self._generators[case] = Generator(self.pool, self._plan(case))
+            self._generators[case].prompts = self.prompts
         return self._generators[case]
 
     def begin(self, case: Case, beside: Case) -> None:
@@ -250,6 +252,11 @@ class Run:
         profile = self.selection.profile
         return Measuring(profile.repetitions, self.progress, self._judging(), profile.protocol)
 
+    @cached_property
+    def prompts(self) -> FreshPrompts:
+        """What engines whose cache outlives a request are timed with."""
+        return FreshPrompts.of_process(self.options.prompt_seed or self.id)
+
     def _judging(self) -> Judging:
         options = self.options
         question = Question(
@@ -268,6 +275,7 @@ class Run:
             build = build_of(str(self.options.baseline_from), self.state / "builds")
             plan = replace(self._plan(case), python=build.python, path=build.path)
             self._others[case] = Generator(self.pool, plan)
+            self._others[case].prompts = self.prompts
         return self._others[case]
 
     def _why_not_right(self, case: Case) -> str:

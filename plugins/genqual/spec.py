@@ -54,23 +54,34 @@ def compute_dtype(precision: str) -> str:
     return SCHEMES.get(precision, precision)
 
 
+REPEATED: Final = "repeated"
+"""The prompts of a workload whose time to first token is that of a prefix cache's hit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked of a model: `batch` rows of `input_length` real tokens, `new_tokens` more for each."""
+    """What is asked of a model: `batch` rows of `input_length` real tokens, `new_tokens` more for each.
+
+    `prompts` is empty, or REPEATED: every request sends the same rows, so that a prefix cache answers them.
+    """
 
     batch: int
     input_length: int
     new_tokens: int
+    prompts: str = ""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value < 1:
+        for name in ("batch", "input_length", "new_tokens"):
+            if (value := getattr(self, name)) < 1:
                 raise BadInput(f"{name} {value}: must be at least 1")
+        if self.prompts not in ("", REPEATED):
+            raise BadInput(f"prompts {self.prompts!r}: a workload's are {REPEATED!r}, or its own kind's, which is ''")
 
     @property
     def id(self) -> str:
-        """Short and stable, as it stands in a test id: `b1-i128-n32`."""
-        return f"b{self.batch}-i{self.input_length}-n{self.new_tokens}"
+        """Short and stable, as it stands in a test id: `b1-i128-n32`, `repeated-b1-i128-n32`."""
+        kind = f"{self.prompts}-" if self.prompts else ""
+        return f"{kind}b{self.batch}-i{self.input_length}-n{self.new_tokens}"
 
 
 def last_word(model: str) -> str:

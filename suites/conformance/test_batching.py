@@ -8,12 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from genqual.conformance import judge
+from genqual.conformance.judge_free import Rescore
 from genqual.conformance.judge_own import rows_of
 from genqual.conformance.judgement import Judgement
 from genqual.drawing import rows
 from genqual.engines.base import TokenBatch
 from genqual.given import Drawn, Judge, Passage, Text
 from genqual.ranks.handle import Generator
+from genqual.shown import asked_alone, asked_between, tokens_only
 
 pytestmark = pytest.mark.conformance("batching")
 
@@ -21,8 +23,13 @@ WIDTHS = (31, 32, 33, 63, 64, 65, 127, 128, 129)  # of the whole batch: tiles of
 
 
 @pytest.mark.parametrize("row", [0, 3], ids="row{}".format)
-def test_a_row_does_not_see_its_neighbours(generator: Generator, passage: Passage, row: int, judge_it: Judge) -> None:
+def test_a_row_does_not_see_its_neighbours(
+    generator: Generator, passage: Passage, rescore: Rescore, row: int, judge_it: Judge
+) -> None:
     """The row alone against the row in its batch."""
+    if tokens_only(generator):
+        judge_it(asked_alone(generator, passage.reference, rescore, row))
+        return
     together = generator.score_once(passage.prompts, passage.forced)
     alone = generator.score(*passage.row(row))
     judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype))
@@ -76,10 +83,18 @@ def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passag
 
 
 def test_a_request_leaves_nothing_behind(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+    generator: Generator, passage: Passage, token: SearchStrategy[int], rescore: Rescore, drawn: Drawn
 ) -> None:
     """A request, any other, and the first again: the same bits as before."""
     some = passage.few(2, 5)
+    if tokens_only(generator):
+        known = passage.reference.select(rows=[0, 1], steps=5) if passage.reference else None
+
+        def judged(other: list[list[int]], steps: int) -> Judgement:
+            return asked_between(generator, known, rescore, TokenBatch.of(other), steps)
+
+        drawn(judged, most=3, other=rows(token, most_rows=4), steps=st.integers(1, 6))
+        return
     first = generator.score(some.prompts, some.forced)
 
     def check(other: list[list[int]], steps: int) -> Judgement:

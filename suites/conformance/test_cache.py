@@ -7,11 +7,13 @@ import pytest
 from hypothesis import strategies as st
 
 from genqual.conformance import judge
+from genqual.conformance.judge_free import Rescore
 from genqual.conformance.judgement import Judgement
 from genqual.drawing import cuts
 from genqual.engines.base import TokenBatch
 from genqual.given import Drawn, Judge, Passage, Text
 from genqual.ranks.handle import Generator
+from genqual.shown import asked_on, tokens_only
 from genqual.spec import SHARED_ROUNDING
 
 pytestmark = pytest.mark.conformance("cache")
@@ -19,8 +21,11 @@ pytestmark = pytest.mark.conformance("cache")
 EDGES = (32, 64, 128)
 
 
-def test_cache_equals_no_cache(generator: Generator, passage: Passage, judge_it: Judge) -> None:
-    """The decode loop with its cache against a single pass that has none."""
+def test_cache_equals_no_cache(generator: Generator, passage: Passage, rescore: Rescore, judge_it: Judge) -> None:
+    """The decode loop with its cache against a single pass that has none; of a server, its cache of prefixes."""
+    if tokens_only(generator):
+        judge_it(asked_on(generator, passage.reference, rescore))
+        return
     cached = generator.score_once(passage.prompts, passage.forced)
     single = generator.score_prefill(passage.prompts, passage.forced)
     judge_it(passage.same(cached, single, dtype=generator.case.dtype))

@@ -5,15 +5,22 @@ from __future__ import annotations
 import pytest
 
 from genqual.conformance import judge, judge_own
+from genqual.conformance.judge_free import Rescore
 from genqual.engines.registry import engine
 from genqual.given import Judge, Passage
 from genqual.ranks.handle import Generator
+from genqual.shown import asked_again, tokens_only
 
 pytestmark = pytest.mark.conformance("repeat")
 
 
-def test_a_repeated_request_gives_the_same_bits(generator: Generator, passage: Passage, judge_it: Judge) -> None:
-    """Not only the same tokens: every statistic of every logit row, to the last bit."""
+def test_a_repeated_request_gives_the_same_bits(
+    generator: Generator, passage: Passage, rescore: Rescore, judge_it: Judge
+) -> None:
+    """Not only the same tokens: every statistic of every logit row, to the last bit; without logits, what is shown."""
+    if tokens_only(generator):
+        judge_it(asked_again(generator, passage.reference, rescore))
+        return
     first = generator.score(passage.prompts, passage.forced)
     second = generator.score(passage.prompts, passage.forced)
     judge_it(judge.judge_bitwise(first, second, dtype=generator.case.dtype))

@@ -13,6 +13,12 @@ def test_time_to_first_token(timed: Timed) -> None:
     timed("ttft")
 
 
+@pytest.mark.performance("latency", needs="prompt_cache")
+def test_first_token_of_a_repeated_prompt(repeated: Timed) -> None:
+    """TTFT where every request sends the same prompts: of a server's prefix cache, never to be mixed with the other."""
+    repeated("ttft")
+
+
 @pytest.mark.performance("latency", metric="tpot")
 def test_time_per_output_token(timed: Timed) -> None:
     """TPOT, the first token excluded."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 from genqual.engines.base import Generated, TokenBatch
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.models.fresh_prompts import fresh_row
 from genqual.models.registry import resolve
 from genqual.performance import alternate, frozen, roofline
 from genqual.performance.alternate import LOADS, SLOW_EVERY, Alternation, launch
@@ -144,6 +146,50 @@ def test_an_engine_without_a_hook_alternates_requests_with_bursts(clock: Clock) 
     assert len(times) == 3 * SLOW_EVERY
     assert times[marks[:, 1] == 0] == pytest.approx(np.array([[2.0, 1.0, 1.0]] * 9))
     assert times[marks[:, 1] == 1, 0] == pytest.approx(2.1)
+
+
+class Remote(Engine):
+    """Without a hook; what it was sent, and what it says of its cache and its pieces."""
+
+    def __init__(self, clock: Clock, **says: Any) -> None:
+        super().__init__(clock, hook=False)
+        self.sent: list[list[int]] = []
+        self.says = says
+
+    def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
+        self.sent += batch.rows
+        return replace(super().generate(batch, new_tokens), **self.says)
+
+
+def test_an_engine_whose_cache_outlives_a_request_is_sent_each_prompt_once(clock: Clock) -> None:
+    engine, ids = Remote(clock), np.ones((2, 4), dtype=np.int64)
+    numbers = list(range(100, 400, 2))
+    launch(
+        engine, sections=["memory", "decode", "prefill"], shape={"hidden": 64, "layers": 1, "dtype": "bf16"},
+        new_tokens=9, calls={"decode": 3, "prefill": 12}, slowdown=0.05, threads=1, decode=ids, prefill=ids, memory=ids,
+        fresh={"vocabulary": 1024, "seed": "a", "numbers": numbers},
+    )  # fmt: skip
+    requests = 1 + (1 + 3 * SLOW_EVERY) + (1 + 12 * SLOW_EVERY)
+    assert engine.sent == [fresh_row(1024, 4, "a", number) for number in numbers[: 2 * requests]]
+    assert len({row[0] for row in engine.sent}) == 2 * requests
+
+
+def test_a_prefill_that_a_cache_shortened_is_no_launch(clock: Clock) -> None:
+    engine = Remote(clock, cached_tokens=np.array([3]))
+    with pytest.raises(EngineFailed, match="a prefix cache answered 3 tokens of a prompt"):
+        run(engine, "prefill")
+    assert len(run(engine, "decode")["decode_times"]) == 3 * SLOW_EVERY, "a step is one all the same"
+
+
+def test_a_step_is_of_the_tokens_after_the_first_piece(clock: Clock) -> None:
+    """Nine tokens of which five arrive with the first: four took what came after."""
+    found = run(Remote(clock, pieces=np.array([0] * 5 + [1] * 4)), "decode")
+    marks = found["decode_marks"]
+    assert found["decode_times"][marks[:, 1] == 0, 0] == pytest.approx(8 * 2.0 / 4)
+    with pytest.raises(EngineFailed, match="all arrived in one piece"):
+        run(Remote(clock, pieces=np.zeros(9, dtype=np.int64)), "decode")
+    with pytest.raises(EngineFailed, match="nobody says"):
+        run(Remote(clock, untold="nobody says"), "decode")
 
 
 def test_the_share_of_its_cores_is_of_the_time_that_is_measured(clock: Clock) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genqual.engines.base import Generated
 from genqual.performance.definitions import DEFINITIONS, table
 from genqual.performance.metrics import BadClock, Metric, compute
 from genqual.spec import Workload
@@ -101,6 +104,61 @@ def test_the_order_of_repetitions_does_not_matter(runs_gaps: list[list[float]], 
     shuffled = random.sample(runs_gaps, len(runs_gaps))
     for name, metric in of(runs_gaps).items():
         assert of(shuffled)[name].value == pytest.approx(metric.value)
+
+
+def in_pieces(sizes: list[int], gap_s: float = 0.01, **more: Any) -> Generated:
+    """A run whose tokens arrive in pieces of `sizes`, `gap_s` apart, the first after 0.5 s; in a piece 1 ns apart."""
+    pieces = np.repeat(np.arange(len(sizes)), sizes)
+    steps = 0.5 + gap_s * pieces + 1e-9 * np.arange(len(pieces))
+    return replace(run(steps.tolist()), pieces=pieces, **more)
+
+
+def test_tokens_that_arrive_together_have_no_gap_between_them() -> None:
+    """32 tokens in pieces of 16, 8, 4 and 4: 30 ms for the sixteen after the first piece, and not 30 ms for 31."""
+    found = compute([in_pieces([16, 8, 4, 4])], Workload(1, 8, 32), [rank()], rooflines=[roofline()])
+    assert value(found["ttft"]) == 0.5
+    assert value(found["tpot"]) == pytest.approx(1.875e-3, rel=1e-5)
+    gaps = [0.01 / 8] * 8 + [0.01 / 4] * 8
+    for name, level in (("itl_p50", 0.5), ("itl_p90", 0.9), ("itl_p99", 0.99)):
+        assert value(found[name]) == pytest.approx(float(np.quantile(gaps, level)), rel=1e-4)
+        assert "pieces of up to 16" in found[name].note
+    assert value(found["mbu"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("one", "missing", "words"),
+    [
+        (
+            in_pieces([32]),
+            {"tpot", "itl_p50", "itl_p90", "itl_p99", "mbu"},
+            "all 32 tokens of repetition 1 arrived in one",
+        ),
+        (in_pieces([1, 31], untold="nobody says"), {"itl_p50", "itl_p90", "itl_p99"}, "nobody says"),
+        (
+            replace(in_pieces([16, 16]), pieces=None, untold="nobody says"),
+            {"tpot", "itl_p50", "itl_p90", "itl_p99", "mbu"},
+            "nobody says",
+        ),
+    ],
+    ids=["one piece", "only the first piece is told", "nothing is told"],
+)
+def test_what_pieces_do_not_tell_is_withheld_with_the_reason(one: Generated, missing: set[str], words: str) -> None:
+    found = compute([in_pieces([16, 8, 8]), one], Workload(1, 8, 32), [rank()], rooflines=[roofline()], peak_memory=1)
+    assert {name for name, metric in found.items() if metric.value is None} == missing
+    assert all(words in found[name].note for name in missing)
+
+
+@pytest.mark.parametrize(("cached", "hit"), [([0, 0], False), ([1, -1], False), ([0, 16], True)])
+def test_a_prompt_that_a_cache_answered_has_no_ttft_but_where_hits_are_asked_for(cached: list[int], hit: bool) -> None:
+    one = replace(run([1.0, 2.0, 3.0], batch=2), cached_tokens=np.array(cached))
+    workload = Workload(2, 8, 3)
+    found = compute([one], workload, [rank()])
+    assert (found["ttft"].value is None) == hit
+    assert ("row 1" in found["ttft"].note) == hit
+    assert value(found["tpot"]) == 1.0
+    assert compute([one], workload, [rank()], hits=True)["ttft"].value is None, "no row or only one was answered"
+    both = replace(one, cached_tokens=np.array([7, 7]))
+    assert value(compute([both], workload, [rank()], hits=True)["ttft"]) == 1.0
 
 
 def test_one_token_has_no_tpot_and_says_why() -> None:

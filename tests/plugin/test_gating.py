@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from genqual.gating import CaseLaunches
+from genqual.models.fresh_prompts import FreshPrompts
 from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.links import Reply
@@ -26,6 +27,8 @@ GATED = gated_workloads([Workload(1, 16, 9)])
 class Ranks:
     """A generator whose two ranks answer what was written down; `lost` is raised instead."""
 
+    engine = "transformers"
+
     def __init__(
         self,
         *loads: dict[str, Any],
@@ -33,11 +36,13 @@ class Ranks:
         lost: GroupLost | None = None,
         again: list[float] | None = None,
     ) -> None:
-        self.case = Case(CPU, "transformers", "llama-30m", "bf16", len(loads))
+        self.case = Case(CPU, self.engine, "llama-30m", "bf16", len(loads))
         self.loaded = [rank(**facts) for facts in loads]
         self.plan = SimpleNamespace(placement=SimpleNamespace(threads=1))
         self.storage, self.lost, self.again = storage, lost, again
         self.asked: list[str] = []
+        self.prompts = FreshPrompts("a")
+        self.fresh: list[Any] = []
 
     def restart(self) -> None:
         self.asked.append("restart")
@@ -49,6 +54,7 @@ class Ranks:
 
     def invoke(self, entry: str, params: dict[str, Any], rows: dict[str, np.ndarray[Any, Any]]) -> list[Reply]:
         self.asked += params["sections"]
+        self.fresh.append(params.get("fresh"))
         if self.lost is not None:
             raise self.lost
         value = {
@@ -94,6 +100,25 @@ def test_one_load_is_not_compared_with_many() -> None:
         assert [said in reason for reason in here.why_not("load_s", known, "engine")] == [True]
         alike = known.model_copy(update={"launches": (here.metrics["load_s"],)})
         assert here.why_not("load_s", alike, "engine") == []
+
+
+class Server(Ranks):
+    """Another's process, which stays when its client is started afresh."""
+
+    engine = "server"
+
+
+def test_no_launch_sends_a_server_what_another_has_sent() -> None:
+    ranks, other = Server({"load_s": 9.0}), Ranks({"load_s": 9.0})
+    for one in (ranks, other):
+        lists = launches(one, "load_s", "peak_memory")
+        lists.extend()
+        lists.extend()
+    assert other.fresh == [None, None], "what we start ourselves starts with an empty cache"
+    first, second = (set(fresh["numbers"]) for fresh in ranks.fresh)
+    assert first
+    assert not first & second
+    assert {fresh["seed"] for fresh in ranks.fresh} == {"a"}
 
 
 def test_a_launch_that_dies_is_one_that_failed_and_says_why() -> None:

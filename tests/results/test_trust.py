@@ -321,6 +321,29 @@ def test_consistent_outputs_pass_every_audit() -> None:
     assert list(audit(measured())) == []
 
 
+def test_a_tpot_is_counted_again_over_the_tokens_after_the_first_piece() -> None:
+    """Of five tokens three arrived with the first piece; the record says so, and its TPOT is of the other two."""
+    made = measured()
+    times = {metric.name: metric.samples for metric in made.metrics}
+    pairs = zip(times["ttft"], times["e2e"], strict=True)
+    tpot = tuple((end - first) / (NEW - 3) for first, end in pairs)
+    metrics = [
+        metric.model_copy(update={"samples": tpot, "value": float(np.median(tpot))})
+        if metric.name == "tpot"
+        else metric
+        for metric in made.metrics
+    ]
+    told = made.model_copy(update={"metrics": tuple(metrics), "labels": {**made.labels, "first_piece": "[3, 3, 3]"}})
+    assert list(audit(told)) == []
+    for labels in (
+        made.labels,
+        {**made.labels, "first_piece": "[2, 3, 3]"},
+        {**made.labels, "first_piece": "nonsense"},
+    ):
+        found = list(audit(told.model_copy(update={"labels": labels})))
+        assert [check for check, _ in found][:1] == ["samples"]
+
+
 def changed(path: str, value: Any) -> Record:
     body = as_dict(measured())
     holder: Any = body

@@ -55,6 +55,11 @@ class Envelope:
         errors = self.errors[:, :steps][:, :, rows]
         return Envelope(_pooled(errors, spread), self.sigma[:steps], errors, self.honest_runs)
 
+    def after(self, spread: F64, begun: int) -> Envelope:
+        """Of the steps from `begun` on; `spread` is of those."""
+        errors = self.errors[:, begun:]
+        return Envelope(_pooled(errors, spread), self.sigma[begun:], errors, self.honest_runs)
+
 
 def cell_errors(got: NDArray[np.float32], want: NDArray[np.float32]) -> F64:
     """RMS centred error (steps, rows), logit units, of projections `got` against `want`, both (steps, rows, 256)."""

@@ -120,3 +120,22 @@ class Reference:
             projections=self.projections[:count, chosen],
             envelopes={name: e.select(spread, chosen, count) for name, e in self.envelopes.items()},
         )
+
+    def after(self, begun: int) -> Reference:
+        """The same text with its first `begun` steps moved into the prompts. Raises BadInput when none is left."""
+        if not 0 <= begun < self.steps:
+            raise BadInput(f"{begun} steps in the prompts: the reference of {self.model} has {self.steps}")
+        spread = self.spread[begun:]
+        begins = [tuple(int(token) for token in row[:begun]) for row in self.forced]
+        return replace(
+            self,
+            prompts=tuple((*prompt, *more) for prompt, more in zip(self.prompts, begins, strict=True)),
+            tokens=self.tokens[begun:],
+            margins=self.margins[begun:],
+            top_ids=self.top_ids[begun:],
+            top_logits=self.top_logits[begun:],
+            logsumexp=self.logsumexp[begun:],
+            spread=spread,
+            projections=self.projections[begun:],
+            envelopes={name: e.after(spread, begun) for name, e in self.envelopes.items()},
+        )

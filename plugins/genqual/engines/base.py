@@ -235,6 +235,11 @@ class Generated:
     `streamed` (rows,) int64 are the first step's tokens as they were when TTFT was stamped; None where not known.
     `top_ids` int64 and `top_logprobs` float64 (new_tokens, rows, best) are the best tokens of each step with their
     natural log-probabilities, two at least; None where the engine does not tell, or was not asked.
+    `cached_tokens` (rows,) int64 are the prompt's tokens that a cache of earlier requests answered, -1 where the engine
+    does not say; None: it says so of no row.
+    `pieces` (new_tokens,) int64, never falling, has one number for all tokens that arrived together: the stamps of one
+    piece say nothing of its single tokens. None: each token arrived by itself. `untold` is why no token has a time of
+    its own, where nobody says how many tokens a piece had; `pieces` is then of the first piece only, or None.
     """
 
     tokens: NDArray[np.int64]
@@ -244,6 +249,9 @@ class Generated:
     streamed: NDArray[np.int64] | None = None
     top_ids: NDArray[np.int64] | None = None
     top_logprobs: NDArray[np.float64] | None = None
+    cached_tokens: NDArray[np.int64] | None = None
+    pieces: NDArray[np.int64] | None = None
+    untold: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,46 +8,35 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Generator, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import openai
 
-from genqual.engines.server_top import Said, said
+from genqual.engines.server_stream import Stream, short
 from genqual.errors import BadInput, EngineFailed
+
+__all__ = ["KEY", "SILENCE_S", "Client", "Stream"]
 
 KEY: Final = "GENQUAL_API_KEY"
 SILENCE_S: Final = 25.0  # a server that says nothing for so long has failed; below the deadline of the rank itself
 
-# What some servers need to be told and others refuse: give token ids back, and do not stop at an end of text.
-EXTRAS: Final[dict[str, Any]] = {"return_token_ids": True, "ignore_eos": True}
-
-
-@dataclass(slots=True)
-class Stream:
-    """What arrived for one prompt: pieces of text and of token ids, each with its time on this process's clock."""
-
-    texts: list[str] = field(default_factory=list)
-    ids: list[list[int]] = field(default_factory=list)
-    stamps: list[float] = field(default_factory=list)
-    best: list[Said] = field(default_factory=list)  # a token each, where log-probabilities were asked for and came
-    finish: str | None = None
-    prompt_tokens: int | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
 
 class Client:
-    """Greedy completions of one served model. `extras` are sent with each request."""
+    """Greedy completions of one served model. `extras` are sent with each request.
+
+    With `chat` the texts of prompts are sent as a user's message to `/chat/completions`, `length` being the name of
+    what limits the answer there. `status` and `said` are of
+    the last request that the server refused: its HTTP status (0: another end) and all that it answered.
+    """
 
     def __init__(self, endpoint: str, model: str | None) -> None:
         self._where = f"{urlsplit(endpoint).scheme}://{urlsplit(endpoint).netloc}{urlsplit(endpoint).path}"
         self.extras: dict[str, Any] = {}
         self.model = model or ""
+        self.chat, self.length = False, "max_tokens"
+        self.status, self.said = 0, ""
         limits = openai.Timeout(None, connect=10.0, read=SILENCE_S, write=SILENCE_S, pool=None)
         # One client on one event loop, so that connections are kept as real clients keep them. No retries: a retry
         # would be timed.
@@ -74,8 +63,14 @@ class Client:
     async def _names(self) -> list[str]:
         try:
             return [str(one.id) async for one in self._client.models.list()]
-        except Exception as error:  # noqa: BLE001 - as below
+        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.APIConnectionError) as error:
             raise self._told(error) from None
+        except Exception as error:  # noqa: BLE001 - as below
+            status = f"{error.status_code} " if isinstance(error, openai.APIStatusError) else ""
+            raise BadInput(
+                f"{self._where}: its list of models cannot be had ({status}{self._clean(str(error))}), so name the "
+                "model that it serves with --served-model"
+            ) from None
 
     def complete(self, prompts: Sequence[str | list[int]], new_tokens: int, **more: Any) -> tuple[float, list[Stream]]:
         """All `prompts` at once, one request each with `more` in it: when the first was sent, and what came back.
@@ -83,6 +78,7 @@ class Client:
         Raises BadInput when the server is not there, refuses the key or does not know the model, EngineFailed when it
         breaks off, falls silent or answers what is no stream of completions.
         """
+        self.status, self.said = 0, ""
         return self._loop.run(self._all(prompts, new_tokens, more))
 
     async def _all(
@@ -101,13 +97,17 @@ class Client:
     async def _one(self, row: int, prompt: str | list[int], new_tokens: int, more: dict[str, Any]) -> Stream:
         got = Stream()
         try:
-            pieces = await self._client.completions.create(
-                model=self.model, prompt=prompt, max_tokens=new_tokens, temperature=0.0, stream=True,
-                extra_body={**self.extras, **more},
-            )  # fmt: skip
-            async for piece in pieces:
-                now = time.perf_counter()
-                self._take(got, piece, now)
+            pieces = aiter(await self._request(prompt, new_tokens, {**self.extras, **more}))
+            now = 0.0
+            while True:
+                step = _Step(anext(pieces))
+                try:
+                    piece = await step
+                except StopAsyncIteration:
+                    break
+                # What one read of the network brought arrived together, in however many pieces.
+                now = time.perf_counter() if step.waited or not now else now
+                got.take(piece, now, self._where)
         except EngineFailed:
             raise
         except Exception as error:  # noqa: BLE001 - the client's transport is not ours to name; all of it is told
@@ -115,30 +115,24 @@ class Client:
             raise self._told(error, row=row, after=len(got.stamps)) from None
         return got
 
-    def _take(self, got: Stream, piece: Any, now: float) -> None:
-        usage = getattr(piece, "usage", None)
-        if usage is not None and isinstance(getattr(usage, "prompt_tokens", None), int):
-            got.prompt_tokens = usage.prompt_tokens
-        choices = getattr(piece, "choices", None)
-        if choices is None:
-            raise EngineFailed(f"{self._where} answered something else than completions: {_short(piece)}")
-        for choice in choices:
-            text, ids = getattr(choice, "text", None) or "", getattr(choice, "token_ids", None) or []
-            if not isinstance(text, str) or not all(type(one) is int for one in ids):
-                raise EngineFailed(
-                    f"{self._where} answered a piece that is neither text nor token ids: {_short(choice)}"
-                )
-            got.best += said(getattr(choice, "logprobs", None))
-            got.finish = getattr(choice, "finish_reason", None) or got.finish
-            if text or ids:
-                got.texts.append(text)
-                got.ids.append(list(ids))
-                got.stamps.append(now)
+    async def _request(self, prompt: str | list[int], new_tokens: int, fields: dict[str, Any]) -> Any:
+        if self.chat:
+            messages: Any = [{"role": "user", "content": prompt}]
+            fields = {self.length: new_tokens, **fields}
+            return await self._client.chat.completions.create(
+                model=self.model, messages=messages, stream=True, extra_body=fields
+            )
+        return await self._client.completions.create(
+            model=self.model, prompt=prompt, max_tokens=new_tokens, stream=True, extra_body=fields
+        )
 
     def _told(self, error: Exception, *, row: int = 0, after: int = 0) -> BadInput | EngineFailed:
         """What `error` means to the person who named this endpoint."""
         if isinstance(error, BadInput | EngineFailed):
             return error
+        self.said = str(getattr(error, "body", None) or error)
+        if isinstance(error, openai.APIStatusError):
+            self.status = error.status_code
         if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
             return BadInput(f"{self._where} refused the key ({error.status_code}); set {KEY} in the environment")
         if isinstance(error, openai.APIStatusError):
@@ -159,9 +153,27 @@ class Client:
 
     def _clean(self, text: str) -> str:
         key = os.environ.get(KEY)
-        return _short(text.replace(key, "***") if key else text)
+        return short(text.replace(key, "***") if key else text)
 
 
-def _short(what: object) -> str:
-    text = " ".join(str(what).split())
-    return text if len(text) <= 300 else text[:300] + "..."
+class _Step:
+    """Awaits one coroutine, and knows whether anything had to be waited for."""
+
+    def __init__(self, coroutine: Awaitable[Any]) -> None:
+        self._coroutine = coroutine
+        self.waited = False
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner: Any = self._coroutine.__await__()
+        try:
+            future = next(inner)
+            self.waited = True
+            while True:
+                try:
+                    sent = yield future
+                except BaseException as error:  # noqa: BLE001 - handed on to whom it is for
+                    future = inner.throw(error)
+                else:
+                    future = inner.send(sent)
+        except StopIteration as done:
+            return done.value

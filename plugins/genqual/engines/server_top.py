@@ -43,6 +43,14 @@ def said(logprobs: Any) -> list[Said]:
     return [one for one in found if one is not None]
 
 
+def named(logprobs: Any) -> int:
+    """How many tokens the log-probabilities of a piece are of; 0 where they are none, or of an unknown form."""
+    for part in ("content", "tokens"):
+        if isinstance(found := getattr(logprobs, part, None), list):
+            return len(found)
+    return 0
+
+
 def as_ids(
     spec: ModelSpec, rows: Sequence[Sequence[Said]], tokens: NDArray[np.int64], best: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | tuple[None, None]:
@@ -73,6 +81,7 @@ def as_ids(
 
 def _of_content(one: Any) -> Said | None:
     """Of the chat's form: an object a token, with its own best below it."""
+    one = one.model_dump() if hasattr(one, "model_dump") else one  # the client knows this form at the chat's endpoint
     if not isinstance(one, dict) or not isinstance(one.get("top_logprobs"), list):
         return None
     pairs = [(_name(other), other.get("logprob")) for other in one["top_logprobs"] if isinstance(other, dict)]

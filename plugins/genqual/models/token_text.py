@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import embedded, weights
 from genqual.models.spec import ModelSpec
 from genqual.models.tokenizer_file import explained, tokenizer_of
@@ -73,11 +73,17 @@ def text_of(spec: ModelSpec, row: Sequence[int]) -> str:
 
 
 def tokens_of(spec: ModelSpec, prompt: str, text: str) -> tuple[list[int], list[int]]:
-    """The tokens of `text` as it follows `prompt`, and where each ends, in characters of `text`."""
+    """The tokens of `text` as it follows `prompt`, and where each ends, in characters of `text`.
+
+    Raises EngineFailed on a text that no tokens stand for.
+    """
     known = tokenizer(spec)
     with _using(spec):
         before = len(known.encode(prompt, add_special_tokens=False).ids)
+    try:
         whole = known.encode(prompt + text, add_special_tokens=False)
+    except Exception as error:  # tokenizers raises no narrower class
+        raise EngineFailed(f"no tokens of {spec.name} stand for the text {text[:40]!r} ({error})") from error
     return list(whole.ids[before:]), [end - len(prompt) for _, end in whole.offsets[before:]]
 
 

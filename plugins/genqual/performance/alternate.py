@@ -19,15 +19,17 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from genqual.engines.base import TokenBatch
+from genqual.engines.base import Generated, TokenBatch
 from genqual.engines.runtime import synchronise
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models.files import weight_files
+from genqual.models.fresh_prompts import fresh_row
 from genqual.models.spec import ModelSpec
 from genqual.models.weights import count
 from genqual.performance import frozen
+from genqual.performance.design import SLOW_EVERY as SLOW_EVERY  # tests and callers know it from here
+from genqual.performance.metrics import SHARED, time_per_token
 
-SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
 _BURST: Final = 4  # frozen steps around a whole request, where an engine has no hook
 LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate.md, "What this host gives"
 _READS: Final = 2  # plain ones between two loads: a read is shorter than a load, and sees less of the host
@@ -84,6 +86,7 @@ def launch(
     calls: dict[str, int],
     slowdown: float,
     threads: int,
+    fresh: dict[str, Any] | None = None,
     **rows: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Measure `sections` (decode, prefill, throughput, load, memory) on prompts `rows[section]`, in that order.
@@ -91,12 +94,15 @@ def launch(
     `shape` is the frozen step's hidden size, layers and dtype; `calls[section]` generate calls are timed after one that
     warms up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3):
     seconds of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed; `load_times` (loads,
-    3), of an engine that can load again: seconds of loading, of a plain read before, after. Raises BadInput.
+    3), of an engine that can load again: seconds of loading, of a plain read before, after. With `fresh` (vocabulary,
+    seed, numbers of prompts) each request sends the next of those instead, in the shape of `rows[section]`. Raises
+    BadInput.
     """
     unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
     if unknown:
         raise BadInput(f"sections {sorted(unknown)}: a launch knows decode, prefill, throughput, load and memory")
     source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
+    prompts = _Prompts(fresh)
     found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
     if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host
         try:
@@ -105,7 +111,7 @@ def launch(
             found["load_unread"] = str(reason)
     if "memory" in sections:
         engine.memory(reset=True, trim=True)
-        engine.generate(_batch(rows["memory"]), new_tokens)
+        engine.generate(prompts.next(rows["memory"]), new_tokens)
         found["peak_bytes"] = engine.memory().peak
     timed: list[str] = [name for name in ("decode", "prefill", "throughput") if name in sections]
     if timed:
@@ -117,7 +123,8 @@ def launch(
             ids = rows[name]
             step = (clock.prefill if name == "prefill" else clock.decode)(*ids.shape)
             tokens = 1 if name == "prefill" else new_tokens
-            run = _Section(engine, _batch(ids), tokens, step, clock.unit, settle, first=name == "prefill")
+            batch = partial(prompts.next, ids)
+            run = _Section(engine, batch, tokens, step, clock.unit, settle, first=name == "prefill")
             cpu0, start = _cpu_s(), time.perf_counter()
             times, marks, found["hook"] = run.measure(calls[name], slowdown)
             wall, cpu = wall + time.perf_counter() - start, cpu + _cpu_s() - cpu0
@@ -134,7 +141,7 @@ class _Section:
     def __init__(
         self,
         engine: Any,
-        batch: TokenBatch,
+        batch: Callable[[], TokenBatch],
         tokens: int,
         step: Callable[[], object],
         unit: Callable[[], None],
@@ -199,7 +206,7 @@ class _Section:
                 alternation.start()
             else:
                 alternation.skip()
-            self._engine.generate(self._batch, self._tokens)
+            self._engine.generate(self._batch(), self._tokens)
 
         alternation()  # a first frozen step, so that every sample has one before it
         for _ in range(3 if self._first else 1):
@@ -229,10 +236,17 @@ class _Section:
         return np.array(times, dtype=np.float64), np.array(marks, dtype=np.int64)
 
     def _request(self, *, slowed: bool) -> float:
-        """Seconds of a token of one request; what a slowed one does more is timed and added."""
-        run = self._engine.generate(self._batch, self._tokens)
-        steps = run.step_s
-        took = float(steps[0] if self._first else (steps[-1] - steps[0]) / max(1, len(steps) - 1))
+        """Seconds of a token of one request; what a slowed one does more is timed and added.
+
+        Raises EngineFailed where the request has no such time.
+        """
+        run: Generated = self._engine.generate(self._batch(), self._tokens)
+        if self._first and run.cached_tokens is not None and run.cached_tokens.max() > SHARED:
+            said = f"a prefix cache answered {run.cached_tokens.max()} tokens of a prompt"
+            raise EngineFailed(f"{said}, so that no whole prefill was timed; restart the engine, or give --prompt-seed")
+        took = float(run.step_s[0]) if self._first or len(run.step_s) == 1 else time_per_token(run)
+        if took is None:
+            raise EngineFailed(f"no token has a time of its own: {run.untold or 'all arrived in one piece'}")
         if slowed:
             start = time.perf_counter()
             self._extra()
@@ -326,5 +340,16 @@ def _storage_bytes() -> int | None:
     return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
 
 
-def _batch(ids: NDArray[np.int64]) -> TokenBatch:
-    return TokenBatch.of(ids.tolist())
+class _Prompts:
+    """What each request sends: `ids` as they are, or prompts that no other request began with."""
+
+    def __init__(self, fresh: dict[str, Any] | None) -> None:
+        self._fresh = fresh
+        self._numbers = iter(fresh["numbers"] if fresh else ())
+
+    def next(self, ids: NDArray[np.int64]) -> TokenBatch:
+        if self._fresh is None:
+            return TokenBatch.of(ids.tolist())
+        rows, length = ids.shape
+        vocabulary, seed = int(self._fresh["vocabulary"]), str(self._fresh["seed"])
+        return TokenBatch.of([fresh_row(vocabulary, length, seed, next(self._numbers)) for _ in range(rows)])

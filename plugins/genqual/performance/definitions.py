@@ -43,7 +43,8 @@ _ALL: Final = (
         _PER_RUN,
         "lower",
         "(step[n-1] - step[0]) / (n - 1)",
-        "Mean time of a decode step of one run. Does not exist for a run of one token.",
+        "Mean time of a decode step of one run. Does not exist for a run of one token. Where k tokens arrived with the "
+        "first, over the n - k after them.",
     ),
     Definition(
         "itl_p50",

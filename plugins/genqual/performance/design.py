@@ -22,6 +22,8 @@ SECTIONS: Final[Mapping[str, str]] = {
 }
 """Which part of a launch each gated metric comes from."""
 
+SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
+
 # Steps that leave a launch's z with a standard deviation near 1 %: docs/gate.md, "How many steps". Several ranks wait
 # for each other, so theirs vary more.
 _STEPS: Final[Mapping[str, tuple[int, int]]] = {"decode": (310, 480), "throughput": (248, 320), "prefill": (40, 80)}

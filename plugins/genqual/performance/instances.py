@@ -8,12 +8,12 @@ import numpy as np
 
 from genqual.engines.base import Generated
 from genqual.performance.definitions import EVERY
-from genqual.performance.metrics import Metric, checked
+from genqual.performance.metrics import Metric, checked, time_per_token
 from genqual.spec import Workload
 
 
 def compute(runs: Sequence[Sequence[Generated]], workload: Workload) -> dict[str, Metric]:
-    """From `runs[repetition][instance]`: tokens a second of all, and TPOT of the slowest (absent for one new token).
+    """From `runs[repetition][instance]`: tokens a second of all, and TPOT of the slowest, absent where a run has none.
 
     Raises BadClock, ValueError on repetitions of different counts of instances.
     """
@@ -26,9 +26,10 @@ def compute(runs: Sequence[Sequence[Generated]], workload: Workload) -> dict[str
     tokens, new = workload.batch * workload.new_tokens, workload.new_tokens
     total = (tokens / steps[:, :, -1]).sum(axis=1)
     found = {"instances_tokens_per_s": _metric("instances_tokens_per_s", float(np.median(total)), total.tolist())}
-    if new > 1:
-        each = np.median((steps[:, :, -1] - steps[:, :, 0]) / (new - 1), axis=0)
-        found["instances_tpot"] = _metric("instances_tpot", float(each.max()), each.tolist())
+    times = [[time_per_token(run) for run in each] for each in runs]
+    if new > 1 and not any(one is None for each in times for one in each):
+        slowest = np.median(np.array(times, dtype=np.float64), axis=0)
+        found["instances_tpot"] = _metric("instances_tpot", float(slowest.max()), slowest.tolist())
     return found
 
 

@@ -60,7 +60,7 @@ class Measurement:
 def measure(
     group: Group,
     workload: Workload,
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Sequence[int]] | Callable[[], Sequence[Sequence[int]]],
     *,
     repetitions: int,
     warmup: int,
@@ -69,6 +69,7 @@ def measure(
 ) -> Measurement:
     """Generate `warmup` times, then `repetitions` times for the record, on `rows` (batch rows of input_length ids).
 
+    Where `rows` is a function, it is called for the prompts of each run, the warm-up's too.
     `threads` is how many each rank computes with; `conditions` is the device's, read before the first and after the
     last timed run. Freed memory is given back before the warm-up and the peak reset after it, so that it is the
     workload's own. Raises ValueError on rows that are not the workload, BadClock on times that cannot be; every error
@@ -76,20 +77,20 @@ def measure(
     """
     if repetitions < 1 or warmup < 0 or threads < 1:
         raise ValueError(f"repetitions {repetitions}, warmup {warmup}, threads {threads}: at least 1, 0 and 1")
-    lengths = {len(row) for row in rows}
-    if len(rows) != workload.batch or lengths != {workload.input_length}:
-        raise ValueError(f"{len(rows)} rows of length {sorted(lengths)} are not the workload {workload.id}")
-    batch = TokenBatch.of(rows)
+    if callable(rows):
+        batches = [_batch(rows(), workload) for _ in range(warmup + repetitions)]
+    else:
+        batches = [_batch(rows, workload)] * (warmup + repetitions)
     loaded = tuple(group.loaded)
     before: Mapping[str, Json] = {}
     runs: list[Generated] = []
     try:
         group.memory(trim=True)  # not after the warm-up: the pages that it gave back would be missed in a timed run
-        for _ in range(warmup):
+        for batch in batches[:warmup]:
             group.generate(batch, workload.new_tokens)
         group.memory(reset=True)
         before = conditions()
-        for index in range(repetitions):
+        for index, batch in enumerate(batches[warmup:]):
             runs.append(group.generate(batch, workload.new_tokens))
             checked(runs[-1], workload, where=f"repetition {index}")
     except OutOfMemory as error:
@@ -106,6 +107,14 @@ def measure(
         before=before,
         after=after,
     )
+
+
+def _batch(rows: Sequence[Sequence[int]], workload: Workload) -> TokenBatch:
+    """The prompts of one run. Raises ValueError on rows that are not the workload."""
+    lengths = {len(row) for row in rows}
+    if len(rows) != workload.batch or lengths != {workload.input_length}:
+        raise ValueError(f"{len(rows)} rows of length {sorted(lengths)} are not the workload {workload.id}")
+    return TokenBatch.of(rows)
 
 
 def _cpu_share(run: Generated, threads: int) -> float:

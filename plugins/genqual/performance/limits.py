@@ -31,7 +31,8 @@ class Limit:
     def said(self, metric: Metric | None) -> tuple[bool, str]:
         """Met or not, and the words: MEETS or MISSES, both numbers, how far. A metric that does not exist is missed."""
         if metric is None or metric.value is None:
-            return False, f"MISSES {self.text}: this workload has no {self.metric}"
+            why = f" ({metric.note})" if metric is not None else ""
+            return False, f"MISSES {self.text}: this workload has no {self.metric}{why}"
         missed = self.missed_by(metric.value)
         scale = self.bound / float(self.text.rpartition(" ")[2])
         return not missed, f"{'MISSES' if missed else 'MEETS'} {self.text}: {metric.value / scale:.4g}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,11 @@ from genqual.errors import GenqualError
 from genqual.performance.bounds import Roofline, mfu, step_bandwidth
 from genqual.performance.definitions import DEFINITIONS, Better
 from genqual.spec import Workload
+
+SHARED: Final = 1
+"""Prompt tokens that two prompts may begin with by chance; an engine whose cache answered more of one had a hit."""
+
+_GAPS: Final[Mapping[str, float]] = {"itl_p50": 0.5, "itl_p90": 0.9, "itl_p99": 0.99}
 
 Array = NDArray[np.float64]
 Status = Literal["bad_clock"]
@@ -90,11 +95,13 @@ def compute(
     *,
     rooflines: Sequence[Roofline] = (),
     peak_memory: int | None = None,
+    hits: bool = False,
 ) -> dict[str, Metric]:
     """Every metric of `DEFINITIONS`, by name, from the timed repetitions `runs` (at least one, warm-up left out).
 
     Each run holds the slower rank's time of each step. `loaded` and `rooflines` have one entry a rank, in rank order;
-    without a roofline MBU and MFU are None. `peak_memory` is bytes on the rank that used most. Raises BadClock.
+    without a roofline MBU and MFU are None. `peak_memory` is bytes on the rank that used most. Without `hits` a run
+    whose prompt a cache answered has no TTFT. Raises BadClock.
     Source of the formulas: `definitions.DEFINITIONS`.
     """
     if not runs:
@@ -106,25 +113,104 @@ def compute(
     steps = np.stack([checked(run, workload, where=f"repetition {index}") for index, run in enumerate(runs)])
     wall = np.array([run.wall_s for run in runs], dtype=np.float64)
     new, rows = workload.new_tokens, workload.batch
+    no_ttft = _no_hit(runs) if hits else _hit(runs, workload)
+    about = "" if hits else no_ttft
 
     found = {
-        "ttft": _median("ttft", steps[:, 0]),
-        "e2e": _median("e2e", steps[:, -1]),
-        "tokens_per_s": _median("tokens_per_s", rows * new / steps[:, -1]),
-        "msec_per_token": _median("msec_per_token", 1e3 * wall / (rows * new)),
+        "ttft": _missing("ttft", no_ttft) if no_ttft else _median("ttft", steps[:, 0]),
+        "e2e": _median("e2e", steps[:, -1], about),
+        "tokens_per_s": _median("tokens_per_s", rows * new / steps[:, -1], about),
+        "msec_per_token": _median("msec_per_token", 1e3 * wall / (rows * new), about),
         "load_s": _single("load_s", max(rank.load_s for rank in loaded) or None, "loading was not seen from here"),
         "peak_memory": _single("peak_memory", peak_memory, "memory was not read in this run"),
     }
-    if new > 1:
-        tpot = (steps[:, -1] - steps[:, 0]) / (new - 1)
-        found["tpot"] = _median("tpot", tpot)
-        found |= _gaps(np.diff(steps, axis=1).ravel())
-        found["mbu"] = _mbu(tpot, workload, loaded, rooflines)
-    else:
-        why = "one new token: the first token is TTFT, and no other token follows it"
-        found |= {name: _missing(name, why) for name in ("tpot", "itl_p50", "itl_p90", "itl_p99", "mbu")}
-    found["mfu"] = _mfu(steps[:, 0], workload, loaded, rooflines)
+    found |= _decode(runs, steps, workload, loaded, rooflines)
+    found["mfu"] = _missing("mfu", no_ttft) if no_ttft else _mfu(steps[:, 0], workload, loaded, rooflines)
     return {name: found[name] for name in DEFINITIONS}
+
+
+def time_per_token(run: Generated) -> float | None:
+    """TPOT of one run, seconds: the time after the first piece over the tokens after it.
+
+    None where no token came after the first piece, or nobody says how many tokens that piece had.
+    """
+    new, first = len(run.step_s), first_piece(run)
+    if first >= new or (run.untold and run.pieces is None):
+        return None
+    return float(run.step_s[-1] - run.step_s[0]) / (new - first)
+
+
+def first_piece(run: Generated) -> int:
+    """How many tokens arrived with the first one, itself among them."""
+    return 1 if run.pieces is None else int((run.pieces == run.pieces[0]).sum())
+
+
+def _hit(runs: Sequence[Generated], workload: Workload) -> str:
+    """Which prompt a cache answered in part, or nothing."""
+    for index, run in enumerate(runs):
+        if run.cached_tokens is not None and run.cached_tokens.max() > SHARED:
+            row = int(run.cached_tokens.argmax())
+            return (
+                f"repetition {index}: the engine's prefix cache answered {run.cached_tokens[row]} of the "
+                f"{workload.input_length} prompt tokens of row {row}, so this prefill is no whole one; restart the "
+                "engine, or let other prompts be sent (--prompt-seed)"
+            )
+    return ""
+
+
+def _no_hit(runs: Sequence[Generated]) -> str:
+    """Which prompt, sent again, no cache answered, or nothing: where the engine does not say, it is taken for a hit."""
+    for index, run in enumerate(runs):
+        if run.cached_tokens is None:
+            continue
+        missed = (run.cached_tokens >= 0) & (run.cached_tokens <= SHARED)
+        if missed.any():
+            row = int(missed.argmax())
+            return f"repetition {index}: the engine's cache answered nothing of row {row}, so there is no hit to time"
+    return ""
+
+
+def _decode(
+    runs: Sequence[Generated],
+    steps: Array,
+    workload: Workload,
+    loaded: Sequence[Loaded],
+    rooflines: Sequence[Roofline],
+) -> dict[str, Metric]:
+    """TPOT, the gaps between tokens, and MBU: of the tokens after the first piece; missing where nothing tells them."""
+    new = workload.new_tokens
+    times = [time_per_token(run) for run in runs]
+    why = next((run.untold for run in runs if run.untold), "")
+    if new == 1:
+        why = "one new token: the first token is TTFT, and no other token follows it"
+    elif None in times and not why:
+        why = f"all {new} tokens of repetition {times.index(None)} arrived in one piece: none came after another"
+    found = {name: _missing(name, why) for name in _GAPS} if why else {}
+    if None in times:
+        return found | {name: _missing(name, why) for name in ("tpot", "mbu")}
+    tpot = np.array(times, dtype=np.float64)
+    most = max(_sizes(run).max() for run in runs)
+    about = f"tokens arrived in pieces of up to {most}: " if most > 1 else ""
+    found["tpot"] = _median("tpot", tpot, about and f"{about}the time after the first piece, over the tokens after it")
+    found["mbu"] = _mbu(tpot, workload, loaded, rooflines)
+    if not why:
+        gaps = np.concatenate([_shared(run, stamps) for run, stamps in zip(runs, steps, strict=True)])
+        found |= _gaps(gaps, about and f"{about}those of one share the time since the piece before")
+    return found
+
+
+def _sizes(run: Generated) -> NDArray[np.int64]:
+    """How many tokens each piece of `run` had, (pieces,)."""
+    if run.pieces is None:
+        return np.ones(len(run.step_s), dtype=np.int64)
+    return np.unique(run.pieces, return_counts=True)[1]
+
+
+def _shared(run: Generated, stamps: Array) -> Array:
+    """A gap for each token after the first piece: that between its piece and the one before, in equal shares."""
+    sizes = _sizes(run)
+    starts = stamps[np.cumsum(sizes) - sizes]
+    return np.repeat(np.diff(starts) / sizes[1:], sizes[1:])
 
 
 def _of(name: str, value: float | None, samples: tuple[float, ...], note: str = "") -> Metric:
@@ -144,11 +230,12 @@ def _median(name: str, samples: Array, note: str = "") -> Metric:
     return _of(name, float(np.median(samples)), tuple(samples.tolist()), note)
 
 
-def _gaps(gaps: Array) -> dict[str, Metric]:
+def _gaps(gaps: Array, about: str = "") -> dict[str, Metric]:
     found = {}
-    for name, level in (("itl_p50", 0.5), ("itl_p90", 0.9), ("itl_p99", 0.99)):
+    for name, level in _GAPS.items():
         fewest = round(1.0 / (1.0 - level))
-        note = "" if gaps.size >= fewest else f"of {gaps.size} gaps; below {fewest} it is close to their maximum"
+        few = "" if gaps.size >= fewest else f"of {gaps.size} gaps; below {fewest} it is close to their maximum"
+        note = "; ".join(filter(None, [few, about]))
         found[name] = _of(name, float(np.quantile(gaps, level)), tuple(gaps.tolist()), note)
     return found
 

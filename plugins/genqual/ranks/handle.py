@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from genqual.engines.registry import engine
 from genqual.engines.signs import sign
 from genqual.errors import GenqualError, NotApplicable, NotEvident
 from genqual.models import prompts
+from genqual.models.fresh_prompts import FreshPrompts
 from genqual.ranks.channel import Arrays
 from genqual.ranks.codec import decode
 from genqual.ranks.errors import GroupLost
@@ -47,6 +48,8 @@ class Generator:
     def __init__(self, pool: Pool, plan: GroupPlan) -> None:
         self._pool = pool
         self.plan = plan
+        self.prompts = FreshPrompts()
+        """What an engine whose cache outlives a request is timed with; a session's generators share one source."""
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
         self._warm: set[tuple[str, ...]] = set()
@@ -74,14 +77,11 @@ class Generator:
         `cpu_s` is the CPU time of all ranks together.
         """
         ranks = self.generate_ranks(batch, new_tokens)
-        return Generated(
-            tokens=ranks[0].tokens,
+        return replace(
+            ranks[0],
             step_s=np.max([one.step_s for one in ranks], axis=0),
             wall_s=max(one.wall_s for one in ranks),
             cpu_s=sum(one.cpu_s for one in ranks),
-            streamed=ranks[0].streamed,
-            top_ids=ranks[0].top_ids,
-            top_logprobs=ranks[0].top_logprobs,
         )
 
     def generate_top(

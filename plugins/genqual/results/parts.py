@@ -159,7 +159,8 @@ class Workload(Part):
     @classmethod
     def of(cls, workload: spec.Workload, **more: Any) -> Self:
         asked = {"batch": workload.batch, "input_length": workload.input_length, "new_tokens": workload.new_tokens}
-        return cls.model_validate({**asked, **more})
+        kind = {"prompts": workload.prompts} if workload.prompts else {}
+        return cls.model_validate({**asked, **kind, **more})
 
     @property
     def asked(self) -> Workload:

@@ -17,6 +17,7 @@ from genqual.results.parts import Workload
 from genqual.results.record import Record
 from genqual.results.tables import by_case, classes, said, styled, table, titled
 from genqual.results.text import clean, spread
+from genqual.spec import REPEATED
 
 _STATUS: Final = {"accuracy_fail": "WRONG", "unsupported": "UNSUPP"}
 # Worst first: what a person must see before anything else.
@@ -108,7 +109,8 @@ def _heading(workload: Workload, *, short: bool) -> str:
     """`b4 i128` over its column, with the new tokens below unless the title says them."""
     if workload.batch is None or workload.input_length is None:
         return clean(workload.label)
-    head = f"b{workload.batch} i{workload.input_length}"
+    kind = f"{workload.prompts}\n" if workload.prompts == REPEATED else ""
+    head = f"{kind}b{workload.batch} i{workload.input_length}"
     return head if short or workload.new_tokens is None else f"{head}\nn{workload.new_tokens}"
 
 

@@ -16,6 +16,7 @@ from genqual.results.parts import Workload
 from genqual.results.record import Record
 from genqual.results.tables import classes, styled, table, titled
 from genqual.results.text import clean
+from genqual.spec import REPEATED
 
 METRIC: Final = "msec_per_token"
 _ENDED: Final = {"accuracy_fail": "WRONG", "skipped": "/"}
@@ -30,6 +31,8 @@ def post_table(records: Iterable[Record]) -> RenderableType | None:
     groups: dict[tuple[str, int, int], list[Cell]] = defaultdict(list)
     for cell in found:
         asked = cell.last.workload
+        if asked.prompts == REPEATED:
+            continue  # a prefix cache's hits: the posts' tables have none
         if asked.batch is not None and asked.input_length is not None and asked.new_tokens is not None:
             groups[clean(cell.last.model.name), asked.input_length, asked.new_tokens].append(cell)
     refused = [cell for cell in found if cell.last.workload == Workload() and cell.status == "unsupported"]

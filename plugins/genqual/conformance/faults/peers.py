@@ -52,8 +52,8 @@ def late_position(engine: Any, rank: int) -> Undo:
 def _around(client: Any, before: Any, after: Any) -> Undo:
     complete = client.complete
 
-    def faulty(prompts: list[Any], new_tokens: int) -> tuple[float, list[Any]]:
-        start, streams = complete(before(prompts), new_tokens)
+    def faulty(prompts: list[Any], new_tokens: int, **more: Any) -> tuple[float, list[Any]]:
+        start, streams = complete(before(prompts), new_tokens, **more)
         return start, after(prompts, streams)
 
     client.complete = faulty

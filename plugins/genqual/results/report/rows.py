@@ -13,7 +13,7 @@ from genqual.results.accuracy import Accuracy
 from genqual.results.cells import Cell, cells, waiver_of
 from genqual.results.prices import Price, price_of, rate
 from genqual.results.record import Record
-from genqual.spec import PROCESSORS
+from genqual.spec import PROCESSORS, REPEATED
 
 LIMIT: Final = 2000  # rows on one page: what stays below 3 MB
 _WALL: Final = ("e2e", "msec_per_token", "s_per_token")
@@ -169,7 +169,7 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> Row:
         engine=record.engine.label,
         dtype=record.precision.scheme or record.precision.dtype,
         bits=bits(record.precision.scheme or record.precision.dtype),
-        workload=asked.model_copy(update={"prompts": None}).label,
+        workload=(asked if asked.prompts == REPEATED else asked.model_copy(update={"prompts": None})).label,
         batch=asked.batch,
         input=asked.input_length,
         new=asked.new_tokens,

@@ -6,6 +6,7 @@ its first end token, and the count of tokens is that of the text. The other sums
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -85,9 +86,10 @@ def _sums(record: Record, outputs: Outputs) -> Iterator[str]:
     if batch is None or new is None:
         return
     ttft, tpot, e2e = (samples.get(name, ()) for name in ("ttft", "tpot", "e2e"))
-    yield from _unlike(
-        "ttft + (n - 1) x tpot", [a + (new - 1) * b for a, b in zip(ttft, tpot, strict=False)], "e2e", e2e
-    )
+    first = _first_pieces(record, runs)
+    formula = "ttft + (n - 1) x tpot" if set(first) == {1} else "ttft + (n - first piece) x tpot"
+    counted = [a + (new - k) * b for a, b, k in zip(ttft, tpot, first, strict=False)]
+    yield from _unlike(formula, counted, "e2e", e2e)
     rate = [batch * new / seconds for seconds in e2e if seconds > 0]
     yield from _unlike("batch x n / e2e", rate, "tokens_per_s", samples.get("tokens_per_s", ()))
     share = [1000 * seconds / (batch * new) for seconds in outputs.wall_s]
@@ -95,6 +97,17 @@ def _sums(record: Record, outputs: Outputs) -> Iterator[str]:
     for run, (seconds, wall) in enumerate(zip(e2e, outputs.wall_s, strict=False)):
         if seconds > wall * (1 + _ROUNDING):
             yield f"run {run}: the last token came after {seconds} s, the call took {wall} s"
+
+
+def _first_pieces(record: Record, runs: int) -> list[int]:
+    """How many tokens arrived with the first one in each run; TPOT is of those after them."""
+    told = record.labels.get("first_piece")
+    try:
+        found = json.loads(told) if told is not None else None
+    except ValueError:
+        found = None
+    usable = isinstance(found, list) and len(found) == runs and all(type(one) is int and one > 0 for one in found)
+    return found if usable and found is not None else [1] * runs
 
 
 def _unlike(formula: str, ours: Sequence[float], name: str, theirs: Sequence[float]) -> Iterator[str]:
