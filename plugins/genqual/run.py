@@ -25,7 +25,7 @@ from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judge_free import ByOracle
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle.registry import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, oracle_for, parameters_of
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
 from genqual.devices.base import Placement
@@ -275,7 +275,9 @@ class Run:
         spec = resolve(model)
         if spec.source not in ("embedded", "directory"):
             return None
-        return weights.count(spec)
+        # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
+        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+        return weights.count(spec) if declared is None else declared
 
     def read_waivers(self) -> None:
         """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,22 @@ def test_buffers_of_old_llama_checkpoints_are_left_out(tmp_path: Path) -> None:
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     spec = resolve(str(llama_tiny(tmp_path / "m", lambda state: state.update(buffer))))
     assert weights.sha256(spec) == weights.sha256(resolve("llama-tiny"))
+
+
+def test_masks_of_old_checkpoints_are_neither_hashed_nor_counted(tmp_path: Path) -> None:
+    """GPT-2 and GPT-NeoX files carry them, as booleans or bytes; a real bias of the same name is a weight."""
+    plain = {"h.0.attn.c_attn.weight": np.ones((3, 4), np.float32), "h.0.attention.bias": np.ones(4, np.float32)}
+    buffers: dict[str, Any] = {
+        "h.0.attn.bias": np.tri(8, dtype=bool)[None, None],
+        "h.1.attention.bias": np.tri(8, dtype=np.uint8)[None, None],
+        "h.0.attn.masked_bias": np.array(-1e4, np.float32),
+        "h.0.attention.rotary_emb.cos_cached": np.ones((8, 4), np.float32),
+    }
+    config = {"model_type": "gpt2"}
+    without = resolve(str(checkpoint(tmp_path / "without", plain, config)))
+    stored = resolve(str(checkpoint(tmp_path / "with", plain | buffers, config)))
+    assert weights.sha256(stored) == weights.sha256(without)
+    assert weights.count(stored) == weights.count(without) == 16
 
 
 def test_tensors_are_read_when_asked_for(tmp_path: Path) -> None:

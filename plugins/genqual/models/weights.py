@@ -40,10 +40,11 @@ def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
         return integers.state(spec.location)
     entries = safetensor.checkpoint(_local(spec))
     tied = config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
-    names = {_parameter(stored, spec.architecture): stored for stored in entries}
+    kept = [stored for stored, entry in entries.items() if not _buffer(stored, entry)]
+    names = {_parameter(stored, spec.architecture): stored for stored in kept}
     # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
-    kept = {name: stored for name, stored in names.items() if name and not (tied and name == "lm_head.weight")}
-    return safetensor.Tensors(entries, kept)
+    named = {name: stored for name, stored in names.items() if not (tied and name == "lm_head.weight")}
+    return safetensor.Tensors(entries, named)
 
 
 def count(spec: ModelSpec) -> int:
@@ -51,19 +52,31 @@ def count(spec: ModelSpec) -> int:
     if spec.source == "embedded":
         return sum(math.prod(shape) for shape in embedded.shapes(spec.location).values())
     entries = safetensor.checkpoint(_local(spec))
-    kept = {stored for stored in entries if _parameter(stored, spec.architecture)}
+    kept = {stored for stored, entry in entries.items() if not _buffer(stored, entry)}
     if config(spec).get("tie_word_embeddings", spec.architecture == "bloom"):
         kept.discard("lm_head.weight")
     return sum(math.prod(entries[stored].shape) for stored in kept)
 
 
-def _parameter(stored: str, architecture: str) -> str | None:
-    """transformers' parameter name of a stored tensor; None for a buffer that old checkpoints carry along."""
-    if stored.endswith("rotary_emb.inv_freq"):
-        return None
+def _parameter(stored: str, architecture: str) -> str:
+    """transformers' parameter name of a stored tensor."""
     if architecture == "bloom" and not stored.startswith(("transformer.", "lm_head.")):
         return f"transformer.{stored}"  # as bigscience published them
     return stored
+
+
+def _buffer(stored: str, entry: safetensor.Entry) -> bool:
+    """Whether a stored tensor is a buffer that old checkpoints carry along and loaders compute anew.
+
+    Rotary tables, and causal masks (1, 1, positions, positions) with the value that fills them: GPT-2, GPT-NeoX.
+    A mask is told from a real bias of the same name by its shape.
+    """
+    module, _, last = stored.rpartition(".")
+    if module.endswith("rotary_emb"):
+        return last in ("inv_freq", "cos_cached", "sin_cached")
+    if module.endswith(("attn", "attention")):
+        return (last == "bias" and len(entry.shape) == 4) or (last == "masked_bias" and math.prod(entry.shape) == 1)
+    return False
 
 
 def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:

@@ -7,6 +7,7 @@ gpt-oss's model card (sinks: a logit of each head that takes part in the sum and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,7 @@ def attend(
     window: int | None = None,
     cap: float | None = None,
     sinks: F64 | None = None,
+    bias: F64 | None = None,
 ) -> F64:
     """Causal attention: `q` (heads, queries, d), `k` (kv_heads, keys, d), `v` (kv_heads, keys, e).
 
@@ -40,7 +42,8 @@ def attend(
     Query i stands at position `first + i` and sees the keys up to it, the last `window` of them where one is given.
     Scores are divided by sqrt(d), or multiplied by `scale`; `cap` makes them cap * tanh(score / cap). `slopes` (heads,)
     adds ALiBi's slope x key position: softmax ignores what is constant in a row, so the distance to the query need not
-    be subtracted. `sinks` (heads,) are logits beside the keys', without a value.
+    be subtracted; `bias` (heads, keys) adds what else depends on head and key position alone. `sinks` (heads,) are
+    logits beside the keys', without a value.
     """
     heads, queries, width = q.shape
     k, v = (np.repeat(a, heads // a.shape[0], axis=0) for a in (k, v))
@@ -54,6 +57,8 @@ def attend(
             scores = cap * np.tanh(scores / cap)
         if slopes is not None:
             scores += slopes[:, None, None] * positions
+        if bias is not None:
+            scores += bias[:, None, :]
         here = first + np.arange(block.start, block.stop)[:, None]
         scores[:, positions > here] = -np.inf
         if window is not None:
@@ -139,7 +144,8 @@ class Attention(Part):
     """Attention with its projections; `out` mixes the heads.
 
     `query_norm` and `key_norm` norm each head, or the whole projection when `whole_norms`, before the rotation.
-    `clip` bounds what the projections give. `sinks` names a weight (heads,). `slopes` (heads,) are ALiBi's.
+    `clip` bounds what the projections give. `sinks` names a weight (heads,). `slopes` (heads,) are ALiBi's, and
+    `bias(keys)` (heads, keys) is what else is added to the scaled scores.
     """
 
     qkv: Separate | Blocks | Groups
@@ -157,6 +163,7 @@ class Attention(Part):
     whole_norms: bool = False
     clip: float | None = None
     sinks: str | None = None
+    bias: Callable[[int], F64] | None = None
 
     def shapes(self) -> dict[str, Shape]:
         shapes = self.qkv.shapes() | self.out.shapes()
@@ -191,6 +198,7 @@ class Attention(Part):
             window=self.window,
             cap=self.cap,
             sinks=at.weights[self.sinks] if self.sinks else None,
+            bias=self.bias(keys.shape[1]) if self.bias else None,
         )
 
     def heads_of(self, x: F64, at: At) -> tuple[F64, F64, F64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -54,9 +54,14 @@ class Field:
 class Fields:
     """config.json of one model. Each method raises BadInput, naming field and value, on what it cannot take."""
 
-    def __init__(self, config: Mapping[str, object], *, ignores: Sequence[str] = ()) -> None:
-        """`ignores`: fields that this architecture's definition does not have, whatever their value."""
-        self.config = config
+    def __init__(
+        self, config: Mapping[str, object], *, ignores: Sequence[str] = (), stored: Collection[str] = ()
+    ) -> None:
+        """`ignores`: fields that this architecture's definition does not have, whatever their value.
+
+        `stored`: names of the tensors in the checkpoint, for an architecture whose checkpoints name them in two ways.
+        """
+        self.config, self.stored = config, frozenset(stored)
         self.read: dict[str, Field] = {}
         self._seen = set(ignores)
 
@@ -67,31 +72,35 @@ class Fields:
 
     def integer(self, *names: str, default: int | None = None) -> int:
         """A positive integer: the first of `names` (a field and its other spellings) that is set, else `default`."""
-        value = self.optional_integer(*names, default=default)
+        value = self.optional_integer(*names)
+        value = self._keep(names, "integer", default if value is None else value, default)
         if value is None:
             raise BadInput(f"the configuration sets none of {', '.join(names)}; give the model's whole config.json")
         return value
 
     def optional_integer(self, *names: str, default: int | None = None) -> int | None:
-        """As `integer`, None where neither field nor default is set."""
+        """As `integer`; `default` where the field is absent, None where it is null."""
         name, value = self._raw(names)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
             raise BadInput(f"config {name} = {value!r}: a positive integer is wanted")
-        return self._keep(names, "integer", default if value is None else value, default)
+        absent = not any(name in self.config for name in names)
+        return self._keep(names, "integer", default if absent else value, default)
 
     def number(self, *names: str, default: float | None = None) -> float:
         """A float. Raises BadInput when it is missing without a default, or no number."""
-        value = self.optional_number(*names, default=default)
+        value = self.optional_number(*names)
+        value = self._keep(names, "number", default if value is None else value, default)
         if value is None:
             raise BadInput(f"config {names[0]} = None: a number is wanted")
         return value
 
     def optional_number(self, *names: str, default: float | None = None) -> float | None:
-        """As `number`, None where neither field nor default is set."""
+        """As `number`; `default` where the field is absent, None where it is null."""
         name, value = self._raw(names)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise BadInput(f"config {name} = {value!r}: a number is wanted")
-        return self._keep(names, "number", default if value is None else float(value), default)
+        absent = not any(name in self.config for name in names)
+        return self._keep(names, "number", default if absent else None if value is None else float(value), default)
 
     def flag(self, *names: str, default: bool) -> bool:
         """True or false."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
+import math
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,7 +21,7 @@ from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.oracle.spec import Architecture
 from genqual.errors import BadInput
 
-__all__ = ["Oracle", "architecture_of", "oracle_for", "source_sha256", "supported"]
+__all__ = ["Oracle", "architecture_of", "oracle_for", "parameters_of", "source_sha256", "supported"]
 
 GROUP: Final = "genqual.oracles"
 """Entry point group: each names a module with an `ARCHITECTURE`, or the `Architecture` itself."""
@@ -70,6 +71,18 @@ def oracle_for(config: Mapping[str, object], weights: Mapping[str, NDArray[Any]]
     missing, left over or misshapen.
     """
     return architecture_of(config).oracle(config, weights, keep=keep)
+
+
+def parameters_of(config: Mapping[str, object], stored: Collection[str]) -> int | None:
+    """Weights of the whole model by its declaration, over a checkpoint with the names `stored`; a tied head once.
+
+    None where no architecture declares it, or its configuration is refused.
+    """
+    try:
+        model, _ = architecture_of(config).declared(config, stored)
+    except BadInput:
+        return None
+    return sum(math.prod(shape) for shape in model.shapes().values())
 
 
 @cache

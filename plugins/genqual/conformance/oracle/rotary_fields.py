@@ -7,6 +7,7 @@ loaders `rope_parameters`, so a configuration whose two spellings disagree has n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -44,21 +45,26 @@ def rotary_of(
     share: float = 1.0,
     share_names: tuple[str, ...] = ("partial_rotary_factor",),
     interleaved: bool = False,
+    scaled: bool = True,
+    original: int | None = None,
+    renamed: Mapping[str, str] | None = None,
 ) -> Rotary:
     """The rotation of heads of `width`, of the layers of `layer_type` where a configuration tells them apart.
 
     `theta` and `share` (of the width that is rotated) are the architecture's defaults, `theta_names` and `share_names`
-    the fields of config.json that say them. Raises BadInput on a kind that is not in KINDS, on keys that its kind does
+    the fields of config.json that say them. `scaled` False: `rope_scaling` is not of these layers. `original` is the
+    context before it was stretched, where the architecture has a field of its own for it; `renamed` gives kinds that
+    it calls otherwise. Raises BadInput on a kind that is not in KINDS, on keys that its kind does
     not have, and on spellings that disagree.
     """
-    rope = parameters(fields, layer_type)
+    rope = parameters(fields, layer_type, scaled=scaled)
     base = _agreed(fields, rope, "rope_theta", theta_names, theta)
     part = _agreed(fields, rope, "partial_rotary_factor", share_names, share)
     turned = int(width * part)
     if turned < 2 or turned % 2 or turned > width:
         raise BadInput(f"config rotates {turned} of a head's {width}: an even number within the head is wanted")
     kind = str(rope.get("rope_type", rope.get("type", "default")))
-    kind = {"su": "longrope"}.get(kind, kind)  # Phi-3's first name of it
+    kind = (renamed or {}).get(kind, kind)
     if kind not in KINDS:
         raise BadInput(f"rope_type {kind!r}: the {fields.architecture} oracle knows {', '.join(KINDS)}")
     unknown = sorted(k for k, v in rope.items() if k not in (*_HARMLESS, *_KEYS[kind]) and v is not None)
@@ -68,14 +74,18 @@ def rotary_of(
         raise BadInput(
             f"rope_type {kind!r} with {', '.join(unknown)}: the {fields.architecture} oracle knows no such key"
         )
-    return _of_kind(fields, rope, kind, base, turned, interleaved)
+    return _Said(fields, rope, base, turned, interleaved, original).rotary(kind)
 
 
-def parameters(fields: Fields, layer_type: str | None = None) -> dict[str, Any]:
+def parameters(fields: Fields, layer_type: str | None = None, *, scaled: bool = True) -> dict[str, Any]:
     """The rotary dictionary of `layer_type`, in transformers 5's spelling. Raises BadInput where two disagree."""
     new, old = fields.mapping("rope_parameters"), fields.mapping("rope_scaling")
-    chosen, other = _of_layers(new, layer_type), _of_layers(old, layer_type)
-    if new and old:
+    if new and layer_type is not None and not any(isinstance(value, Mapping) for value in new.values()):
+        raise BadInput(
+            f"config rope_parameters = {new}: one dictionary a kind of layers is wanted, {layer_type} has none"
+        )
+    chosen, other = _of_layers(new, layer_type), _of_layers(old, None) if scaled else {}
+    if chosen and other:
         for key in sorted({*chosen, *other} - {"rope_theta", "partial_rotary_factor", "type", "rope_type"}):
             if chosen.get(key) != other.get(key):
                 _refuse_both(key, chosen.get(key), other.get(key))
@@ -126,74 +136,79 @@ def _agreed(fields: Fields, rope: Mapping[str, Any], key: str, names: tuple[str,
     return default if outside is None else outside
 
 
-def _of_kind(fields: Fields, rope: Mapping[str, Any], kind: str, theta: float, width: int, interleaved: bool) -> Rotary:
-    if kind == "default":
-        return Rotary(rotary.fixed(rotary.plain(theta, width)), interleaved=interleaved)
-    if kind == "linear":
-        return Rotary(rotary.fixed(rotary.linear(theta, width, _number(rope, "factor"))), interleaved=interleaved)
-    if kind == "llama3":
-        factor, slow, fast = (_number(rope, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-        original = _original(fields, rope)
-        return Rotary(
-            rotary.fixed(rotary.llama3(theta, width, factor, slow, fast, original)),
-            interleaved=interleaved,
-        )
-    if kind == "dynamic":
-        longest = fields.integer("max_position_embeddings", "n_positions", "seq_length")
-        frequencies = rotary.dynamic(theta, width, _number(rope, "factor"), longest)
-        return Rotary(frequencies, interleaved=interleaved, settled_length=longest)
-    return _yarn(fields, rope, theta, width, interleaved) if kind == "yarn" else _longrope(fields, rope, theta, width)
+@dataclass(frozen=True)
+class _Said:
+    """What a configuration says of one rotation."""
 
+    fields: Fields
+    rope: Mapping[str, Any]
+    theta: float
+    width: int
+    interleaved: bool
+    original_default: int | None
 
-def _yarn(fields: Fields, rope: Mapping[str, Any], theta: float, width: int, interleaved: bool) -> Rotary:
-    original = _original(fields, rope)
-    factor = _factor(fields, rope, original)
-    fast, slow = (float(rope.get(key) or default) for key, default in (("beta_fast", 32), ("beta_slow", 1)))
-    truncate = rope.get("truncate") is not False
-    magnitude = rope.get("attention_factor")
-    if magnitude is None and rope.get("mscale") and rope.get("mscale_all_dim"):
-        over, under = (rotary.yarn_magnitude(factor, _number(rope, key)) for key in ("mscale", "mscale_all_dim"))
-        magnitude = over / under
-    elif magnitude is None:
-        magnitude = rotary.yarn_magnitude(factor)
-    frequencies = rotary.yarn(theta, width, factor, original, fast, slow, truncate=truncate)
-    return Rotary(rotary.fixed(frequencies), float(magnitude), interleaved)
+    def rotary(self, kind: str) -> Rotary:
+        theta, width = self.theta, self.width
+        if kind == "dynamic":
+            longest = self.fields.integer("max_position_embeddings", "n_positions", "seq_length")
+            frequencies = rotary.dynamic(theta, width, self.number("factor"), longest)
+            return Rotary(frequencies, interleaved=self.interleaved, settled_length=longest)
+        if kind in ("yarn", "longrope"):
+            return self.yarn() if kind == "yarn" else self.longrope()
+        if kind == "linear":
+            plain = rotary.linear(theta, width, self.number("factor"))
+        elif kind == "llama3":
+            factor, slow, fast = (self.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+            plain = rotary.llama3(theta, width, factor, slow, fast, self.original())
+        else:
+            plain = rotary.plain(theta, width)
+        return Rotary(rotary.fixed(plain), interleaved=self.interleaved)
 
+    def yarn(self) -> Rotary:
+        original, rope = self.original(), self.rope
+        factor = self.factor(original)
+        fast, slow = (float(rope.get(key) or default) for key, default in (("beta_fast", 32), ("beta_slow", 1)))
+        magnitude = rope.get("attention_factor")
+        if magnitude is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+            over, under = (rotary.yarn_magnitude(factor, self.number(key)) for key in ("mscale", "mscale_all_dim"))
+            magnitude = over / under
+        elif magnitude is None:
+            magnitude = rotary.yarn_magnitude(factor)
+        truncate = rope.get("truncate") is not False
+        frequencies = rotary.yarn(self.theta, self.width, factor, original, fast, slow, truncate=truncate)
+        return Rotary(rotary.fixed(frequencies), float(magnitude), self.interleaved)
 
-def _longrope(fields: Fields, rope: Mapping[str, Any], theta: float, width: int) -> Rotary:
-    original = _original(fields, rope)
-    short, long = (_factors(rope, key, width // 2) for key in ("short_factor", "long_factor"))
-    magnitude = rope.get("attention_factor")
-    if magnitude is None:
-        magnitude = rotary.longrope_magnitude(_factor(fields, rope, original), original)
-    frequencies = rotary.longrope(theta, width, short, long, original)
-    return Rotary(frequencies, float(magnitude), settled_length=original)
+    def longrope(self) -> Rotary:
+        original = self.original()
+        short, long = (_factors(self.rope, key, self.width // 2) for key in ("short_factor", "long_factor"))
+        magnitude = self.rope.get("attention_factor")
+        if magnitude is None:
+            magnitude = rotary.longrope_magnitude(self.factor(original), original)
+        frequencies = rotary.longrope(self.theta, self.width, short, long, original)
+        return Rotary(frequencies, float(magnitude), self.interleaved, settled_length=original)
 
+    def original(self) -> int:
+        """Tokens of the context before it was stretched: a field (Phi-3), in the dictionary, or the whole context."""
+        outside = self.fields.optional_integer("original_max_position_embeddings", default=self.original_default)
+        inside = self.rope.get("original_max_position_embeddings")
+        if outside is not None and inside is not None and outside != inside:
+            raise BadInput(
+                f"config original_max_position_embeddings = {outside}, yet its rotary dictionary says {inside}: "
+                f"loaders disagree which of the two counts; remove the wrong one"
+            )
+        said = outside if outside is not None else inside
+        return int(said) if said is not None else self.fields.integer("max_position_embeddings")
 
-def _original(fields: Fields, rope: Mapping[str, Any]) -> int:
-    """Tokens of the context before it was stretched: said outside (Phi-3), in the dictionary, or the whole context."""
-    outside = fields.optional_integer("original_max_position_embeddings")
-    inside = rope.get("original_max_position_embeddings")
-    if outside is not None and inside is not None and outside != inside:
-        raise BadInput(
-            f"config original_max_position_embeddings = {outside}, yet its rotary dictionary says {inside}: loaders "
-            f"disagree which of the two counts; remove the wrong one"
-        )
-    said = outside if outside is not None else inside
-    return int(said) if said is not None else fields.integer("max_position_embeddings")
+    def factor(self, original: int) -> float:
+        if self.rope.get("factor") is not None:
+            return self.number("factor")
+        return self.fields.integer("max_position_embeddings") / original
 
-
-def _factor(fields: Fields, rope: Mapping[str, Any], original: int) -> float:
-    if rope.get("factor") is not None:
-        return _number(rope, "factor")
-    return fields.integer("max_position_embeddings") / original
-
-
-def _number(rope: Mapping[str, Any], key: str) -> float:
-    value = rope.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(f"config {key} = {value!r} of its rotary dictionary: a number is wanted")
-    return float(value)
+    def number(self, key: str) -> float:
+        value = self.rope.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"config {key} = {value!r} of its rotary dictionary: a number is wanted")
+        return float(value)
 
 
 def _factors(rope: Mapping[str, Any], key: str, pairs: int) -> F64:

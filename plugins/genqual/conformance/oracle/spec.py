@@ -12,7 +12,7 @@ these can be added without a change here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -197,9 +197,12 @@ class Architecture:
         """The oracle of `config` over `weights`. Raises BadInput on fields and weights that do not fit."""
         return ComposedOracle(self, config, weights, keep=keep)
 
-    def declared(self, config: Mapping[str, object]) -> tuple[Model, Fields]:
-        """The model of `config` and the fields that it read. Raises BadInput on a field that it does not know."""
-        fields = Fields(config, ignores=self.ignores)
+    def declared(self, config: Mapping[str, object], stored: Collection[str] = ()) -> tuple[Model, Fields]:
+        """The model of `config` and the fields that it read, over a checkpoint with the names `stored`.
+
+        Raises BadInput on a field that it does not know.
+        """
+        fields = Fields(config, ignores=self.ignores, stored=stored)
         model = self.build(fields)
         fields.finish()
         return model, fields
@@ -217,14 +220,14 @@ class ComposedOracle(CausalOracle):
         keep: bool = True,
     ) -> None:
         self.architecture = architecture.model_type
-        self.model, self.fields = architecture.declared(config)
+        self.model, self.fields = architecture.declared(config, weights)
         super().__init__(len(self.model.blocks), self.model.embedding.vocabulary)
         self.tables = (self.model.embedding.name, self.model.head.name)
         head = self.model.head
         ignored = [*architecture.ignored, *self.model.ignored]
         if head.tied:
             _check_tied(weights, self.model.embedding.name, architecture.prefix)
-            ignored.append(r"lm_head\.weight")
+            ignored += [r"lm_head\.weight", r"embed_out\.weight"]
         shapes = self.model.shapes()
         if architecture.stored:
             weights = architecture.stored(weights, shapes)
@@ -275,9 +278,9 @@ class ComposedOracle(CausalOracle):
 def _check_tied(weights: Mapping[str, NDArray[Any]], embedding: str, prefix: str) -> None:
     """Raises BadInput when a checkpoint with tied embeddings stores a head that differs from them."""
     name = embedding if embedding in weights else embedding.removeprefix(prefix)
-    both = name in weights and "lm_head.weight" in weights
-    if both and not np.array_equal(weights[name], weights["lm_head.weight"]):
-        raise BadInput(
-            f"tie_word_embeddings is true, yet lm_head.weight differs from {name}: loaders disagree which of the two "
-            f"counts, so what is right is not defined; set tie_word_embeddings to what the checkpoint means"
-        )
+    for head in ("lm_head.weight", "embed_out.weight"):
+        if name in weights and head in weights and not np.array_equal(weights[name], weights[head]):
+            raise BadInput(
+                f"tie_word_embeddings is true, yet {head} differs from {name}: loaders disagree which of the two "
+                f"counts, so what is right is not defined; set tie_word_embeddings to what the checkpoint means"
+            )

@@ -1,0 +1,45 @@
+"""Granite: Llama with multipliers of embedding, attention and residuals, and divided logits."""
+
+from __future__ import annotations
+
+from genqual.conformance.oracle.decoder import attention, model_of, sizes_of
+from genqual.conformance.oracle.fields import Fields
+from genqual.conformance.oracle.mlp import ACTIVATIONS, gated
+from genqual.conformance.oracle.norms import Norm
+from genqual.conformance.oracle.rotary_fields import rotary_of
+from genqual.conformance.oracle.spec import Architecture, Block, Model
+
+
+def build(fields: Fields) -> Model:
+    """The model of one configuration. Raises BadInput on fields that do not fit."""
+    sizes, inner = sizes_of(fields), fields.integer("intermediate_size")
+    eps = fields.number("rms_norm_eps", default=1e-6)
+    bias, mlp_bias = fields.flag("attention_bias", default=False), fields.flag("mlp_bias", default=False)
+    activation = fields.choice("hidden_act", default="silu", among=tuple(ACTIVATIONS))
+    scale = fields.number("attention_multiplier", default=1.0)
+    residual = fields.number("residual_multiplier", default=1.0)
+    rotary = rotary_of(fields, sizes.width)
+
+    def block(name: str, index: int) -> Block:
+        del index
+        return Block(
+            mixer_before=Norm(f"{name}.input_layernorm", sizes.hidden, eps),
+            mixer=attention(f"{name}.self_attn", sizes, bias=bias, rotary=rotary, scale=scale),
+            mlp_before=Norm(f"{name}.post_attention_layernorm", sizes.hidden, eps),
+            mlp=gated(f"{name}.mlp", inner, sizes.hidden, activation, bias=mlp_bias),
+            multiplier=residual,
+        )
+
+    return model_of(
+        fields,
+        sizes,
+        block,
+        Norm("model.norm", sizes.hidden, eps),
+        tied=False,
+        multiplier=fields.number("embedding_multiplier", default=1.0),
+        divisor=fields.number("logits_scaling", default=1.0),
+        settled_length=rotary.settled_length,
+    )
+
+
+ARCHITECTURE = Architecture(model_type="granite", build=build, source="Granite team 2024; Yang et al. 2022 (muP)")

@@ -1,0 +1,103 @@
+"""The cases that transformers is asked about: each architecture as it is, and with each of its fields changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .small import SMALL, Config
+from .variations import variations
+
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_ROTATIONS: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "rope_theta": 500.0, "factor": 3.0},
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 3.0},
+    "llama3": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+    | {"high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    "yarn": _YARN,
+    "yarn-mscale": _YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "beta_fast": 8, "beta_slow": 2},
+    "yarn-attention-factor": _YARN | {"attention_factor": 1.7, "truncate": False, "beta_fast": 4.5},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration, and the attention that transformers computes it with."""
+
+    config: Config
+    attention: str = "eager"
+
+
+def _case(config: Config) -> Case:
+    # In the eager way transformers 5 adds Falcon's ALiBi twice: in the mask, and to the scores.
+    return Case(config, "sdpa" if config.get("alibi") else "eager")
+
+
+def _rotations() -> dict[str, Case]:
+    found: dict[str, Case] = {}
+    for name, rope in _ROTATIONS.items():
+        for model_type, longest in (("llama", 128), ("qwen3", 100)):
+            bare = {k: v for k, v in SMALL[model_type].items() if k != "rope_theta"}
+            found[f"{model_type}: {name}"] = Case(bare | {"rope_parameters": rope, "max_position_embeddings": longest})
+    older = {k: v for k, v in _YARN.items() if k != "rope_theta"}
+    found["llama: yarn of 4.x"] = Case({**SMALL["llama"], "rope_theta": 300.0, "rope_scaling": older})
+    long: dict[str, Any] = {"rope_type": "longrope", "short_factor": [1.1, 1.5], "long_factor": [2.0, 6.0]}
+    for name, original in (("short", 200), ("long", 64)):
+        found[f"phi3: longrope {name}"] = Case(
+            {**SMALL["phi3"], "rope_scaling": long, "original_max_position_embeddings": original}
+        )
+    far: dict[str, Any] = {"rope_type": "linear", "factor": 4.0}
+    found["gemma3_text: scaled far"] = Case({**SMALL["gemma3_text"], "rope_scaling": far})
+    both = {"full_attention": far | {"rope_theta": 900.0}, "sliding_attention": {"rope_theta": 30.0}}
+    bare = {k: v for k, v in SMALL["gemma3_text"].items() if not k.startswith("rope")}
+    found["gemma3_text: both spelled new"] = Case(bare | {"rope_parameters": both})
+    found["gpt_neox: linear"] = Case({**SMALL["gpt_neox"], "rope_scaling": {"type": "linear", "factor": 2.0}})
+    return found
+
+
+def _others() -> dict[str, Case]:
+    falcon = {k: v for k, v in SMALL["falcon"].items() if k not in ("new_decoder_architecture", "num_kv_heads")}
+    return {
+        "falcon: one key head": Case(falcon),
+        "falcon: many key heads": Case(falcon | {"multi_query": False, "bias": True}),
+        "falcon: one after the other": Case(falcon | {"parallel_attn": False}),
+        "falcon: one norm": Case(SMALL["falcon"] | {"num_ln_in_parallel_attn": 1}),
+        "falcon: alibi": _case(falcon | {"alibi": True}),
+        "falcon: alibi of 6 heads": _case(falcon | {"alibi": True, "num_attention_heads": 6, "hidden_size": 48}),
+        "opt: norms after": Case(SMALL["opt"] | {"do_layer_norm_before": False}),
+        "opt: no affine": Case(SMALL["opt"] | {"layer_norm_elementwise_affine": False, "enable_bias": False}),
+        "opt: as wide": Case(SMALL["opt"] | {"word_embed_proj_dim": 32}),
+        "gpt_neox: no biases": Case(SMALL["gpt_neox"] | {"attention_bias": False, "tie_word_embeddings": True}),
+        "mpt: plain": Case({**SMALL["mpt"], "attn_config": {}, "n_heads": 4}),
+        "starcoder2: no biases": Case(SMALL["starcoder2"] | {"use_bias": False}),
+        "bloom: 14 heads": Case(SMALL["bloom"] | {"hidden_size": 56, "n_head": 14}),
+        **{
+            f"{name}: the other head": Case(SMALL[name] | {"tie_word_embeddings": True})
+            for name in ("llama", "qwen2", "qwen3", "granite", "phi3", "olmo2", "mistral")
+        },
+        **{
+            f"{name}: the other head": Case(SMALL[name] | {"tie_word_embeddings": False})
+            for name in ("gemma", "gemma2", "gemma3_text", "gpt2", "opt", "falcon", "bloom", "mpt", "starcoder2")
+        },
+        "qwen2: layer_types": Case(
+            SMALL["qwen2"] | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+        ),
+        **{f"{name}: biases": Case(SMALL[name] | {"attention_bias": True}) for name in ("qwen3", "gemma2", "olmo2")},
+    }
+
+
+CASES: dict[str, Case] = {
+    **{name: Case(config) for name, config in SMALL.items()},
+    **{
+        f"{name}: {change}": _case(changed)
+        for name, config in SMALL.items()
+        for change, changed in variations(config).items()
+    },
+    **_rotations(),
+    **_others(),
+}

@@ -1,0 +1,72 @@
+"""Run as a process: logits of small models by transformers. The pytest process never imports torch.
+
+python peer.py CASES.json, a list of {"config", "weights", "ids", "out", "attention", "single"}; each writes `out`
+(safetensors): "fp64" (tokens, vocabulary), and "fp32" where "single" is true. In "fp64" the steps that transformers
+keeps in float32 are float64, too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import masking_utils, modeling_rope_utils  # noqa: F401 - so that they are patched below
+from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+Case = dict[str, Any]
+RENAMED = {"embed_out.weight": "lm_head.weight"}  # as from_pretrained does for published checkpoints
+
+
+class Double:
+    """The torch module, except that its float32 is float64: transformers upcasts norms, softmax and angles to it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return torch.float64 if name in ("float32", "float") else getattr(torch, name)
+
+
+def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
+    torch.set_default_dtype(dtype)
+    config = CONFIG_MAPPING[case["config"]["model_type"]](**case["config"])
+    config._attn_implementation = case["attention"]
+    model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).to(dtype).eval()
+    weights = {RENAMED.get(n, n): tensor.to(dtype) for n, tensor in load_file(case["weights"]).items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    if unexpected or set(missing) - tied:
+        raise SystemExit(f"{case['config']}: weights do not fit: {missing} missing, {unexpected} unexpected")
+    model.tie_weights()
+    out: torch.Tensor = model(input_ids=torch.tensor([case["ids"]]), use_cache=False).logits[0]
+    if out.dtype != dtype:
+        raise SystemExit(f"{case['config']}: logits came as {out.dtype}, not {dtype}")
+    return out
+
+
+def patched() -> None:
+    """From here on float32 means float64 in transformers' own files."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("transformers.") and getattr(module, "torch", None) is torch:
+            module.torch = Double()  # type: ignore[attr-defined]
+    torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    cases = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    with torch.no_grad():
+        single = {case["out"]: logits(case, torch.float32) for case in cases if case["single"]}
+        patched()
+        for case in cases:
+            found = {"fp64": logits(case, torch.float64)}
+            if case["single"]:
+                found["fp32"] = single[case["out"]]
+            save_file({name: tensor.contiguous() for name, tensor in found.items()}, case["out"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Small configurations of each architecture, and random weights that fit one. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.conformance.oracle.registry import architecture_of
+
+Config = Mapping[str, Any]
+Weights = dict[str, NDArray[np.float32]]
+
+_BASE: dict[str, Any] = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_LLAMA: dict[str, Any] = _BASE | {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+_NARROW = _LLAMA | {"head_dim": 12}  # a width that is not hidden over heads
+
+SMALL: dict[str, dict[str, Any]] = {
+    "llama": _NARROW | {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "rope_theta": 500.0},
+    "mistral": _NARROW | {"model_type": "mistral", "sliding_window": 16},
+    "qwen2": _LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "qwen3": _NARROW
+    | {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+    "gemma": _NARROW | {"model_type": "gemma", "num_key_value_heads": 1},
+    "gemma2": _NARROW
+    | {"model_type": "gemma2", "sliding_window": 16, "query_pre_attn_scalar": 9, "final_logit_softcapping": 2.0}
+    | {"attn_logit_softcapping": 1.5},
+    "gemma3_text": _NARROW
+    | {"model_type": "gemma3_text", "sliding_window": 16, "sliding_window_pattern": 2, "query_pre_attn_scalar": 9}
+    | {"rope_theta": 5000.0, "rope_local_base_freq": 100.0, "final_logit_softcapping": 3.0},
+    "phi3": _LLAMA | {"model_type": "phi3", "sliding_window": 32, "partial_rotary_factor": 0.5},
+    "olmo2": _LLAMA | {"model_type": "olmo2", "rope_theta": 300.0},
+    "granite": _LLAMA
+    | {"model_type": "granite", "embedding_multiplier": 2.0, "logits_scaling": 3.0, "residual_multiplier": 0.5}
+    | {"attention_multiplier": 0.2},
+    "gpt2": _BASE | {"model_type": "gpt2", "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 192},
+    "gpt_neox": {k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}
+    | {"model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 700},
+    "opt": _BASE
+    | {"model_type": "opt", "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    | {"max_position_embeddings": 192, "word_embed_proj_dim": 24},
+    "falcon": _BASE
+    | {"model_type": "falcon", "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    | {"new_decoder_architecture": True, "num_kv_heads": 2, "max_position_embeddings": 256},
+    "mpt": _BASE
+    | {"model_type": "mpt", "d_model": 24, "n_layers": 3, "n_heads": 3, "max_seq_len": 192}
+    | {"attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.3}},
+    "bloom": _BASE | {"model_type": "bloom", "hidden_size": 24, "n_layer": 3, "n_head": 3},
+    "starcoder2": _LLAMA | {"model_type": "starcoder2", "sliding_window": 16, "num_key_value_heads": 1},
+}
+"""One configuration an architecture, odd where it can be, its windows far shorter than IDS."""
+
+IDS = [int(i) for i in np.random.default_rng(3).integers(0, 64, 150)]  # more than one block of attention
+
+
+def parameters(config: Config, seed: int = 0) -> Weights:
+    """Random weights by the declaration: no bias is zero and no norm is one, so that leaving one out is seen."""
+    random = np.random.default_rng(seed)
+    model, _ = architecture_of(config).declared(config)
+    made: Weights = {}
+    for name, shape in sorted(model.shapes().items()):
+        if len(shape) > 1:
+            values = random.standard_normal(shape) * 0.9 / np.sqrt(shape[-1])
+        else:
+            values = 0.1 * random.standard_normal(shape) + (1.0 if name.endswith("weight") else 0.0)
+        made[name] = values.astype(np.float32)
+    return made

@@ -1,0 +1,59 @@
+"""Each architecture against transformers in another process, as it is and with each of its fields changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from genqual.conformance.oracle.registry import oracle_for, supported
+
+from .cases import CASES
+from .conftest import Answers
+from .small import IDS, SMALL, parameters
+from .variations import variations
+
+
+def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """The judge's statistic over whole rows of logits, written out again."""
+    error = (got - got.mean(-1, keepdims=True)) - (want - want.mean(-1, keepdims=True))
+    return float(np.sqrt((error**2).mean()) / np.sqrt(want.var(axis=-1).mean()))
+
+
+def test_every_case_is_of_an_architecture() -> None:
+    assert set(SMALL) <= set(supported())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
+    config = CASES[name].config
+    ours = oracle_for(config, parameters(config)).logits(IDS)
+    assert nrms(answers[name]["fp64"], ours) <= 1e-12
+    if name in SMALL:
+        assert nrms(answers[name]["fp32"], ours) <= 1e-5
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_field_matters(name: str) -> None:
+    """A field that changes nothing is either not declared, or not computed."""
+    config = SMALL[name]
+    plain = oracle_for(config, parameters(config)).logits(IDS)
+    same = [
+        change
+        for change, changed in variations(config).items()
+        if nrms(oracle_for(changed, parameters(config)).logits(IDS), plain) < 1e-6
+    ]
+    assert not same
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_token_by_token_is_one_pass(name: str) -> None:
+    config = SMALL[name]
+    oracle: Any = oracle_for(config, parameters(config))
+    whole, cache = oracle.logits(IDS[:60]), oracle.cache()
+    parts = [IDS[:17], *([token] for token in IDS[17:60])]
+    rows = [oracle.head(oracle.states(oracle.checked(part), cache)) for part in parts]
+    assert cache.length == 60
+    np.testing.assert_allclose(np.concatenate(rows), whole, atol=1e-11)
