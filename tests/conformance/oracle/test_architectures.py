@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from genqual.conformance.oracle.registry import oracle_for, supported
 
-from .cases import CASES
+from .cases import CASES, DEPARTS
 from .conftest import Answers
-from .small import IDS, SMALL, parameters
+from .small import IDS, SMALL, parameters, stacked
 from .variations import variations
+
+PARTLY = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3", "qwen3_next", "lfm2", "mamba2"}
+"""A mixture of experts and a recurrence have no one linear at their ends."""
 
 
 def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
@@ -30,6 +33,9 @@ def test_every_case_is_of_an_architecture() -> None:
 def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
     config = CASES[name].config
     ours = oracle_for(config, parameters(config)).logits(IDS)
+    if name in DEPARTS:
+        assert nrms(answers[name]["fp64"], ours) > 1e-2, "transformers follows the definition now: take it off the list"
+        return
     assert nrms(answers[name]["fp64"], ours) <= 1e-12
     if name in SMALL:
         assert nrms(answers[name]["fp32"], ours) <= 1e-5
@@ -38,7 +44,10 @@ def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_every_part_is_where_the_declaration_says(answers: Answers, name: str) -> None:
     """Faults find norms, linears and activations of a running model so: channels shifted there move the logits."""
-    assert (answers[name]["moved"] > 1e-3).all()
+    moved = answers[name]["moved"]
+    absent = np.isnan(moved)
+    assert (moved[~absent] > 1e-3).all()
+    assert absent.sum() <= (6 if name in PARTLY else 0)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -63,3 +72,12 @@ def test_token_by_token_is_one_pass(name: str) -> None:
     rows = [oracle.head(oracle.states(oracle.checked(part), cache)) for part in parts]
     assert cache.length == 60
     np.testing.assert_allclose(np.concatenate(rows), whole, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if "experts" in " ".join(parameters(SMALL[name]))])
+def test_experts_in_one_tensor_a_layer_say_the_same_bit_for_bit(name: str) -> None:
+    config, published = SMALL[name], parameters(SMALL[name])
+    plain = oracle_for(config, published).logits(IDS)
+    np.testing.assert_array_equal(oracle_for(config, stacked(published)).logits(IDS), plain)
+    bare = {stored.removeprefix("model."): array for stored, array in stacked(published).items()}
+    np.testing.assert_array_equal(oracle_for(config, bare).logits(IDS), plain)
