@@ -8,7 +8,7 @@ import pytest
 from genqual.conformance.judge_own import claims, judge_finite, rows_of
 from genqual.conformance.judgement import Judgement
 from genqual.engines.base import TokenBatch
-from genqual.errors import BadInput, GenqualError, NotApplicable, OutOfMemory, Unsupported
+from genqual.errors import BadInput, EngineFailed, GenqualError, NotApplicable, OutOfMemory, Unsupported
 from genqual.given import Drawn, Judge, Passage, Text
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
 from genqual.ranks.handle import Generator
@@ -88,7 +88,10 @@ def test_a_prompt_of_nothing_has_a_declared_outcome(generator: Generator, passag
 def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
     generator: Generator, passage: Passage, run: Run, judge_it: Judge
 ) -> None:
-    """One token more than the declared positions: a plain refusal, or finite logits; never a lost rank."""
+    """One token more than the declared positions: a refusal or an error of the engine, or finite logits.
+
+    Never a lost rank. Learned positions end there: plain transformers raises an IndexError of its own.
+    """
     limit = generator.loaded[0].max_positions
     if limit is None or limit > LONGEST:
         raise NotApplicable(f"{limit or 'any number of'} positions: beyond them is further than a quick run can go")
@@ -101,7 +104,7 @@ def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
     batch = TokenBatch.of([np.resize(passage.forced, limit + 1).tolist()])
     try:
         got = generator.score(batch, passage.forced[:1, :2])
-    except (BadInput, Unsupported, OutOfMemory) as refusal:
+    except (BadInput, Unsupported, OutOfMemory, EngineFailed) as refusal:
         judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
         return
     judge_it(judge_finite(got, dtype=generator.case.dtype))

@@ -1,8 +1,8 @@
 """Run as a process: logits of small models by transformers. The pytest process never imports torch.
 
 python peer.py CASES.json, a list of {"config", "weights", "ids", "out", "attention", "single"}; each writes `out`
-(safetensors): "fp64" (tokens, vocabulary), and "fp32" where "single" is true. In "fp64" the steps that transformers
-keeps in float32 are float64, too.
+(safetensors): "fp64" (tokens, vocabulary), and where "single" is true "fp32", and "moved" (parts,), see `moved`. In
+"fp64" the steps that transformers keeps in float32 are float64, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from safetensors.torch import load_file, save_file
 from transformers import masking_utils, modeling_rope_utils  # noqa: F401 - so that they are patched below
 from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
+from genqual.conformance.faults.places import Layer, output, places
+from genqual.errors import BadInput
+
+PARTS = ("embedding", "norm", "head", *Layer.__dataclass_fields__)
 Case = dict[str, Any]
 RENAMED = {"embed_out.weight": "lm_head.weight"}  # as from_pretrained does for published checkpoints
 
@@ -29,7 +33,7 @@ class Double:
         return torch.float64 if name in ("float32", "float") else getattr(torch, name)
 
 
-def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
+def model_of(case: Case, dtype: torch.dtype) -> Any:
     torch.set_default_dtype(dtype)
     config = CONFIG_MAPPING[case["config"]["model_type"]](**case["config"])
     config._attn_implementation = case["attention"]
@@ -41,10 +45,32 @@ def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
     if unexpected or set(missing) - tied:
         raise SystemExit(f"{case['config']}: weights do not fit: {missing} missing, {unexpected} unexpected")
     model.tie_weights()
+    return model
+
+
+def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
+    model = model_of(case, dtype)
     out: torch.Tensor = model(input_ids=torch.tensor([case["ids"]]), use_cache=False).logits[0]
     if out.dtype != dtype:
         raise SystemExit(f"{case['config']}: logits came as {out.dtype}, not {dtype}")
     return out
+
+
+def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
+    """How far logits move when a part of the last layer but one, or of the model, shifts its channels."""
+    model, ids = model_of(case, dtype), torch.tensor([case["ids"]])
+    plain, found = model(input_ids=ids, use_cache=False).logits, []
+    for name in PARTS:
+        try:
+            part = places(model).part(name, -2)
+        except BadInput:  # a mixture of experts has no one linear at its ends
+            found.append(torch.tensor(torch.nan))
+            continue
+        undo = output(object(), part, lambda result: result.roll(1, -1))
+        found.append((model(input_ids=ids, use_cache=False).logits - plain).abs().max() / plain.std())
+        undo()
+    assert torch.equal(model(input_ids=ids, use_cache=False).logits, plain)
+    return torch.stack(found)
 
 
 def patched() -> None:
@@ -61,11 +87,12 @@ def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with torch.no_grad():
         single = {case["out"]: logits(case, torch.float32) for case in cases if case["single"]}
+        parts = {case["out"]: moved(case, torch.float32) for case in cases if case["single"]}
         patched()
         for case in cases:
             found = {"fp64": logits(case, torch.float64)}
             if case["single"]:
-                found["fp32"] = single[case["out"]]
+                found |= {"fp32": single[case["out"]], "moved": parts[case["out"]]}
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, case["out"])
 
 

@@ -15,6 +15,9 @@ from .conftest import Answers
 from .small import IDS, SMALL, parameters, stacked
 from .variations import variations
 
+PARTLY = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3", "qwen3_next", "lfm2", "mamba2"}
+"""A mixture of experts and a recurrence have no one linear at their ends."""
+
 
 def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
     """The judge's statistic over whole rows of logits, written out again."""
@@ -36,6 +39,15 @@ def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
     assert nrms(answers[name]["fp64"], ours) <= 1e-12
     if name in SMALL:
         assert nrms(answers[name]["fp32"], ours) <= 1e-5
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_part_is_where_the_declaration_says(answers: Answers, name: str) -> None:
+    """Faults find norms, linears and activations of a running model so: channels shifted there move the logits."""
+    moved = answers[name]["moved"]
+    absent = np.isnan(moved)
+    assert (moved[~absent] > 1e-3).all()
+    assert absent.sum() <= (6 if name in PARTLY else 0)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from genqual.conformance.oracle.attention import Attention
+from genqual.conformance.oracle.fields import Fields
+from genqual.conformance.oracle.modules import LayerModules, modules_of
+from genqual.conformance.oracle.registry import architecture_of
+from genqual.conformance.oracle.spec import Model
 from genqual.errors import BadInput
 
 Undo = Callable[[], None]
@@ -27,6 +32,13 @@ class Layer:
     mlp_in: Any  # the linear before the activation
     activation: Any
     mlp_out: Any  # the row-parallel linear at the end of the MLP
+
+    def __getattribute__(self, name: str) -> Any:
+        """Raises BadInput on a part that this layer does not have: a mixture of experts has no one `mlp_in`."""
+        value = object.__getattribute__(self, name)
+        if value is None and name in Layer.__dataclass_fields__:
+            raise BadInput(f"part {name!r}: this layer has none; put this fault into another layer or model")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +67,62 @@ class Places:
         return getattr(self.layer(layer), name)
 
 
+_ACTIVATIONS: Final = ("act_fn", "act", "gelu_impl", "activation_fn", "activation")
+
+
 def places(model: Any) -> Places:
-    """The parts of `model`, a Llama or a BLOOM. Raises BadInput on another architecture."""
-    kind = model.config.model_type
-    if kind == "llama":
-        layers = tuple(
-            Layer(
-                *(block, block.input_layernorm, block.self_attn, block.self_attn.k_proj, block.self_attn.o_proj),
-                *(block.post_attention_layernorm, block.mlp.gate_proj, block.mlp.act_fn, block.mlp.down_proj),
-            )
-            for block in model.model.layers
-        )
-        return Places(model.model.embed_tokens, layers, model.model.norm, model.lm_head)
-    if kind == "bloom":
-        layers = tuple(
-            Layer(
-                *(block, block.input_layernorm, block.self_attention, block.self_attention.query_key_value),
-                *(block.self_attention.dense, block.post_attention_layernorm, block.mlp.dense_h_to_4h),
-                *(block.mlp.gelu_impl, block.mlp.dense_4h_to_h),
-            )
-            for block in model.transformer.h
-        )
-        return Places(model.transformer.word_embeddings, layers, model.transformer.ln_f, model.lm_head)
-    raise BadInput(f"architecture {kind!r}: faults know llama and bloom")
+    """The parts of `model`, by the declaration of its architecture. Raises BadInput on one that has none."""
+    names = modules_of(_declared(model))
+    return Places(
+        embedding=_module(model, names.embedding),
+        layers=tuple(_layer(model, layer) for layer in names.layers),
+        norm=_module(model, names.norm),
+        head=model.get_output_embeddings(),
+    )
+
+
+def _layer(model: Any, names: LayerModules) -> Layer:
+    block, mlp = _module(model, names.block), _module(model, names.mlp)
+    holders = () if mlp is None else (mlp, block)
+    found = [getattr(owner, name, None) for owner in holders for name in _ACTIVATIONS]
+    return Layer(
+        block=block,
+        norm_in=_module(model, names.norm_in),
+        attention=_module(model, names.attention),
+        attention_in=_module(model, names.attention_in),
+        attention_out=_module(model, names.attention_out),
+        norm_post=_module(model, names.norm_post),
+        mlp_in=_module(model, names.mlp_in),
+        activation=next((each for each in found if callable(each)), None),
+        mlp_out=_module(model, names.mlp_out),
+    )
+
+
+def _module(model: Any, name: str | None) -> Any:
+    if name is None:
+        return None
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise BadInput(f"{name}: this engine's model has no such module ({error})") from error
+
+
+def _declared(model: Any) -> Model:
+    config = model.config.to_dict()
+    return architecture_of(config).build(Fields(config))
 
 
 def base_of(model: Any) -> Any:
     """The model below the head: where ids, positions, mask and cache go in."""
-    return model.model if model.config.model_type == "llama" else model.transformer
+    return model.base_model
 
 
 def width_of_head(model: Any) -> int:
     """Channels of one attention head."""
-    return int(places(model).layers[0].attention.head_dim)
+    mixer = _declared(model).blocks[0].mixer
+    if not isinstance(mixer, Attention):
+        raise BadInput(f"layer 0 of {model.config.model_type!r} is no attention with heads of one width")
+    return mixer.width
 
 
 def changed(engine: Any) -> None:

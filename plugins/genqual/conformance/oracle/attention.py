@@ -171,6 +171,10 @@ class Attention(Part):
             shapes |= norm.shapes() if norm else {}
         return shapes | ({self.sinks: (self.heads,)} if self.sinks else {})
 
+    def ends(self) -> tuple[str, str]:
+        first = self.qkv.key if isinstance(self.qkv, Separate) else self.qkv.fused
+        return first.name, self.out.name
+
     def state_elements(self, length: int) -> int:
         """Keys and values of the tokens that a later token can still see."""
         seen = length if self.window is None else min(length, self.window)

@@ -167,6 +167,10 @@ class Part(ABC):
         del length
         return 0
 
+    def ends(self) -> tuple[str, str] | None:
+        """Module names of its first linear (of attention: the one that makes keys) and of its last; None without."""
+        return None
+
     @property
     def attention_window(self) -> int | None:
         """Tokens back that the part sees, itself included; None where there is no such limit."""

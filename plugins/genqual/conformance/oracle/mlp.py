@@ -93,6 +93,9 @@ class Mlp(Part):
     def shapes(self) -> dict[str, Shape]:
         return self.up.shapes() | self.down.shapes()
 
+    def ends(self) -> tuple[str, str]:
+        return self.up.name, self.down.name
+
     def __call__(self, x: F64, at: At) -> F64:
         return self.down(self.activation(self.up(x, at)), at)
 
@@ -109,6 +112,9 @@ class GatedMlp(Part):
     def shapes(self) -> dict[str, Shape]:
         return self.gate.shapes() | self.up.shapes() | self.down.shapes()
 
+    def ends(self) -> tuple[str, str]:
+        return self.gate.name, self.down.name
+
     def __call__(self, x: F64, at: At) -> F64:
         return self.down(self.activation(self.gate(x, at)) * self.up(x, at), at)
 
@@ -123,6 +129,9 @@ class FusedGatedMlp(Part):
 
     def shapes(self) -> dict[str, Shape]:
         return self.both.shapes() | self.down.shapes()
+
+    def ends(self) -> tuple[str, str]:
+        return self.both.name, self.down.name
 
     def __call__(self, x: F64, at: At) -> F64:
         gate, up = np.split(self.both(x, at), 2, axis=-1)

@@ -172,6 +172,22 @@ class Model:
                 shapes |= part.shapes()
         return shapes
 
+    def active_parameters(self) -> int:
+        """Parameters that the pass of one token reads: all layers and norms, the head, one row of the embedding."""
+        parts = [part for block in self.blocks for part in block.parts()]
+        table = self.head.vocabulary * self.head.hidden if self.head.tied else 0
+        outside = sum(int(np.prod(shape)) for shape in self.head.shapes().values()) + table
+        return sum(part.active() for part in parts) + outside + self.embedding.width
+
+    def cache_bytes(self, length: int, element_bytes: int = 2) -> int:
+        """Bytes that all layers keep of a sequence of `length` tokens, windows and fixed states as they are."""
+        parts = [part for block in self.blocks for part in block.parts()]
+        return element_bytes * sum(part.state_elements(length) for part in parts)
+
+    def layer_window(self, index: int) -> int | None:
+        """Tokens back that layer `index` sees, itself included; None where it sees all."""
+        return self.blocks[index].mixer.attention_window
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -258,21 +274,16 @@ class ComposedOracle(CausalOracle):
         return self.model.shapes()
 
     def active_parameters(self) -> int:
-        """Parameters that the pass of one token reads, all layers, norms and the head; of the embedding one row."""
-        parts = [part for block in self.model.blocks for part in block.parts()]
-        head = self.model.head
-        table = 0 if not head.tied else head.vocabulary * head.hidden
-        outside = sum(int(np.prod(shape)) for shape in head.shapes().values()) + table
-        return sum(part.active() for part in parts) + outside + self.model.embedding.width
+        """See `Model.active_parameters`."""
+        return self.model.active_parameters()
 
     def cache_bytes(self, length: int, element_bytes: int = 2) -> int:
-        """Bytes that all layers keep of a sequence of `length` tokens, windows and fixed states as they are."""
-        parts = [part for block in self.model.blocks for part in block.parts()]
-        return element_bytes * sum(part.state_elements(length) for part in parts)
+        """See `Model.cache_bytes`."""
+        return self.model.cache_bytes(length, element_bytes)
 
     def layer_window(self, index: int) -> int | None:
-        """Tokens back that layer `index` sees, itself included; None where it sees all."""
-        return self.model.blocks[index].mixer.attention_window
+        """See `Model.layer_window`."""
+        return self.model.layer_window(index)
 
 
 def _check_tied(weights: Mapping[str, NDArray[Any]], embedding: str, prefix: str) -> None:
