@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
+from genqual.conformance.judge_free import ByOracle
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
 from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
 from genqual.conformance.reference import Reference, check_weights
@@ -339,7 +340,8 @@ class Run:
         generator, prompts = self.generator(case), TokenBatch.of(known.prompts)
         if generator.plan.tier == "tokens":
             tokens = generator.generate(prompts, known.steps).tokens
-            return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=self.oracle(case.model).logits)
+            by = ByOracle(lambda: self.oracle(case.model))
+            return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=by)
         return judge.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
 
     def _command_again(self, case: Case, workload: Workload, metric: str) -> str:

@@ -141,7 +141,8 @@ def reference(
 def _spread(made: Reference, scheme: str) -> str:
     """The envelope's nrms, and the least and most of its runs: how far honest runs lie apart."""
     envelope = made.envelopes[scheme]
-    each = np.sqrt((envelope.errors**2).mean(axis=(1, 2))) / made.pooled_spread
+    # A cell is nan where a run took another expert at a near tie of a router.
+    each = np.sqrt(np.nanmean(envelope.errors**2, axis=(1, 2))) / made.pooled_spread
     return f"{envelope.nrms:.3g} ({len(each)} runs, {each.min():.3g} to {each.max():.3g})"
 
 
