@@ -218,10 +218,7 @@ class Run:
         return f"no reference of {name} in {', '.join(map(str, places))}; `genqual reference {model}{by}` makes one"
 
     def oracle(self, model: str) -> Oracle:
-        """Who said the reference of `model`: our own implementation, or transformers in a process on the CPU.
-
-        Kept, because a free run is re-scored with it. Raises BadInput where there is neither.
-        """
+        """Who said the reference of `model`: our oracle, or transformers on the CPU; kept. Raises BadInput without."""
         return self._oracles.of(model, self.reference(model))
 
     def against_oracle(

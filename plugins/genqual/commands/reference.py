@@ -125,7 +125,7 @@ def reference(
                 # Named after the oracle whose arithmetic it is: the reference is the same, whichever way it was made.
                 facts["oracle"] = streaming.name
             else:
-                oracle = oracle_for(weights.config(spec), weights.read(spec))
+                oracle = _ours(spec)
             made = references.make(spec.name, sha256, oracle, rows, steps, facts=facts)
         if calibrate:
             calibrated(spec, made, chosen, target)
@@ -136,6 +136,16 @@ def reference(
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
         say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def _ours(spec: ModelSpec) -> Oracle:
+    """genqual's own oracle over the weights of `spec`. Where it has none BadInput names the other way."""
+    try:
+        return oracle_for(weights.config(spec), weights.read(spec))
+    except BadInput as error:
+        if "--by transformers" in str(error):
+            raise
+        raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
 
 
 def _spread(made: Reference, scheme: str) -> str:
