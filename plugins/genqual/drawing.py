@@ -149,9 +149,9 @@ def text_of(
 
 
 @st.composite
-def cuts(draw: st.DrawFn, total: int) -> list[int]:
-    """Widths of at least 1 that add up to `total`; they shrink to few passes."""
+def cuts(draw: st.DrawFn, total: int, first: int = 1) -> list[int]:
+    """Widths of at least 1, the first of at least `first`, that add up to `total`; they shrink to few passes."""
     widths: list[int] = []
     while (left := total - sum(widths)) > 0:
-        widths.append(left - draw(st.integers(0, left - 1)))
+        widths.append(left - draw(st.integers(0, left - (1 if widths else first))))
     return widths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shlex
 import sys
@@ -18,14 +17,13 @@ from typing import Final
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from genqual.builds import build_of
 from genqual.conformance import judge, reference_file
 from genqual.conformance.judge import judge_same
 from genqual.conformance.judge_free import ByOracle
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
-from genqual.conformance.oracle.registry import Oracle, oracle_for, parameters_of
+from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
 from genqual.conformance.reference import Reference, check_weights
 from genqual.conformance.scores import scores_of
 from genqual.devices.base import Placement
@@ -38,6 +36,7 @@ from genqual.measuring import Measuring, Published
 from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
 from genqual.options import Options
+from genqual.oracles import Oracles
 from genqual.paths import data_dir
 from genqual.performance.design import gated_workloads
 from genqual.ranks.deadlines import Deadlines
@@ -89,7 +88,7 @@ class Run:
         self._others: dict[Case, Generator] = {}
         self._inspections: dict[Case, dict[str, Json]] = {}
         self._references: dict[str, Reference | str] = {}
-        self._oracles: dict[str, Oracle] = {}
+        self._oracles = Oracles(progress, lambda: self.pool.leases.taken())
         self._said: dict[tuple[str, bytes], NDArray[np.float64]] = {}  # by the oracle, of long texts
 
     @classmethod
@@ -215,17 +214,12 @@ class Run:
                 if sha256 is not None:
                     check_weights(found, sha256)
                 return found
-        return f"no reference of {name} in {', '.join(map(str, places))}; `genqual reference {model}` makes one"
+        by = "" if resolve(model).architecture in supported() else " --by transformers"
+        return f"no reference of {name} in {', '.join(map(str, places))}; `genqual reference {model}{by}` makes one"
 
     def oracle(self, model: str) -> Oracle:
-        """Our own implementation of `model`, over its weights; kept, because a free run is re-scored with it."""
-        if model not in self._oracles:
-            spec = resolve(model)
-            self._oracles.clear()  # one at a time: a float64 copy of the weights is large
-            self._oracles[model] = oracle_for(weights.config(spec), weights.read(spec))
-            # The next group imports meanwhile: BLAS that waits for a thread without a core takes six times as long.
-            threadpool_limits(max(1, len(os.sched_getaffinity(0)) // 2), user_api="blas")
-        return self._oracles[model]
+        """Who said the reference of `model`: our oracle, or transformers on the CPU; kept. Raises BadInput without."""
+        return self._oracles.of(model, self.reference(model))
 
     def against_oracle(
         self,
@@ -248,13 +242,12 @@ class Run:
                 self._said[key] = self.oracle(case.model).logits(text[:-1])[-steps:]
         except BadInput as reason:
             return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason))
-        logits = self._said[key]
-        found = self.reference(case.model)
-        envelope = found.envelopes.get(case.dtype) if isinstance(found, Reference) else None
-        exact = scores_of(logits[:, None], text[None, -steps:])
+        known = found if isinstance(found := self.reference(case.model), Reference) else None
         judged = judge_same(
-            exact, scores, dtype=case.dtype, envelope=envelope, fp32_limit=limit, factor=factor, exact=True
-        )
+            scores_of(self._said[key][:, None], text[None, -steps:]), scores, dtype=case.dtype, exact=True,
+            envelope=known.envelopes.get(case.dtype) if known else None, fp32_limit=limit, factor=factor,
+            independent=known is None or known.independent,
+        )  # fmt: skip
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
 
     def exact_logits(self, model: str) -> NDArray[np.float64]:
@@ -383,6 +376,7 @@ class Run:
 
     def close(self) -> None:
         """End every rank of this process. Harmless twice."""
+        self._oracles.close()
         if "pool" in self.__dict__:
             self.pool.close_all()
 

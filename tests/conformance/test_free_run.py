@@ -159,3 +159,11 @@ def test_what_was_judged_and_what_left_is_counted_where_nothing_is_scored_again(
     wrong = judged(changed(0, s2=7), rescore=False)
     assert wrong.status == "fail"
     assert (wrong.judged, wrong.flips, wrong.flips_beyond_margin, wrong.worst) == (6 + 3, 1, 1, (2, 0))
+
+
+@pytest.mark.parametrize("rows", [RIGHT, changed(1, s3=7)], ids=["right", "wrong"])
+def test_a_verdict_says_that_the_oracle_was_not_independent(rows: list[list[int]]) -> None:
+    verdict = judged(rows, reference=replace(REFERENCE, independent=False))
+    assert verdict.independent is False
+    assert "not independent" in verdict.explanation
+    assert "not independent" not in judged(rows).explanation

@@ -125,3 +125,10 @@ def test_kept_logits_are_compared_too() -> None:
     changed[0, 0, 63] = -changed[0, 0, 63]
     assert judge_bitwise(a, replace(a, logits=LOGITS.astype(np.float32)), dtype="fp32").passed
     assert not judge_bitwise(a, replace(a, logits=changed), dtype="fp32").passed
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_a_verdict_against_an_oracle_says_whether_it_is_independent(independent: bool) -> None:
+    verdict = same(LOGITS, LOGITS, "fp32", exact=True, independent=independent)
+    assert verdict.independent is independent
+    assert ("not independent" in verdict.explanation) is not independent

@@ -111,3 +111,11 @@ def test_reads_out_of_order_are_refused() -> None:
 def test_the_answer_of_another_probe_is_refused() -> None:
     with pytest.raises(KeyError):
         Roofline.from_json({"read": []})
+
+
+@given(st.integers(1, 64), st.integers(1, 512), st.integers(2, 64))
+def test_a_state_is_read_whole_in_each_step_whatever_the_length(batch: int, length: int, new: int) -> None:
+    workload = Workload(batch, length, new)
+    keys_alone = kv_bytes_read(workload, rank())
+    assert kv_bytes_read(workload, rank(state_bytes=5000)) - keys_alone == pytest.approx(batch * 5000)
+    assert kv_bytes_read(workload, rank(kv_bytes_per_token=0, state_bytes=5000)) == batch * 5000

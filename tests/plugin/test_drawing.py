@@ -101,7 +101,9 @@ def test_what_is_no_verdict_ends_the_search_at_once() -> None:
 @settings(max_examples=50, deadline=None)
 @given(total=st.integers(1, 40), data=st.data())
 def test_cuts_add_up(total: int, data: st.DataObject) -> None:
-    widths = data.draw(cuts(total))
+    first = data.draw(st.integers(1, total))
+    widths = data.draw(cuts(total, first=first))
+    assert widths[0] >= first
     assert sum(widths) == total
     assert min(widths) >= 1
 

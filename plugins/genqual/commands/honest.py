@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import psutil
 
 from genqual.commands.streaming import say
 from genqual.conformance.judge_own import rows_of
 from genqual.conformance.reference import Reference
 from genqual.devices.registry import processor
 from genqual.engines.base import Scores, TokenBatch
-from genqual.engines.registry import engine
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import Unsupported
 from genqual.models.spec import ModelSpec
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
-from genqual.ranks.pool import Pool
-from genqual.spec import DTYPES, Case, Json
+from genqual.ranks.on_cpu import cpu_generator
+from genqual.spec import DTYPES
 
 # Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
 ATTENTION: Final = ("eager", "sdpa")
@@ -32,9 +24,6 @@ _PACKAGES: Final = {
     **dict.fromkeys(("int8-weight", "int8-dynamic", "int8-smoothquant"), ("torchao",)),
     "int8-bitsandbytes": ("bitsandbytes", "accelerate"),
 }
-
-# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
-_EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 
 
 def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
@@ -50,7 +39,7 @@ def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool =
     found = {}
     for attention in ATTENTION:
         say(f"{spec.name}: honest {scheme} runs with {attention} attention")
-        with cpu_generator(spec, scheme, attention, stream=stream) as generator:
+        with cpu_generator(spec, scheme, attention, progress=say, stream=stream) as generator:
             try:
                 found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
             except Unsupported as reason:
@@ -69,7 +58,7 @@ def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Sco
     batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     say(f"{spec.name}: honest {scheme} runs of other shapes")
-    with cpu_generator(spec, scheme, "eager") as generator:
+    with cpu_generator(spec, scheme, "eager", progress=say) as generator:
 
         def of(chosen: Sequence[int]) -> Scores:
             return generator.score(TokenBatch.of([made.prompts[i] for i in chosen]), made.forced[list(chosen)])
@@ -106,53 +95,9 @@ def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Score
     found = {}
     for way, how in ways.items():
         say(f"{spec.name}: honest {scheme}, {way}")
-        with cpu_generator(spec, scheme, "eager", **how) as generator:
+        with cpu_generator(spec, scheme, "eager", progress=say, **how) as generator:
             try:
                 found[way] = generator.score(batch, made.forced)
             except Unsupported as reason:
                 say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
     return found
-
-
-@contextmanager
-def cpu_generator(
-    spec: ModelSpec,
-    dtype: str,
-    attention: str,
-    *,
-    stream: bool = False,
-    name: str = "transformers",
-    ranks: int = 1,
-    cores: int = 1,
-    env: Mapping[str, str] | None = None,
-) -> Iterator[Generator]:
-    """Ranks on the CPU, one of plain transformers by default, ended afterwards; `stream` offloads weights to disk."""
-    offloads = stream or dtype == "int8-bitsandbytes"
-    device, eager = processor(), engine("accelerate" if offloads else name)
-    presence = device.probe()
-    if not presence.present:
-        raise BadInput(
-            f"envelopes are measured on a processor, and {presence.probe} found {presence.found}; make the reference "
-            "with --schemes '' (fp32 verdicts only), or on a host that has one"
-        )
-    case = Case(device.name, eager.name, spec.name, dtype, ranks, cores)
-    place = device.place(ranks, cores)
-    place = replace(place, env=tuple({**own, **(env or {})} for own in place.env))
-    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
-        pool = Pool(1, progress=say)
-        plan = GroupPlan(
-            case=case,
-            implementation=eager.implementation,
-            model=spec,
-            placement=place,
-            torch_device=device.torch_device,
-            backend=device.backend,
-            logs=Path(logs),
-            options={**eager.options, "attn_implementation": attention}
-            | _EMULATED.get(dtype, {})
-            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
-        )
-        try:
-            yield Generator(pool, plan)
-        finally:
-            pool.close_all()

@@ -23,6 +23,8 @@ from genqual.models import weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
+from genqual.ranks.peer_oracle import facts as peer_facts
+from genqual.ranks.peer_oracle import peer_oracle
 from genqual.spec import Json
 
 MOST_PROMPT_TOKENS = 64
@@ -31,6 +33,14 @@ MOST_PROMPT_TOKENS = 64
 @click.command("reference")
 @click.argument("model")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write to. [default: the cache's references]")
+@click.option(
+    "--by",
+    type=click.Choice(["oracle", "transformers"]),
+    default="oracle",
+    show_default=True,
+    help="Who says what is right: genqual's own float64 oracle, or transformers in fp32 on the CPU, for architectures "
+    "that the oracle does not know; verdicts then say that it is not independent.",
+)
 @click.option("--prompts", default="bloom", show_default=True, help="Prompt set: bloom, languages or code.")
 @click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Greedy tokens a prompt.")
 @click.option(
@@ -58,6 +68,7 @@ MOST_PROMPT_TOKENS = 64
 def reference(
     model: str,
     out: Path | None,
+    by: str,
     prompts: str,
     steps: int,
     schemes: str,
@@ -78,13 +89,19 @@ def reference(
     where it was; the state (keys, values and hidden states of all prompts) is removed at the end. Envelopes are then
     measured with weights offloaded to disk, too.
 
+    With --by transformers an engine is held against other software of the same family: faults that both share are not
+    found, and every verdict says "not independent". It serves any model that transformers loads.
+
     \b
       genqual reference llama-tiny                     # seconds; the cache keeps it
       genqual reference ./bloom-176b --stream --schemes ''   # the fp32 oracle of a model larger than memory
       genqual reference ./bloom-176b --stream --add --schemes bf16
+      genqual reference ./exotic --by transformers           # an architecture that the oracle does not know
     """
     if state is not None and not stream:
         raise BadInput("--state is where --stream keeps its state: give --stream, too")
+    if state is not None and by == "transformers":
+        raise BadInput("--state is where genqual's own oracle keeps its state; transformers has none: leave it out")
     spec = resolve(model)
     target = (out or cache_dir() / "references") / spec.name
     say(f"{spec.name}: reading the weights")
@@ -96,15 +113,19 @@ def reference(
             references.check_weights(made, sha256)
         else:
             rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
-            say(f"{spec.name}: the oracle generates {steps} tokens after each of {len(rows)} prompts")
+            who = "transformers in fp32" if by == "transformers" else "the oracle"
+            say(f"{spec.name}: {who} generates {steps} tokens after each of {len(rows)} prompts")
             facts: dict[str, Json] = {"prompts": prompts}
             oracle: Oracle
-            if stream:
+            if by == "transformers":
+                oracle = until_written.enter_context(peer_oracle(spec, progress=say, stream=stream))
+                facts |= peer_facts()
+            elif stream:
                 oracle = streaming = until_written.enter_context(streamed(spec, sha256, rows, steps, state))
                 # Named after the oracle whose arithmetic it is: the reference is the same, whichever way it was made.
                 facts["oracle"] = streaming.name
             else:
-                oracle = oracle_for(weights.config(spec), weights.read(spec))
+                oracle = _ours(spec)
             made = references.make(spec.name, sha256, oracle, rows, steps, facts=facts)
         if calibrate:
             calibrated(spec, made, chosen, target)
@@ -115,6 +136,16 @@ def reference(
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
         say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def _ours(spec: ModelSpec) -> Oracle:
+    """genqual's own oracle over the weights of `spec`. Where it has none BadInput names the other way."""
+    try:
+        return oracle_for(weights.config(spec), weights.read(spec))
+    except BadInput as error:
+        if "--by transformers" in str(error):
+            raise
+        raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
 
 
 def _spread(made: Reference, scheme: str) -> str:

@@ -24,7 +24,7 @@ from genqual.conformance.judgement import (
     lane_of,
 )
 from genqual.conformance.oracle.core import F64, I64
-from genqual.conformance.reference_data import Reference
+from genqual.conformance.reference_data import Reference, oracle_words
 from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, tie_margin
 from genqual.engines.base import Scores
 
@@ -72,10 +72,8 @@ def judge_scores(
     errors = cell_errors(scores.projections, reference.projections)
     near = near_cells(reference, tie_margin(tolerance))
     got, want = scores.top_ids[..., 0], reference.tokens
-    against = "the oracle" if reference.independent else "an oracle that is not independent of the engines"
-    return _verdict(
-        errors, reference.pooled_spread, got, want, reference.margins, tolerance, against, reference.independent, near
-    )
+    spread, against = reference.pooled_spread, reference.oracle
+    return _verdict(errors, spread, got, want, reference.margins, tolerance, against, reference.independent, near)
 
 
 def judge_same(
@@ -89,13 +87,14 @@ def judge_same(
     fp32_limit: float = FP32_LIMIT,
     k: float = MARGIN_SIGMAS,
     exact: bool = False,
+    independent: bool | None = None,
 ) -> Judgement:
     """Judge whether two runs of one engine say the same, as a metamorphic property wants; no reference needed.
 
     `a` and `b` forced the same tokens (with and without cache, a row alone and in a batch, other padding, other
     TP degree). `reference_spread` in logit units defaults to that of `a`; without an `envelope` the assumed one of
     bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`. With `exact` the first
-    "run" is the oracle's, which has no error of its own.
+    "run" is the oracle's, which has no error of its own; `independent` says whether it is, of the engines.
     """
     lane = lane_of(dtype)
     for name, scores in (("first", a), ("second", b)):
@@ -119,8 +118,8 @@ def judge_same(
         a.top_ids[..., 0],
         margins,
         tolerance,
-        "the oracle" if exact else "the first run",
-        independent=None,
+        oracle_words(independent=independent is not False) if exact else "the first run",
+        independent,
     )
 
 

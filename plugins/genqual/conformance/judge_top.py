@@ -141,7 +141,7 @@ def _verdict(
             f"the log-probabilities at step {s} of prompt {r} are off by {errors[s, r]:.4g} RMS, allowed are "
             f"{allowed[s, r]:.4g} ({tolerance.k:g} sigma; {int((errors > allowed).sum())} such cells)"
         )
-    against = "the oracle" if reference.independent else "an oracle that is not independent of the engines"
+    against = reference.oracle
     cells = f"{len(ids)} steps x {ids.shape[1]} prompts, the best {ids.shape[-1]} of each, against {against}"
     routed = "" if excuse is None else f" {excuse.sentence}"
     if reasons:

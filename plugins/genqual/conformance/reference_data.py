@@ -15,6 +15,11 @@ from genqual.errors import BadInput
 from genqual.spec import Json
 
 
+def oracle_words(*, independent: bool) -> str:
+    """What verdicts call an oracle."""
+    return "the oracle" if independent else "an oracle that is not independent of the engines"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """Greedy generation of `model` by the oracle, teacher forced on its own tokens; logits in float64.
@@ -79,6 +84,11 @@ class Reference:
     @property
     def rows(self) -> int:
         return len(self.prompts)
+
+    @property
+    def oracle(self) -> str:
+        """What verdicts call the oracle that said so."""
+        return oracle_words(independent=self.independent)
 
     @property
     def forced(self) -> I64:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, DynamicCache, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
+from genqual.engines import caches
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.signs import tokenizer_of_signs
 from genqual.engines.statistics import ScoreRecorder
@@ -21,27 +22,39 @@ from genqual.spec import Json
 I64 = NDArray[np.int64]
 
 
-def score_passes(engine: Any, *, ids: I64, mask: I64, forced: I64, widths: list[int], detours: list[int]) -> Scores:
+def score_passes(
+    engine: Any,
+    *,
+    ids: I64,
+    mask: I64,
+    forced: I64,
+    widths: list[int],
+    detours: list[int],
+    logits: bool = False,
+) -> Scores:
     """Statistics at `forced` (rows, steps), the whole text read through one growing cache in passes of `widths` tokens.
 
-    Before pass i, `detours[i]` other tokens are read and cropped from the cache again. Raises BadInput when the widths
-    do not add up to prompt + steps - 1.
+    The cache is the one that the model makes itself: with its windows, its states, or both. Before pass i,
+    `detours[i]` other tokens are read and cropped from it again. Raises BadInput when the widths do not add up to
+    prompt + steps - 1.
     """
     text = np.concatenate([ids, forced[:, :-1]], axis=1)
     seen = np.concatenate([mask, np.ones_like(forced[:, :-1])], axis=1)
     length, steps = text.shape[1], forced.shape[1]
     if sum(widths) != length or min(widths) < 1 or len(detours) != len(widths):
         raise BadInput(f"passes of {widths} tokens with detours {detours}: the text has {length}")
-    cache, recorder, end = DynamicCache(), ScoreRecorder(), 0
+    cache: Any = None
+    recorder, end = ScoreRecorder(keep_logits=logits), 0
     for width, detour in zip(widths, detours, strict=True):
         start, end = end, end + width
         if detour and start:
             other = text[:, :1] * 0 + np.arange(7, 7 + detour)
+            caches.prepare_crop(cache)
             _pass(engine, other, np.concatenate([seen[:, :start], np.ones_like(other)], axis=1), cache)
             cache.crop(-detour)  # transformers 5 takes only what to remove
-        logits = _pass(engine, text[:, start:end], seen[:, :end], cache)
+        out, cache = _pass(engine, text[:, start:end], seen[:, :end], cache)
         for place in range(max(start, length - steps), end):
-            recorder.add(logits[:, place - start], forced[:, place - (length - steps)])
+            recorder.add(out[:, place - start], forced[:, place - (length - steps)])
     return recorder.scores()
 
 
@@ -100,7 +113,7 @@ def states(engine: Any, *, ids: I64) -> dict[str, Json | NDArray[np.float32]]:
     handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [block.register_forward_hook(after) for block in blocks]
     try:
-        logits = _pass(engine, ids, np.ones_like(ids), None)
+        logits, _ = _pass(engine, ids, np.ones_like(ids), None, keep=False)
     finally:
         for handle in handles:
             handle.remove()
@@ -120,15 +133,20 @@ def inputs_kept(engine: Any, *, ids: I64, mask: I64, forced: I64) -> dict[str, J
     return {"written": [name for name, array in mine.items() if not np.array_equal(array, given[name])]}
 
 
-def _pass(engine: Any, ids: I64, mask: I64, cache: Any) -> torch.Tensor:
-    """Logits (rows, width, vocabulary) of one forward pass over `ids`; `mask` covers the cache as well."""
+def _pass(engine: Any, ids: I64, mask: I64, cache: Any, *, keep: bool = True) -> tuple[torch.Tensor, Any]:
+    """Logits (rows, width, vocabulary) of one forward pass over `ids`, and the cache; `mask` covers the cache as well.
+
+    Without a cache the model makes its own, unless `keep` is false.
+    """
     inputs: dict[str, Any] = {"input_ids": _tensor(engine, ids), "attention_mask": _tensor(engine, mask)}
     if "position_ids" in engine._parameters:
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
         inputs["position_ids"] = _tensor(engine, positions)
+    if cache is not None:
+        inputs[caches.argument(engine._parameters)] = cache
     with torch.no_grad():
-        out = engine.model(**inputs, past_key_values=cache, use_cache=cache is not None, return_dict=True)
-    return out.logits
+        out = engine.model(**inputs, use_cache=keep, return_dict=True)
+    return out.logits, caches.of_output(out)
 
 
 def _tensor(engine: Any, array: I64) -> torch.Tensor:

@@ -160,9 +160,11 @@ class Loaded:
     parameters: int
     vocabulary: int
     max_positions: int | None  # None: no hard limit (ALiBi)
-    kv_bytes_per_token: int  # of one row, on this rank
+    kv_bytes_per_token: int  # of one row, on this rank; 0 in a model that keeps a state only
     weight_hash: str  # of what this rank holds; compared after a failure, to know that nothing was mutated
     phases: dict[str, float] = field(default_factory=dict)  # seconds by phase: import, read, shard, compile
+    state_bytes: int = 0  # of one row, on this rank: convolution and recurrent states, whatever its length
+    lacks: dict[str, str] = field(default_factory=dict)  # abilities that this model does not allow: why
 
     @property
     def loading_s(self) -> float:

@@ -15,6 +15,7 @@ import torch._inductor.config
 from torch._dynamo.backends.registry import lookup_backend
 from transformers import CompileConfig, StaticCache
 
+from genqual.engines import caches
 from genqual.errors import BadInput, Unsupported
 
 MODES: Final = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -62,23 +63,36 @@ def configuration(mode: str, counts: Counts, *, cpp_wrapper: bool = False) -> Co
 
 
 def static_cache(model: Any, rows: int, length: int, like: Any) -> StaticCache:
-    """Room for `rows` rows of `length` tokens, with heads, width, dtype and device of `like`, a layer's keys.
+    """Room for `rows` rows of `length` tokens, with heads, widths, dtype and device of `like`, a small cache.
 
     transformers marks the tensors of a static cache as never moving. With freezing torch 2.13 then bakes them into the
     graph, without a guard: the same graph with another cache reads and writes the first one. Clones carry no mark.
     """
     arguments: dict[str, Any] = {"config": model.config, "max_cache_len": length}
     if "config" not in inspect.signature(StaticCache.__init__).parameters:  # transformers 4.55 allocates at once
-        arguments |= {"max_batch_size": rows, "device": like.device, "dtype": like.dtype}
+        keys = like.layers[0].keys
+        arguments |= {"max_batch_size": rows, "device": keys.device, "dtype": keys.dtype}
     cache = StaticCache(**arguments)
-    if hasattr(cache, "early_initialization"):
-        cache.early_initialization(rows, like.shape[1], like.shape[3], like.dtype, like.device)
-    if freezing():
-        for layer in cache.layers:
+    for layer, known in zip(cache.layers, like.layers, strict=True):
+        _make_room(layer, known, rows)
+        if freezing():
             for name, value in list(vars(layer).items()):
                 if isinstance(value, torch.Tensor):
                     setattr(layer, name, value.clone())
+                elif isinstance(value, dict):  # the states of a recurrent layer, by their number
+                    value |= {key: part.clone() for key, part in value.items() if isinstance(part, torch.Tensor)}
     return cache
+
+
+def _make_room(layer: Any, known: Any, rows: int) -> None:
+    """Allocate the tensors of one static layer for `rows` rows, as the layer `known` of a small cache has them."""
+    if caches.has_keys(known) and getattr(layer, "keys", None) is None:
+        empty = [part.new_zeros((rows, part.shape[1], 0, part.shape[3])) for part in (known.keys, known.values)]
+        layer.lazy_initialization(*empty[: len(inspect.signature(layer.lazy_initialization).parameters)])
+    for kind in caches.KINDS:
+        for number, state in caches.states(known, kind).items():
+            room = state.new_zeros((rows, *state.shape[1:]))
+            layer.lazy_initialization(**{f"{kind}_states": room, "state_idx": number})
 
 
 def counting_inductor(mode: str, counts: Counts, *, cpp_wrapper: bool = False) -> Callable[..., Any]:

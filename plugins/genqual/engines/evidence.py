@@ -124,11 +124,6 @@ def weight_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def cache_bytes(cache: Any) -> int:
-    """Bytes of keys and values in a transformers cache, on this rank."""
-    return sum(part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values))
-
-
 class _Operators(TorchDispatchMode):
     """Counts what reaches the dispatcher, and of that what is given 8-bit numbers to compute with.
 

@@ -22,7 +22,7 @@ class Graphs(Protocol):
         """The model to call from now on."""
 
     def decode_options(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
-        """Arguments of generate for `rows` rows that will hold `length` tokens; `like` is a layer's keys."""
+        """Arguments of generate for `rows` rows that will hold `length` tokens; `like` is a small cache."""
 
     def after_decode(self, steps: int) -> None: ...
 

@@ -7,8 +7,9 @@ from genqual.engines.clocked import IMPORT_S, Phases
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
-from genqual.engines import evidence, preflight, runtime
+from genqual.engines import caches, evidence, preflight, runtime
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.loops import BetweenSteps, ForcingProcessor, StepClock
 from genqual.engines.statistics import ScoreRecorder
@@ -34,6 +35,9 @@ class HfEngine:
     model: Any
     request: LoadRequest
     device: str = "cpu"
+    _cache: Any = None  # of one row and a few tokens: how much of what this model keeps
+    _state_bytes: int = 0
+    _lacks: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self._callback: Callable[[], None] | None = None
@@ -103,8 +107,10 @@ class HfEngine:
             vocabulary=int(config.vocab_size),
             max_positions=positions,
             kv_bytes_per_token=kv_bytes,
+            state_bytes=self._state_bytes,
             weight_hash=self.weight_hash(),
             phases=dict(phases),
+            lacks=dict(self._lacks),
         )
 
     @runtime.mapping_oom
@@ -217,15 +223,20 @@ class HfEngine:
         return np.asarray(tokens, dtype=np.int64)
 
     def _warm(self) -> int:
-        """One small pass: pages the weights in, proves that the model runs, and measures a token's cache (bytes)."""
+        """One small pass: pages the weights in, proves that the model runs, and measures a token's cache (bytes).
+
+        A model may keep keys and values, a state of fixed size, or both; `_lacks` says what that leaves out.
+        """
         tokens = 4
         with torch.no_grad():
             out = self.model(
                 input_ids=self._tensor(np.ones((1, tokens), dtype=np.int64)), use_cache=True, return_dict=True
             )
-        self._cache_class = type(out.past_key_values).__name__
-        self._keys = out.past_key_values.layers[0].keys  # (1, heads, tokens, width) of this rank
-        return evidence.cache_bytes(out.past_key_values) // tokens
+        cache, kind = caches.of_output(out), self.model.config.get_text_config().model_type
+        self._cache, self._cache_class, self._state_bytes = cache, type(cache).__name__, caches.state_bytes(cache)
+        reasons = {"passes": caches.uncontinuable(self.model, kind, cache), "crop": caches.uncroppable(kind, cache)}
+        self._lacks = {ability: reason for ability, reason in reasons.items() if reason is not None}
+        return caches.cache_bytes(cache) // tokens
 
 
 def _checked(batch: TokenBatch, forced: NDArray[np.int64]) -> NDArray[np.int64]:

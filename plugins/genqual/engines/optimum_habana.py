@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from genqual.engines.clocked import Phases
 
-import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from genqual.engines import evidence, gaudi
+from genqual.engines import caches, gaudi
 from genqual.engines.base import Generated, LoadRequest, TokenBatch
 from genqual.engines.deepspeed_inference import quiet
 from genqual.engines.gaudi_fp8 import Fp8
@@ -164,6 +163,6 @@ class OptimumHabana(HfEngine):
             )
         cache = out.past_key_values
         self._cache_class = type(cache).__name__
-        with contextlib.suppress(AttributeError):
-            return evidence.cache_bytes(cache) // tokens
+        if getattr(cache, "layers", None):
+            return caches.cache_bytes(cache) // tokens
         return sum(part.numel() * part.element_size() for layer in cache for part in layer[:2]) // tokens

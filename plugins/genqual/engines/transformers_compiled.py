@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import genqual.engines.clocked  # noqa: F401  `compiling` imports torch, and this must come before it
 
+import inspect
 from typing import Any, Final
 
-from genqual.engines import compiling
+from genqual.engines import caches, compiling
 from genqual.engines.base import LoadRequest
 from genqual.engines.transformers_eager import TransformersEager
 from genqual.errors import BadInput, Unsupported
@@ -42,7 +43,7 @@ class StaticStep:
 
     def decode_options(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
         # generate would compile on its own accord on a GPU.
-        return {"disable_compile": True, "past_key_values": self._static_cache(model, rows, length, like)}
+        return {"disable_compile": True, **self._static_cache(model, rows, length, like)}
 
     def after_decode(self, steps: int) -> None:
         """Nothing was promised."""
@@ -60,15 +61,18 @@ class StaticStep:
             "cache_length": self._cache[0][1] if self._cache else None,
         }
 
-    def _static_cache(self, model: Any, rows: int, length: int, like: Any) -> Any:
-        """A cache for `rows` of up to `length` tokens; the last one again where it fits, at the same addresses."""
+    def _static_cache(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
+        """A cache for `rows` of up to `length` tokens; the last one again where it fits, at the same addresses.
+
+        By the name that the model's forward has for it.
+        """
         key = (rows, -(-length // self._bucket) * self._bucket)
         if self._cache is not None and self._cache[0] == key:
             self._cache[1].reset()
-            return self._cache[1]
-        self._cache = None  # let the old one go before the new one is made
-        self._cache = (key, compiling.static_cache(model, rows, key[1], like))
-        return self._cache[1]
+        else:
+            self._cache = None  # let the old one go before the new one is made
+            self._cache = (key, compiling.static_cache(model, rows, key[1], like))
+        return {caches.argument(inspect.signature(model.forward).parameters): self._cache[1]}
 
 
 class CompiledStep(StaticStep):
@@ -98,7 +102,7 @@ class CompiledStep(StaticStep):
 
     def decode_options(self, model: Any, rows: int, length: int, like: Any) -> dict[str, Any]:
         self._hits_before = self._counts.hits
-        return {"compile_config": self._compile, "past_key_values": self._static_cache(model, rows, length, like)}
+        return {"compile_config": self._compile, **self._static_cache(model, rows, length, like)}
 
     def after_decode(self, steps: int) -> None:
         ran = self._counts.hits - self._hits_before

@@ -48,7 +48,7 @@ class TransformersEager(HfEngine):
         return type(self)().load(self.request) if type(self._graphs) is NoGraphs else None
 
     def decode_options(self, rows: int, length: int) -> dict[str, Any]:
-        return self._graphs.decode_options(self.model, rows, length, self._keys)
+        return self._graphs.decode_options(self.model, rows, length, self._cache)
 
     def after_decode(self, steps: int) -> None:
         self._graphs.after_decode(steps)

@@ -59,13 +59,14 @@ class Roofline:
 
 
 def kv_bytes_read(workload: Workload, loaded: Loaded) -> float:
-    """Bytes of keys and values that a decode step of this rank reads, the mean over the steps of one run.
+    """Bytes of keys, values and states that a decode step of this rank reads, the mean over the steps of one run.
 
     Step t (1 .. n-1) attends to the input and to the t-1 tokens generated before the one it is fed, so the mean length
-    is input + (n - 2) / 2. Copies that an engine makes of its cache are overhead and not counted.
+    is input + (n - 2) / 2; a recurrent state is read whole in each step, whatever the length. Copies that an engine
+    makes of its cache are overhead and not counted.
     """
     length = workload.input_length + max(0, workload.new_tokens - 2) / 2
-    return workload.batch * length * loaded.kv_bytes_per_token
+    return workload.batch * (length * loaded.kv_bytes_per_token + loaded.state_bytes)
 
 
 def step_bandwidth(

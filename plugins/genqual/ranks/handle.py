@@ -167,9 +167,12 @@ class Generator:
     ) -> Scores:
         """As `score`, with the text read in passes of `widths` tokens through one cache; needs the ability "passes".
 
-        Before pass i, `detours[i]` other tokens are read and cropped from the cache again.
+        Before pass i, `detours[i]` other tokens are read and cropped from the cache again; a model that keeps a
+        recurrent state cannot: NotApplicable.
         """
         params: dict[str, Json] = {"widths": list(widths), "detours": list(detours or [0] * len(widths))}
+        if any(detours or ()):
+            self._allows("crop")
         reply = self._able("passes", params, {"ids": batch.ids, "mask": batch.mask, "forced": forced})[0]
         return decode(Scores, reply.value, reply.arrays)
 
@@ -223,7 +226,14 @@ class Generator:
         reason = spec.lacking(ability)
         if reason is not None:
             raise NotApplicable(reason)
+        self._allows(ability)
         return self.invoke(spec.abilities[ability], params, arrays)
+
+    def _allows(self, ability: str) -> None:
+        """Raise NotApplicable with the reason where the loaded model, whatever its engine, does not allow `ability`."""
+        reason = self.loaded[0].lacks.get(ability)
+        if reason is not None:
+            raise NotApplicable(reason)
 
     @contextlib.contextmanager
     def fault(self, entry: str, **params: Json) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .recurrent import SHAPES
 from .small import SMALL, Config
 from .variations import variations
 
@@ -132,5 +133,6 @@ CASES: dict[str, Case] = {
     },
     **_rotations(),
     **_others(),
+    **{name: Case(config) for name, config in SHAPES.items()},
     **_mixtures(),
 }

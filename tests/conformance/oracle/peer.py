@@ -57,7 +57,10 @@ def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
 
 
 def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
-    """How far logits move when a part of the last layer but one, or of the model, shifts its channels."""
+    """How far logits move when a part of the last layer but one, or of the model, shifts its channels.
+
+    Not a number for a part that this layer does not have.
+    """
     model, ids = model_of(case, dtype), torch.tensor([case["ids"]])
     plain, found = model(input_ids=ids, use_cache=False).logits, []
     for name in PARTS:

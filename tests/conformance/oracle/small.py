@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from genqual.conformance.oracle.registry import architecture_of
 
+from .recurrent import RECURRENT
+
 Config = Mapping[str, Any]
 Weights = dict[str, NDArray[np.float32]]
 
@@ -70,6 +72,7 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"model_type": "mpt", "d_model": 24, "n_layers": 3, "n_heads": 3, "max_seq_len": 192}
     | {"attn_config": {"clip_qkv": 1.0, "softmax_scale": 0.3}},
     "bloom": _BASE | {"model_type": "bloom", "hidden_size": 24, "n_layer": 3, "n_head": 3},
+    **RECURRENT,
     "starcoder2": _LLAMA | {"model_type": "starcoder2", "sliding_window": 16, "num_key_value_heads": 1},
     "mixtral": _NARROW
     | {"model_type": "mixtral", "sliding_window": 16, "num_local_experts": 5, "num_experts_per_tok": 3},

@@ -25,8 +25,8 @@ def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
     return float(np.sqrt((error**2).mean()) / np.sqrt(want.var(axis=-1).mean()))
 
 
-def test_every_case_is_of_an_architecture() -> None:
-    assert set(SMALL) <= set(supported())
+def test_no_architecture_goes_without_a_case() -> None:
+    assert set(SMALL) == set(supported())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -41,13 +41,16 @@ def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
         assert nrms(answers[name]["fp32"], ours) <= 1e-5
 
 
+MIXTURES = [name for name in SMALL if "experts" in " ".join(parameters(SMALL[name]))]
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_every_part_is_where_the_declaration_says(answers: Answers, name: str) -> None:
     """Faults find norms, linears and activations of a running model so: channels shifted there move the logits."""
     moved = answers[name]["moved"]
     absent = np.isnan(moved)
     assert (moved[~absent] > 1e-3).all()
-    assert absent.sum() <= (6 if name in PARTLY else 0)
+    assert absent.sum() <= (7 if name in PARTLY else 0)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -74,7 +77,7 @@ def test_token_by_token_is_one_pass(name: str) -> None:
     np.testing.assert_allclose(np.concatenate(rows), whole, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if "experts" in " ".join(parameters(SMALL[name]))])
+@pytest.mark.parametrize("name", MIXTURES)
 def test_experts_in_one_tensor_a_layer_say_the_same_bit_for_bit(name: str) -> None:
     config, published = SMALL[name], parameters(SMALL[name])
     plain = oracle_for(config, published).logits(IDS)

@@ -51,6 +51,8 @@ def _others(field: Field) -> list[Any]:
         return different[:2]
     if field.kind in ("integer", "natural") and isinstance(value, int):
         return [other for other in (value + 1, value - 1, 1) if other != value]
+    if field.kind == "limits" and isinstance(value, tuple):
+        return [[value[0] * 0.5, value[1] * 0.5]]
     if field.kind == "number" and isinstance(value, float):
         return [value * 0.5 if value > 1e-3 else 0.01]
     return []

@@ -58,6 +58,14 @@ class Rank:
         call = self.engine.score_prefill if prefill else self.engine.score
         return dataclasses.asdict(call(TokenBatch.of(rows), np.array(forced), logits=True))
 
+    def passes(
+        self, rows: list[list[int]], forced: list[list[int]], widths: list[int], detours: list[int] | None = None
+    ) -> dict[str, Any]:
+        """What a text says that is read in passes of `widths`, with `detours` cropped again."""
+        batch, call = TokenBatch.of(rows), fetch("genqual.engines.abilities:score_passes")
+        read = {"widths": widths, "detours": detours or [0] * len(widths), "logits": True}
+        return dataclasses.asdict(call(self.engine, ids=batch.ids, mask=batch.mask, forced=np.array(forced), **read))
+
     def exact(self, rows: list[list[int]], forced: list[list[int]]) -> dict[str, Any]:
         """What `score` should see, (steps, rows, vocabulary): float64, one row at a time, no cache, no padding."""
         import torch

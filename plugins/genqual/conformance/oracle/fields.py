@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, TypeVar
 
 from genqual.errors import BadInput
@@ -42,8 +43,8 @@ _NOTHING: Final[tuple[object, ...]] = (None, False, "", [], {})
 class Field:
     """One field that an architecture declares: `names` (spellings, the first is meant), what it is, what it became.
 
-    `kind`: "integer", "number", "flag", "choice" or "mapping". `default` None: the field has to be there, or stays
-    unset. `among`: the values of a choice.
+    `kind`: "integer", "number", "flag", "choice", "limits" or "mapping". `default` None: the field has to be there, or
+    stays unset. `among`: the values of a choice.
     """
 
     names: tuple[str, ...]
@@ -119,6 +120,22 @@ class Fields:
             raise BadInput(f"config {name} = {value!r}: the {self.architecture} oracle knows {', '.join(among)}")
         self.read[names[0]] = Field(names, "choice", value, default, tuple(among))
         return value
+
+    def limits(self, *names: str, default: tuple[float, float]) -> tuple[float, float]:
+        """A least and a greatest number. JSON has no infinity: transformers writes {"__float__": "Infinity"}."""
+        name, value = self._raw(names)
+        if value is None:
+            return self._keep(names, "limits", default, default)
+        given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+        ends = [each.get("__float__") if isinstance(each, Mapping) else each for each in given]
+        ends = [inf if each == "Infinity" else each for each in ends]
+        numbers = [float(each) for each in ends if isinstance(each, int | float) and not isinstance(each, bool)]
+        if len(ends) != 2 or len(numbers) != 2:
+            raise BadInput(f"config {name} = {value!r}: two numbers are wanted, the least and the greatest")
+        least, most = numbers
+        if not least < most:
+            raise BadInput(f"config {name} = {value!r}: the least must be below the greatest")
+        return self._keep(names, "limits", (least, most), default)
 
     def mapping(self, *names: str) -> dict[str, object] | None:
         """A dict, None where the field is not set."""

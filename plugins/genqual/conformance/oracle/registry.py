@@ -58,7 +58,8 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     if found is None:
         raise BadInput(
             f"model_type {model_type!r}: genqual's own oracle knows {', '.join(supported())}; make this model's "
-            f"reference with transformers in fp32 (its verdicts will say that it is not independent)"
+            f"reference with `genqual reference MODEL --by transformers`: fp32 on the CPU, and its verdicts say that "
+            f"it is not independent"
         )
     return found[0]
 

@@ -1,0 +1,74 @@
+"""Ranks on this host's processor, for what is never asked of a device under test: honest runs, peers. No torch here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from genqual.devices.registry import processor
+from genqual.engines.registry import engine
+from genqual.errors import BadInput
+from genqual.models.spec import ModelSpec
+from genqual.ranks.handle import Generator
+from genqual.ranks.plan import GroupPlan
+from genqual.ranks.pool import Pool
+from genqual.spec import Case, Json
+
+# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
+_EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
+
+
+@contextmanager
+def cpu_generator(
+    spec: ModelSpec,
+    dtype: str,
+    attention: str | None,
+    *,
+    progress: Callable[[str], None],
+    stream: bool = False,
+    name: str = "transformers",
+    ranks: int = 1,
+    cores: int = 1,
+    env: Mapping[str, str] | None = None,
+    taken: Collection[str] = (),
+) -> Iterator[Generator]:
+    """Ranks on the CPU, one of plain transformers by default, ended afterwards; `stream` offloads weights to disk.
+
+    `attention` None: transformers chooses. Cores that others have `taken` are left to them where there are more.
+    Raises BadInput on a host without a processor that a device stands for.
+    """
+    offloads = stream or dtype == "int8-bitsandbytes"
+    device, eager = processor(), engine("accelerate" if offloads else name)
+    presence = device.probe()
+    if not presence.present:
+        raise BadInput(
+            f"this runs on a processor, and {presence.probe} found {presence.found}: use a host that has one. For "
+            "verdicts in fp32 alone, a reference by genqual's own oracle needs none: --schemes ''"
+        )
+    case = Case(device.name, eager.name, spec.name, dtype, ranks, cores)
+    place = device.place(ranks, cores, taken=frozenset(taken))
+    place = replace(place, env=tuple({**own, **(env or {})} for own in place.env))
+    with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
+        pool = Pool(1, progress=progress)
+        plan = GroupPlan(
+            case=case,
+            implementation=eager.implementation,
+            model=spec,
+            placement=place,
+            torch_device=device.torch_device,
+            backend=device.backend,
+            logs=Path(logs),
+            options={**eager.options, **({} if attention is None else {"attn_implementation": attention})}
+            | _EMULATED.get(dtype, {})
+            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
+        )
+        try:
+            yield Generator(pool, plan)
+        finally:
+            pool.close_all()
