@@ -21,6 +21,7 @@ from genqual.advice import again
 from genqual.builds import build_of
 from genqual.causes import Causes
 from genqual.conformance import judge
+from genqual.conformance.judge_free import ByOracle
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement
 from genqual.conformance.oracle.registry import Oracle, parameters_of
 from genqual.conformance.reference import Reference
@@ -296,7 +297,8 @@ class Run:
         generator, prompts = self.generator(case), TokenBatch.of(known.prompts)
         if generator.plan.tier == "tokens":
             tokens = generator.generate(prompts, known.steps).tokens
-            return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=self.oracle(case.model).logits)
+            by = ByOracle(lambda: self.oracle(case.model))
+            return judge.judge_free_run(tokens, known, dtype=case.dtype, rescore=by)
         return judge.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
 
     def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:

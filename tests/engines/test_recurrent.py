@@ -63,14 +63,37 @@ def weights_of(config: Mapping[str, Any]) -> dict[str, NDArray[np.float32]]:
     return made
 
 
+MAMBA: Final[dict[str, Any]] = _BASE | {
+    **{"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 2, "state_size": 5, "conv_kernel": 4},
+    **{"expand": 2, "time_step_rank": 3, "tie_word_embeddings": True},
+}
+
+
+def mamba_weights() -> dict[str, NDArray[np.float32]]:
+    """Of the first Mamba, of which there is no oracle."""
+    shapes = {"backbone.embeddings.weight": (96, 16), "backbone.norm_f.weight": (16,)}
+    for layer in (f"backbone.layers.{i}" for i in range(2)):
+        shapes |= {f"{layer}.norm.weight": (16,), f"{layer}.mixer.A_log": (32, 5), f"{layer}.mixer.D": (32,)}
+        shapes |= {f"{layer}.mixer.conv1d.weight": (32, 1, 4), f"{layer}.mixer.conv1d.bias": (32,)}
+        shapes |= {f"{layer}.mixer.in_proj.weight": (64, 16), f"{layer}.mixer.x_proj.weight": (13, 32)}
+        shapes |= {f"{layer}.mixer.dt_proj.weight": (32, 3), f"{layer}.mixer.dt_proj.bias": (32,)}
+        shapes |= {f"{layer}.mixer.out_proj.weight": (16, 32)}
+    random = np.random.default_rng(9)
+    return {name: (0.5 * random.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of each of CONFIGS, by name."""
     folder = tmp_path_factory.mktemp("recurrent")
-    for name, config in CONFIGS.items():
+    for name, config in {**CONFIGS, "mamba": MAMBA}.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(json.dumps(config))
-        save_file(weights_of(config), folder / name / "model.safetensors", {"format": "pt"})
+        save_file(
+            mamba_weights() if name == "mamba" else weights_of(config),
+            folder / name / "model.safetensors",
+            {"format": "pt"},
+        )
     return folder
 
 
@@ -102,6 +125,13 @@ def answers(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Answers:
             ["score", f"{name}.static_again", forced],
         ]
         plans.append({"engine": "transformers:graphs=static", "model": str(folder / name), "steps": steps})
+    steps = [
+        ["facts", "mamba.facts", {}],
+        ["score", "mamba.score", forced],
+        ["score", "mamba.one_pass", forced | {"prefill": True}],
+        ["exact", "mamba.exact", forced],
+    ]
+    plans.append({"engine": "transformers", "model": str(folder / "mamba"), "steps": steps})
     return run(tmp_path_factory.mktemp("answers"), *plans)[0]
 
 
@@ -129,6 +159,16 @@ def test_what_grows_and_what_does_not_is_told_apart(answers: Answers, name: str)
     lacks = answers[f"{name}.facts.lacks"]
     assert set(lacks) == ({"crop"} if name in RECURRENT else set())
     assert all(reason.startswith(f"{name} keeps a recurrent state") for reason in lacks.values())
+
+
+def test_a_scan_that_begins_anew_in_each_pass_goes_on_by_single_tokens_only(answers: Answers) -> None:
+    """transformers' Mamba of the first version: what several tokens after a cache would say is not defined."""
+    assert set(answers["mamba.facts.lacks"]) == {"passes", "crop"}
+    assert "single tokens only" in answers["mamba.facts.lacks"]["passes"]
+    assert answers["mamba.facts.kv_bytes_per_token"] == 0
+    assert answers["mamba.facts.state_bytes"] == 4 * 2 * 32 * (5 + 4)
+    for way in ("score", "one_pass"):
+        assert nrms(answers[f"mamba.{way}.logits"], answers["mamba.exact.logits"]) < FP32_LIMIT
 
 
 def test_the_suite_judges_a_model_without_keys(folder: Path, tmp_path: Path) -> None:

@@ -99,6 +99,22 @@ def test_an_architecture_without_an_oracle_is_judged_and_every_verdict_says_by_w
         assert "not independent" in judgement["explanation"]
 
 
+def test_a_field_that_the_oracle_does_not_know_leaves_the_other_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "small"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(SMALL["llama"] | {"vocab_size": 320, "twist": 0.5}))
+    save_file(parameters(SMALL["llama"] | {"vocab_size": 320}), directory / "model.safetensors", {"format": "pt"})
+    tokenizer(directory)
+    with pytest.raises(SystemExit) as stopped:
+        main(["reference", str(directory), "--schemes", ""])
+    assert stopped.value.code
+    said = capsys.readouterr().err
+    assert "twist" in said
+    assert "--by transformers" in said
+
+
 def test_the_message_names_the_command() -> None:
     assert "stablelm" not in supported()
     with pytest.raises(BadInput, match="genqual reference MODEL --by transformers"):

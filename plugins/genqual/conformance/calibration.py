@@ -12,6 +12,7 @@ from genqual.conformance.envelope import measure
 from genqual.conformance.judge import judge_scores
 from genqual.conformance.judgement import against_oracle
 from genqual.conformance.reference_data import Reference
+from genqual.conformance.router_ties import excuse_of, excused, near_cells, tie_margin
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
 from genqual.spec import Json
@@ -49,7 +50,7 @@ def leave_one_out(reference: Reference, scheme: str, honest: Mapping[str, Scores
     found = []
     for name, scores in honest.items():
         others = {other: one for other, one in honest.items() if other != name}
-        envelope = measure(reference.projections, reference.spread, others)
+        envelope = measure(reference.projections, reference.spread, others, excuse_of(reference))
         judged = replace(reference, envelopes={**reference.envelopes, scheme: envelope}, sha256="")
         tolerance = against_oracle(judged, scheme, 1e-5, 1.25, 8.0)
         verdict = judge_scores(scores, judged, dtype=scheme)
@@ -59,6 +60,12 @@ def leave_one_out(reference: Reference, scheme: str, honest: Mapping[str, Scores
         cells = np.sqrt((error * error).mean(axis=-1)) / tolerance.sigma[:, None]
         flipped = scores.top_ids[..., 0] != reference.tokens
         flips = np.where(flipped, reference.margins / tolerance.sigma[:, None], 0.0)
+        margin = tie_margin(tolerance)
+        excuse = excused(
+            cells * tolerance.sigma[:, None], tolerance.sigma, flips > 8.0, near_cells(judged, margin), margin
+        )
+        if excuse is not None:
+            cells, flips = (np.where(excuse.cells, 0.0, values) for values in (cells, flips))
         committed = judge_scores(scores, reference, dtype=scheme) if scheme in reference.envelopes else None
         alarm = not verdict.passed or (committed is not None and not committed.passed)
         ratio = None if committed is None else committed.ratio

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,14 +23,17 @@ AGREEMENT: Final = 1.25
 # it raises sigma so far that 8 sigma would excuse it.
 OUTLIER: Final = 8.0
 
+Excuse = Callable[[F64, float], NDArray[np.bool_]]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Envelope:
     """The error that honest runs of one scheme show against the oracle.
 
     `nrms` pooled, the largest of the runs; `sigma` (steps,) logit units: RMS error at the step over rows and
-    vocabulary, the largest of the runs; `errors` (runs, steps, rows) logit units: what both are made of; `honest_runs`
-    says what was run, one name with its software versions a run.
+    vocabulary, the largest of the runs; `errors` (runs, steps, rows) logit units: what both are made of, nan where a
+    run took another expert at a near tie of a router; `honest_runs` says what was run, one name with its software
+    versions a run.
     """
 
     nrms: float
@@ -67,8 +70,13 @@ def cell_errors(got: NDArray[np.float32], want: NDArray[np.float32]) -> F64:
     return np.asarray(np.sqrt((difference * difference).mean(axis=-1)), dtype=np.float64)
 
 
-def measure(projections: NDArray[np.float32], spread: F64, honest: Mapping[str, Scores]) -> Envelope:
+def measure(
+    projections: NDArray[np.float32], spread: F64, honest: Mapping[str, Scores], excuse: Excuse | None = None
+) -> Envelope:
     """The envelope of `honest` runs, teacher forced on the reference whose `projections` and `spread` are given.
+
+    `excuse(errors, nrms)` says which cells of one run, by its `errors` (steps, rows) and the nrms of its median cell,
+    took another expert at a near tie of a router: they are left out.
 
     Raises BadInput when there is no run, a run has another shape, is not finite or exact to the bit, or when runs
     disagree by more than a quarter, or when one cell of a run stands out.
@@ -84,6 +92,10 @@ def measure(projections: NDArray[np.float32], spread: F64, honest: Mapping[str, 
                 f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
             )
     errors = np.stack([cell_errors(scores.projections, projections) for scores in honest.values()])
+    if excuse is not None:
+        pooled = float(np.sqrt((spread * spread).mean()))
+        for run in errors:
+            run[excuse(run, float(np.median(run)) / pooled)] = np.nan
     each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(honest)}
     if min(each.values()) <= 0 or max(each.values()) > AGREEMENT * min(each.values()):
         raise BadInput(
@@ -91,15 +103,25 @@ def measure(projections: NDArray[np.float32], spread: F64, honest: Mapping[str, 
             f"{AGREEMENT} apart (or no error at all), so one of them is not an honest run of this scheme; drop it"
         )
     for name, cells in zip(honest, errors, strict=True):
-        if cells.max() > OUTLIER * np.median(cells):
-            step, row = (int(i) for i in np.unravel_index(int(cells.argmax()), cells.shape))
+        if np.nanmax(cells) > OUTLIER * np.nanmedian(cells):
+            step, row = (int(i) for i in np.unravel_index(int(np.nanargmax(cells)), cells.shape))
             raise BadInput(
                 f"honest run {name!r} is off by {cells[step, row]:.3g} at step {step} of prompt {row}, in the median "
-                f"by {np.median(cells):.3g}: a fault there would widen the envelope for everyone; drop this run"
+                f"by {np.nanmedian(cells):.3g}: a fault there would widen the envelope for everyone; drop this run"
             )
-    sigma = np.sqrt((errors * errors).mean(axis=2)).max(axis=0)
+    sigma = np.sqrt(_mean_square(errors, 2)).max(axis=0)
     return Envelope(max(each.values()), sigma, errors, tuple(honest))
 
 
 def _pooled(errors: F64, spread: F64) -> float:
-    return float(np.sqrt((errors * errors).mean(axis=(1, 2)).max() / (spread * spread).mean()))
+    return float(np.sqrt(_mean_square(errors, (1, 2)).max() / (spread * spread).mean()))
+
+
+def _mean_square(errors: F64, axis: int | tuple[int, int]) -> F64:
+    """Over what is not nan along `axis`; where nothing is left, that of all that is left."""
+    counted = ~np.isnan(errors)
+    squares, counts = np.where(counted, errors * errors, 0.0), counted.sum(axis=axis)
+    if counted.all():
+        return np.asarray(squares.mean(axis=axis), dtype=np.float64)
+    whole = squares.sum() / max(1, counted.sum())
+    return np.asarray(np.where(counts > 0, squares.sum(axis=axis) / np.maximum(counts, 1), whole), dtype=np.float64)

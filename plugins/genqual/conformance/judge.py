@@ -25,6 +25,7 @@ from genqual.conformance.judgement import (
 )
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference, oracle_words
+from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, tie_margin
 from genqual.engines.base import Scores
 
 __all__ = [
@@ -70,9 +71,10 @@ def judge_scores(
         shape = (reference.steps, reference.rows)
         return Judgement("fail", tolerance.lane, "logits", broken, independent=reference.independent, shape=shape)
     errors = cell_errors(scores.projections, reference.projections)
+    near = near_cells(reference, tie_margin(tolerance))
     got, want = scores.top_ids[..., 0], reference.tokens
     spread, against = reference.pooled_spread, reference.oracle
-    return _verdict(errors, spread, got, want, reference.margins, tolerance, against, reference.independent)
+    return _verdict(errors, spread, got, want, reference.margins, tolerance, against, reference.independent, near)
 
 
 def judge_same(
@@ -181,15 +183,24 @@ def _verdict(
     tolerance: Tolerance,
     against: str,
     independent: bool | None,
+    near: NDArray[np.bool_] | None = None,
 ) -> Judgement:
-    """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units."""
-    pooled = _rms(errors) / spread
+    """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units.
+
+    `near` cells may rest on a near tie of a router; those that took another expert are left out, and counted.
+    """
+    flipped = got != want
+    excuse = excused(errors, tolerance.sigma, flipped & (margins > tolerance.bound), near, tie_margin(tolerance))
+    if excuse is not None and excuse.too_many and errors.shape[1] == 1:
+        text = f"{tolerance.lane} lane: {excuse.sentence} The rest of one prompt is too little to judge by."
+        return Judgement("no_reference", tolerance.lane, "logits", text, total=errors.size, independent=independent)
+    counted = np.ones(errors.shape, dtype=np.bool_) if excuse is None or excuse.cells.all() else ~excuse.cells
+    pooled = _rms(errors[counted]) / spread
     # The fp32 limit is a strict bound (< 1e-5), the envelope's an inclusive one, as docs/judge.md states them.
     too_far = not (pooled < tolerance.limit if tolerance.lane == "fp32" else pooled <= tolerance.limit)
-    flipped = got != want
-    beyond = flipped & (margins > tolerance.bound)
-    far_cells = errors > tolerance.bound
-    severity = np.where(flipped, np.maximum(margins, errors), errors) / tolerance.bound
+    beyond = flipped & (margins > tolerance.bound) & counted
+    far_cells = (errors > tolerance.bound) & counted
+    severity = np.where(flipped, np.maximum(margins, errors), errors) / tolerance.bound * counted
     step, row = (int(i) for i in np.unravel_index(int(severity.argmax()), severity.shape))
     bound = float(tolerance.bound[step, 0])
     reasons = []
@@ -203,19 +214,22 @@ def _verdict(
     if too_far:
         reasons.append(f"nrms {pooled:.3g} exceeds {tolerance.limit:.3g} ({tolerance.words})")
     if far_cells.any():
-        s, r = (int(i) for i in np.unravel_index(int((errors / tolerance.bound).argmax()), errors.shape))
+        s, r = (int(i) for i in np.unravel_index(int((errors / tolerance.bound * counted).argmax()), errors.shape))
         reasons.append(
             f"the logits at step {s} of prompt {r} are off by {errors[s, r]:.4g} RMS, {tolerance.k:g} sigma are "
             f"{float(tolerance.bound[s, 0]):.4g} ({int(far_cells.sum())} such cells)"
         )
+    if excuse is not None and excuse.too_many:
+        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that honest runs stay below took another expert")
     cells = f"{errors.shape[0]} steps x {errors.shape[1]} prompts against {against}"
+    routed = "" if excuse is None else f" {excuse.sentence}"
     if reasons:
-        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}."
+        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}.{routed}"
     else:
         text = (
             f"{tolerance.lane} lane, {cells}: nrms {pooled:.3g}, limit {tolerance.limit:.3g} ({tolerance.words}); "
             f"{int(flipped.sum())} flips, none beyond its margin; nearest to its bound: step {step} of prompt {row}, "
-            f"{severity[step, row]:.2g} of {bound:.4g}."
+            f"{severity[step, row]:.2g} of {bound:.4g}.{routed}"
         )
     return Judgement(
         status="fail" if reasons else "pass",
@@ -228,7 +242,7 @@ def _verdict(
         flips=int(flipped.sum()),
         flips_beyond_margin=int(beyond.sum()),
         worst=(step, row),
-        judged=errors.size,
+        judged=int(counted.sum()),
         total=errors.size,
         independent=independent,
         shape=(errors.shape[0], errors.shape[1]),

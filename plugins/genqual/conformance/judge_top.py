@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.judge_free import Rescore
+from genqual.conformance.judge_free import Rescore, margins_by
 from genqual.conformance.judgement import (
     ENVELOPE_FACTOR,
     FP32_LIMIT,
@@ -18,6 +19,7 @@ from genqual.conformance.judgement import (
 )
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.reference_data import Reference
+from genqual.conformance.router_ties import MOST_EXCUSED, OTHER_SIGMAS, Excused, near_cells, tie_margin
 from genqual.errors import BadInput
 
 ROUNDING: Final = 3 * 2.0**-24
@@ -48,7 +50,8 @@ def judge_top(
     `ids` and natural `logprobs` (steps, rows, best), at least two distinct ids each, in any order. The oracle scores
     the run's own prefixes by `rescore`; rows that are the reference's are looked up in its `known` logits (steps,
     rows, vocabulary), where given. Never raises on a bad run: that is the finding. Without a reference, an envelope of
-    `dtype` or an oracle the status is "no_reference".
+    `dtype` or an oracle the status is "no_reference". Cells that took another expert at a near tie of a router are left
+    out and counted; a `rescore` that is `ByOracle` says where ties are on a row's own text, else they may be anywhere.
 
     A log-probability is a logit less the logsumexp, so its error is the logit's error e_i less the mean error weighted
     by the probabilities p, where the centred logit error takes the plain mean off. With errors of variance s^2 that
@@ -71,7 +74,8 @@ def judge_top(
     if not np.isfinite(exact).all():
         text = "The oracle's own log-probabilities on this text are not finite, so nothing is as it should be."
         return Judgement("fail", lane, "top", text, independent=reference.independent, shape=shape)
-    return _verdict(tokens, ids, logprobs, exact, reference, tolerance)
+    near = near_cells(reference, tie_margin(tolerance), tokens, margins_by(rescore))
+    return _verdict(tokens, ids, logprobs, exact, reference, tolerance, near)
 
 
 def exact_logprobs(tokens: I64, reference: Reference, rescore: Rescore, known: F64 | None = None) -> F64:
@@ -90,7 +94,15 @@ def exact_logprobs(tokens: I64, reference: Reference, rescore: Rescore, known: F
     return np.asarray(below - np.log(np.exp(below).sum(axis=-1, keepdims=True)))
 
 
-def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Reference, tolerance: Tolerance) -> Judgement:
+def _verdict(
+    tokens: I64,
+    ids: I64,
+    logprobs: F64,
+    exact: F64,
+    reference: Reference,
+    tolerance: Tolerance,
+    near: NDArray[np.bool_] | None,
+) -> Judgement:
     """The rules; `exact` is the oracle's word (steps, rows, vocabulary) on what the engine read."""
     said = np.take_along_axis(exact, ids, axis=-1)
     chances = np.exp(exact)
@@ -101,23 +113,68 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
     errors = _rms(logprobs - said)
     allowed = bound * np.sqrt(gains.mean(axis=-1)) + _rms(rounding)
     gain = float(np.sqrt(gains.mean()))
-    pooled = float(_rms((logprobs - said).reshape(-1))) / spread
+    gaps = exact.max(axis=-1) - np.take_along_axis(exact, tokens.T[..., None], axis=-1)[..., 0]
+    left_out = _unlisted(exact, ids).max(axis=-1) - said.min(axis=-1)
+    # Where a whole cell is off, within its own limit, so is what it leaves out; docs/judge.md has the measurement.
+    leeway = np.maximum(bound, tolerance.k * errors)
+    excuse, counted = None, np.ones(errors.shape, dtype=np.bool_)
+    if near is not None:
+        off = (errors > allowed * OTHER_SIGMAS / tolerance.k) | (gaps > bound) | (left_out > leeway)
+        excuse = Excused(near & off, near, tie_margin(tolerance))
+        counted = counted if excuse.cells.all() else ~excuse.cells
+        errors, gaps, left_out = (np.where(counted, values, 0.0) for values in (errors, gaps, left_out))
+    pooled = float(_rms((logprobs - said)[counted].reshape(-1))) / spread
     limit = tolerance.limit * gain + float(_rms(rounding.reshape(-1))) / spread
     too_far = not (pooled < limit if tolerance.lane == "fp32" else pooled <= limit)
 
-    chosen = tokens.T[..., None]
-    gaps = exact.max(axis=-1) - np.take_along_axis(exact, chosen, axis=-1)[..., 0]
-    rest = exact.copy()
-    np.put_along_axis(rest, ids, -np.inf, axis=-1)
-    left_out = rest.max(axis=-1) - said.min(axis=-1)
-    # Where a whole cell is off, within its own limit, so is what it leaves out; docs/judge.md has the measurement.
-    leeway = np.maximum(bound, tolerance.k * errors)
-    own = np.where(ids == chosen, logprobs, -np.inf).max(axis=-1)
-    other = own < logprobs.max(axis=-1)
-
     severity = np.maximum(errors / allowed, np.maximum(gaps / bound, left_out / leeway))
     step, row = _worst(severity)
-    reasons = []
+    rules = {"gaps": gaps, "bound": bound, "left_out": left_out, "leeway": leeway}
+    reasons = _choices(tokens, ids, logprobs, exact, rules)
+    if excuse is not None and excuse.too_many:
+        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that honest runs stay below took another expert")
+    if too_far:
+        reasons.append(f"nrms of the log-probabilities {pooled:.3g} exceeds {limit:.3g} ({tolerance.words})")
+    if (errors > allowed).any():
+        s, r = _worst(errors / allowed)
+        reasons.append(
+            f"the log-probabilities at step {s} of prompt {r} are off by {errors[s, r]:.4g} RMS, allowed are "
+            f"{allowed[s, r]:.4g} ({tolerance.k:g} sigma; {int((errors > allowed).sum())} such cells)"
+        )
+    against = reference.oracle
+    cells = f"{len(ids)} steps x {ids.shape[1]} prompts, the best {ids.shape[-1]} of each, against {against}"
+    routed = "" if excuse is None else f" {excuse.sentence}"
+    if reasons:
+        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}.{routed}"
+    else:
+        text = (
+            f"{tolerance.lane} lane, {cells}: nrms {pooled:.3g}, limit {limit:.3g} ({tolerance.words}, x {gain:.3g} "
+            f"for log-probabilities, fp32 on the way included); nearest to its bound: step {step} of prompt {row}, "
+            f"{severity[step, row]:.2g} of it.{routed}"
+        )
+    return Judgement(
+        status="fail" if reasons else "pass",
+        lane=tolerance.lane,
+        tier="top",
+        explanation=text,
+        nrms=pooled,
+        limit=limit,
+        ratio=pooled / (tolerance.unit * gain),
+        flips=int((gaps > 0).sum()),
+        flips_beyond_margin=int((gaps > bound).sum()),
+        worst=(step, row),
+        judged=int(counted.sum()),
+        total=errors.size,
+        independent=reference.independent,
+        shape=(reference.steps, reference.rows),
+    )
+
+
+def _choices(tokens: I64, ids: I64, logprobs: F64, exact: F64, rules: Mapping[str, F64]) -> list[str]:
+    """What is wrong with what was chosen and listed; `rules` are the arrays (steps, rows) of `_verdict`."""
+    gaps, bound, left_out, leeway = (rules[name] for name in ("gaps", "bound", "left_out", "leeway"))
+    own = np.where(ids == tokens.T[..., None], logprobs, -np.inf).max(axis=-1)
+    other, reasons = own < logprobs.max(axis=-1), []
     if other.any():
         s, r = (int(i) for i in np.argwhere(other)[0])
         best = ids[s, r, int(logprobs[s, r].argmax())]
@@ -134,44 +191,19 @@ def _verdict(tokens: I64, ids: I64, logprobs: F64, exact: F64, reference: Refere
     if (left_out > leeway).any():
         s, r = _worst(left_out / leeway)
         reasons.append(
-            f"at step {s} of prompt {r} {rest[s, r].argmax()} is not among the best {ids.shape[-1]}, where the oracle "
+            f"at step {s} of prompt {r} {_unlisted(exact, ids)[s, r].argmax()} is not among the best "
+            f"{ids.shape[-1]}, where the oracle "
             f"puts it {left_out[s, r]:.4g} before one that is (allowed: {leeway[s, r]:.4g}; "
             f"{int((left_out > leeway).sum())} such lists)"
         )
-    if too_far:
-        reasons.append(f"nrms of the log-probabilities {pooled:.3g} exceeds {limit:.3g} ({tolerance.words})")
-    if (errors > allowed).any():
-        s, r = _worst(errors / allowed)
-        reasons.append(
-            f"the log-probabilities at step {s} of prompt {r} are off by {errors[s, r]:.4g} RMS, allowed are "
-            f"{allowed[s, r]:.4g} ({tolerance.k:g} sigma; {int((errors > allowed).sum())} such cells)"
-        )
-    against = reference.oracle
-    cells = f"{len(ids)} steps x {ids.shape[1]} prompts, the best {ids.shape[-1]} of each, against {against}"
-    if reasons:
-        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}."
-    else:
-        text = (
-            f"{tolerance.lane} lane, {cells}: nrms {pooled:.3g}, limit {limit:.3g} ({tolerance.words}, x {gain:.3g} "
-            f"for log-probabilities, fp32 on the way included); nearest to its bound: step {step} of prompt {row}, "
-            f"{severity[step, row]:.2g} of it."
-        )
-    return Judgement(
-        status="fail" if reasons else "pass",
-        lane=tolerance.lane,
-        tier="top",
-        explanation=text,
-        nrms=pooled,
-        limit=limit,
-        ratio=pooled / (tolerance.unit * gain),
-        flips=int((gaps > 0).sum()),
-        flips_beyond_margin=int((gaps > bound).sum()),
-        worst=(step, row),
-        judged=errors.size,
-        total=errors.size,
-        independent=reference.independent,
-        shape=(reference.steps, reference.rows),
-    )
+    return reasons
+
+
+def _unlisted(exact: F64, ids: I64) -> F64:
+    """`exact` without the tokens that are listed."""
+    rest = exact.copy()
+    np.put_along_axis(rest, ids, -np.inf, axis=-1)
+    return rest
 
 
 def _unusable(tokens: I64, ids: I64, logprobs: F64, reference: Reference) -> str:

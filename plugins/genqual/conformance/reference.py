@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 import genqual
 from genqual.conformance.envelope import Envelope, measure
 from genqual.conformance.judge import judge_scores
+from genqual.conformance.oracle.core import F64
 from genqual.conformance.oracle.registry import Oracle, source_sha256, supported
 from genqual.conformance.reference_data import Reference
 from genqual.conformance.reference_file import history, read, write
+from genqual.conformance.router_ties import excuse_of
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
@@ -39,10 +42,14 @@ def make(
     if not prompts or steps < 1:
         raise BadInput(f"{len(prompts)} prompts, {steps} steps: a reference needs at least one of each")
     parts: list[Scores] = []
-    spreads = []
+    spreads, routers = [], []
     for row, prompt in enumerate(prompts):
         tokens = oracle.greedy(prompt, steps)
-        logits = oracle.logits([*prompt, *tokens[:-1]])[len(prompt) - 1 :]
+        ids = [*prompt, *tokens[:-1]]
+        traced = getattr(oracle, "traced", None)  # an oracle of others' making may know nothing of routers
+        whole, margins = traced(ids) if traced else (oracle.logits(ids), None)
+        logits = whole[len(prompt) - 1 :]
+        routers.append(margins)
         if not np.isfinite(logits).all():
             raise BadInput(f"the oracle's logits of {model} are not finite on prompt {row}: are its weights?")
         best = logits.argmax(axis=-1)
@@ -60,6 +67,7 @@ def make(
     top_ids = np.concatenate([part.top_ids for part in parts], axis=1)
     top_logits = np.concatenate([part.top_logits for part in parts], axis=1)
     return Reference(
+        router_margins=_padded(routers),
         model=model,
         weights_sha256=weights_sha256,
         vocabulary=oracle.vocabulary,
@@ -93,13 +101,24 @@ def with_envelope(reference: Reference, scheme: str, honest: Mapping[str, Scores
     """
     if scheme == "fp32":
         raise BadInput("fp32 has no envelope: its limit is the same for every model, see docs/judge.md")
-    envelope = measure(reference.projections, reference.spread, honest)
+    envelope = measure(reference.projections, reference.spread, honest, excuse_of(reference))
     made = replace(reference, envelopes={**reference.envelopes, scheme: envelope}, sha256="")
     for name, scores in honest.items():
         verdict = judge_scores(scores, made, dtype=scheme)
         if not verdict.passed:
             raise BadInput(f"honest run {name!r} does not pass by its own envelope: {verdict.explanation}")
     return made
+
+
+def _padded(routers: Sequence[F64 | None]) -> NDArray[np.float32] | None:
+    """Margins (tokens, layers) of each row as (rows, positions, layers), infinite behind a row's end."""
+    rows = [margins for margins in routers if margins is not None]
+    if len(rows) < len(routers):
+        return None
+    out = np.full((len(rows), max(map(len, rows)), rows[0].shape[1]), np.inf, dtype=np.float32)
+    for row, margins in enumerate(rows):
+        out[row, : len(margins)] = margins
+    return out
 
 
 def check_weights(reference: Reference, weights_sha256: str) -> None:

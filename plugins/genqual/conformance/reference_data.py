@@ -28,6 +28,9 @@ class Reference:
     rows); `top_ids`, `top_logits`: (steps, rows, 16), best first; `projections`: (steps, rows, 256) float32, see
     `engines.projection`. `envelopes` holds what honest runs of each scheme read. `independent` is False when the
     oracle shares code with an engine. `sha256` is that of the file it was read from, empty before it is written.
+    `router_margins` (rows, positions, layers) float32, relative, as `oracle.experts` notes them: how near each token of
+    a prompt and what was chosen after it was to another expert; infinite in layers without a router and behind a row's
+    end. None: the model has no routers, or the oracle does not say.
     """
 
     model: str
@@ -45,6 +48,7 @@ class Reference:
     generator: Mapping[str, Json]
     envelopes: Mapping[str, Envelope] = field(default_factory=dict)
     sha256: str = ""
+    router_margins: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         cells = self.tokens.shape
@@ -64,6 +68,11 @@ class Reference:
                 raise ValueError(f"{name} {array.shape}: wanted {shape}, all finite")
         if (self.margins < 0).any() or (self.spread <= 0).any() or (self.top_ids[..., 0] != self.tokens).any():
             raise ValueError("margins below zero, logits that do not vary, or tokens that are not the best ones")
+        routers, longest = self.router_margins, self.longest - 1
+        if routers is not None and (routers.shape[:2] != (cells[1], longest) or routers.ndim != 3):
+            raise ValueError(f"router_margins {routers.shape}: wanted ({cells[1]}, {longest}, layers)")
+        if routers is not None and not (routers >= 0).all():
+            raise ValueError("router_margins: none is below zero, and each is a number")
         for scheme, envelope in self.envelopes.items():
             if envelope.errors.shape[1:] != cells:
                 raise ValueError(f"envelope {scheme}: errors {envelope.errors.shape}, wanted (runs, steps, rows)")
@@ -108,6 +117,8 @@ class Reference:
                 f"rows {chosen}, steps {count}: the reference of {self.model} has {self.rows} and {self.steps}"
             )
         spread = self.spread[:count, chosen]
+        longest = max(len(self.prompts[i]) for i in chosen) + count - 1
+        routers = self.router_margins
         return replace(
             self,
             prompts=tuple(self.prompts[i] for i in chosen),
@@ -118,6 +129,7 @@ class Reference:
             logsumexp=self.logsumexp[:count, chosen],
             spread=spread,
             projections=self.projections[:count, chosen],
+            router_margins=None if routers is None else routers[chosen, :longest],
             envelopes={name: e.select(spread, chosen, count) for name, e in self.envelopes.items()},
         )
 

@@ -130,6 +130,8 @@ def _content(reference: Reference, arrays_sha256: str) -> dict[str, Any]:
 
 def _arrays(reference: Reference) -> dict[str, NDArray[Any]]:
     arrays = {name: np.ascontiguousarray(getattr(reference, name)) for name in _ARRAYS}
+    if reference.router_margins is not None:
+        arrays["router_margins"] = np.ascontiguousarray(reference.router_margins)
     for scheme, envelope in reference.envelopes.items():
         arrays[f"envelope.{scheme}.sigma"] = np.ascontiguousarray(envelope.sigma)
         arrays[f"envelope.{scheme}.errors"] = np.ascontiguousarray(envelope.errors)
@@ -154,6 +156,7 @@ def _reference(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
             for scheme, facts in content["envelopes"].items()
         },
         sha256=content["sha256"],
+        router_margins=arrays.get("router_margins"),  # references of before there were any have none
         **{name: arrays[name] for name in _ARRAYS},
     )
 

@@ -17,6 +17,7 @@ import pytest
 from genqual import markers
 from genqual.causes import WHOLE
 from genqual.conformance.faults import CATALOGUE, Fault
+from genqual.conformance.judge_free import ByOracle
 from genqual.conformance.other_rules import RULES, alarms
 from genqual.conformance.reference import Reference
 from genqual.detection import tiers
@@ -202,8 +203,8 @@ def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
         return
     for rule, (alarm, why) in said.items():
         yield rule, "alarm" if alarm else "pass", why
-    known, oracle = run.exact_logits(case.model), run.oracle(case.model)
-    yield from tiers.alarms(tokens, own, reference, case.dtype, oracle.logits, known)
+    known, by = run.exact_logits(case.model), ByOracle(lambda: run.oracle(case.model))
+    yield from tiers.alarms(tokens, own, reference, case.dtype, by, known)
 
 
 def outcome_of(report: pytest.TestReport, name: str, *, broken: bool) -> Outcome:

@@ -5,12 +5,12 @@ Judged beside all properties in the detection matrix, on the same runs, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
-from genqual.conformance.judge_free import Rescore, judge_free_run
+from genqual.conformance.judge_free import Rescore, judge_free_run, margins_by
 from genqual.conformance.judge_top import judge_top
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.oracle.core import F64, I64
@@ -34,13 +34,7 @@ def alarms(
     `tokens` (rows, steps) of a free run and `own` its scores, forced on it; `known` logits (steps, rows, vocabulary)
     are the oracle's on the reference's tokens. The oracle scores each text that left them once.
     """
-    scored: dict[tuple[int, ...], F64] = {}
-
-    def once(ids: object) -> F64:
-        key = tuple(np.asarray(ids).tolist())
-        if key not in scored:
-            scored[key] = rescore(key)
-        return scored[key]
+    once = _Once(rescore)
 
     logprobs = own.top_logits[..., :BEST] - own.logsumexp[..., None]
     # Where logits are not finite the statistics are zero; an engine would have said what it computed.
@@ -52,6 +46,20 @@ def alarms(
     )
     for tier, judgement in zip(TIERS, said, strict=True):
         yield tier, *_outcome(judgement)
+
+
+class _Once:
+    """`rescore`, asked once a text; it says routers' margins where `rescore` does."""
+
+    def __init__(self, rescore: Rescore) -> None:
+        self._rescore, self._scored = rescore, dict[tuple[int, ...], F64]()
+        self.router_margins = margins_by(rescore)
+
+    def __call__(self, ids: Sequence[int]) -> F64:
+        key = tuple(int(i) for i in ids)
+        if key not in self._scored:
+            self._scored[key] = self._rescore(key)
+        return self._scored[key]
 
 
 def _outcome(judgement: Judgement) -> tuple[Outcome, str]:

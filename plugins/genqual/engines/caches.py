@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -45,8 +47,17 @@ def uncroppable(model_type: str, cache: Any) -> str | None:
     return None if _layers(cache) else _foreign(model_type, cache)
 
 
-def uncontinuable(model_type: str, cache: Any) -> str | None:
-    """Why a text cannot be read in several passes of more than one token; None where it can."""
+def uncontinuable(model: Any, model_type: str, cache: Any) -> str | None:
+    """Why a text cannot be read in several passes of more than one token; None where it can.
+
+    By how transformers is written, not by trying: a model that goes on wrongly where it could go on has a fault.
+    """
+    scan = getattr(sys.modules.get(type(model).__module__), "mamba_selective_scan", None)
+    if scan is not None and not any("initial" in name for name in inspect.signature(scan).parameters):
+        return (
+            f"{model_type}: transformers' scan of Mamba's first version begins without a state in each pass of several "
+            f"tokens, so it goes on from a cache by single tokens only"
+        )
     return None if _layers(cache) else _foreign(model_type, cache)
 
 

@@ -99,9 +99,18 @@ def weight_bytes(model: Any) -> int:
 
 
 def parameters(model: Any) -> int:
-    """Number of parameters that this rank holds."""
+    """Number of weights that this rank holds: parameters, and buffers that a checkpoint stores beside them.
+
+    Such a buffer is a weight that is not trained by gradients, as the correction bias of a router is. Masks and indices
+    that old models store are none: they are not floating point.
+    """
     away = tied(model)
-    return sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in away))
+    held = sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in away))
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                held += local(buffer).numel()
+    return held
 
 
 def weight_hash(model: Any) -> str:

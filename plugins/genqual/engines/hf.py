@@ -248,7 +248,7 @@ class HfEngine:
         """
         kind = self.model.config.get_text_config().model_type
         self._cache, self._cache_class, self._state_bytes = cache, type(cache).__name__, caches.state_bytes(cache)
-        reasons = {"passes": caches.uncontinuable(kind, cache), "crop": caches.uncroppable(kind, cache)}
+        reasons = {"passes": caches.uncontinuable(self.model, kind, cache), "crop": caches.uncroppable(kind, cache)}
         self._lacks = {ability: reason for ability, reason in reasons.items() if reason is not None}
         return caches.cache_bytes(cache) // WARM_TOKENS
 

@@ -92,6 +92,38 @@ def _others() -> dict[str, Case]:
     }
 
 
+def _mixtures() -> dict[str, Case]:
+    found: dict[str, Case] = {
+        "gpt_oss: no biases": Case(SMALL["gpt_oss"] | {"attention_bias": False}),
+        "gpt_oss: yarn": Case(SMALL["gpt_oss"] | {"rope_parameters": _YARN | {"truncate": False}}),
+        "gpt_oss: layer_types": Case(
+            SMALL["gpt_oss"] | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
+        ),
+        "mixtral: no window": Case(SMALL["mixtral"] | {"sliding_window": None}),
+        "qwen2_moe: no biases": Case(SMALL["qwen2_moe"] | {"qkv_bias": False}),
+        "qwen3_moe: biases": Case(SMALL["qwen3_moe"] | {"attention_bias": True, "mlp_only_layers": [1]}),
+        "deepseek_v2: biases of the MLPs": Case(SMALL["deepseek_v2"] | {"mlp_bias": True}),
+        "deepseek_v2: one group": Case(SMALL["deepseek_v2"] | {"topk_method": "greedy", "n_group": 1, "topk_group": 1}),
+    }
+    older = {k: v for k, v in _YARN.items() if k != "rope_theta"} | {"mscale": 1.0, "mscale_all_dim": 1.0}
+    for name in ("deepseek_v2", "deepseek_v3"):
+        small = SMALL[name]
+        found |= {
+            f"{name}: queries without a latent": Case(small | {"q_lora_rank": None}),
+            f"{name}: biases": Case(small | {"attention_bias": True}),
+            f"{name}: yarn": Case(small | {"rope_parameters": _ROTATIONS["yarn-mscale"]}),
+            f"{name}: yarn of 4.x": Case({**small, "rope_theta": 300.0, "rope_scaling": older}),
+        }
+    found |= {
+        f"{name}: the other head": Case(SMALL[name] | {"tie_word_embeddings": True})
+        for name in ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3")
+    }
+    return found
+
+
+DEPARTS = {"deepseek_v2: norm_topk_prob=True"}
+"""Where transformers departs from the published definition, which the oracle follows: see the architecture's file."""
+
 CASES: dict[str, Case] = {
     **{name: Case(config) for name, config in SMALL.items()},
     **{
@@ -102,4 +134,5 @@ CASES: dict[str, Case] = {
     **_rotations(),
     **_others(),
     **{name: Case(config) for name, config in SHAPES.items()},
+    **_mixtures(),
 }

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from .cases import CASES
-from .small import IDS, SMALL, parameters
+from .small import IDS, SMALL, parameters, stacked
 
 PEER = Path(__file__).with_name("peer.py")
 Answers = dict[str, dict[str, NDArray[Any]]]
@@ -25,7 +25,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     folder = tmp_path_factory.mktemp("architectures")
     cases: list[dict[str, Any]] = []
     for number, (name, case) in enumerate(CASES.items()):
-        save_file(parameters(case.config), folder / f"{number}.weights")
+        save_file(stacked(parameters(case.config)), folder / f"{number}.weights")
         files = {"weights": str(folder / f"{number}.weights"), "out": str(folder / f"{number}.out")}
         cases.append(
             {"config": dict(case.config), "ids": IDS, "attention": case.attention, "single": name in SMALL, **files}

@@ -8,7 +8,6 @@ python peer.py CASES.json, a list of {"config", "weights", "ids", "out", "attent
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,30 +33,13 @@ class Double:
         return torch.float64 if name in ("float32", "float") else getattr(torch, name)
 
 
-def stacked(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`weights` with the experts of a layer in one tensor each, as the modules hold them in memory."""
-    experts: dict[str, dict[int, dict[str, torch.Tensor]]] = {}
-    found = {}
-    for name, tensor in weights.items():
-        match = re.fullmatch(r"(.*\.mlp\.experts)\.(\d+)\.(\w+)_proj\.weight", name)
-        if match is None:
-            found[name] = tensor
-        else:
-            experts.setdefault(match[1], {}).setdefault(int(match[2]), {})[match[3]] = tensor
-    for name, parts in experts.items():
-        ordered = [parts[index] for index in sorted(parts)]
-        found[f"{name}.gate_up_proj"] = torch.stack([torch.cat([one["gate"], one["up"]]) for one in ordered])
-        found[f"{name}.down_proj"] = torch.stack([one["down"] for one in ordered])
-    return found
-
-
 def model_of(case: Case, dtype: torch.dtype) -> Any:
     torch.set_default_dtype(dtype)
     config = CONFIG_MAPPING[case["config"]["model_type"]](**case["config"])
     config._attn_implementation = case["attention"]
-    config._experts_implementation = "eager"  # its grouped products have no float64
+    config._experts_implementation = "eager"  # the grouped product knows no float64
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).to(dtype).eval()
-    weights = {RENAMED.get(n, n): tensor.to(dtype) for n, tensor in stacked(load_file(case["weights"])).items()}
+    weights = {RENAMED.get(n, n): tensor.to(dtype) for n, tensor in load_file(case["weights"]).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if unexpected or set(missing) - tied:
@@ -77,16 +59,16 @@ def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
 def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
     """How far logits move when a part of the last layer but one, or of the model, shifts its channels.
 
-    Empty of a model that has other parts.
+    Not a number for a part that this layer does not have.
     """
     model, ids = model_of(case, dtype), torch.tensor([case["ids"]])
     plain, found = model(input_ids=ids, use_cache=False).logits, []
-    try:
-        where = places(model)
-    except BadInput:
-        return torch.zeros(0)
     for name in PARTS:
-        part = where.part(name, -2)
+        try:
+            part = places(model).part(name, -2)
+        except BadInput:  # a mixture of experts has no one linear at its ends
+            found.append(torch.tensor(torch.nan))
+            continue
         undo = output(object(), part, lambda result: result.roll(1, -1))
         found.append((model(input_ids=ids, use_cache=False).logits - plain).abs().max() / plain.std())
         undo()

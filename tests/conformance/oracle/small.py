@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,20 @@ _LLAMA: dict[str, Any] = _BASE | {
     "max_position_embeddings": 256,
 }
 _NARROW = _LLAMA | {"head_dim": 12}  # a width that is not hidden over heads
+
+_MIXTURE = _LLAMA | {"num_hidden_layers": 4, "num_experts_per_tok": 3, "num_experts": 6, "moe_intermediate_size": 20}
+_LATENT = (
+    _LLAMA
+    | {
+        "num_key_value_heads": 4,
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 20,
+        "n_shared_experts": 3,
+    }
+    | {"n_routed_experts": 12, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.7}
+    | {"q_lora_rank": 24, "kv_lora_rank": 20, "qk_rope_head_dim": 8, "qk_nope_head_dim": 12, "v_head_dim": 10}
+)
 
 SMALL: dict[str, dict[str, Any]] = {
     "llama": _NARROW | {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "rope_theta": 500.0},
@@ -59,6 +74,19 @@ SMALL: dict[str, dict[str, Any]] = {
     "bloom": _BASE | {"model_type": "bloom", "hidden_size": 24, "n_layer": 3, "n_head": 3},
     **RECURRENT,
     "starcoder2": _LLAMA | {"model_type": "starcoder2", "sliding_window": 16, "num_key_value_heads": 1},
+    "mixtral": _NARROW
+    | {"model_type": "mixtral", "sliding_window": 16, "num_local_experts": 5, "num_experts_per_tok": 3},
+    "qwen2_moe": _MIXTURE
+    | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 28, "mlp_only_layers": [2], "sliding_window": 16}
+    | {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "qwen3_moe": _MIXTURE
+    | {"model_type": "qwen3_moe", "head_dim": 12, "decoder_sparse_step": 2, "norm_topk_prob": True}
+    | {"use_sliding_window": True, "sliding_window": 16},
+    "gpt_oss": _NARROW
+    | {"model_type": "gpt_oss", "num_local_experts": 6, "num_experts_per_tok": 3, "sliding_window": 16}
+    | {"swiglu_limit": 0.6, "swiglu_alpha": 1.3},
+    "deepseek_v2": _LATENT | {"model_type": "deepseek_v2", "topk_method": "group_limited_greedy"},
+    "deepseek_v3": _LATENT | {"model_type": "deepseek_v3"},
 }
 """One configuration an architecture, odd where it can be, its windows far shorter than IDS."""
 
@@ -77,3 +105,22 @@ def parameters(config: Config, seed: int = 0) -> Weights:
             values = 0.1 * random.standard_normal(shape) + (1.0 if name.endswith("weight") else 0.0)
         made[name] = values.astype(np.float32)
     return made
+
+
+def stacked(weights: Weights) -> Weights:
+    """`weights` with the experts of a layer in one tensor, as transformers computes with them."""
+    out: Weights = {}
+    experts: dict[str, dict[str, dict[int, NDArray[np.float32]]]] = {}
+    for name, array in weights.items():
+        found = re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+)\.weight", name.replace("block_sparse_moe", "mlp"))
+        if found is None:
+            out[name.replace("block_sparse_moe", "mlp")] = array
+            continue
+        part = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}.get(found[3], found[3])
+        experts.setdefault(found[1], {}).setdefault(part, {})[int(found[2])] = array
+    for layer, of in experts.items():
+        gate, up, down = (
+            np.stack([of[p][i] for i in range(len(of[p]))]) for p in ("gate_proj", "up_proj", "down_proj")
+        )
+        out[f"{layer}.gate_up_proj"], out[f"{layer}.down_proj"] = np.concatenate([gate, up], axis=1), down
+    return out

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from genqual.conformance.oracle.registry import oracle_for, supported
 
-from .cases import CASES
+from .cases import CASES, DEPARTS
 from .conftest import Answers
-from .small import IDS, SMALL, parameters
+from .small import IDS, SMALL, parameters, stacked
 from .variations import variations
+
+PARTLY = {"mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3", "qwen3_next", "lfm2", "mamba2"}
+"""A mixture of experts and a recurrence have no one linear at their ends."""
 
 
 def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
@@ -22,28 +25,32 @@ def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
     return float(np.sqrt((error**2).mean()) / np.sqrt(want.var(axis=-1).mean()))
 
 
-def test_every_case_is_of_an_architecture() -> None:
-    assert set(SMALL) <= set(supported())
+def test_no_architecture_goes_without_a_case() -> None:
+    assert set(SMALL) == set(supported())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_agrees_with_transformers(answers: Answers, name: str) -> None:
     config = CASES[name].config
     ours = oracle_for(config, parameters(config)).logits(IDS)
+    if name in DEPARTS:
+        assert nrms(answers[name]["fp64"], ours) > 1e-2, "transformers follows the definition now: take it off the list"
+        return
     assert nrms(answers[name]["fp64"], ours) <= 1e-12
     if name in SMALL:
         assert nrms(answers[name]["fp32"], ours) <= 1e-5
 
 
-OTHER_PARTS = {"mamba2", "lfm2", "qwen3_next"}
-"""No MLP, an activation that is a function, or experts: faults find the linears of these by their names."""
+MIXTURES = [name for name in SMALL if "experts" in " ".join(parameters(SMALL[name]))]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_part_is_where_the_declaration_says(answers: Answers, name: str) -> None:
     """Faults find norms, linears and activations of a running model so: channels shifted there move the logits."""
-    assert (answers[name]["moved"] > 1e-3).all()
-    assert (answers[name]["moved"].size == 0) is (name in OTHER_PARTS)
+    moved = answers[name]["moved"]
+    absent = np.isnan(moved)
+    assert (moved[~absent] > 1e-3).all()
+    assert absent.sum() <= (7 if name in PARTLY else 0)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -68,3 +75,12 @@ def test_token_by_token_is_one_pass(name: str) -> None:
     rows = [oracle.head(oracle.states(oracle.checked(part), cache)) for part in parts]
     assert cache.length == 60
     np.testing.assert_allclose(np.concatenate(rows), whole, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_in_one_tensor_a_layer_say_the_same_bit_for_bit(name: str) -> None:
+    config, published = SMALL[name], parameters(SMALL[name])
+    plain = oracle_for(config, published).logits(IDS)
+    np.testing.assert_array_equal(oracle_for(config, stacked(published)).logits(IDS), plain)
+    bare = {stored.removeprefix("model."): array for stored, array in stacked(published).items()}
+    np.testing.assert_array_equal(oracle_for(config, bare).logits(IDS), plain)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle.core import At, Cache, Weights
-from genqual.conformance.oracle.experts import MARGINS, ClampedExperts, Mixture, clamped_swiglu, mixture, separate
+from genqual.conformance.oracle.core import MARGINS, At, Cache, Weights
+from genqual.conformance.oracle.experts import ClampedExperts, Mixture, clamped_swiglu, mixture, separate
 from genqual.conformance.oracle.latent import LatentAttention, LatentQuery, expand
 from genqual.conformance.oracle.linear import Linear
 from genqual.conformance.oracle.mlp import gated
@@ -54,7 +54,7 @@ def test_a_mixture_is_the_weighted_sum_of_the_chosen_experts() -> None:
 
     def expert(index: int, rows: Array) -> Array:
         asked.append(index)
-        return rows @ matrices[index].T
+        return np.asarray(rows @ matrices[index].T)
 
     got, want = mixture(x, routing, expert), np.zeros_like(x)
     for t, k, out, into in itertools.product(range(TOKENS), range(3), range(HIDDEN), range(HIDDEN)):

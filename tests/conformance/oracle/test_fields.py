@@ -31,9 +31,72 @@ def test_a_field_that_nobody_knows_is_refused_by_name(name: str) -> None:
         oracle_for(SMALL[name] | {"no_such_field": nothing, "torch_dtype": "bfloat16", "use_cache": True}, weights)
 
 
+# Fields of published checkpoints beside sizes, as their config.json has them.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "SmolLM2": (
+        "llama",
+        {"is_llama_config": True, "pretraining_tp": 1, "rope_interleaved": False, "rope_scaling": None}
+        | {"transformers.js_config": {"dtype": "q4"}},
+    ),
+    "Phi-4-mini": (
+        "phi3",
+        {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False, "attention_bias": False}
+        | {"auto_map": {"AutoConfig": "x"}, "sliding_window": 262144, "embd_pdrop": 0.0, "rope_scaling": None},
+    ),
+    "Gemma 2": (
+        "gemma2",
+        {"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh", "sliding_window_size": 16},
+    ),
+    "Gemma": ("gemma", {"hidden_act": "gelu", "hidden_activation": None}),
+    "Gemma 3": (
+        "gemma3_text",
+        {"_sliding_window_pattern": 2, "attn_logit_softcapping": None, "cache_implementation": "x"},
+    ),
+    "StarCoder 2": (
+        "starcoder2",
+        {"activation_function": "gelu", "attention_softmax_in_fp32": True, "embedding_dropout": 0.1}
+        | {"layer_norm_epsilon": 1e-5, "norm_epsilon": 1e-5, "mlp_type": "default", "norm_type": "layer_norm"}
+        | {"scale_attention_softmax_in_fp32": True, "scale_attn_weights": True},
+    ),
+    "BLOOM": (
+        "bloom",
+        {"attention_softmax_in_fp32": True, "bias_dropout_fusion": True, "masked_softmax_fusion": True, "n_inner": None}
+        | {"offset_alibi": 100, "pretraining_tp": 4, "skip_bias_add": True, "skip_bias_add_qkv": False}
+        | {"seq_length": 2048, "unk_token_id": 0, "num_attention_heads": 3},
+    ),
+    "GPT-2": (
+        "gpt2",
+        {"n_ctx": 1024, "summary_type": "cls_index", "summary_use_proj": True, "summary_first_dropout": 0.1}
+        | {"task_specific_params": {"text-generation": {"do_sample": True}}, "reorder_and_upcast_attn": False},
+    ),
+    "OPT": ("opt", {"activation_dropout": 0.0, "prefix": "</s>", "layerdrop": 0.0, "_remove_final_layer_norm": False}),
+    "Falcon": ("falcon", {"apply_residual_connection_post_layernorm": False, "alibi": False, "multi_query": True}),
+    "MPT": (
+        "mpt",
+        {"init_config": {"name": "kaiming_normal_"}, "tokenizer_name": "x", "verbose": 0, "no_bias": True}
+        | {"norm_type": "low_precision_layernorm", "logit_scale": None, "learned_pos_emb": True}
+        | {
+            "attn_config": {
+                "alibi": True,
+                "alibi_bias_max": 8,
+                "attn_impl": "triton",
+                "attn_type": "multihead_attention",
+            }
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fields_of_published_checkpoints_are_known(name: str) -> None:
+    model_type, published = PUBLISHED[name]
+    assert len(logits(SMALL[model_type] | published)) == 20
+
+
 def test_a_quantised_checkpoint_is_called_so() -> None:
-    with pytest.raises(BadInput, match="this checkpoint is quantised"):
-        oracle_for(LLAMA | {"quantization_config": {"quant_method": "fp8"}}, parameters(LLAMA))
+    for said in ({"quantization_config": {"quant_method": "fp8"}}, {"quantization": {"bits": 4}}):
+        with pytest.raises(BadInput, match="this checkpoint is quantised"):
+            oracle_for(LLAMA | said, parameters(LLAMA))
 
 
 @pytest.mark.parametrize(

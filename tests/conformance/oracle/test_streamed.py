@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from genqual.conformance.oracle.core import LayerState
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
+from genqual.errors import BadInput
 from genqual.models import safetensor
 
 from .small import SMALL, parameters
@@ -21,6 +23,26 @@ STEPS = 5
 
 class Interrupted(Exception):
     """In place of a signal."""
+
+
+def test_state_of_fixed_size_is_kept_a_pass_back(tmp_path: Path) -> None:
+    """What grows is cut back by a token after an interruption; a matrix cannot be, so two passes are kept."""
+    kept, state = StreamState(tmp_path, "key"), LayerState()
+    state.extend("keys", np.zeros((1, 3, 2)))
+    state.replace("matrix", np.full((2, 2), 0.0))
+    kept.keep_layer_states(4, 0, [state])
+    state.extend("keys", np.ones((1, 1, 2)))
+    state.replace("matrix", np.full((2, 2), 1.0))
+    kept.keep_layer_states(4, 1, [state])
+    (before,), (after,) = kept.layer_states(4, 0, [3]), kept.layer_states(4, 1, [4])
+    assert (before.arrays["matrix"] == 0.0).all()
+    assert (after.arrays["matrix"] == 1.0).all()
+    assert before.arrays["keys"].shape == (1, 3, 2)
+    assert (before.grows, after.grows) == ({"keys"}, {"keys"})
+    state.replace("matrix", np.full((2, 2), 2.0))
+    kept.keep_layer_states(4, 2, [state])
+    with pytest.raises(BadInput, match=r"is of pass 2, .* needs 0"):
+        kept.layer_states(4, 0, [3])
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -42,6 +42,8 @@ def _others(field: Field) -> list[Any]:
     value = field.value
     if field.kind == "flag":
         return [not value]
+    if field.kind == "choice" and value not in ACTIVATIONS:
+        return [word for word in field.among if word != value]
     if field.kind == "choice":
         different = [
             word for word in ("relu", "gelu_new", "quick_gelu") if ACTIVATIONS[word] is not ACTIVATIONS[str(value)]

@@ -33,6 +33,13 @@ class Layer:
     activation: Any
     mlp_out: Any  # the row-parallel linear at the end of the MLP
 
+    def __getattribute__(self, name: str) -> Any:
+        """Raises BadInput on a part that this layer does not have: a mixture of experts has no one `mlp_in`."""
+        value = object.__getattribute__(self, name)
+        if value is None and name in Layer.__dataclass_fields__:
+            raise BadInput(f"part {name!r}: this layer has none; put this fault into another layer or model")
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -71,16 +78,18 @@ def places(model: Any) -> Places:
     if getattr(getattr(model, "config", None), "model_type", None) is None or not hasattr(model, "get_submodule"):
         raise BadInput(f"{type(model).__name__} is no torch module tree with a config: no place for this fault")
     names = modules_of(_declared(model))
-    layers = tuple(_layer(model, layer) for layer in names.layers)
-    return Places(_module(model, names.embedding), layers, _module(model, names.norm), model.get_output_embeddings())
+    return Places(
+        embedding=_module(model, names.embedding),
+        layers=tuple(_layer(model, layer) for layer in names.layers),
+        norm=_module(model, names.norm),
+        head=model.get_output_embeddings(),
+    )
 
 
 def _layer(model: Any, names: LayerModules) -> Layer:
     block, mlp = _module(model, names.block), _module(model, names.mlp)
-    found = [getattr(owner, name, None) for owner in (mlp, block) for name in _ACTIVATIONS]
-    activation = next((each for each in found if callable(each)), None)
-    if activation is None:
-        raise BadInput(f"{names.mlp}: no activation called {', '.join(_ACTIVATIONS)}")
+    holders = () if mlp is None else (mlp, block)
+    found = [getattr(owner, name, None) for owner in holders for name in _ACTIVATIONS]
     return Layer(
         block=block,
         norm_in=_module(model, names.norm_in),
@@ -89,12 +98,14 @@ def _layer(model: Any, names: LayerModules) -> Layer:
         attention_out=_module(model, names.attention_out),
         norm_post=_module(model, names.norm_post),
         mlp_in=_module(model, names.mlp_in),
-        activation=activation,
+        activation=next((each for each in found if callable(each)), None),
         mlp_out=_module(model, names.mlp_out),
     )
 
 
-def _module(model: Any, name: str) -> Any:
+def _module(model: Any, name: str | None) -> Any:
+    if name is None:
+        return None
     try:
         return model.get_submodule(name)
     except AttributeError as error:

@@ -17,6 +17,9 @@ F64: TypeAlias = NDArray[np.float64]
 I64: TypeAlias = NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
+MARGINS: Final = "router_margins"
+"""The note under which a mixture of experts writes down how near each token's choice was to another, (tokens,)."""
+
 # Buffers that older checkpoints store beside the weights, and that loaders compute anew.
 BUFFERS: Final = (r"(.*\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)", r"(.*\.)?(attn|attention)\.(masked_)?bias")
 
@@ -194,6 +197,20 @@ class CausalOracle(ABC):
         """
         return self.head(self.states(self.checked(ids), self.cache()))
 
+    def traced(self, ids: Sequence[int] | I64) -> tuple[F64, F64 | None]:
+        """`logits`, and the routers' margins (tokens, layers) of the same pass: None without routers.
+
+        Relative, see `experts.Mixture`; infinite in a layer without a router.
+        """
+        checked, cache = self.checked(ids), self.cache()
+        return self.head(self.states(checked, cache)), margins_of(cache, self.layers, len(checked))
+
+    def router_margins(self, ids: Sequence[int] | I64) -> F64 | None:
+        """The margins of `traced` alone."""
+        checked, cache = self.checked(ids), self.cache()
+        self.states(checked, cache)
+        return margins_of(cache, self.layers, len(checked))
+
     def greedy(self, prompt: Sequence[int] | I64, steps: int) -> I64:
         """The `steps` tokens (steps,) that follow `prompt`, by the cache; the lowest id wins a tie."""
         ids, cache, chosen = self.checked(prompt), self.cache(), np.zeros(steps, dtype=np.int64)
@@ -234,6 +251,15 @@ class CausalOracle(ABC):
         if given.min() < 0 or given.max() >= self.vocabulary:
             raise BadInput(f"token ids {given.min()} to {given.max()}: the vocabulary is 0 to {self.vocabulary - 1}")
         return given.astype(np.int64)
+
+
+def margins_of(cache: Cache, layers: int, tokens: int) -> F64 | None:
+    """Margins (tokens, layers) that routers wrote down in `cache`, infinite in a layer without; None without any."""
+    margins = np.full((tokens, layers), np.inf)
+    for (index, name), values in cache.notes.items():
+        if name == MARGINS:
+            margins[:, index] = np.concatenate(values)
+    return margins if any(name == MARGINS for _, name in cache.notes) else None
 
 
 def _few(names: Sequence[str]) -> str:

@@ -28,18 +28,21 @@ def build(fields: Fields) -> Model:
     experts = fields.integer("n_routed_experts", "num_experts", default=64)
     shared = fields.integer("n_shared_experts", default=2)
     fields.same("scoring_func", "softmax", "its routers are softmax routers")
-    grouped = fields.choice("topk_method", default="greedy", among=("greedy", "group_limited_greedy"))
-    groups = fields.optional_integer("n_group"), fields.optional_integer("topk_group")
+    method = fields.choice("topk_method", default="greedy", among=("greedy", "group_limited_greedy"))
+    groups, kept = 1, 1
+    if method == "group_limited_greedy":
+        groups, kept = fields.integer("n_group"), fields.integer("topk_group")
+    else:
+        fields.skip("n_group", "topk_group")
     chosen = fields.integer("num_experts_per_tok")
     normalise = fields.flag("norm_topk_prob", default=False) and chosen > 1
     scale = fields.number("routed_scaling_factor", default=1.0)
-    limited = grouped == "group_limited_greedy"
     router = Router(
         chosen,
         normalise=normalise,
         scale=1.0 if normalise else scale,
-        groups=groups[0] or 1 if limited else 1,
-        groups_kept=groups[1] or 1 if limited else 1,
+        groups=groups,
+        groups_kept=kept,
     )
 
     def sparse(name: str) -> Part:

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from genqual.conformance.oracle.core import F64, At, Part, Shape
+from genqual.conformance.oracle.core import F64, MARGINS, At, Part, Shape
 from genqual.conformance.oracle.linear import Linear
 from genqual.conformance.oracle.mlp import gated, sigmoid
 from genqual.conformance.oracle.router import Router, Routing
 from genqual.errors import BadInput
-
-MARGINS = "router_margins"
-"""The note under which a mixture writes down how near each token's choice was to another, (tokens,), dimensionless."""
 
 Expert = Callable[[int, F64], F64]
 """`expert(index, x)`: expert `index` of `x` (tokens, hidden) -> (tokens, hidden)."""

@@ -28,6 +28,8 @@ _HARMLESS: Final = """
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens renormalize_logits
     pretraining_tp slow_but_exact masked_softmax_fusion bias_dropout_fusion offset_alibi skip_bias_add
     skip_bias_add_qkv unk_index unsloth_version unsloth_fixed torch_compile cache_implementation
+attention_softmax_in_fp32 scale_attention_softmax_in_fp32 neftune_noise_alpha tokenizer_name init_config verbose
+custom_pipelines is_llama_config transformers.js_config
 """
 HARMLESS: Final = frozenset(_HARMLESS.split())
 """Fields that cannot change logits of given weights: names, special tokens, dropout, sampling, training, fusion."""
@@ -183,9 +185,10 @@ class Fields:
             for name, value in self.config.items()
             if name not in HARMLESS and name not in self._seen and value not in _NOTHING
         }
-        if "quantization_config" in left:
+        quantised = [name for name in ("quantization_config", "quantization") if name in left]
+        if quantised:
             raise BadInput(
-                "config quantization_config: this checkpoint is quantised; the oracle computes unquantised weights, "
+                f"config {quantised[0]}: this checkpoint is quantised; the oracle computes unquantised weights, "
                 "give it the checkpoint that this one was made from"
             )
         if left:

@@ -21,7 +21,7 @@ def build(fields: Fields) -> Model:
     activation = fields.choice("hidden_activation", "hidden_act", default="gelu_pytorch_tanh", among=tuple(ACTIVATIONS))
     scale = fields.integer("query_pre_attn_scalar", default=256) ** -0.5
     cap = fields.optional_number("attn_logit_softcapping", default=50.0)
-    window = fields.optional_integer("sliding_window", default=4096)
+    window = fields.optional_integer("sliding_window", "sliding_window_size", default=4096)
     seen = windows(fields, sizes.layers, window, ["sliding_attention", "full_attention"] * sizes.layers)
     rotary = rotary_of(fields, sizes.width)
 

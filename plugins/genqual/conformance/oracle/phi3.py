@@ -20,6 +20,8 @@ def build(fields: Fields) -> Model:
     activation = fields.choice("hidden_act", default="silu", among=tuple(ACTIVATIONS))
     # Phi-3's first configurations call longrope "su", and some "yarn".
     rotary = rotary_of(fields, sizes.width, original=4096, renamed={"su": "longrope", "yarn": "longrope"})
+    fields.same("full_attn_mod", 1, "loaders ignore it")
+    fields.same("interpolate_factor", 1, "loaders ignore it")
     fields.skip("original_max_position_embeddings")  # of longrope only
 
     def block(name: str, index: int) -> Block:

@@ -69,7 +69,7 @@ def build(fields: Fields) -> Model:
 
 def _windows(fields: Fields, count: int) -> list[int | None]:
     """The window of each layer. Raises BadInput where windows are on and no field says of which layers."""
-    window = fields.optional_integer("sliding_window", default=4096)
+    window = fields.natural("sliding_window", default=4096) or None  # transformers writes 0 where it is not used
     used = fields.flag("use_sliding_window", default=False)
     kinds = fields.words("layer_types", count=count, among=("full_attention", "sliding_attention"))
     fields.skip("max_window_layers")

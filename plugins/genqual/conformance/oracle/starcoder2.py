@@ -14,8 +14,11 @@ from genqual.conformance.oracle.spec import Architecture, Block, Model
 def build(fields: Fields) -> Model:
     """The model of one configuration. Raises BadInput on fields that do not fit."""
     sizes, inner = sizes_of(fields, kv_heads=2), fields.integer("intermediate_size")
-    eps = fields.number("norm_epsilon", default=1e-5)
+    eps = fields.number("norm_epsilon", "layer_norm_epsilon", default=1e-5)
     bias = fields.flag("use_bias", default=True)
+    fields.same("mlp_type", "default", "loaders take no other")
+    fields.same("norm_type", "layer_norm", "loaders take no other")
+    fields.same("scale_attn_weights", True, "loaders always scale")
     window = fields.optional_integer("sliding_window")
     activation = fields.choice("hidden_act", default="gelu_pytorch_tanh", among=tuple(ACTIVATIONS))
     rotary = rotary_of(fields, sizes.width)
@@ -37,4 +40,6 @@ def build(fields: Fields) -> Model:
     return model_of(fields, sizes, block, norm, tied=True, settled_length=rotary.settled_length)
 
 
-ARCHITECTURE = Architecture(model_type="starcoder2", build=build, source="Lozhkov et al. 2024 (StarCoder 2)")
+ARCHITECTURE = Architecture(
+    model_type="starcoder2", build=build, source="Lozhkov et al. 2024 (StarCoder 2)", ignores=("activation_function",)
+)

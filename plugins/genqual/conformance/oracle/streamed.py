@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle
+from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle, margins_of
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
 from genqual.conformance.oracle.streamed_state import Place, StreamState
 from genqual.conformance.oracle.streamed_weights import BLOCK, Window
@@ -101,6 +101,12 @@ class StreamedOracle:
                 return chosen
         raise BadInput(f"{len(given)} tokens, {steps} steps: the streamed oracle knows only what it was made for")
 
+    def traced(self, ids: Sequence[int] | I64) -> tuple[F64, F64 | None]:
+        """`logits`, and the routers' margins (tokens, layers) on the same row; None without routers."""
+        logits, done = self.logits(ids), self._done()
+        rows = [row.tolist() for row in self._entering(self._steps, done.tokens)]
+        return logits, done.margins[rows.index([int(i) for i in ids])] if done.margins else None
+
     def logits(self, ids: Sequence[int] | I64) -> F64:
         """Logits (tokens, vocabulary) of one of the prompts with what was chosen after it, but the last token."""
         given, done = [int(i) for i in ids], self._done()
@@ -135,7 +141,18 @@ class StreamedOracle:
         self._window.release()
         if place.turn < self._steps - 1:  # neither the last choice nor the full pass is decoded from
             self._state.keep_layer_states(place.layer, place.turn, [cache.layer(place.layer) for cache in caches])
-        return Place(place.turn, place.layer + 1, place.tokens, after)
+        margins = self._margins(place, caches, after) if place.turn == self._steps else ()
+        return Place(place.turn, place.layer + 1, place.tokens, after, margins)
+
+    def _margins(self, place: Place, caches: Sequence[Cache], after: Sequence[F64]) -> tuple[F64, ...]:
+        """What routers wrote down in the full pass, this layer's beside those before; nothing without routers."""
+        new = [margins_of(cache, self.layers, len(x)) for cache, x in zip(caches, after, strict=True)]
+        if not place.margins:
+            return tuple(margins for margins in new if margins is not None)
+        return tuple(
+            old if margins is None else np.minimum(old, margins)
+            for old, margins in zip(place.margins, new, strict=True)
+        )
 
     def _next_tokens(self, place: Place) -> Place:
         # All rows at once, so that the head is read once; the full pass says whether a choice was right.

@@ -26,13 +26,15 @@ _STATE: Final = "state.safetensors"
 class Place:
     """Where a run is: `states` (a row's tokens, hidden), one array a row, are what goes into `layer` in pass `turn`.
 
-    `tokens` (rows, tokens chosen so far). At layer 0 there are no states: they are embedded anew.
+    `tokens` (rows, tokens chosen so far). At layer 0 there are no states: they are embedded anew. `margins` are those
+    that routers wrote down in the full pass so far, (tokens, layers) a row; none before it, and none without routers.
     """
 
     turn: int
     layer: int
     tokens: I64
     states: tuple[F64, ...]
+    margins: tuple[F64, ...] = ()
 
 
 class StreamState:
@@ -52,12 +54,14 @@ class StreamState:
             return Place(0, 0, np.zeros((rows, 0), dtype=np.int64), ())
         arrays, said = self._read(file)
         states = tuple(arrays[f"row{row}"] for row in range(rows)) if int(said["layer"]) else ()
-        return Place(int(said["turn"]), int(said["layer"]), arrays["tokens"], states)
+        margins = tuple(arrays[f"margins{row}"] for row in range(rows) if f"margins{row}" in arrays)
+        return Place(int(said["turn"]), int(said["layer"]), arrays["tokens"], states, margins)
 
     def keep(self, place: Place) -> None:
         """Write where the run is."""
         arrays: dict[str, NDArray[Any]] = {"tokens": place.tokens}
         arrays |= {f"row{row}": states for row, states in enumerate(place.states)}
+        arrays |= {f"margins{row}": margins for row, margins in enumerate(place.margins)}
         self._write(self.folder / _STATE, arrays, {"turn": str(place.turn), "layer": str(place.layer)})
 
     def layer_states(self, layer: int, turn: int, lengths: Sequence[int]) -> list[LayerState]:
