@@ -91,7 +91,7 @@ def collect(minutes: float, dtypes: str, state: Path) -> Path:
     python, tree = build(state)
     first = head(python)
     stamp = first["began"].replace(":", "").replace("-", "")[:15]
-    path = record.PLACE / first["class"] / f"{stamp}Z-{first['host']}.jsonl.gz"
+    path = record.PLACE / str(first["class"]) / f"{stamp}Z-{first['host']}.jsonl.gz"
     command = [
         *(str(python), str(PARTS / "pinned.py"), "--minutes", str(minutes), "--dtypes", dtypes),
         *("--work", str(state / "gate-over-time.work")),

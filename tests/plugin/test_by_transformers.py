@@ -21,7 +21,7 @@ from genqual.devices.registry import processor
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
 from genqual.ranks.peer_oracle import PeerOracle
-from genqual.run import Run
+from genqual.reference_store import ReferenceStore
 from tests.conformance.oracle.small import SMALL, parameters
 
 from .suite import suite
@@ -80,9 +80,8 @@ def test_an_architecture_without_an_oracle_is_judged_and_every_verdict_says_by_w
     monkeypatch.setenv("GENQUAL_CACHE", str(tmp_path / "cache"))
     case = ("-m", processor().name, f"--model={directory}", "--engine", "transformers", "--dtype", "fp32", "-rs")
     asked = ("-k", "logits_match or free_run or positions_near", "--no-upload")
-    run: Any = SimpleNamespace(options=SimpleNamespace(references=None))
     assert f"`genqual reference {directory} --by transformers` makes one" in str(
-        Run._read_reference(run, str(directory))
+        ReferenceStore(None).reference(str(directory))
     )
     with pytest.raises(SystemExit):
         main(["reference", str(directory)])
