@@ -9,21 +9,21 @@ from typing import Any, NoReturn
 
 import pytest
 
-from genqual import fitting, instances, markers
-from genqual.ahead import Step, upcoming
-from genqual.causes import WHOLE
+from genqual.cases import Case, Json, Workload
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
-from genqual.given import unjudged
-from genqual.options import Options, add_options, check_paths, misread_path
-from genqual.performance.limits import Limit
+from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.reporting import Tally, summarise
-from genqual.run import RUN, Run
-from genqual.selection import Selection
-from genqual.spec import Case, Json, Workload
+from genqual.session import concurrent_instances, markers, max_batch
+from genqual.session.causes import WHOLE
+from genqual.session.context import RUN, Run
+from genqual.session.fixture_types import unjudged
+from genqual.session.options import Options, add_options, check_paths, misread_path
+from genqual.session.prefetch import Step, upcoming
+from genqual.session.selection import Selection
+from genqual.session.terminal import Tally, summarise
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
@@ -266,9 +266,9 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
     if not isinstance(workload, Workload):
         return None, {}
     if "instances" in needs:
-        return workload, instances.protocol(run)
+        return workload, concurrent_instances.protocol(run)
     if "largest_batch" in needs:
-        return workload, fitting.protocol(run)
+        return workload, max_batch.protocol(run)
     if "limits" in needs or any("metric" in mark for mark in marks):
         return workload, run.measuring.protocol_of(case, workload) if (case := _case_of(item)) else {}
     return None, {}
@@ -364,6 +364,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distribute by case unless the user chose a distribution; otherwise each worker would start each group."""
     if config.getvalue("dist") != "load":
         return None
-    from genqual.scheduling import CaseScheduling
+    from genqual.session.xdist import CaseScheduling
 
     return CaseScheduling(config, log)

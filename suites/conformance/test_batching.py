@@ -7,15 +7,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from genqual.conformance import judge
-from genqual.conformance.judge_free import Rescore
-from genqual.conformance.judge_own import rows_of
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import rows
+from genqual.conformance.judges import logits
+from genqual.conformance.judges.free_run import Rescore
+from genqual.conformance.judges.self_checks import rows_of
 from genqual.engines.base import TokenBatch
-from genqual.given import Drawn, Judge, Passage, Text
-from genqual.ranks.handle import Generator
-from genqual.shown import asked_alone, asked_between, tokens_only
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Drawn, Judge, Passage, Text
+from genqual.session.property_search import rows
+from genqual.session.token_evidence import asked_alone, asked_between, tokens_only
 
 pytestmark = pytest.mark.conformance("batching")
 
@@ -99,7 +99,7 @@ def test_a_request_leaves_nothing_behind(
 
     def check(other: list[list[int]], steps: int) -> Judgement:
         generator.generate(TokenBatch.of(other), steps)
-        return judge.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype)
+        return logits.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype)
 
     drawn(check, other=rows(token, most_rows=4), steps=st.integers(1, 6))
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from genqual.conformance import judge
-from genqual.conformance.judge_free import Rescore
+from genqual.cases import SHARED_ROUNDING
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import cuts
+from genqual.conformance.judges import logits
+from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.base import TokenBatch
-from genqual.given import Drawn, Judge, Passage, Text
-from genqual.ranks.handle import Generator
-from genqual.shown import asked_on, tokens_only
-from genqual.spec import SHARED_ROUNDING
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Drawn, Judge, Passage, Text
+from genqual.session.property_search import cuts
+from genqual.session.token_evidence import asked_on, tokens_only
 
 pytestmark = pytest.mark.conformance("cache")
 
@@ -77,7 +77,7 @@ def test_a_graph_replayed_twice_gives_the_same_bits(generator: Generator, passag
     """With another text in between, so that inputs left in its buffers show."""
     first = generator.score(passage.prompts, passage.forced)
     generator.score(passage.prompts, passage.forced[:, ::-1].copy())
-    judge_it(judge.judge_bitwise(first, generator.score(passage.prompts, passage.forced), dtype=generator.case.dtype))
+    judge_it(logits.judge_bitwise(first, generator.score(passage.prompts, passage.forced), dtype=generator.case.dtype))
 
 
 def test_later_tokens_never_alter_earlier_logits(
@@ -96,10 +96,10 @@ def test_later_tokens_never_alter_earlier_logits(
         # The logits that choose the token at `place` have read only what comes before it.
         second = generator.score_prefill(some.prompts, changed)
         upto = place + 1
-        a, b = (judge.steps_of(one, upto) for one in (first, second))
+        a, b = (logits.steps_of(one, upto) for one in (first, second))
         if dtype in SHARED_ROUNDING:
             return some.same(a, b, dtype=dtype)
-        return judge.judge_bitwise(a, b, dtype=dtype, forced=False)
+        return logits.judge_bitwise(a, b, dtype=dtype, forced=False)
 
     drawn(check, most=4, place=st.integers(0, 7), other=st.integers(0, vocabulary - 2))
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from genqual.conformance import judge_own
-from genqual.conformance.judge_text import judge_same_text
+from genqual.conformance.judges import self_checks
+from genqual.conformance.judges.text import judge_same_text
 from genqual.engines.base import TokenBatch
-from genqual.given import Judge, Passage
-from genqual.pairs import Job, generate_pairs, problems, read_pairs
-from genqual.ranks.handle import Generator
-from genqual.run import Run
+from genqual.ranks.client import Generator
+from genqual.session.context import Run
+from genqual.session.dataset_run import Job, generate_pairs, problems, read_pairs
+from genqual.session.fixture_types import Judge, Passage
 
 
 @pytest.mark.conformance("text", needs="prompts")
@@ -20,7 +20,7 @@ def test_every_prompt_of_a_data_set_has_its_pair(generator: Generator, run: Run,
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
     count = generate_pairs(generator, dataset, run.progress, run.warnings.append)
     found, dtype = list(problems(dataset, generator.plan.model)), generator.case.dtype
-    judge_it(judge_own.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
+    judge_it(self_checks.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
 
 
 @pytest.mark.conformance("text", once=True)
@@ -31,7 +31,7 @@ def test_a_data_set_equals_its_prompts_one_by_one(
     count = generate_pairs(generator, few_pairs, run.progress)
     dtype = generator.case.dtype
     found = list(problems(few_pairs, generator.plan.model))
-    whole = judge_own.judge_whole(found, count, dtype=dtype, steps=few_pairs.new_tokens)
+    whole = self_checks.judge_whole(found, count, dtype=dtype, steps=few_pairs.new_tokens)
     if not whole.passed:
         judge_it(whole)
     rows, tokens = read_pairs(few_pairs)

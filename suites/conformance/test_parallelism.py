@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.conformance import judge, judge_own
-from genqual.conformance.judge_parts import judge_shards, put_away, share_limit, spread
-from genqual.conformance.judge_text import judge_stopped, stopped
+from genqual.conformance.judges import logits, self_checks
+from genqual.conformance.judges.shards import judge_shards, put_away, share_limit, spread
+from genqual.conformance.judges.text import judge_stopped, stopped
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
-from genqual.given import Judge, Passage
-from genqual.ranks.handle import Generator
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Judge, Passage
 
 pytestmark = pytest.mark.conformance("parallelism")
 
@@ -35,7 +35,7 @@ def test_a_split_over_devices_gives_the_same_bits(
         raise NotApplicable(f"{generator.case.engine} put all layers on one device here")
     split = generator.score_once(passage.prompts, passage.forced)
     whole = one_rank.score_once(passage.prompts, passage.forced)
-    judge_it(judge.judge_bitwise(split, whole, dtype=generator.case.dtype))
+    judge_it(logits.judge_bitwise(split, whole, dtype=generator.case.dtype))
 
 
 @pytest.mark.conformance("parallelism", wants="streams", min_ranks=2)
@@ -47,7 +47,7 @@ def test_streams_are_independent(generator: Generator, passage: Passage, judge_i
     want = [generator.generate(one, 6).tokens for one in pairs]
     problems = [f"stream {rank} is another text beside the others" for rank in range(len(pairs))
                 if not np.array_equal(got[rank], want[rank])]  # fmt: skip
-    judge_it(judge_own.claims(problems, f"{len(pairs)} streams are themselves", 12 * len(pairs),
+    judge_it(self_checks.claims(problems, f"{len(pairs)} streams are themselves", 12 * len(pairs),
                               dtype=generator.case.dtype, tier="tokens", shape=(6, 2 * len(pairs))))  # fmt: skip
 
 
@@ -69,14 +69,14 @@ def test_offloaded_weights_give_the_same_bits(
         raise NotApplicable(f"{generator.case.engine} offloaded no weight here: all of them fit")
     fetched = generator.score_once(passage.prompts, passage.forced)
     stayed = one_rank.score_once(passage.prompts, passage.forced)
-    judge_it(judge.judge_bitwise(fetched, stayed, dtype=generator.case.dtype))
+    judge_it(logits.judge_bitwise(fetched, stayed, dtype=generator.case.dtype))
 
 
 @pytest.mark.conformance("parallelism", min_ranks=2)
 def test_all_ranks_agree_on_every_token(generator: Generator, passage: Passage, judge_it: Judge) -> None:
     """A rank that chose another token went on with another text."""
     runs = generator.generate_ranks(passage.prompts, passage.steps)
-    judge_it(judge_own.judge_agreement([run.tokens for run in runs], dtype=generator.case.dtype))
+    judge_it(self_checks.judge_agreement([run.tokens for run in runs], dtype=generator.case.dtype))
 
 
 @pytest.mark.conformance("parallelism", min_ranks=2)

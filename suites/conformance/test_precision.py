@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.conformance.judge_own import claims
-from genqual.conformance.judge_parts import judge_drift, judge_evidence
+from genqual.cases import SCHEMES
 from genqual.conformance.judgement import ENVELOPE_FACTOR, fp32_limit_at
-from genqual.conformance.reference import Reference
+from genqual.conformance.judges.self_checks import claims
+from genqual.conformance.judges.shards import judge_drift, judge_evidence
+from genqual.conformance.references.make import Reference
 from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import NotApplicable
-from genqual.given import Judge, Passage
 from genqual.models.prompts import synthetic_rows
-from genqual.ranks.handle import Generator
-from genqual.run import Run
-from genqual.spec import SCHEMES
+from genqual.ranks.client import Generator
+from genqual.session.context import Run
+from genqual.session.fixture_types import Judge, Passage
 
 pytestmark = pytest.mark.conformance("precision")
 

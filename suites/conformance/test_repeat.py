@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.conformance import judge, judge_own
-from genqual.conformance.judge_free import Rescore
+from genqual.conformance.judges import logits, self_checks
+from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.registry import engine
-from genqual.given import Judge, Passage
-from genqual.ranks.handle import Generator
-from genqual.shown import asked_again, tokens_only
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Judge, Passage
+from genqual.session.token_evidence import asked_again, tokens_only
 
 pytestmark = pytest.mark.conformance("repeat")
 
@@ -23,7 +23,7 @@ def test_a_repeated_request_gives_the_same_bits(
         return
     first = generator.score(passage.prompts, passage.forced)
     second = generator.score(passage.prompts, passage.forced)
-    judge_it(judge.judge_bitwise(first, second, dtype=generator.case.dtype))
+    judge_it(logits.judge_bitwise(first, second, dtype=generator.case.dtype))
 
 
 @pytest.mark.conformance("repeat", once=True)
@@ -35,9 +35,9 @@ def test_a_fresh_process_gives_the_same_bits(generator: Generator, passage: Pass
     first = generator.score(some.prompts, some.forced)  # nothing else was asked of these processes
     # With itself as well: where the old process had answered nothing either, both first answers may be wrong alike.
     again = generator.score(some.prompts, some.forced)
-    verdicts = [judge.judge_bitwise(before, first, dtype=dtype), judge.judge_bitwise(first, again, dtype=dtype)]
+    verdicts = [logits.judge_bitwise(before, first, dtype=dtype), logits.judge_bitwise(first, again, dtype=dtype)]
     if engine(generator.case.engine).lacking("first") is None:
-        verdicts.append(judge_own.judge_first(generator.first_answers(), dtype=dtype))
+        verdicts.append(self_checks.judge_first(generator.first_answers(), dtype=dtype))
     judge_it(next((one for one in verdicts if not one.passed), verdicts[0]))
 
 
@@ -45,7 +45,7 @@ def test_weights_stay_as_they_were_loaded(generator: Generator, passage: Passage
     """Generating may not write to the weights of any rank."""
     generator.generate(passage.prompts, 2)
     hashes = [rank.weight_hash for rank in generator.loaded]
-    judge_it(judge_own.judge_unmutated(hashes, generator.weight_hash(), dtype=generator.case.dtype))
+    judge_it(self_checks.judge_unmutated(hashes, generator.weight_hash(), dtype=generator.case.dtype))
 
 
 @pytest.mark.conformance("repeat", wants="inputs")
@@ -53,4 +53,4 @@ def test_inputs_stay_as_they_were_given(generator: Generator, passage: Passage, 
     """Nor to the tokens and the mask that it was given: a server's next request may hold the same arrays."""
     some = passage.few(3, 4)
     written = generator.written_inputs(some.prompts, some.forced)
-    judge_it(judge_own.judge_inputs(written, dtype=generator.case.dtype))
+    judge_it(self_checks.judge_inputs(written, dtype=generator.case.dtype))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from genqual.conformance.judge import steps_of
-from genqual.conformance.judge_own import claims
-from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges.logits import steps_of
+from genqual.conformance.judges.self_checks import claims
+from genqual.conformance.judges.text import judge_same_text, judge_stopped, stopped
 from genqual.engines.base import TokenBatch
-from genqual.given import Drawn, Judge, Passage
-from genqual.ranks.handle import Generator
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Drawn, Judge, Passage
 
 pytestmark = pytest.mark.conformance("stopping")
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.conformance.judge_own import claims, judge_finite, rows_of
+from genqual.cases import PROCESSORS
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges.self_checks import claims, judge_finite, rows_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed, GenqualError, NotApplicable, OutOfMemory, Unsupported
-from genqual.given import Drawn, Judge, Passage, Text
 from genqual.models.prompts import lost_texts, prompt_set, token_rows
+from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.handle import Generator
-from genqual.run import Run
-from genqual.spec import PROCESSORS
+from genqual.session.context import Run
+from genqual.session.fixture_types import Drawn, Judge, Passage, Text
 
 pytestmark = pytest.mark.conformance("text")
 

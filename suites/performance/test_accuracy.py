@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.conformance import judge
-from genqual.conformance.judge_free import Rescore
-from genqual.conformance.reference import Reference
-from genqual.given import Judge, Passage
-from genqual.ranks.handle import Generator
+from genqual.conformance.judges import logits
+from genqual.conformance.judges.free_run import Rescore
+from genqual.conformance.references.make import Reference
+from genqual.ranks.client import Generator
+from genqual.session.fixture_types import Judge, Passage
 
 pytestmark = pytest.mark.performance("accuracy")
 
@@ -18,7 +18,7 @@ def test_timed_logits_match_the_oracle(
 ) -> None:
     """The decode loop that is timed, with given tokens forced through it."""
     scores = generator.score(passage.prompts, passage.forced)
-    judge_it(judge.judge_scores(scores, reference, dtype=generator.case.dtype))
+    judge_it(logits.judge_scores(scores, reference, dtype=generator.case.dtype))
 
 
 def test_timed_text_follows_the_oracle(
@@ -26,4 +26,4 @@ def test_timed_text_follows_the_oracle(
 ) -> None:
     """The very call that is timed, without any hook."""
     run = generator.generate(passage.prompts, passage.steps)
-    judge_it(judge.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))
+    judge_it(logits.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))

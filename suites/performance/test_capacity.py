@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.given import Fits
+from genqual.session.fixture_types import Fits
 
 
 @pytest.mark.performance("memory", needs="largest_batch", workloads=1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genqual.cases import Workload
 from genqual.engines.base import TokenBatch
-from genqual.ranks.handle import Generator
-from genqual.spec import Workload
+from genqual.ranks.client import Generator
 
 pytestmark = pytest.mark.performance("graphs", workloads=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.given import Beside
+from genqual.session.fixture_types import Beside
 
 
 @pytest.mark.performance("throughput", needs="instances")

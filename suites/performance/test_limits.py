@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.given import Promised
-from genqual.performance.limits import Limit
+from genqual.metrics.slo import Limit
+from genqual.session.fixture_types import Promised
 
 
 @pytest.mark.performance("limits", needs="limits")

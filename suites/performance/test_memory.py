@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.given import Timed
+from genqual.session.fixture_types import Timed
 
 
 @pytest.mark.performance("memory", metric="load_s", workloads=1)

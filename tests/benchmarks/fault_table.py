@@ -18,20 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from genqual.conformance import judge, reference_file
-from genqual.conformance.envelope import cell_errors
-from genqual.conformance.faults import CATALOGUE
+from genqual.cases import Case
 from genqual.conformance.judgement import against_oracle
-from genqual.conformance.reference import Reference
+from genqual.conformance.judges import logits
+from genqual.conformance.references import file
+from genqual.conformance.references.make import Reference
+from genqual.conformance.tolerance import cell_errors
 from genqual.devices.registry import device
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
+from genqual.faults import CATALOGUE
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
 from tests.here import CPU
 
 Line = tuple[str, str, str, str, str, str, str, str]
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 def lines(pool: Pool, logs: Path, model: str) -> Iterator[Line]:
     """Honest runs first, then each fault that fits."""
-    reference = reference_file.read(data_dir("baselines") / "references" / model)
+    reference = file.read(data_dir("baselines") / "references" / model)
     batch = TokenBatch.of(reference.prompts)
     wide = TokenBatch.of(reference.prompts, length=batch.ids.shape[1] + 31)
     architecture = resolve(model).architecture
@@ -107,7 +108,7 @@ def started(pool: Pool, logs: Path, case: Case) -> Generator:
 
 def said(reference: Reference, dtype: str, what: str, scores: Scores) -> Line:
     """One row of the table."""
-    verdict = judge.judge_scores(scores, reference, dtype=dtype)
+    verdict = logits.judge_scores(scores, reference, dtype=dtype)
     tolerance = against_oracle(reference, dtype, 1e-5, 1.25, 8.0)
     if verdict.nrms is None or verdict.ratio is None or tolerance is None:
         return (reference.model, dtype, what, "not finite", "-", "-", "-", verdict.status)

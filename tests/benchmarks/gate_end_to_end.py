@@ -31,8 +31,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from genqual.performance import baseline
-from genqual.rebasing import merged
+from genqual.gate import baseline_file
+from genqual.gate.baseline_builder import merged
 from tests.benchmarks.gate_launches import ROOT, competing
 from tests.benchmarks.ratios import table
 from tests.here import CPU
@@ -146,7 +146,7 @@ def other_driver(place: Path, target: Path) -> Path:
     """The baselines of `place` as if another driver had been there."""
     target.mkdir(exist_ok=True)
     (path,) = place.glob("*.json")
-    known = baseline.read(path)
+    known = baseline_file.read(path)
     entries = {
         key: entry.model_copy(update={"identity": {**entry.identity, "driver": "another"}}).sealed()
         for key, entry in known.entries.items()

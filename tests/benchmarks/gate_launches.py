@@ -16,17 +16,17 @@ from unittest import mock
 
 import numpy as np
 
+from genqual.cases import Case, Workload
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
-from genqual.gating import CaseLaunches
+from genqual.gate import decision
+from genqual.gate.case_launches import CaseLaunches
+from genqual.gate.launch_plan import Job, frozen_shape
 from genqual.models.registry import resolve
-from genqual.performance import gate
-from genqual.performance.design import Job, frozen_shape
-from genqual.ranks.handle import Generator
-from genqual.ranks.links import Reply
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.connections import Reply
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case, Workload
 from tests.benchmarks.slowdown import SLOW
 from tests.here import CPU
 
@@ -92,7 +92,7 @@ class Collector:
             try:
                 shape = frozen_shape(generator.loaded[0].parameters, self._case.dtype)
                 ranks = self._case.ranks
-                slowdown = gate.settings_for("tpot", ranks).tolerance
+                slowdown = decision.settings_for("tpot", ranks).tolerance
                 job = Job.of(["tpot"], {"tpot": DECODE}, shape, slowdown=slowdown, ranks=ranks)
                 replies: list[Sequence[Reply]] = []
                 lists = CaseLaunches(generator, job, seen=replies.append)

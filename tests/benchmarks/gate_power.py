@@ -28,10 +28,10 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from genqual.performance import admission
-from genqual.performance.gate import Settings, decide, settings_for
-from genqual.performance.selftest import blind
-from genqual.performance.verdict import Verdict
+from genqual.gate import admission
+from genqual.gate.decision import Settings, decide, settings_for
+from genqual.gate.sensitivity import blind
+from genqual.gate.verdict import Verdict
 from tests.benchmarks.gate_launches import Collector
 from tests.benchmarks.ratios import table
 

@@ -22,9 +22,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.performance.evalues import log_e
-from genqual.performance.gate import FLOOR, NOISIER, Settings, settings_for
-from genqual.performance.verdict import Verdict
+from genqual.gate.decision import FLOOR, NOISIER, Settings, settings_for
+from genqual.gate.evalues import log_e
+from genqual.gate.verdict import Verdict
 from tests.benchmarks.ratios import save, table
 
 Array = NDArray[np.float64]

@@ -15,12 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from genqual.cases import Case
 from genqual.engines.base import Loaded
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError
 from genqual.models.registry import resolve
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
 from tests.benchmarks.fault_table import started
 from tests.here import CPU
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from genqual.conformance import reference_file
-from genqual.conformance.reference_data import Reference
-from genqual.engines.quantising import TORCHAO, quantise
+from genqual.conformance.references import file
+from genqual.conformance.references.data import Reference
+from genqual.engines.hf.quantise import TORCHAO, quantise
 from genqual.models.load import load
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("model", help="one that has a reference and whose weights are files: smollm2-135m")
     parser.add_argument("--dtypes", default="int8-weight,bf16,int8-dynamic", help="(default: %(default)s)")
     options = parser.parse_args()
-    known = reference_file.read(data_dir("baselines") / "references" / options.model)
+    known = file.read(data_dir("baselines") / "references" / options.model)
     texts = {total: _texts(known, total) for total in TOTALS}
     exact = {total: _last(_model(options.model, "fp32"), ids) for total, ids in texts.items()}
     for dtype in options.dtypes.split(","):

@@ -22,16 +22,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from genqual.analysis.compare import compare
 from genqual.cli import COMMANDS
-from genqual.results import parquet
-from genqual.results.canonical import canonical, parse
-from genqual.results.compare import compare
-from genqual.results.parts import Provenance
-from genqual.results.sinks.base import columns_of
-from genqual.results.sinks.sql import SqlSink
-from genqual.results.sinks.table import RECORDS
-from genqual.results.sinks.upgrade import upgrade
-from genqual.results.sources import load
+from genqual.records.canonical import canonical, parse
+from genqual.records.fields import Provenance
+from genqual.storage import parquet
+from genqual.storage.sinks.base import columns_of
+from genqual.storage.sinks.sql import SqlSink
+from genqual.storage.sinks.table import RECORDS
+from genqual.storage.sinks.upgrade import upgrade
+from genqual.storage.sources import load
 from tests.results.make import record, timing
 from tests.results.postgres import Server
 

@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import linear
 
 from genqual.engines.base import Loaded, LoadRequest, TokenBatch
-from genqual.engines.transformers_eager import TransformersEager
-from genqual.performance import frozen
+from genqual.engines.hf.eager import TransformersEager
+from genqual.gate import frozen
 
 _ROWS = 16  # of a unit: 64 KiB
 _WEIGHT = torch.ones(1 << 14, 1024)

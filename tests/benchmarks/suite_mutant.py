@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from genqual.detection.store import HONEST, Store
-from genqual.detection.tables import Matrix
+from genqual.faults.matrix.store import HONEST, Store
+from genqual.faults.matrix.tables import Matrix
 from tests.faults.finders import ELSEWHERE, FINDERS, where
 from tests.here import CPU
 
@@ -95,7 +95,7 @@ def noticed(test: str, file: Path) -> bool:
         store = Path(folder) / "cells.jsonl"
         subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", f"{file}::{test}", "-p", "genqual.detection.plugin", "-q"),
+                *(sys.executable, "-m", "pytest", f"{file}::{test}", "-p", "genqual.faults.matrix.plugin", "-q"),
                 *("-m", f"conformance and {CPU}", "--engine", engine, "--model", "llama-tiny", "--dtype", dtype),
                 *("--ranks", ranks, "--faults", ",".join([HONEST, *faults]), "--faults-store", str(store)),
                 *("--no-upload", "--no-shrink", "-p", "no:cacheprovider", f"--state-dir={folder}/state"),

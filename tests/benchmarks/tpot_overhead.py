@@ -140,7 +140,7 @@ class Arms:
     """Ours and the others, on one loaded model."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        from genqual.engines.transformers_eager import TransformersEager
+        from genqual.engines.hf.eager import TransformersEager
 
         config = embedded.config(options.model)
         model = ModelSpec(options.model, "embedded", options.model, str(config["model_type"]))

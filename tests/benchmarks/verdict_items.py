@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genqual.cases import Case
 from genqual.devices.registry import device
 from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
 from genqual.models.spec import ModelSpec
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
 from tests.benchmarks.verdict_model import prompt, reference
 from tests.here import CPU
 

@@ -74,7 +74,7 @@ def vllm(directory: str, core: int) -> tuple[Callable[[int], tuple[float, float]
 
 def bandwidth() -> float:
     """Bytes a second of the fastest read of the largest buffer, best of the probe's samples."""
-    from genqual.performance.roofline import probe
+    from genqual.metrics.roofline import probe
 
     read = probe(None, dtype="bf16", threads=1, seconds=2.0)["read"]
     return float(read[-1]["bytes_per_s"])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.reference import Reference, make, with_envelope
+from genqual.conformance.references.make import Reference, make, with_envelope
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
 

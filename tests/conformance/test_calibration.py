@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import judge_scores
+from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.oracle import bloom
 from genqual.conformance.oracle.attention import alibi_slopes
 from genqual.conformance.oracle.core import Cache, CausalOracle, LayerState
 from genqual.conformance.oracle.registry import oracle_for
-from genqual.conformance.reference import Reference, make
+from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
 
 from .small import BLOOM, LLAMA, parameters

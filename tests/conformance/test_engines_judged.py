@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import judge_free_run, judge_same, judge_scores
+from genqual.conformance.judges.logits import judge_free_run, judge_same, judge_scores
 from genqual.conformance.oracle.registry import oracle_for
-from genqual.conformance.reference import Reference, make, with_envelope
+from genqual.conformance.references.make import Reference, make, with_envelope
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from genqual.conformance.envelope import Envelope
-from genqual.conformance.reference import with_envelope
+from genqual.conformance.references.make import with_envelope
 from genqual.conformance.scores import scores_of
+from genqual.conformance.tolerance import Envelope
 from genqual.errors import BadInput
 
 from .pretend import SIGMA, noise, referred, scored

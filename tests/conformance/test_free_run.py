@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import judge_free_run
-from genqual.conformance.reference import make, with_envelope
+from genqual.conformance.judges.logits import judge_free_run
+from genqual.conformance.references.make import make, with_envelope
 
 from .pretend import PROMPTS, SIGMA, STEPS, TableOracle, forced_logits, noise, scored, table
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import fp32_limit_at, judge_scores, nrms
-from genqual.conformance.reference import Reference, make
+from genqual.conformance.judges.logits import fp32_limit_at, judge_scores, nrms
+from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
 from genqual.engines.projection import project
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.conformance.judge import judge_bitwise, steps_of
-from genqual.conformance.judge_own import judge_inputs
-from genqual.conformance.judge_parts import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
-from genqual.conformance.judge_text import judge_same_text, judge_stopped, stopped
+from genqual.cases import DTYPES, SCHEMES
 from genqual.conformance.judgement import Judgement
-from genqual.conformance.other_rules import alarms
+from genqual.conformance.judges.logits import judge_bitwise, steps_of
+from genqual.conformance.judges.self_checks import judge_inputs
+from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
+from genqual.conformance.judges.text import judge_same_text, judge_stopped, stopped
 from genqual.conformance.scores import scores_of
-from genqual.spec import DTYPES, SCHEMES
+from genqual.faults.matrix.other_rules import alarms
 
 from .pretend import TableOracle, forced_logits, noise, referred, scored, table
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genqual.conformance.judge_top import ROUNDING, exact_logprobs, judge_top
-from genqual.conformance.reference import Reference, make, with_envelope
+from genqual.conformance.judges.logprobs import ROUNDING, exact_logprobs, judge_top
+from genqual.conformance.references.make import Reference, make, with_envelope
 from genqual.conformance.scores import scores_of
 from genqual.errors import BadInput
 

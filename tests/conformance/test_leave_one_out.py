@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from genqual.conformance.calibration import leave_one_out, summary
-from genqual.conformance.reference import with_envelope
+from genqual.conformance.references.make import with_envelope
 from genqual.errors import BadInput
 
 from .pretend import noise, referred, scored

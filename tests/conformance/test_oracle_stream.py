@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from genqual.conformance import reference_file
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
 from genqual.conformance.oracle.streamed_weights import BLOCK
-from genqual.conformance.reference import Reference, make
+from genqual.conformance.references import file as reference_file
+from genqual.conformance.references.make import Reference, make
 from genqual.errors import BadInput
 from genqual.models import safetensor
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.conformance import reference_file
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
-from genqual.conformance.reference import Reference, check_weights, history, make, read, write
+from genqual.conformance.references import file
+from genqual.conformance.references.make import Reference, check_weights, history, make, read, write
 from genqual.engines.projection import project
 from genqual.errors import BadInput
 
@@ -170,7 +170,7 @@ def _edit(key: str, value: object, *, sign: bool = False) -> Callable[[Path], No
         content = json.loads((folder / "reference.json").read_text())
         content[key] = value
         if sign:
-            content["sha256"] = reference_file._digest(content)
+            content["sha256"] = file._digest(content)
         (folder / "reference.json").write_text(json.dumps(content))
 
     return damage
@@ -211,14 +211,14 @@ def test_damaged_files_are_refused_and_not_overwritten(
 def test_a_crash_between_the_two_files_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = referred()
     write(first, tmp_path)
-    plain = reference_file._replace
+    plain = file._replace
 
     def crash(path: Path, data: bytes) -> None:
         if path.name == "reference.json":
             raise KeyboardInterrupt
         plain(path, data)
 
-    monkeypatch.setattr(reference_file, "_replace", crash)
+    monkeypatch.setattr(file, "_replace", crash)
     with pytest.raises(KeyboardInterrupt):
         write(replace(first, envelopes={}), tmp_path, reason="interrupted")
     with pytest.raises(BadInput, match="SHA-256"):

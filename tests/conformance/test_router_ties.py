@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import judge_free_run, judge_scores
-from genqual.conformance.judge_free import ByOracle
-from genqual.conformance.judge_top import judge_top
+from genqual.conformance.judges.free_run import ByOracle
+from genqual.conformance.judges.logits import judge_free_run, judge_scores
+from genqual.conformance.judges.logprobs import judge_top
 from genqual.conformance.oracle.core import At
 from genqual.conformance.oracle.experts import Mixture
 from genqual.conformance.oracle.registry import architecture_of, oracle_for
 from genqual.conformance.oracle.router import Router, Routing
 from genqual.conformance.oracle.streamed import StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
-from genqual.conformance.reference import Reference, make, read, with_envelope, write
+from genqual.conformance.references.make import Reference, make, read, with_envelope, write
 from genqual.conformance.router_ties import near_cells, near_ties
 from genqual.conformance.scores import scores_of
 from genqual.errors import BadInput

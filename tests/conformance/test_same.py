@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genqual.conformance.judge import judge_bitwise, judge_same
+from genqual.conformance.judges.logits import judge_bitwise, judge_same
 
 from .pretend import SIGMA, noise, referred, scored
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from genqual.cases import PROCESSORS
 from genqual.devices.base import Device
 from genqual.devices.cpu import OtherCpu
 from genqual.devices.registry import device, processor
 from genqual.devices.xeon import Xeon
 from genqual.errors import BadInput
-from genqual.spec import PROCESSORS
 
 from .trees import Host, write
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.conformance.faults import CATALOGUE
+from genqual.faults import CATALOGUE
 
 from .harness import LEVEL, NEW, ROWS, Answers, run
 

@@ -136,7 +136,7 @@ def test_a_disk_that_fills_is_out_of_memory_with_its_cause(placed: Any) -> None:
 
 
 def test_every_folder_is_noted_for_whoever_ends_the_ranks(placed: Any) -> None:
-    from genqual.engines import scratch
+    from genqual.engines.hf import scratch
 
     folder: Path = placed["folder", ""]
     made = list((folder / "scratch").glob("genqual-scratch-*"))

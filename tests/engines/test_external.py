@@ -13,7 +13,7 @@ import pytest
 
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.engines.base import LoadRequest, TokenBatch
-from genqual.engines.external import External
+from genqual.engines.remote.external import External
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import weights
 from genqual.models.registry import resolve

@@ -14,7 +14,7 @@ from tests.plugin.suite import suite
 
 SCRIPT = """
 import json, sys, torch
-from genqual.engines.fp8 import rounded
+from genqual.engines.hf.fp8 import rounded
 from tests.here import CPU
 print(json.dumps(rounded(torch.tensor(json.loads(sys.stdin.read()))).tolist()))
 """

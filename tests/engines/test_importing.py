@@ -16,7 +16,7 @@ import importlib, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"torch", "transformers", "accelerate", "deepspeed"}:
-            print(name, "clock" if "genqual.engines.clocked" in sys.modules else "no clock")
+            print(name, "clock" if "genqual.engines.hf.timed_import" in sys.modules else "no clock")
             sys.exit()
 
 sys.meta_path.insert(0, Watch())

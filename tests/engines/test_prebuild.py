@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import genqual
-from genqual.engines import prebuild
+from genqual.engines.deepspeed import prebuild
 from tests import services
 
 
@@ -130,7 +130,7 @@ def torch_folder() -> str:
 
 def test_without_a_compiler_it_says_what_will_happen() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "genqual.engines.prebuild"],
+        [sys.executable, "-m", "genqual.engines.deepspeed.prebuild"],
         env={**os.environ, "CXX": "no-such-compiler"},
         capture_output=True,
         text=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from genqual.engines import preflight
 from genqual.engines.base import LoadRequest
+from genqual.engines.hf import preflight
 from genqual.errors import BadInput, OutOfMemory
 from genqual.models import weights
 from genqual.models.registry import resolve

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genqual.conformance import faults
+from genqual import faults
 from genqual.engines import registry, specs
 from genqual.engines.base import EngineSpec
 from genqual.errors import BadInput

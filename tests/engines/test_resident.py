@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from genqual.engines.resident import program_bytes
+from genqual.engines.hf.smaps import program_bytes
 
 SMAPS = """\
 55e0c0000000-55e0c0001000 r--p 00000000 fe:00 11 /opt/my envs/python3.11
@@ -66,7 +66,7 @@ def test_a_ranks_memory_is_what_the_kernel_calls_its_own() -> None:
     program = """
 import json
 from pathlib import Path
-from genqual.engines.runtime import read_memory
+from genqual.engines.hf.runtime import read_memory
 found = read_memory("cpu")
 fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 kernel = {name: int(fields[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")}
@@ -87,7 +87,7 @@ def test_an_engines_memory_begins_after_its_imports() -> None:
     program = """
 import json
 from pathlib import Path
-import genqual.engines.transformers_eager as eager
+import genqual.engines.hf.eager as eager
 from genqual.engines.base import LoadRequest
 from genqual.models.registry import resolve
 ballast = b"\\1" * (64 << 20)
@@ -116,7 +116,7 @@ def test_freed_blocks_are_given_back() -> None:
 import json
 from pathlib import Path
 import numpy as np
-from genqual.engines.runtime import read_memory
+from genqual.engines.hf.runtime import read_memory
 def own():
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["RssAnon"].split()[0]) * 1024

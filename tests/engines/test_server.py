@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.engines import server_client
 from genqual.engines.base import LoadRequest, TokenBatch
-from genqual.engines.server import Server
+from genqual.engines.remote import openai_client
+from genqual.engines.remote.openai_server import Server
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
 from genqual.models.registry import resolve
@@ -154,7 +154,7 @@ def test_an_endpoint_that_is_down_is_named(servers: list[Server]) -> None:
 
 
 def test_a_server_that_falls_silent_is_left(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_client, "SILENCE_S", 0.3)
+    monkeypatch.setattr(openai_client, "SILENCE_S", 0.3)
 
     def silent(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()

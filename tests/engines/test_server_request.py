@@ -9,8 +9,8 @@ import pytest
 
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.engines.base import TokenBatch
-from genqual.engines.server import Server
-from genqual.engines.server_request import CHAT, GREEDY, TELLING, Fields, suspicion
+from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, Fields, suspicion
+from genqual.engines.remote.openai_server import Server
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import weights
 

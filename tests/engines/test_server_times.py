@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genqual.cases import REPEATED, Workload
 from genqual.engines.base import Generated, TokenBatch
-from genqual.engines.server import Server
-from genqual.engines.server_stream import Stream
+from genqual.engines.remote.openai_server import Server
+from genqual.engines.remote.openai_stream import Stream
+from genqual.metrics.compute import Metric, compute
 from genqual.models import token_text
-from genqual.performance.metrics import Metric, compute
-from genqual.spec import REPEATED, Workload
 from tests.performance.runs import rank, value
 
 from .fake_server import Handler, next_tokens, serving

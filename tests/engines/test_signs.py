@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 
-from genqual.engines.signs import LARGEST, sign, tokenizer_of_signs
+from genqual.engines.remote.sign_tokenizer import LARGEST, sign, tokenizer_of_signs
 
 MANY = 1_000_000
 # Where one block of characters ends and the next one begins, the old end (surrogates) and today's largest vocabularies.
@@ -85,7 +85,7 @@ def test_stop_strings_stop_where_the_vocabulary_is_large() -> None:
     code = """
 import json, torch
 from transformers import StopStringCriteria
-from genqual.engines.signs import sign, tokenizer_of_signs
+from genqual.engines.remote.sign_tokenizer import sign, tokenizer_of_signs
 tokenizer = tokenizer_of_signs(75_000)
 rows = [[7, 70_300, 70_301], [7, 70_300, 9], [35_328, 70_301, 35_329], [74_999, 35_328, 35_329]]
 said = {}

@@ -17,7 +17,7 @@ import pytest
 
 from genqual.models.registry import resolve
 from genqual.models.token_text import export
-from genqual.ranks.launch import free_port
+from genqual.ranks.launchers import free_port
 from tests.here import CPU
 from tests.plugin.suite import suite
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from genqual.conformance.faults import CATALOGUE, Fault
+from genqual.faults import CATALOGUE, Fault
 
 HERE: Final = "tests.faults.broken_injectors"
 BROKEN: Final = (
@@ -25,7 +25,7 @@ def at_once(engine: Any, rank: int) -> Callable[[], None]:
 
 
 def later(engine: Any, rank: int) -> Callable[[], None]:
-    from genqual.conformance.faults.places import output, places
+    from genqual.faults.injectors.places import output, places
 
     def change(hidden: Any) -> Any:
         return hidden + None

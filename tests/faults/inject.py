@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from genqual.conformance.faults import fault
-from genqual.ranks.handle import Generator
+from genqual.faults import fault
+from genqual.ranks.client import Generator
 
 WANTED = json.loads(os.environ["GENQUAL_TEST_FAULT"])
 

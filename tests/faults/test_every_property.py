@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from genqual.conformance.faults import CATALOGUE
-from genqual.detection.store import HONEST, Store
-from genqual.detection.tables import Matrix
+from genqual.faults import CATALOGUE
+from genqual.faults.matrix.store import HONEST, Store
+from genqual.faults.matrix.tables import Matrix
 from tests.faults.finders import ELSEWHERE, FINDERS, where
 from tests.here import CPU
 from tests.plugin.suite import ROOT, suite

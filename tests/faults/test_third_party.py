@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
-from genqual.conformance.faults import CATALOGUE
-from genqual.detection.runs import runs_of
-from genqual.detection.store import HONEST, Store
-from genqual.detection.tables import Matrix
+from genqual.faults import CATALOGUE
+from genqual.faults.matrix.cases import runs_of
+from genqual.faults.matrix.store import HONEST, Store
+from genqual.faults.matrix.tables import Matrix
 from tests.here import CPU
 from tests.plugin.suite import ROOT
 
@@ -31,13 +31,13 @@ CACHELESS = spec("cacheless", faults=frozenset({"modules"}))
 SHUT = spec("shut", tier="tokens", faults=frozenset())
 """
 ENGINE: Final = """
-from genqual.engines.transformers_eager import TransformersEager
+from genqual.engines.hf.eager import TransformersEager
 
 class Theirs(TransformersEager):
     name = "theirs"
 """
 FITTING: Final = """
-from genqual.conformance.faults import CATALOGUE
+from genqual.faults import CATALOGUE
 import json, sys
 print(json.dumps({engine: [name for name, one in CATALOGUE.items() if not one.equivalent
     and one.kind != "rank" and one.fits(engine=engine, architecture=sys.argv[1], ranks=1)] for engine in sys.argv[2:]}))

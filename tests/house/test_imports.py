@@ -31,8 +31,8 @@ MAY_BE_HEAVY: Final = (
     "plugins/genqual/models/load.py",
     "plugins/genqual/models/convert.py",
     "plugins/genqual/conformance/faults/",
-    "plugins/genqual/performance/frozen.py",
-    "plugins/genqual/performance/roofline.py",
+    "plugins/genqual/gate/frozen.py",
+    "plugins/genqual/metrics/roofline.py",
     "plugins/genqual/ranks/worker.py",
 )
 NEVER_HEAVY: Final = ("base.py", "projection.py", "registry.py", "specs.py")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from genqual.engines.gaudi_fp8 import Fp8
+from genqual.engines.habana.fp8 import Fp8
 from genqual.errors import BadInput, Unsupported
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from genqual.analysis.compare import compare
+from genqual.analysis.published.optimum_habana import baselines, results_json
 from genqual.commands import hpu
 from genqual.errors import BadInput
-from genqual.results.compare import compare
-from genqual.results.optimum_habana import baselines, results_json
-from genqual.results.sources import load
+from genqual.storage.sources import load
 
 RESULTS = {
     "throughput": 100.0,

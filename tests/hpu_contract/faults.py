@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from genqual.conformance.faults.places import Undo, places
-from genqual.engines.evidence import local
+from genqual.engines.hf.evidence import local
+from genqual.faults.injectors.places import Undo, places
 
 
 def swapped_shard(engine: Any, rank: int, *, on_rank: int = 1, layer: int = 1) -> Undo:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from genqual.ranks.handle import Generator
+from genqual.ranks.client import Generator
 
 
 @pytest.fixture(scope="session", autouse=True)

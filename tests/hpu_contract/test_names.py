@@ -13,8 +13,8 @@ import pytest
 from .vendor import NAMES, USES, Name, Use, missing
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE = ROOT / "plugins/genqual/engines/optimum_habana.py"
-FP8 = ROOT / "plugins/genqual/engines/gaudi_fp8.py"
+ENGINE = ROOT / "plugins/genqual/engines/habana/engine.py"
+FP8 = ROOT / "plugins/genqual/engines/habana/fp8.py"
 SPEC = importlib.util.find_spec("deepspeed")
 SITE = Path(str(SPEC.origin)).parents[1] if SPEC else Path()
 

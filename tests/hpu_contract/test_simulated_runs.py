@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from genqual.results.sources import load
-from genqual.results.trust.manifest import Manifest
+from genqual.signing.manifest import Manifest
+from genqual.storage.sources import load
 from tests.plugin.suite import ROOT, suite
 
 pytestmark = [

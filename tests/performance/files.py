@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from genqual.performance.baseline import BaselineFile, Entry, Subject
+from genqual.gate.baseline_file import BaselineFile, Entry, Subject
 
 CLASS_ID: Final = "xeon-6-2c-amx"
 

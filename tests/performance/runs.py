@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from genqual.engines.base import Generated, Loaded
-from genqual.performance.bounds import Read, Roofline
-from genqual.performance.metrics import Metric
+from genqual.metrics.compute import Metric
+from genqual.metrics.utilisation import Read, Roofline
 
 MIB = 1 << 20
 

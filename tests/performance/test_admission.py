@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genqual.performance.admission import UNDER_TEST, disturbance, identity, ranges, refused, strangers, unquiet
+from genqual.gate.admission import UNDER_TEST, disturbance, identity, ranges, refused, strangers, unquiet
 
 FACTS: dict[str, Any] = {"kernel": "6.18.44-fc-v595", "microcode": "0x1", "governor": None}
 HERE = identity(FACTS, {"torch": "2.13.0"}, "3.11.7")

@@ -14,12 +14,13 @@ import torch
 
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import BadInput, EngineFailed, Unsupported
+from genqual.gate import frozen, rank_launch
+from genqual.gate.frozen import Frozen
+from genqual.gate.launch_plan import frozen_shape
+from genqual.gate.rank_launch import LOADS, SLOW_EVERY, Alternation, launch
+from genqual.metrics import roofline
 from genqual.models.fresh_prompts import fresh_row
 from genqual.models.registry import resolve
-from genqual.performance import alternate, frozen, roofline
-from genqual.performance.alternate import LOADS, SLOW_EVERY, Alternation, launch
-from genqual.performance.design import frozen_shape
-from genqual.performance.frozen import Frozen
 
 
 class Clock:
@@ -73,7 +74,7 @@ class Engine:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(alternate, "time", made)
+    monkeypatch.setattr(rank_launch, "time", made)
     step = lambda *shape: lambda: made.work("frozen", 1.0)  # noqa: E731 - a stand-in for two methods
     fake = SimpleNamespace(decode=step, prefill=step, unit=lambda: made.work("unit", 0.01))
     monkeypatch.setattr(frozen, "Frozen", lambda hidden, layers, dtype, device: fake)
@@ -217,7 +218,7 @@ class Reloading(Engine):
 
     def __init__(self, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(clock)
-        monkeypatch.setattr(alternate, "plain_read", self.read)
+        monkeypatch.setattr(rank_launch, "plain_read", self.read)
         self.able = True
 
     def read(self, engine: Any) -> float:
@@ -312,5 +313,5 @@ def test_the_frozen_weights_are_exact_in_bf16_and_known() -> None:
 def test_a_model_without_parameters_is_where_it_was_asked_to_be() -> None:
     """OpenVINO's compiled model has none: it is the processor's."""
     bare: Any = SimpleNamespace(model=object(), request=SimpleNamespace(device="cpu"))
-    assert str(alternate._device(bare)) == "cpu"
+    assert str(rank_launch._device(bare)) == "cpu"
     assert str(roofline._device(bare)) == "cpu"

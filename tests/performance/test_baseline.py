@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genqual.errors import BadInput
-from genqual.performance.baseline import Subject, find, read, schema
+from genqual.gate.baseline_file import Subject, find, read, schema
 from tests.performance.files import CLASS_ID, SUBJECT, SUBJECT_KEY, data, write
 
 COMMITTED = Path(__file__).resolve().parents[2] / "baselines" / "latency"
@@ -189,7 +189,7 @@ def test_a_copy_under_another_class_is_refused(tmp_path: Path) -> None:
 
 def test_the_published_schema_is_that_of_the_reader() -> None:
     published = json.loads((COMMITTED / "schema.json").read_text(encoding="utf-8"))
-    assert published == schema(), "write genqual.performance.baseline.schema() to baselines/latency/schema.json"
+    assert published == schema(), "write genqual.gate.baseline_file.schema() to baselines/latency/schema.json"
     assert published["additionalProperties"] is False
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genqual.cases import Workload
 from genqual.errors import BadInput
-from genqual.performance.bounds import Roofline, kv_bytes_read, mfu, step_bandwidth
-from genqual.performance.metrics import compute
-from genqual.spec import Workload
+from genqual.metrics.compute import compute
+from genqual.metrics.utilisation import Roofline, kv_bytes_read, mfu, step_bandwidth
 from tests.performance.runs import MIB, rank, roofline, run, value
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genqual.errors import BadInput
-from genqual.performance.capacity import Capacity, search
+from genqual.metrics.bisection import Capacity, search
 
 
 @given(room=st.integers(0, 5000), most=st.integers(1, 4096))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from genqual.performance.evalues import EFFECTS, log_e, threshold
+from genqual.gate.evalues import EFFECTS, log_e, threshold
 
 
 def peer(t: float, freedom: float, size: float) -> float:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genqual.performance.gate import FLOOR, Settings, decide, decide_exact, settings_for, worse
-from genqual.performance.verdict import Verdict
+from genqual.gate.decision import FLOOR, Settings, decide, decide_exact, settings_for, worse
+from genqual.gate.verdict import Verdict
 from tests.benchmarks.gate_simulation import VERDICTS, judge_many
 
 SETTINGS = Settings(0.05)

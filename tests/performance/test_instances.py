@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from genqual.cases import Workload
 from genqual.engines.base import Generated
-from genqual.performance.instances import compute
-from genqual.performance.metrics import BadClock
-from genqual.spec import Workload
+from genqual.metrics.compute import BadClock
+from genqual.metrics.concurrent import compute
 
 WORK = Workload(batch=2, input_length=4, new_tokens=3)
 

@@ -19,16 +19,16 @@ import pytest
 import torch
 
 from genqual.engines.base import LoadRequest
-from genqual.engines.external import External
-from genqual.engines.server import Server
+from genqual.engines.remote.external import External
+from genqual.engines.remote.openai_server import Server
 from genqual.errors import Unsupported
+from genqual.gate import rank_launch
+from genqual.gate.rank_launch import launch, plain_read
 from genqual.models import embedded
 from genqual.models.build import build
 from genqual.models.files import weight_files
 from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
-from genqual.performance import alternate
-from genqual.performance.alternate import launch, plain_read
 from tests.engines.fake_server import serving
 from tests.models.checkpoints import llama_tiny
 
@@ -81,13 +81,13 @@ def test_a_program_is_launched_with_all_sections(program: External) -> None:
 
 def test_the_cpu_time_of_a_program_is_its_engine_s() -> None:
     """Where the rank only waits, a share of its cores that leaves the program out would say that others had them."""
-    before, alone = alternate._cpu_s(), time.process_time()
+    before, alone = rank_launch._cpu_s(), time.process_time()
     code = "import time\nwhile time.process_time() < 1: pass\nprint('done', flush=True); input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "done\n"
-        grown, own = alternate._cpu_s() - before, time.process_time() - alone
+        grown, own = rank_launch._cpu_s() - before, time.process_time() - alone
         child.communicate("")
     assert grown - own >= 0.9
 
@@ -104,7 +104,7 @@ def test_reading_an_embedded_model_asks_no_engine(model: object, monkeypatch: py
     """As many bytes as transformers' model has parameters: the clock of the baselines that there are."""
     asked: list[int] = []
     stream = SimpleNamespace(digest=asked.append)
-    monkeypatch.setattr(alternate, "hashlib", SimpleNamespace(shake_128=lambda seed: stream, sha256=hashlib.sha256))
+    monkeypatch.setattr(rank_launch, "hashlib", SimpleNamespace(shake_128=lambda seed: stream, sha256=hashlib.sha256))
     for name in embedded.NAMES:
         spec = resolve(name)
         engine = SimpleNamespace(model=model, request=SimpleNamespace(model=spec))
@@ -114,15 +114,17 @@ def test_reading_an_embedded_model_asks_no_engine(model: object, monkeypatch: py
 
 def test_who_has_no_tensors_to_weigh_is_not_loaded_again() -> None:
     engine = SimpleNamespace(model=object(), load_again=lambda: pytest.fail("of what size?"))
-    assert alternate.loads(engine) is None
+    assert rank_launch.loads(engine) is None
 
 
 def test_a_model_that_cannot_be_read_costs_its_load_time_only(
     client: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = ModelSpec("gone", "directory", str(tmp_path), "llama")
-    plain = alternate.plain_read
-    monkeypatch.setattr(alternate, "plain_read", lambda _: plain(SimpleNamespace(request=SimpleNamespace(model=empty))))
+    plain = rank_launch.plain_read
+    monkeypatch.setattr(
+        rank_launch, "plain_read", lambda _: plain(SimpleNamespace(request=SimpleNamespace(model=empty)))
+    )
     found = launched(client, "load", "decode")
     assert found["load_unread"] == f"model gone: {tmp_path} holds neither safetensors nor .bin files"
     assert "plain_read_s" not in found
@@ -151,7 +153,7 @@ def test_a_hub_id_is_read_from_its_snapshot(in_cache: Callable[[str], subprocess
     done = in_cache(
         "import json; from types import SimpleNamespace as N\n"
         "from genqual.errors import Unsupported; from genqual.models.registry import resolve\n"
-        "from genqual.models.files import weight_files; from genqual.performance.alternate import plain_read\n"
+        "from genqual.models.files import weight_files; from genqual.gate.rank_launch import plain_read\n"
         "said = [file.name for file in weight_files(resolve('somebody/llama'))]\n"
         "said.append(plain_read(N(model=None, request=N(model=resolve('somebody/llama')))) > 0)\n"
         "for name in ('somebody/else', 'somebody/llama@other'):\n"

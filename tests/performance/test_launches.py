@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from genqual.cases import Case, Json, Workload
 from genqual.engines.base import Generated, Loaded, Memory, TokenBatch
 from genqual.errors import EngineFailed, OutOfMemory, Unsupported
-from genqual.performance.launches import Measurement, Measurements, measure
-from genqual.performance.metrics import BadClock
-from genqual.spec import Case, Json, Workload
+from genqual.metrics.compute import BadClock
+from genqual.metrics.measure import Measurement, Measurements, measure
 from tests.performance.runs import rank, run
 
 WORKLOAD = Workload(batch=2, input_length=3, new_tokens=2)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from genqual.errors import BadInput
-from genqual.performance import limits
-from genqual.performance.metrics import Metric
+from genqual.metrics import slo
+from genqual.metrics.compute import Metric
 
 
 def of(metric: str, value: float) -> Metric:
@@ -29,12 +29,12 @@ def of(metric: str, value: float) -> Metric:
     ],
 )
 def test_a_limit_is_met_or_missed(key: str, bound: float, value: float, words: tuple[bool, str]) -> None:
-    (limit,) = limits.read({key: bound})
+    (limit,) = slo.read({key: bound})
     assert limit.said(of(limit.metric, value)) == words
 
 
 def test_what_was_not_measured_is_missed() -> None:
-    (limit,) = limits.read({"tpot_ms": 100})
+    (limit,) = slo.read({"tpot_ms": 100})
     assert limit.said(None) == (False, "MISSES tpot_ms = 100: this workload has no tpot")
 
 
@@ -49,4 +49,4 @@ def test_what_was_not_measured_is_missed() -> None:
 )
 def test_a_limit_that_is_none_is_named(table: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        limits.read(table)
+        slo.read(table)

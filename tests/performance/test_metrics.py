@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genqual.cases import Workload
 from genqual.engines.base import Generated
-from genqual.performance.definitions import DEFINITIONS, table
-from genqual.performance.metrics import BadClock, Metric, compute
-from genqual.spec import Workload
+from genqual.metrics.compute import BadClock, Metric, compute
+from genqual.metrics.definitions import DEFINITIONS, table
 from tests.performance.runs import rank, roofline, run, value
 
 THREE = Workload(batch=1, input_length=8, new_tokens=3)

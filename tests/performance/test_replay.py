@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from genqual.performance.metrics import BadClock
-from genqual.performance.replay import ReplayClock, replay
+from genqual.metrics.compute import BadClock
+from genqual.metrics.pytest_benchmark import ReplayClock, replay
 
 # Sums of these round in floating point, so a clock that ran on would not give them back.
 SAMPLES = [0.1, 0.2, 0.30000000000000004, 1e-9, 0.012345678901234567, 12.5, 0.1]
 
 CONFTEST = """
 import pytest
-from genqual.performance.replay import ReplayClock
+from genqual.metrics.pytest_benchmark import ReplayClock
 
 @pytest.fixture
 def clock(request):
@@ -36,7 +36,7 @@ def pytest_benchmark_generate_commit_info():
     return {}
 """
 SHOWS = f"""
-from genqual.performance.replay import replay
+from genqual.metrics.pytest_benchmark import replay
 
 def test_tpot(clock, benchmark):
     shown = replay(benchmark, clock, {SAMPLES!r}, group="tpot", launches=[1, 2], unit="s")
@@ -90,7 +90,7 @@ def test_table_json_and_saved_run_show_our_samples(tmp_path: Path) -> None:
         assert stats["ops"] == pytest.approx(len(SAMPLES) / sum(SAMPLES), rel=1e-12)
         assert shown["group"] == "tpot"
         assert shown["extra_info"] == {"launches": [1, 2], "unit": "s"}
-        assert shown["options"]["timer"] == "genqual.performance.replay"
+        assert shown["options"]["timer"] == "genqual.metrics.pytest_benchmark"
         assert of(path, "test_ttft")["stats"]["data"] == [0.25]
 
     lowest, highest, mean = row(done.stdout, "test_tpot")[:3]
@@ -152,14 +152,14 @@ def test_the_test_itself_does_not_depend_on_the_display(tmp_path: Path, options:
     ],
 )
 def test_misuse_is_an_error_and_never_a_number(tmp_path: Path, body: str, complaint: str) -> None:
-    head = "from genqual.performance.replay import ReplayClock, replay\n\ndef test_wrong(clock, benchmark):\n    "
+    head = "from genqual.metrics.pytest_benchmark import ReplayClock, replay\n\ndef test_wrong(clock, benchmark):\n    "
     done = plain(tmp_path, *BENCHMARK, tests=head + body + "\n")
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"BadClock: {complaint}" in done.stdout
 
 
 def test_a_mark_that_came_too_late_is_noticed(tmp_path: Path) -> None:
-    late = "from genqual.performance.replay import ReplayClock, replay\n\ndef test_wrong(benchmark, clock):\n    "
+    late = "from genqual.metrics.pytest_benchmark import ReplayClock, replay\n\ndef test_wrong(benchmark, clock):\n    "
     done = plain(tmp_path, *BENCHMARK, tests=late + "replay(benchmark, clock, [1.0])\n")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "BadClock: pytest-benchmark read 0 of 1 samples: its timer is another clock" in done.stdout

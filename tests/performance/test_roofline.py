@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from genqual.performance.bounds import Roofline
+from genqual.metrics.utilisation import Roofline
 
 MIB = 1 << 20
 
@@ -32,7 +32,7 @@ def rank(program: str) -> Any:
 COUNTED = """
 import itertools, json, torch
 from genqual.errors import BadInput
-from genqual.performance import roofline
+from genqual.metrics import roofline
 ticks = itertools.count()
 roofline.time.perf_counter = lambda: next(ticks) * 0.001  # every interval lasts 1 ms, so two calls are timed at once
 roofline._READ_SIZES, roofline._LARGEST, roofline._GEMM_SIZES_CPU = (1 << 20, 4 << 20), 4 << 20, (64, 128)
@@ -80,7 +80,7 @@ def test_rates_are_work_over_time(answer: dict[str, Any]) -> None:
 
 FALLBACK = """
 import json, torch
-from genqual.performance import roofline
+from genqual.metrics import roofline
 roofline._READ_SIZES, roofline._LARGEST, roofline._GEMM_SIZES_CPU = (1 << 20,), 1 << 20, (64, 128)
 asked, plain = [], torch.mm
 def mm(a, b, out):
@@ -106,7 +106,7 @@ def test_the_layout_of_a_layer_is_tried_and_the_slower_one_left_off() -> None:
 COMPARED = """
 import json, time
 import numpy as np
-from genqual.performance import roofline
+from genqual.metrics import roofline
 roofline._READ_SIZES, roofline._LARGEST, roofline._GEMM_SIZES_CPU = (16 << 20,), 16 << 20, (512,)
 numbers, matrix = np.ones(4 << 20, dtype=np.float32), np.ones((512, 512), dtype=np.float32)
 read, gemm, ours = [], [], []

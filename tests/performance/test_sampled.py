@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genqual.performance.metrics import BadClock
-from genqual.performance.sampled import correlation_time, launch_of, loads_of, single
-from genqual.performance.selftest import blind
+from genqual.gate.launch_summary import correlation_time, launch_of, loads_of, single
+from genqual.gate.sensitivity import blind
+from genqual.metrics.compute import BadClock
 
 STEPS = 184
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genqual.performance.verdict import GateResult, Verdict
+from genqual.gate.verdict import GateResult, Verdict
 
 
 @pytest.mark.parametrize(

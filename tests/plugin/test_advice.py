@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from genqual.advice import paragraph
+from genqual.cases import Case
 from genqual.conformance.judgement import Judgement
-from genqual.spec import Case
+from genqual.session.failure_message import paragraph
 from tests.here import CPU
 
 FAILED = Judgement("fail", "fp32", "logits", "Step 3 of prompt 1 is off. Smallest example of 9 tried: cuts = [1, 4].")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from genqual.ahead import Step, upcoming
+from genqual.cases import Case
 from genqual.devices.registry import processor
-from genqual.options import Options
 from genqual.ranks.pool import Pool
-from genqual.run import Run
-from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.session.context import Run
+from genqual.session.options import Options
+from genqual.session.prefetch import Step, upcoming
+from genqual.session.selection import Selection
 from tests.here import CPU
 from tests.plugin.suite import suite
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from genqual.cli import main
-from genqual.conformance import reference_file
 from genqual.conformance.oracle.registry import oracle_for, supported
+from genqual.conformance.references import file
 from genqual.devices.registry import processor
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
 from genqual.ranks.peer_oracle import PeerOracle
-from genqual.reference_store import ReferenceStore
+from genqual.session.reference_store import ReferenceStore
 from tests.conformance.oracle.small import SMALL, parameters
 
 from .suite import suite
@@ -59,7 +59,7 @@ def test_it_says_what_our_oracle_says_of_an_architecture_that_has_one(
     monkeypatch.setenv("GENQUAL_CACHE", str(tmp_path / "cache"))
     referenced(directory, "--out", str(tmp_path / "ours"))
     referenced(directory, "--by", "transformers", "--out", str(tmp_path / "theirs"))
-    ours, theirs = (reference_file.read(tmp_path / who / "small") for who in ("ours", "theirs"))
+    ours, theirs = (file.read(tmp_path / who / "small") for who in ("ours", "theirs"))
     assert (ours.independent, theirs.independent) == (True, False)
     assert theirs.generator["by"] == "transformers"
     assert theirs.generator["oracle_sha256"] is None

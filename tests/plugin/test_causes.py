@@ -11,11 +11,11 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from genqual.causes import Causes
 from genqual.errors import BadInput, EngineFailed
 from genqual.models import embedded, prompts, token_text
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
+from genqual.session.causes import Causes
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
 from tests.plugin.suite import suite

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from genqual.cases import Case
 from genqual.commands.faults import faults
 from genqual.commands.report import report
-from genqual.conformance.faults import CATALOGUE
-from genqual.conformance.reference import make, with_envelope
+from genqual.conformance.references.make import make, with_envelope
 from genqual.conformance.scores import scores_of
-from genqual.detection import plugin, tiers
-from genqual.detection.page import page
-from genqual.detection.store import HONEST, Cell, Store
-from genqual.detection.tables import Matrix, draw
 from genqual.errors import BadInput
-from genqual.run import RUN
-from genqual.spec import Case
-from genqual.waivers import Register, Waiver
+from genqual.faults import CATALOGUE
+from genqual.faults.matrix import plugin, tiers
+from genqual.faults.matrix.page import page
+from genqual.faults.matrix.store import HONEST, Cell, Store
+from genqual.faults.matrix.tables import Matrix, draw
+from genqual.session.context import RUN
+from genqual.session.waivers import Register, Waiver
 from tests.conformance.pretend import TableOracle, forced_logits, noise, table
 from tests.faults import broken_injectors
 from tests.here import CPU
@@ -286,7 +286,7 @@ def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None
 def judged_with(names: str, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """The suite by the matrix's plugin, with injectors that break in its catalogue."""
     command = [sys.executable, "-m", "pytest", str(ROOT / "suites" / "conformance" / "test_greedy.py"), "-q"]
-    command += ["-p", "tests.faults.broken_injectors", "-p", "genqual.detection.plugin", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.faults.broken_injectors", "-p", "genqual.faults.matrix.plugin", "-p", "no:cacheprovider"]
     command += ["-m", f"conformance and {CPU}", "--engine", "transformers", "--model=llama-tiny", "--dtype", "fp32"]
     command += ["--ranks", "1", "--faults", names, "--faults-store", str(store), "--no-upload"]
     command += [f"--state-dir={store}.state", *words]

@@ -6,18 +6,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from genqual.conformance.faults import CATALOGUE
-from genqual.detection import runs
-from genqual.detection.plugin import fits
-from genqual.detection.store import HONEST
+from genqual.cases import Case
 from genqual.errors import BadInput
+from genqual.faults import CATALOGUE
+from genqual.faults.matrix import cases
+from genqual.faults.matrix.plugin import fits
+from genqual.faults.matrix.store import HONEST
 from genqual.models.registry import resolve
-from genqual.spec import Case
 
-TINY = [run for run in runs.RUNS if run.models == runs.TINY]
+TINY = [run for run in cases.RUNS if run.models == cases.TINY]
 
 
-def tried(run: runs.Run, model: str, dtype: str) -> set[str]:
+def tried(run: cases.Run, model: str, dtype: str) -> set[str]:
     architecture = resolve(model).architecture
     fitting = {
         name
@@ -45,38 +45,38 @@ def test_each_way_is_tried_with_its_own_faults_and_with_what_is_harmless() -> No
         assert own.get((run.engine, run.ranks), set()) <= names
         assert any(CATALOGUE[name].equivalent for name in names)
         assert run.takes(HONEST, "llama-tiny", run.dtypes[0])
-        if (run.engine, run.ranks, run.cores, run.dtypes) == (*runs.HOME, 1, runs.LANES):
+        if (run.engine, run.ranks, run.cores, run.dtypes) == (*cases.HOME, 1, cases.LANES):
             assert len(names) >= 60
         elif not run.sample:
             assert "stale_kv" not in names
 
 
 def test_a_real_model_and_other_kernels_only_run_what_is_right() -> None:
-    (real,) = [run for run in runs.RUNS if run.models == ("smollm2-135m",)]
-    (kernels,) = [run for run in runs.RUNS if "eager" in run.engine]
+    (real,) = [run for run in cases.RUNS if run.models == ("smollm2-135m",)]
+    (kernels,) = [run for run in cases.RUNS if "eager" in run.engine]
     assert real.tests == ("test_greedy.py",)
-    (threads,) = [run for run in runs.RUNS if run.cores > 1]
+    (threads,) = [run for run in cases.RUNS if run.cores > 1]
     for run in (real, kernels, threads):
         assert not run.takes("stale_kv", "llama-tiny", "fp32")
         assert run.takes("logits_plus_constant", "llama-tiny", "fp32")
 
 
 def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
-    narrowed = runs.runs_of(None, "bloom-tiny", "fp32,int8-weight")
+    narrowed = cases.runs_of(None, "bloom-tiny", "fp32,int8-weight")
     assert {run.models for run in narrowed} == {("bloom-tiny",)}
     assert {dtype for run in narrowed for dtype in run.dtypes} == {"fp32", "int8-weight"}
-    assert runs.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
-        runs.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=("fp32",))
+    assert cases.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
+        cases.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=("fp32",))
     ]
-    (both,) = runs.runs_of("deepspeed-inference:2", None, None)
-    assert both.dtypes == runs.LANES
-    assert [both.takes("stale_kv", "llama-tiny", lane) for lane in runs.LANES] == [True, False]
-    assert [both.takes("half_allreduce", "llama-tiny", lane) for lane in runs.LANES] == [True, True]
-    (own,) = runs.runs_of("transformers:attn_implementation=eager:1", None, "bf16")
-    assert (own.models, own.dtypes, own.faults) == (runs.TINY, ("bf16",), False)
+    (both,) = cases.runs_of("deepspeed-inference:2", None, None)
+    assert both.dtypes == cases.LANES
+    assert [both.takes("stale_kv", "llama-tiny", lane) for lane in cases.LANES] == [True, False]
+    assert [both.takes("half_allreduce", "llama-tiny", lane) for lane in cases.LANES] == [True, True]
+    (own,) = cases.runs_of("transformers:attn_implementation=eager:1", None, "bf16")
+    assert (own.models, own.dtypes, own.faults) == (cases.TINY, ("bf16",), False)
     for pair in ("transformers", ":2", "transformers:two"):
         with pytest.raises(BadInput, match="ENGINE:RANKS"):
-            runs.runs_of(pair, None, None)
+            cases.runs_of(pair, None, None)
 
 
 def test_a_control_is_not_compared_to_the_bit_with_a_group_that_has_none() -> None:

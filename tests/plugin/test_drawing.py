@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genqual.conformance.judgement import Judgement
-from genqual.drawing import Search, beginnings, cuts, row, rows, search, text_of, tokens
 from genqual.errors import NotApplicable
 from genqual.models.registry import resolve
+from genqual.session.property_search import Search, beginnings, cuts, row, rows, search, text_of, tokens
 
 
 def verdict(good: bool, ratio: float = 0.1) -> Judgement:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from genqual import options
+from genqual.session import options
 
 
 @pytest.mark.parametrize(

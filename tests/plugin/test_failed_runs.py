@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from genqual.analysis.compare import compare
+from genqual.analysis.report.rows import rows
 from genqual.models import weights
 from genqual.models.registry import resolve
-from genqual.results.compare import compare
-from genqual.results.report.rows import rows
-from genqual.results.sources import load
+from genqual.storage.sources import load
 from tests.here import CPU
 from tests.plugin.suite import suite
 

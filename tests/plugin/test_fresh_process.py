@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.conformance.judge_own import judge_first
+from genqual.cases import Case
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges.self_checks import judge_first
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores, TokenBatch
-from genqual.given import Passage
-from genqual.spec import Case
+from genqual.session.fixture_types import Passage
 from suites.conformance import test_repeat as repeat
 from tests.here import CPU
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.gating import CaseLaunches
+from genqual.cases import Case, Workload
+from genqual.gate.case_launches import CaseLaunches
+from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.models.fresh_prompts import FreshPrompts
-from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.ranks.connections import Reply
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.links import Reply
-from genqual.spec import Case, Workload
 from tests.here import CPU
 from tests.performance.runs import rank
 from tests.plugin.test_judging import entry

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual import instances
 from genqual.devices.base import Placement
 from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import OutOfMemory
+from genqual.session import concurrent_instances
 from tests.here import CPU
 from tests.plugin.suite import suite
 
@@ -41,7 +41,7 @@ def test_two_instances_run_on_cores_of_their_own(tmp_path: Path) -> None:
 
 def test_the_places_of_a_host_are_shared_out_without_one_left_or_given_twice() -> None:
     whole = Placement(env=tuple({"RANK_OF": str(n)} for n in range(6)), cores=tuple((n, n + 6) for n in range(6)))
-    shares = [instances._share(whole, index, 2) for index in range(3)]
+    shares = [concurrent_instances._share(whole, index, 2) for index in range(3)]
     assert [share.cores for share in shares] == [((0, 6), (1, 7)), ((2, 8), (3, 9)), ((4, 10), (5, 11))]
     assert tuple(env for share in shares for env in share.env) == whole.env
 
@@ -73,7 +73,7 @@ class Instance:
 
 
 def at_once(*live: Any) -> list[list[Generated]]:
-    return instances._at_once(list(live), TokenBatch.of([[3]]), 2, 3)
+    return concurrent_instances._at_once(list(live), TokenBatch.of([[3]]), 2, 3)
 
 
 def test_every_repetition_begins_together() -> None:

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual import judging
-from genqual.gating import Taken, subject_of
-from genqual.judging import Judging, Question
-from genqual.performance import sampled
-from genqual.performance.baseline import Entry, Launch
-from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
-from genqual.performance.metrics import Metric
-from genqual.performance.verdict import Verdict
-from genqual.rebasing import entry_of, merged, provenance_of
-from genqual.spec import Case, Workload
+from genqual.cases import Case, Workload
+from genqual.gate import controller, launch_summary
+from genqual.gate.baseline_builder import entry_of, merged, provenance_of
+from genqual.gate.baseline_file import Entry, Launch
+from genqual.gate.case_launches import Taken, subject_of
+from genqual.gate.controller import Judging, Question
+from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.gate.verdict import Verdict
+from genqual.metrics.compute import Metric
 from tests.here import CPU
 
 FOUR = ("raw", "frozen", "floor", "frozen_floor")
@@ -91,8 +90,8 @@ class Fake:
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that judges one metric against `entries` with launches of a script."""
     identity = SimpleNamespace(class_id="a-class", facts={})
-    monkeypatch.setattr(judging, "devices", lambda: {CPU: SimpleNamespace(identity=lambda: identity)})
-    monkeypatch.setattr(judging, "identity_here", lambda device: dict(IDENTITY))
+    monkeypatch.setattr(controller, "devices", lambda: {CPU: SimpleNamespace(identity=lambda: identity)})
+    monkeypatch.setattr(controller, "identity_here", lambda device: dict(IDENTITY))
     said: list[str] = []
 
     def judge(
@@ -109,7 +108,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         if entries:
             path.write_text(merged(None, "a-class", {}, {one.subject.key: one for one in entries}))
         scripts = iter([script, other or []])
-        monkeypatch.setattr(judging, "CaseLaunches", lambda generator, job: Fake(generator, job, next(scripts)))
+        monkeypatch.setattr(controller, "CaseLaunches", lambda generator, job: Fake(generator, job, next(scripts)))
         asked = Question({CASE: frozenset({measured.name})}, GATED, tmp_path, **question)
         generator = SimpleNamespace(case=CASE, loaded=[SimpleNamespace(parameters=31_000_000)])
         run = Judging(
@@ -418,7 +417,7 @@ def test_the_gate_judges_latency_small_and_throughput_large() -> None:
 
 
 def held(mebibytes: float) -> Taken:
-    kept = sampled.single(mebibytes * 2**20, None)
+    kept = launch_summary.single(mebibytes * 2**20, None)
     return Taken({"peak_memory": kept}, {"cpu_share": 0.97, "suspended_s": 0.0}, wall_s=5.0)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from genqual.judging import Question
-from genqual.measuring import Measuring
-from genqual.performance.design import gated_workloads
-from genqual.performance.launches import Measurement
-from genqual.performance.metrics import Metric
-from genqual.performance.verdict import GateResult, Verdict
-from genqual.spec import Case, Workload
+from genqual.cases import Case, Workload
+from genqual.gate.controller import Question
+from genqual.gate.launch_plan import gated_workloads
+from genqual.gate.verdict import GateResult, Verdict
+from genqual.metrics.compute import Metric
+from genqual.metrics.measure import Measurement
+from genqual.session.benchmark import Measuring
 from tests.here import CPU
 from tests.plugin.suite import suite
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from genqual.cases import Case
 from genqual.conformance.scores import scores_of
 from genqual.models.prompts import synthetic_rows
-from genqual.options import Options
-from genqual.run import Run
-from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.session.context import Run
+from genqual.session.options import Options
+from genqual.session.selection import Selection
 from suites.conformance import test_precision as precision
 from tests.here import CPU
 

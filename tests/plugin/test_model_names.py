@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genqual.cases import PRECISIONS, Case, case_id_in, distinct_names, last_word
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.registry import resolve
-from genqual.scheduling import scope_of
-from genqual.spec import PRECISIONS, Case, case_id_in, distinct_names, last_word
-from genqual.waivers import Register, read
+from genqual.session.waivers import Register, read
+from genqual.session.xdist import scope_of
 from tests.here import CPU
 from tests.plugin.suite import suite
 

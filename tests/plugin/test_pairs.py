@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from genqual import made_by
+from genqual.cases import Case
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
 from genqual.models.dataset import PairWriter
 from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
-from genqual.pairs import Job, generate_pairs, problems
-from genqual.results import installed
-from genqual.spec import Case
+from genqual.records import software
+from genqual.session import fingerprint
+from genqual.session.dataset_run import Job, generate_pairs, problems
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
 from tests.plugin.suite import suite
@@ -113,11 +113,11 @@ def test_another_run_is_refused_with_what_differs(job: Job, change: str) -> None
 
 @pytest.mark.parametrize("other", ["org/name@v2", "other/name"])
 def test_a_hub_id_is_known_by_its_revision_and_by_what_was_loaded(other: str) -> None:
-    before = made_by.made_by(ranks("org/name"), "p", 1, 1)
-    assert made_by.difference(before, made_by.made_by(ranks(other), "p", 1, 1)) == "model"
+    before = fingerprint.made_by(ranks("org/name"), "p", 1, 1)
+    assert fingerprint.difference(before, fingerprint.made_by(ranks(other), "p", 1, 1)) == "model"
     moved = ranks("org/name")  # the branch has other files now
     moved.loaded = [SimpleNamespace(weight_hash="others")]
-    assert made_by.difference(before, made_by.made_by(moved, "p", 1, 1)) == "model"
+    assert fingerprint.difference(before, fingerprint.made_by(moved, "p", 1, 1)) == "model"
 
 
 def weights_of(state: dict[str, Any]) -> None:
@@ -155,10 +155,10 @@ def test_a_gguf_file_is_known_by_its_bytes(tmp_path: Path) -> None:
     spec = ModelSpec("m", "gguf", str(file), "llama")
     file.write_bytes(b"one")
     group: Any = Ranks(Case("xeon", "transformers", "m", "fp32"), spec)
-    before = made_by.made_by(group, "p", 1, 1)
+    before = fingerprint.made_by(group, "p", 1, 1)
     file.write_bytes(b"two")
     os.utime(file, ns=(1, 1))
-    assert made_by.difference(before, made_by.made_by(group, "p", 1, 1)) == "model"
+    assert fingerprint.difference(before, fingerprint.made_by(group, "p", 1, 1)) == "model"
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "genqual"])
@@ -167,13 +167,13 @@ def test_another_version_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch, p
     if package == "genqual":
         monkeypatch.setattr("genqual.__version__", "99.0")
     else:
-        monkeypatch.setattr(made_by, "versions", lambda names: installed.versions(names) | {package: "99.0"})
+        monkeypatch.setattr(fingerprint, "versions", lambda names: software.versions(names) | {package: "99.0"})
     with pytest.raises(BadInput, match="differ in: versions"):
         generate_pairs(ranks(), job, quiet)
 
 
 def test_versions_are_of_what_generates() -> None:
-    found = json.loads(made_by.made_by(ranks(), "p", 1, 1))["versions"]
+    found = json.loads(fingerprint.made_by(ranks(), "p", 1, 1))["versions"]
     assert {"torch", "transformers", "tokenizers", "numpy", "genqual"} <= set(found)
     assert not {"pytest", "pytest-benchmark"} & set(found)
 
@@ -212,7 +212,7 @@ def test_no_password_is_kept(job: Job) -> None:
 def test_two_models_of_one_name_have_two_files(tmp_path: Path) -> None:
     places = [tokenized(tmp_path / one / "llama-tiny") for one in ("v1", "v2")]
     cases = [Case("xeon", "transformers", model, "fp32") for model in ("llama-tiny", *places)]
-    names = [made_by.file_name(case, resolve(case.model)) for case in cases]
+    names = [fingerprint.file_name(case, resolve(case.model)) for case in cases]
     assert names[0] == "xeon-transformers-llama-tiny-fp32"
     assert len(set(names)) == 3
     assert all(name.startswith(names[0]) for name in names)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from genqual import profiles
 from genqual.errors import BadInput
-from genqual.options import Options
 from genqual.paths import data_dir
+from genqual.session import profiles
+from genqual.session.options import Options
 from tests.here import CPU
 from tests.plugin.suite import suite
 

@@ -13,17 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genqual.builds import build_of
 from genqual.cli import main
 from genqual.commands.rebase import _replacing
 from genqual.errors import BadInput
-from genqual.gating import subject_of
-from genqual.performance import baseline
-from genqual.performance.baseline import Anchor, Launch
-from genqual.performance.design import Job, frozen_shape
-from genqual.performance.gate import Settings
-from genqual.performance.hours import apart
-from genqual.rebasing import (
+from genqual.gate import baseline_file
+from genqual.gate.baseline_builder import (
     entry_of,
     merged,
     problem,
@@ -34,6 +28,12 @@ from genqual.rebasing import (
     unfit,
     write,
 )
+from genqual.gate.baseline_file import Anchor, Launch
+from genqual.gate.batch_variance import apart
+from genqual.gate.case_launches import subject_of
+from genqual.gate.decision import Settings
+from genqual.gate.launch_plan import Job, frozen_shape
+from genqual.gate.other_build import build_of
 from tests.plugin.test_judging import CASE, GATED, OLD, entry, launch, taken
 
 SETTINGS = Settings(0.05)
@@ -171,14 +171,14 @@ def test_what_is_written_is_read_back_and_a_launch_is_a_line(tmp_path: Path) -> 
     path = tmp_path / "a-class.json"
     made = entry()
     write(path, merged(None, "a-class", {"cores": 2}, {made.subject.key: made}))
-    found = baseline.find(tmp_path, "a-class")
+    found = baseline_file.find(tmp_path, "a-class")
     assert found is not None
     assert found.entry(made.subject.key) == made
     text = path.read_text()
     assert sum('"autocorrelation_steps"' in line for line in text.splitlines()) == 2 * len(made.launches)
     other = entry("ttft")
     write(path, merged(found, "a-class", {}, {other.subject.key: other}))
-    again = baseline.find(tmp_path, "a-class")
+    again = baseline_file.find(tmp_path, "a-class")
     assert again is not None
     assert set(again.entries) == {made.subject.key, other.subject.key}
 

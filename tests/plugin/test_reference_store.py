@@ -13,18 +13,19 @@ import pytest
 from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from genqual.cases import Case
 from genqual.cli import main
-from genqual.conformance import reference_file, reference_index
 from genqual.conformance.oracle.registry import oracle_for
-from genqual.conformance.reference import Reference
+from genqual.conformance.references import file as reference_file
+from genqual.conformance.references import index
+from genqual.conformance.references.make import Reference
 from genqual.models import ggufwrite, hub, safetensor, weights
 from genqual.models.registry import resolve
-from genqual.options import Options
 from genqual.paths import data_dir
-from genqual.reference_store import ReferenceStore
-from genqual.run import Run
-from genqual.selection import Selection
-from genqual.spec import Case
+from genqual.session.context import Run
+from genqual.session.options import Options
+from genqual.session.reference_store import ReferenceStore
+from genqual.session.selection import Selection
 from tests.here import CPU
 
 COMMITTED = data_dir("baselines") / "references"
@@ -107,7 +108,7 @@ def test_a_known_model_under_another_name_is_judged_by_its_reference(make: Make)
 def test_old_references_are_found_wherever_they_lie(tmp_path: Path) -> None:
     shutil.copytree(COMMITTED / "llama-tiny", tmp_path / "mine" / "any-name")
     shutil.copytree(COMMITTED / "llama-30m", tmp_path / "mine" / "llama-tiny")
-    assert reference_index.find([tmp_path / "mine"], "llama-tiny", found("llama-tiny").weights_sha256) == (
+    assert index.find([tmp_path / "mine"], "llama-tiny", found("llama-tiny").weights_sha256) == (
         tmp_path / "mine" / "any-name"
     )
     for name in ("bloom-tiny", "llama-tiny"):

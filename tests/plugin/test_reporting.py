@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from genqual.options import Options
-from genqual.reporting import Tally, summarise
-from genqual.selection import Selection
+from genqual.session.options import Options
+from genqual.session.selection import Selection
+from genqual.session.terminal import Tally, summarise
 
 
 def report(item: str, verdict: str, reason: str, *, when: str = "call", outcome: str = "skipped") -> Any:

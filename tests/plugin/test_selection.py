@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from genqual import markers, profiles
-from genqual.options import Options
+from genqual.session import markers, profiles
+from genqual.session.options import Options
 from tests.here import CPU, NATIVE
 from tests.plugin.suite import suite
 

@@ -10,8 +10,8 @@ import pytest
 
 from genqual.commands import rebase
 from genqual.errors import BadInput
-from genqual.gating import Taken
-from genqual.unfinished import Unfinished
+from genqual.gate.case_launches import Taken
+from genqual.gate.rebase_state import Unfinished
 from tests.plugin.test_judging import CASE, GATED, taken
 
 ABOUT: dict[str, Any] = {"commit": "488b0751", "launches": 8}

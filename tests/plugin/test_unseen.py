@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from genqual.judging import Judging, Question
-from genqual.performance.metrics import Metric
-from genqual.performance.verdict import Verdict
-from genqual.spec import Case
+from genqual.cases import Case
+from genqual.gate.controller import Judging, Question
+from genqual.gate.verdict import Verdict
+from genqual.metrics.compute import Metric
 from tests.here import CPU
 from tests.plugin.suite import suite
 from tests.plugin.test_judging import GATED
@@ -30,7 +30,7 @@ def test_what_a_server_cannot_show_is_recorded_and_asks_for_nothing(name: str, w
 
 
 SHOW = """
-from genqual.run import RUN
+from genqual.session.context import RUN
 
 def pytest_terminal_summary(terminalreporter, config):
     for case, names in config.stash[RUN].asked.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from genqual.errors import BadInput
-from genqual.waivers import Register, read
+from genqual.session.waivers import Register, read
 from tests.here import CPU
 from tests.plugin.suite import suite
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from genqual.cases import Case
 from genqual.devices.base import Placement
 from genqual.models.spec import ModelSpec
 from genqual.ranks.deadlines import Deadlines
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.leases import Leases
-from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
 from tests.here import CPU
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ import numpy as np
 
 from genqual.engines.base import TokenBatch
 from genqual.errors import OutOfMemory
+from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.handle import Generator
 from genqual.ranks.leases import Leases
 from genqual.ranks.pool import Pool
 

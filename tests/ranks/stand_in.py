@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.projection import TOP, project
 from genqual.errors import OutOfMemory, Unsupported
-from genqual.spec import Json
 
 VOCABULARY = 61
 EVERY = -1

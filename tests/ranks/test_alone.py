@@ -12,9 +12,9 @@ import pytest
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed
 from genqual.ranks import processes
+from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.handle import Generator
-from genqual.ranks.launch import LAUNCHERS, Job
+from genqual.ranks.launchers import LAUNCHERS, Job
 from genqual.ranks.pool import Pool
 from tests.ranks import stand_in
 from tests.ranks.conftest import PlanOf

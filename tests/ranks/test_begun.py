@@ -16,11 +16,11 @@ import pytest
 from genqual.devices.base import Placement
 from genqual.errors import EngineFailed
 from genqual.ranks import processes
+from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
-from genqual.ranks.handle import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.leases import Leases
-from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from tests.ranks.conftest import PlanOf
 from tests.ranks.test_end import PYTEST

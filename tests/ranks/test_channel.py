@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import genqual.ranks
-from genqual.ranks import channel
-from genqual.ranks.channel import ChannelError, Door, Message, knock, receive, send
+from genqual.ranks import protocol
+from genqual.ranks.protocol import ChannelError, Door, Message, knock, receive, send
 
 SCALARS = st.sampled_from(["?", "i1", "u1", "<i2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8"]).map(np.dtype)
 ARRAYS = npst.arrays(SCALARS, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -137,7 +137,7 @@ def test_the_key_opens_and_a_wrong_key_does_not() -> None:
 
 
 def test_a_caller_that_says_nothing_does_not_block_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "STALL_S", 0.2)
+    monkeypatch.setattr(protocol, "STALL_S", 0.2)
     door = Door()
     try:
         with socket.create_connection(door.address):
@@ -148,7 +148,7 @@ def test_a_caller_that_says_nothing_does_not_block_the_door(monkeypatch: pytest.
 
 
 def test_a_peer_that_stops_in_the_middle_of_a_message_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "STALL_S", 0.2)
+    monkeypatch.setattr(protocol, "STALL_S", 0.2)
     door = Door()
     try:
         got: list[object] = []

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genqual.cases import Json
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores
 from genqual.models.spec import ModelSpec
-from genqual.ranks.channel import ChannelError, Message
 from genqual.ranks.codec import decode, encode
-from genqual.spec import Json
+from genqual.ranks.protocol import ChannelError, Message
 from tests.ranks.test_channel import both_ways
 
 MODEL = ModelSpec("llama-tiny", "embedded", "llama-tiny", "llama")

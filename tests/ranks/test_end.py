@@ -29,7 +29,7 @@ PYTEST = [
 HANGING = """
 from pathlib import Path
 from genqual.engines.base import TokenBatch
-from genqual.ranks.handle import Generator
+from genqual.ranks.client import Generator
 from genqual.ranks.leases import Leases
 from genqual.ranks.pool import Pool
 from tests.ranks.conftest import stand_in_plan

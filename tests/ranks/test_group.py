@@ -14,18 +14,18 @@ import numpy as np
 import psutil
 import pytest
 
+from genqual.cases import Json
 from genqual.devices.base import Placement
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
-from genqual.ranks import channel, processes
-from genqual.ranks.channel import ChannelError
+from genqual.ranks import processes, protocol
+from genqual.ranks.client import Generator
+from genqual.ranks.connections import Reply
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
-from genqual.ranks.handle import Generator
-from genqual.ranks.links import Reply
 from genqual.ranks.pool import Pool
-from genqual.spec import Json
+from genqual.ranks.protocol import ChannelError
 from tests.ranks import stand_in
 from tests.ranks.conftest import ROOT, PlanOf
 
@@ -268,7 +268,7 @@ def test_a_rank_ends_itself_when_pytest_does_not(generator: Generator, monkeypat
 
 @pytest.mark.heavy
 def test_a_stopped_rank_cannot_block_the_sender(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "STALL_S", 1.0)
+    monkeypatch.setattr(protocol, "STALL_S", 1.0)
     generator.restart()
     group = generator.group
     os.kill(group.pids[1], signal.SIGSTOP)

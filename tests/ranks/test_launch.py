@@ -11,8 +11,8 @@ import pytest
 
 from genqual.devices.base import Placement
 from genqual.errors import BadInput
-from genqual.ranks import launch
-from genqual.ranks.launch import LAUNCHERS, Job, launcher, listen_address, rank_environment
+from genqual.ranks import launchers
+from genqual.ranks.launchers import LAUNCHERS, Job, launcher, listen_address, rank_environment
 
 LOGS = Path("/logs")
 
@@ -65,7 +65,7 @@ def test_torchrun_takes_a_port_that_nobody_can_take_away() -> None:
 
 
 def test_deepspeed_gets_a_free_port_and_no_local_rank_argument(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "free_port", lambda: 4321)
+    monkeypatch.setattr(launchers, "free_port", lambda: 4321)
     command = LAUNCHERS["deepspeed"].command(Job(2, LOGS))
     assert command == [
         *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--hostfile=/dev/null"),
@@ -167,5 +167,5 @@ def test_one_host_listens_on_loopback_only() -> None:
 
 
 def test_a_free_port_can_be_bound() -> None:
-    with socket.create_server(("127.0.0.1", launch.free_port())):
+    with socket.create_server(("127.0.0.1", launchers.free_port())):
         pass

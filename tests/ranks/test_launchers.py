@@ -10,8 +10,8 @@ import pytest
 
 from genqual.engines.base import TokenBatch
 from genqual.ranks import processes
+from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.handle import Generator
 from genqual.ranks.pool import Pool
 from tests import services
 from tests.ranks import stand_in

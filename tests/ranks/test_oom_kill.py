@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from genqual.cases import Workload
 from genqual.engines.base import TokenBatch
 from genqual.errors import OutOfMemory
-from genqual.performance.launches import measure
+from genqual.metrics.measure import measure
 from genqual.ranks.diagnosis import Sighting, lost
 from genqual.ranks.errors import GroupLost
-from genqual.spec import Workload
 from tests.memory_group import memory_group, run_inside
 
 ROOT = Path(__file__).resolve().parents[2]

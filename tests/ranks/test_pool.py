@@ -13,8 +13,8 @@ from genqual.devices.base import Placement
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import RankGroup
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.leases import Leases
-from genqual.ranks.plan import GroupPlan
 from genqual.ranks.pool import Pool
 from tests.ranks.conftest import stand_in_plan
 

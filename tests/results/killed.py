@@ -13,8 +13,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from genqual.results.push import push
-from genqual.results.spool import Spool
+from genqual.storage.push import push
+from genqual.storage.spool import Spool
 from tests.results.make import record
 
 ROUNDS = 20

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from genqual.results.metric import Metric
-from genqual.results.parts import (
+from genqual.records.fields import (
     Engine,
     Model,
     Origin,
@@ -17,8 +16,9 @@ from genqual.results.parts import (
     System,
     Workload,
 )
-from genqual.results.record import Record
-from genqual.results.verdict import Judgement
+from genqual.records.judgement_record import Judgement
+from genqual.records.metric import Metric
+from genqual.records.record import Record
 
 CREATED = "2026-05-01T12:00:00.000000Z"
 

@@ -15,7 +15,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from genqual.results.canonical import LARGEST, canonical, digest, parse, plain
+from genqual.records.canonical import LARGEST, canonical, digest, parse, plain
 
 NUMBERS = st.integers(-LARGEST, LARGEST) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

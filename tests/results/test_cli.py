@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genqual.cli import COMMANDS, main
-from genqual.results.spool import Spool
+from genqual.storage.spool import Spool
 from tests.results.make import record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.results.compare import Comparison, Row, compare
-from genqual.results.interval import ratio_interval
-from genqual.results.metric import Metric
-from genqual.results.parts import Outcome
-from genqual.results.record import Record
+from genqual.analysis.compare import Comparison, Row, compare
+from genqual.analysis.interval import ratio_interval
+from genqual.records.fields import Outcome
+from genqual.records.metric import Metric
+from genqual.records.record import Record
 from tests.results.make import record, timing, verdict
 
 H100: dict[str, Any] = {"device": "cuda", "class_id": "h100", "run": "run-2"}

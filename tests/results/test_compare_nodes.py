@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.results.compare_nodes import Fleet, by_node
-from genqual.results.compare_nodes_view import as_markdown
-from genqual.results.record import Record
+from genqual.analysis.compare_nodes import Fleet, by_node
+from genqual.analysis.compare_nodes_view import as_markdown
+from genqual.records.record import Record
 from tests.results.make import record, timing, verdict
 
 

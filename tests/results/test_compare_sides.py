@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from genqual.results.compare import compare
-from genqual.results.compare_files import as_csv
-from genqual.results.spool import Spool
+from genqual.analysis.compare import compare
+from genqual.analysis.compare_files import as_csv
+from genqual.storage.spool import Spool
 from tests.results.make import record, timing
 from tests.results.test_cli import ran
 from tests.results.test_compare_nodes import node

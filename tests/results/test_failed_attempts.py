@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from genqual import subject
+from genqual.analysis.accuracy import Accuracy
+from genqual.analysis.cells import cells
+from genqual.analysis.compare import compare
+from genqual.analysis.report.rows import rows
+from genqual.cases import Case, Workload
 from genqual.devices.base import HardwareIdentity
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
-from genqual.performance.metrics import BadClock
-from genqual.performance.metrics import Metric as Measured
+from genqual.metrics.compute import BadClock
+from genqual.metrics.compute import Metric as Measured
 from genqual.ranks.errors import GroupLost, RankState
-from genqual.recording import Recorder
-from genqual.results.accuracy import Accuracy
-from genqual.results.cells import cells
-from genqual.results.compare import compare
-from genqual.results.record import Record
-from genqual.results.report.rows import rows
-from genqual.results.sources import load
-from genqual.results.spool import Spool
-from genqual.results.trust.journal import noted
-from genqual.spec import Case, Workload
+from genqual.records.record import Record
+from genqual.session import record_fields
+from genqual.session.recorder import Recorder
+from genqual.signing.journal import noted
+from genqual.storage.sources import load
+from genqual.storage.spool import Spool
 from tests.results.make import record, verdict
 
 CASE = Case("xeon", "transformers", "llama-tiny", "bf16")
@@ -56,9 +56,9 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         def place(self, ranks: int, cores: int) -> Any:
             raise BadInput("not placed here")
 
-    monkeypatch.setattr(subject, "devices", lambda: {"xeon": Here()})
-    subject._system.cache_clear()
-    subject._used.cache_clear()
+    monkeypatch.setattr(record_fields, "devices", lambda: {"xeon": Here()})
+    record_fields._system.cache_clear()
+    record_fields._used.cache_clear()
     spool = Spool(tmp_path / "spool")
     return lambda run: Recorder(spool, run, "pytest", tmp_path / f"{run}.jsonl")
 

@@ -15,29 +15,29 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from genqual import subject
+from genqual.analysis.terminal.performance_view import performance_table
+from genqual.cases import Case, Workload
 from genqual.commands.schema import schema as schema_command
 from genqual.devices.base import HardwareIdentity
 from genqual.devices.registry import processor
 from genqual.engines.base import Generated
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
+from genqual.metrics.compute import Metric as Measured
 from genqual.paths import data_dir
-from genqual.performance.metrics import Metric as Measured
 from genqual.ranks.errors import GroupLost, OutOfMemoryKilled
-from genqual.recording import Recorder
-from genqual.results import installed
-from genqual.results.names import PREFIX, Names
-from genqual.results.outputs import KEPT, Outputs, tokens_sha256
-from genqual.results.parts import System
-from genqual.results.performance_view import performance_table
-from genqual.results.record import CorruptRecord, Record
-from genqual.results.schema import FILE, json_schema
-from genqual.results.spool import Spool
-from genqual.results.trust.envelope import sign
-from genqual.results.trust.journal import noted
-from genqual.results.trust.manifest import Manifest
-from genqual.results.trust.verify import verify
-from genqual.spec import Case, Workload
+from genqual.records import software
+from genqual.records.fields import System
+from genqual.records.outputs import KEPT, Outputs, tokens_sha256
+from genqual.records.pseudonyms import PREFIX, Names
+from genqual.records.record import CorruptRecord, Record
+from genqual.records.schema import FILE, json_schema
+from genqual.session import record_fields
+from genqual.session.recorder import Recorder
+from genqual.signing.dsse import sign
+from genqual.signing.journal import noted
+from genqual.signing.manifest import Manifest
+from genqual.signing.verify import verify
+from genqual.storage.spool import Spool
 from tests.here import CPU
 from tests.results.make import record, verdict
 from tests.results.test_record import as_dict, rehashed
@@ -210,8 +210,8 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
         def identity(self) -> HardwareIdentity:
             return HardwareIdentity("xeon", "xeon-test", {"cpu_vendor": "GenuineIntel", "serial": "S1"})
 
-    monkeypatch.setattr(subject, "devices", lambda: {"xeon": Here()})
-    for cached in (subject._system, subject.names):
+    monkeypatch.setattr(record_fields, "devices", lambda: {"xeon": Here()})
+    for cached in (record_fields._system, record_fields.names):
         cached.cache_clear()
     return Recorder(Spool(tmp_path / "spool"), "run-1", "pytest", tmp_path / "attempts.jsonl")
 
@@ -239,7 +239,7 @@ def test_a_measurement_keeps_what_was_asked_and_what_came_of_it(recorder: Record
     assert (made.engine.kv_cache, made.engine.graphs) == ("dynamic", False)
     assert (made.system.peak_rates, made.system.host) == (
         {"bf16_flop": 1e12},
-        subject.names().name(subject.names().host),
+        record_fields.names().name(record_fields.names().host),
     )
     assert made.system.facts["serial"].startswith(PREFIX)
     assert (made.model.checkpoint, made.software.freeze_sha256 is None) == ("built", False)
@@ -247,7 +247,7 @@ def test_a_measurement_keeps_what_was_asked_and_what_came_of_it(recorder: Record
     assert made.outputs.streamed == ((0, 4),) * 2
 
 
-LOST = GroupLost(f"rank 1 on {subject.names().host} was killed by SIGKILL", None)
+LOST = GroupLost(f"rank 1 on {record_fields.names().host} was killed by SIGKILL", None)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ LOST = GroupLost(f"rank 1 on {subject.names().host} was killed by SIGKILL", None
         (Unsupported("no such kernel"), "unsupported", "Unsupported: no such kernel"),
         (OutOfMemory("no room to load"), "oom", "OutOfMemory: no room to load"),
         (OutOfMemoryKilled("rank 0 was killed", None), "oom", "OutOfMemoryKilled: rank 0 was killed"),
-        (LOST, "error", f"GroupLost: {subject.names().text(LOST.headline)}"),
+        (LOST, "error", f"GroupLost: {record_fields.names().text(LOST.headline)}"),
     ],
 )
 def test_an_attempt_without_numbers_leaves_a_record_and_its_note(
@@ -319,10 +319,10 @@ def test_out_of_memory_keeps_the_bytes_that_were_asked_for(
 
 
 def test_a_container_says_its_digest_by_the_environment(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(subject.CONTAINER, f"sha256:{'b' * 64}")
+    monkeypatch.setenv(record_fields.CONTAINER, f"sha256:{'b' * 64}")
     assert measured(recorder, runs=runs(1, 2, 4)).system.container_digest == f"sha256:{'b' * 64}"
-    subject._system.cache_clear()
-    monkeypatch.setenv(subject.CONTAINER, "latest")
+    record_fields._system.cache_clear()
+    monkeypatch.setenv(record_fields.CONTAINER, "latest")
     with pytest.raises(BadInput, match="GENQUAL_CONTAINER_DIGEST=latest: give an image's digest"):
         measured(recorder, runs=runs(1, 2, 4))
 
@@ -334,22 +334,22 @@ def test_the_source_hash_is_of_every_file_and_agrees_with_sha256sum() -> None:
         for path in (ROOT / top).rglob("*.py"):
             name = prefix + path.relative_to(ROOT / top).as_posix()
             lines.append(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n")
-    assert installed.source_sha256() == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    assert software.source_sha256() == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def test_the_commit_is_the_ci_s_word_or_git_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in installed.COMMITS:
+    for name in software.COMMITS:
         monkeypatch.delenv(name, raising=False)
-    assert installed.facts(tmp_path)["commit"] is None
+    assert software.facts(tmp_path)["commit"] is None
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True, timeout=30)
     head = subprocess.run(
         ["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, timeout=30, capture_output=True, text=True
     )
-    assert installed.facts(tmp_path)["commit"] == head.stdout.strip()
+    assert software.facts(tmp_path)["commit"] == head.stdout.strip()
     monkeypatch.setenv("GITHUB_SHA", "f" * 40)
-    assert installed.facts(tmp_path)["commit"] == "f" * 40
+    assert software.facts(tmp_path)["commit"] == "f" * 40
 
 
 @pytest.mark.parametrize(
@@ -369,8 +369,8 @@ def test_whose_deepspeed_it_is(
             return json.dumps({"url": url, "vcs_info": {"vcs": "git", "commit_id": commit}}) if url else None
 
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
-    monkeypatch.setattr(installed, "_constant", lambda *names: "unknown")
-    assert installed._deepspeed() == expected
+    monkeypatch.setattr(software, "_constant", lambda *names: "unknown")
+    assert software._deepspeed() == expected
 
 
 def test_what_is_used_is_what_the_ranks_are_bound_to() -> None:
@@ -378,6 +378,6 @@ def test_what_is_used_is_what_the_ranks_are_bound_to() -> None:
     cores = processor().probe().count
 
     def used(ranks: int, each: int) -> int:
-        return subject._used(Case(CPU, "transformers", "llama-tiny", "fp32", ranks, each))
+        return record_fields._used(Case(CPU, "transformers", "llama-tiny", "fp32", ranks, each))
 
     assert (used(1, 1), used(2, 3), used(1, 0), used(cores + 1, 0)) == (1, 6, cores, cores + 1)

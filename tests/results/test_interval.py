@@ -6,9 +6,9 @@ import statistics
 import numpy as np
 import pytest
 
-from genqual.results import interval
-from genqual.results.interval import ratio_interval
-from genqual.results.metric import Metric
+from genqual.analysis import interval
+from genqual.analysis.interval import ratio_interval
+from genqual.records.metric import Metric
 
 
 def metric(samples: list[float], statistic: str = "median", value: float | None = None) -> Metric:

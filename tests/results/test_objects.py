@@ -12,14 +12,14 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from genqual.errors import BadInput
-from genqual.results.push import push
-from genqual.results.record import Record
-from genqual.results.sinks.base import Query, SinkBusy, SinkFailed
-from genqual.results.sinks.objects import ObjectSink
-from genqual.results.sinks.registry import open_sink
-from genqual.results.sinks.retrying import PATIENCE
-from genqual.results.sources import load
-from genqual.results.spool import Spool
+from genqual.records.record import Record
+from genqual.storage.push import push
+from genqual.storage.sinks.base import Query, SinkBusy, SinkFailed
+from genqual.storage.sinks.objects import ObjectSink
+from genqual.storage.sinks.registry import open_sink
+from genqual.storage.sinks.retrying import PATIENCE
+from genqual.storage.sources import load
+from genqual.storage.spool import Spool
 from tests.results.make import record, verdict
 
 SESSION = [record(run="run-1", attempt=n) for n in range(1, 250)] + [verdict(run="run-1"), record(run="run-2")]

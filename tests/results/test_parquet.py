@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from genqual.commands.export import export
 from genqual.errors import BadInput
-from genqual.results import parquet
-from genqual.results.sinks.base import Query, newest
-from genqual.results.sinks.sql import SqlSink
-from genqual.results.sources import load
+from genqual.storage import parquet
+from genqual.storage.sinks.base import Query, newest
+from genqual.storage.sinks.sql import SqlSink
+from genqual.storage.sources import load
 from tests.results.make import record, verdict
 from tests.results.test_sinks import HELD, QUERIES
 

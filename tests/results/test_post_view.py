@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from genqual.results.metric import Metric
-from genqual.results.parts import Outcome, Workload
-from genqual.results.record import Record
-from genqual.results.summary import post_table
+from genqual.analysis.terminal.summary import post_table
+from genqual.records.fields import Outcome, Workload
+from genqual.records.metric import Metric
+from genqual.records.record import Record
 from tests.results.make import record
 from tests.results.test_tables import cells, drawn
 

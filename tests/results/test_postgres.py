@@ -18,16 +18,16 @@ from click.testing import CliRunner
 
 from genqual.commands.db import db
 from genqual.errors import BadInput
-from genqual.results.push import push
-from genqual.results.record import Record
-from genqual.results.sinks import sql
-from genqual.results.sinks.base import Query, SinkBusy, SinkFailed
-from genqual.results.sinks.retrying import PATIENCE
-from genqual.results.sinks.sql import SqlSink
-from genqual.results.sinks.table import HEAD
-from genqual.results.sinks.upgrade import upgrade, version
-from genqual.results.sources import load
-from genqual.results.spool import Spool
+from genqual.records.record import Record
+from genqual.storage.push import push
+from genqual.storage.sinks import sql
+from genqual.storage.sinks.base import Query, SinkBusy, SinkFailed
+from genqual.storage.sinks.retrying import PATIENCE
+from genqual.storage.sinks.sql import SqlSink
+from genqual.storage.sinks.table import HEAD
+from genqual.storage.sinks.upgrade import upgrade, version
+from genqual.storage.sources import load
+from genqual.storage.spool import Spool
 from tests.results.make import record, verdict
 from tests.results.postgres import PASSWORD, Server
 from tests.results.test_sinks import HELD, QUERIES

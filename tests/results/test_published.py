@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from genqual.analysis.published.claims import FIRST, SECOND, claims
+from genqual.analysis.published.prices import Price, price_of, prices, rate
+from genqual.analysis.published.tables import doubts, published
 from genqual.errors import BadInput
-from genqual.results.claims import FIRST, SECOND, claims
-from genqual.results.prices import Price, price_of, prices, rate
-from genqual.results.published import doubts, published
-from genqual.results.record import Record
-from genqual.results.sources import load
+from genqual.records.record import Record
+from genqual.storage.sources import load
 from tests.results.make import record, timing
 from tests.results.test_cli import ran
 

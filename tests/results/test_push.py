@@ -9,11 +9,11 @@ from typing import Self
 
 import pytest
 
-from genqual.results import push as pushing
-from genqual.results.push import push
-from genqual.results.record import Record
-from genqual.results.sinks.base import Query, SinkFailed
-from genqual.results.spool import Spool
+from genqual.records.record import Record
+from genqual.storage import push as pushing
+from genqual.storage.push import push
+from genqual.storage.sinks.base import Query, SinkFailed
+from genqual.storage.spool import Spool
 from tests.results.make import record
 
 

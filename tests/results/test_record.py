@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from genqual.cases import Workload as Asked
 from genqual.devices.base import HardwareIdentity
 from genqual.models.spec import ModelSpec
-from genqual.results.metric import Gate, Metric
-from genqual.results.parts import Engine, Model, Outcome, Precision, Provenance, Software, System, Workload
-from genqual.results.record import SCHEMA, CorruptRecord, FutureRecord, Record, now
-from genqual.spec import Workload as Asked
+from genqual.records.fields import Engine, Model, Outcome, Precision, Provenance, Software, System, Workload
+from genqual.records.metric import Gate, Metric
+from genqual.records.record import SCHEMA, CorruptRecord, FutureRecord, Record, now
 from tests.results.make import record, timing, verdict
 
 

@@ -12,14 +12,14 @@ from typing import cast
 import pytest
 
 from genqual.errors import BadInput
-from genqual.results.record import Record
-from genqual.results.sinks import sqlite_file
-from genqual.results.sinks.base import Query, SinkFailed
-from genqual.results.sinks.registry import ledger_name, open_sink, schemes
-from genqual.results.sinks.sql import SqlSink
-from genqual.results.sinks.sqlite_file import use_wal
-from genqual.results.sinks.table import HEAD
-from genqual.results.sinks.upgrade import upgrade
+from genqual.records.record import Record
+from genqual.storage.sinks import sqlite_file
+from genqual.storage.sinks.base import Query, SinkFailed
+from genqual.storage.sinks.registry import ledger_name, open_sink, schemes
+from genqual.storage.sinks.sql import SqlSink
+from genqual.storage.sinks.sqlite_file import use_wal
+from genqual.storage.sinks.table import HEAD
+from genqual.storage.sinks.upgrade import upgrade
 from tests.results.make import record, verdict
 
 ROOT = Path(__file__).resolve().parents[2]

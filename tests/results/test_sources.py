@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from genqual.analysis.compare import load
 from genqual.errors import BadInput
-from genqual.results.compare import load
-from genqual.results.push import push
-from genqual.results.sinks.base import SinkFailed
-from genqual.results.spool import Spool
+from genqual.storage.push import push
+from genqual.storage.sinks.base import SinkFailed
+from genqual.storage.spool import Spool
 from tests.results.make import record
 
 HELD = [

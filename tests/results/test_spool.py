@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from genqual.results.place import STALE_S, Place, SetAside
-from genqual.results.record import Record
-from genqual.results.spool import Spool, SpoolFull
+from genqual.records.record import Record
+from genqual.storage.record_dir import STALE_S, Place, SetAside
+from genqual.storage.spool import Spool, SpoolFull
 from tests.results.make import record
 
 

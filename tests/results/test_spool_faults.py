@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from genqual.results.push import push
-from genqual.results.record import Record
-from genqual.results.sinks.base import Query
-from genqual.results.sinks.registry import open_sink
-from genqual.results.spool import Spool
+from genqual.records.record import Record
+from genqual.storage.push import push
+from genqual.storage.sinks.base import Query
+from genqual.storage.sinks.registry import open_sink
+from genqual.storage.spool import Spool
 from tests.results.killed import ROUNDS
 from tests.results.make import record
 
@@ -66,7 +66,7 @@ def test_kill_at_fifty_moments_of_spooling_and_pushing_loses_nothing_and_tears_n
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from genqual.results.spool import Spool, SpoolFull
+from genqual.storage.spool import Spool, SpoolFull
 from tests.results.killed import ROUNDS
 from tests.results.make import record
 spool = Spool(Path(sys.argv[1]) / "spool", fallback=Path(sys.argv[1]) / "second")

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from genqual.results.compare import compare
-from genqual.results.compare_view import as_markdown, as_table
-from genqual.results.display import number
-from genqual.results.metric import Gate, Metric
-from genqual.results.parts import Outcome, Workload
-from genqual.results.record import Record
-from genqual.results.report.rows import rows as page_rows
-from genqual.results.summary import conformance_table, performance_table, summary
-from genqual.results.text import clean, markdown, spread
+from genqual.analysis.compare import compare
+from genqual.analysis.compare_view import as_markdown, as_table
+from genqual.analysis.report.rows import rows as page_rows
+from genqual.analysis.terminal.display import number
+from genqual.analysis.terminal.summary import conformance_table, performance_table, summary
+from genqual.analysis.terminal.text import clean, markdown, spread
+from genqual.records.fields import Outcome, Workload
+from genqual.records.metric import Gate, Metric
+from genqual.records.record import Record
 from tests.results.make import record, timing, verdict
 
 WIDTHS = [80, 100, 120]

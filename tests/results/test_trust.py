@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 from genqual.commands.trust import sign, verify
 from genqual.engines.base import Generated
-from genqual.results.metric import Better, Gate, Metric
-from genqual.results.outputs import Outputs
-from genqual.results.parts import Provenance
-from genqual.results.record import Record
-from genqual.results.sinks.sql import SqlSink
-from genqual.results.sources import load
-from genqual.results.spool import Spool
-from genqual.results.trust.audit import audit
-from genqual.results.trust.envelope import pae
-from genqual.results.trust.journal import Journal, noted
-from genqual.results.trust.manifest import Manifest, chain
+from genqual.records.fields import Provenance
+from genqual.records.metric import Better, Gate, Metric
+from genqual.records.outputs import Outputs
+from genqual.records.record import Record
+from genqual.signing.audit import audit
+from genqual.signing.dsse import pae
+from genqual.signing.journal import Journal, noted
+from genqual.signing.manifest import Manifest, chain
+from genqual.storage.sinks.sql import SqlSink
+from genqual.storage.sources import load
+from genqual.storage.spool import Spool
 from tests.results.make import record, verdict
 from tests.results.test_record import as_dict, rehashed
 
@@ -287,7 +287,7 @@ def test_a_run_with_a_lost_record_is_not_signed(state: Path) -> None:
 
 
 def judged_path(*made: Record) -> list[str]:
-    from genqual.results.trust.verify import verify as findings
+    from genqual.signing.verify import verify as findings
 
     return [str(one) for one in findings(list(made), None, {}) if one.check == "judged path"]
 

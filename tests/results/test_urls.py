@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genqual.results.sinks.urls import redact, scheme, scrub
+from genqual.records.redaction import redact, scheme, scrub
 
 SECRET = "s3cr3t"
 

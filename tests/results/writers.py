@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from genqual.results.sinks.registry import open_sink
+from genqual.storage.sinks.registry import open_sink
 from tests.results.make import record
 
 

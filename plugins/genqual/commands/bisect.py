@@ -11,20 +11,20 @@ from typing import cast
 
 import click
 
+from genqual.cases import Case
 from genqual.conformance import bisect as places
-from genqual.conformance.faults import fault
 from genqual.conformance.oracle.core import CausalOracle
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.devices.registry import device, processor
 from genqual.engines.registry import engine as engine_called
 from genqual.errors import BadInput
+from genqual.faults import fault
 from genqual.models import weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import resolve
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case
 
 
 @click.command("bisect")

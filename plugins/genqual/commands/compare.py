@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genqual.results import compare_files
-from genqual.results.compare import Comparison
-from genqual.results.compare import compare as compare_records
-from genqual.results.compare_read import read
-from genqual.results.published import NAME
-from genqual.results.record import Record
-from genqual.results.sinks.urls import redact
+from genqual.analysis import compare_files
+from genqual.analysis.compare import Comparison
+from genqual.analysis.compare import compare as compare_records
+from genqual.analysis.compare_read import read
+from genqual.analysis.published.tables import NAME
+from genqual.records.record import Record
+from genqual.records.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +60,8 @@ def compare(places: tuple[str, ...], published: bool, by: str | None, form: str 
 # What a form needs is imported with it: two classes of a database of a million records are compared within a second,
 # half of which is imports.
 def _rank(records: list[Record], form: str | None) -> None:
-    from genqual.results import compare_nodes_view
-    from genqual.results.compare_nodes import by_node
+    from genqual.analysis import compare_nodes_view
+    from genqual.analysis.compare_nodes import by_node
 
     fleets = by_node(records)
     if form == "csv":
@@ -80,11 +80,11 @@ def _show(found: list[Comparison], form: str | None) -> None:
     elif form == "json":
         click.echo(compare_files.as_json(found))
     elif form == "markdown":
-        from genqual.results import compare_view
+        from genqual.analysis import compare_view
 
         click.echo("\n".join(compare_view.as_markdown(one) for one in found), nl=False)
     else:
-        from genqual.results import compare_view
+        from genqual.analysis import compare_view
 
         for number, one in enumerate(found):
             _console().print(*([""] * bool(number)), compare_view.as_table(one))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from genqual.results.sinks.table import HEAD
-from genqual.results.sinks.upgrade import upgrade, version
-from genqual.results.sinks.urls import redact
+from genqual.records.redaction import redact
+from genqual.storage.sinks.table import HEAD
+from genqual.storage.sinks.upgrade import upgrade, version
 
 
 @click.group()

@@ -13,11 +13,11 @@ from typing import Final
 import click
 
 import genqual
+from genqual.analysis.terminal.text import clean
 from genqual.devices.base import Device, Presence
 from genqual.devices.registry import devices
 from genqual.errors import GenqualError, pip_install
-from genqual.results.installed import versions
-from genqual.results.text import clean
+from genqual.records.software import versions
 
 EXTRAS: Final = ("xeon", "cuda", "hpu")  # devices with packages of their own; the others use those of `xeon`
 PACKAGES: Final = ("torch", "transformers", "accelerate", "deepspeed", "gguf", "optimum-habana", "nvidia-ml-py")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from genqual.atomic import write_whole
 from genqual.errors import BadInput
-from genqual.results import parquet
-from genqual.results.files import write_whole
-from genqual.results.sinks.urls import redact
-from genqual.results.sources import load
+from genqual.records.redaction import redact
+from genqual.storage import parquet
+from genqual.storage.sources import load
 
 
 @click.command()

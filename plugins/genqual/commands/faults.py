@@ -11,16 +11,16 @@ from typing import Final
 
 import click
 
-from genqual.conformance.faults import CATALOGUE, Fault, fault
-from genqual.detection.page import page
-from genqual.detection.runs import TINY, Run, runs_of
-from genqual.detection.store import HONEST, Store
-from genqual.detection.tables import Matrix, draw, titled
+from genqual.cases import DTYPES
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
+from genqual.faults import CATALOGUE, Fault, fault
+from genqual.faults.matrix.cases import TINY, Run, runs_of
+from genqual.faults.matrix.page import page
+from genqual.faults.matrix.store import HONEST, Store
+from genqual.faults.matrix.tables import Matrix, draw, titled
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
-from genqual.spec import DTYPES
 
 STORE: Final = Path(".genqual/detection.jsonl")
 
@@ -223,7 +223,7 @@ def judge_with(
     suite = data_dir("suites") / "conformance"
     places = [suite / test for test in tests] or [suite]
     command = [
-        *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.detection.plugin"),
+        *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.faults.matrix.plugin"),
         *("-m", f"conformance and {processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
         *("--cores-per-rank", str(cores), *settings),

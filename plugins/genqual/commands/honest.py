@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from genqual.cases import DTYPES
 from genqual.commands.streaming import say
-from genqual.conformance.judge_own import rows_of
-from genqual.conformance.reference import Reference
+from genqual.conformance.judges.self_checks import rows_of
+from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import Unsupported
 from genqual.models.spec import ModelSpec
 from genqual.ranks.on_cpu import cpu_generator
-from genqual.spec import DTYPES
 
 # Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
 ATTENTION: Final = ("eager", "sdpa")

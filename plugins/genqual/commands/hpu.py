@@ -9,13 +9,13 @@ from typing import Final
 
 import click
 
+from genqual.analysis.published.optimum_habana import baselines, results_json
+from genqual.cases import Json
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.models.registry import resolve
-from genqual.results.optimum_habana import baselines, results_json
-from genqual.results.record import Record
-from genqual.results.sinks.registry import open_sink
-from genqual.spec import Json
+from genqual.records.record import Record
+from genqual.storage.sinks.registry import open_sink
 
 # Options of our engine and what run_generation.py calls them; tests/hpu checks the right side against the script.
 FLAGS: Final = {

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from genqual.results.claims import claims as recompute
-from genqual.results.prices import prices
-from genqual.results.published import doubts, published
-from genqual.results.sinks.registry import open_sink
+from genqual.analysis.published.claims import claims as recompute
+from genqual.analysis.published.prices import prices
+from genqual.analysis.published.tables import doubts, published
+from genqual.storage.sinks.registry import open_sink
 
 
 @click.group(name="published")

@@ -14,26 +14,36 @@ from pathlib import Path
 
 import click
 
-from genqual import profiles
+from genqual.cases import Case, Workload
 from genqual.devices.registry import devices, processor
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
-from genqual.gating import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
+from genqual.gate import baseline_file, decision
+from genqual.gate.baseline_builder import (
+    change,
+    entry_of,
+    merged,
+    problem,
+    provenance_of,
+    slower,
+    tolerance_of,
+    unfit,
+    write,
+)
+from genqual.gate.baseline_file import Entry, Launch
+from genqual.gate.batch_variance import apart
+from genqual.gate.case_launches import CaseLaunches, Taken, disturbed_by_xdist, identity_here, subject_of
+from genqual.gate.decision import GATED
+from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.gate.rebase_state import Unfinished
 from genqual.models.registry import cache_dir, resolve
-from genqual.options import Options
-from genqual.options import endpoint as endpoint_url
 from genqual.paths import data_dir
-from genqual.performance import baseline, gate
-from genqual.performance.baseline import Entry, Launch
-from genqual.performance.design import Job, frozen_shape, frozen_source, gated_workloads
-from genqual.performance.gate import GATED
-from genqual.performance.hours import apart
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.rebasing import change, entry_of, merged, problem, provenance_of, slower, tolerance_of, unfit, write
-from genqual.spec import Case, Workload
-from genqual.unfinished import Unfinished
+from genqual.session import profiles
+from genqual.session.options import Options
+from genqual.session.options import endpoint as endpoint_url
 
 
 @click.command("rebase")
@@ -135,7 +145,7 @@ def rebase(
     target.mkdir(parents=True, exist_ok=True)
     class_id = devices()[device].identity().class_id
     identity = identity_here(device)
-    known = baseline.find(target, class_id)
+    known = baseline_file.find(target, class_id)
     who = provenance_of(
         commit=commit or _git("rev-parse", "HEAD", option="--commit"),
         author=author or _git("config", "user.name", option="--author"),
@@ -183,8 +193,8 @@ def rebase(
             if why:
                 problems.append(f"{case} {metric}: {why}")
                 continue
-            standard = gate.settings_for(metric, case.ranks, hook=_hook(lists) == "steps").tolerance
-            settings = gate.settings_for(
+            standard = decision.settings_for(metric, case.ranks, hook=_hook(lists) == "steps").tolerance
+            settings = decision.settings_for(
                 metric, case.ranks, tolerance=tolerance_of(kept, standard, tolerance_up_to / 100)
             )
             where = f"{case} {metric}"
@@ -240,7 +250,7 @@ def _measure(
         asked = options.of_engine(spec.settings) if options else {}
         generator = Generator(pool, replace(plan, options={**plan.options, **asked}) if asked else plan)
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
-        slowdown = gate.settings_for("tpot", case.ranks).tolerance
+        slowdown = decision.settings_for("tpot", case.ranks).tolerance
         job = Job.of(set(metrics) - set(spec.unseen), gated, shape, slowdown=slowdown, ranks=case.ranks)
         lists = CaseLaunches(generator, job)
         _say(f"{case}: {launches} launches of about {lists.forecast_s:.0f} s; a first one warms the page cache")
@@ -305,7 +315,7 @@ def _replacing(
     where: str,
     old: Entry,
     new: Sequence[Launch],
-    settings: gate.Settings,
+    settings: decision.Settings,
     metric: str,
     reason: str | None,
     accept: str | None,
@@ -322,7 +332,7 @@ def _replacing(
     return found
 
 
-def _told(new: Sequence[Launch], old: Entry | None, settings: gate.Settings, metric: str) -> str:
+def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings, metric: str) -> str:
     values = [one.z for one in new]
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5

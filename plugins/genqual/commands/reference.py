@@ -10,13 +10,15 @@ from pathlib import Path
 import click
 import numpy as np
 
+from genqual.cases import Json
 from genqual.commands.honest import honest_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
-from genqual.conformance import reference as references
-from genqual.conformance import reference_file, reference_index
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle.registry import Oracle, oracle_for
-from genqual.conformance.reference import Reference
+from genqual.conformance.references import file as reference_file
+from genqual.conformance.references import index
+from genqual.conformance.references import make as references
+from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
 from genqual.models import weights
@@ -25,7 +27,6 @@ from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.ranks.peer_oracle import facts as peer_facts
 from genqual.ranks.peer_oracle import peer_oracle
-from genqual.spec import Json
 
 MOST_PROMPT_TOKENS = 64
 
@@ -108,7 +109,7 @@ def reference(
     sha256 = weights.sha256(spec)
     # Two checkpoints may have one name: each gets a folder of its own, and is found there by the hash of its weights.
     place, config = out or cache_dir() / "references", weights.config(spec)
-    target = reference_index.target(place, spec.name, sha256, config, replace=bool(reason))
+    target = index.target(place, spec.name, sha256, config, replace=bool(reason))
     chosen = [part.strip() for part in schemes.split(",") if part.strip()]
     with ExitStack() as until_written:  # what was streamed stays on disk till its reference does
         if add or calibrate:
@@ -118,7 +119,7 @@ def reference(
             rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
             who = "transformers in fp32" if by == "transformers" else "the oracle"
             say(f"{spec.name}: {who} generates {steps} tokens after each of {len(rows)} prompts")
-            facts: dict[str, Json] = {"prompts": prompts, "config": reference_index.arithmetic(config)}
+            facts: dict[str, Json] = {"prompts": prompts, "config": index.arithmetic(config)}
             oracle: Oracle
             if by == "transformers":
                 oracle = until_written.enter_context(peer_oracle(spec, progress=say, stream=stream))

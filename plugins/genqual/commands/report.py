@@ -6,17 +6,17 @@ from pathlib import Path
 
 import click
 
-from genqual.detection.store import Store
-from genqual.detection.tables import Matrix
+from genqual.analysis.compare_read import read
+from genqual.analysis.published.prices import prices
+from genqual.analysis.published.tables import NAME
+from genqual.analysis.report import FORMS
+from genqual.analysis.report.write import write
 from genqual.errors import BadInput, pip_install
-from genqual.results.compare_read import read
-from genqual.results.prices import prices
-from genqual.results.published import NAME
-from genqual.results.push import DEFAULT_UPLOAD
-from genqual.results.record import Record
-from genqual.results.report import FORMS
-from genqual.results.report.write import write
-from genqual.results.sinks.urls import redact
+from genqual.faults.matrix.store import Store
+from genqual.faults.matrix.tables import Matrix
+from genqual.records.record import Record
+from genqual.records.redaction import redact
+from genqual.storage.push import DEFAULT_UPLOAD
 
 
 @click.command()
@@ -88,7 +88,7 @@ def _signatures(paths: list[Path], keys: tuple[Path, ...], records: list[Record]
     if not paths:
         return {}
     try:
-        from genqual.results.report.signed import signatures
+        from genqual.analysis.report.signed import signatures
     except ImportError as error:
         command = pip_install(extra="upload")
         raise BadInput(f"{paths[0]}: reading a signature needs {error.name}: {command}") from None

@@ -7,9 +7,9 @@ import sys
 
 import click
 
-from genqual.results.push import DEFAULT_UPLOAD
-from genqual.results.push import push as push_spool
-from genqual.results.spool import Spool
+from genqual.storage.push import DEFAULT_UPLOAD
+from genqual.storage.push import push as push_spool
+from genqual.storage.spool import Spool
 
 
 @click.command()

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from genqual.results.schema import json_schema
+from genqual.records.schema import json_schema
 
 
 @click.command()

@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 
 from genqual.errors import BadInput
-from genqual.results.place import SetAside
-from genqual.results.record import Record
-from genqual.results.spool import Spool
-from genqual.results.trust import session
-from genqual.results.trust.envelope import keyid, private_key, public_key
-from genqual.results.trust.envelope import sign as sign_payload
-from genqual.results.trust.manifest import Manifest
-from genqual.results.trust.verify import Finding
-from genqual.results.trust.verify import verify as verify_records
+from genqual.records.record import Record
+from genqual.signing import sign_run
+from genqual.signing.dsse import keyid, private_key, public_key
+from genqual.signing.dsse import sign as sign_payload
+from genqual.signing.manifest import Manifest
+from genqual.signing.verify import Finding
+from genqual.signing.verify import verify as verify_records
+from genqual.storage.record_dir import SetAside
+from genqual.storage.spool import Spool
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 # What makes a signature a lie; a run that judged wrong may be signed as the wrong run it is.
@@ -69,7 +69,7 @@ def sign(run: str | None, keys: tuple[Path, ...], state_dir: Path, out: Path | N
             f"run {manifest.run} is not signed: {len(untrue)} findings above say that it is not what it seems"
         )
     target = out or state_dir / "signed" / f"{manifest.run}.jsonl"
-    session.write(target, envelope, records)
+    sign_run.write(target, envelope, records)
     ids = ", ".join(keyid_[:16] for keyid_, _ in envelope.signatures)
     click.echo(f"{target}: {len(records)} records of run {manifest.run}, {manifest.claim}, signed by {ids}")
 
@@ -90,7 +90,7 @@ def verify(source: str, keys: tuple[Path, ...], envelope: Path | None, unsigned:
     Exit code 0: nothing wrong was found. 1: each finding is named, errors first.
     Notes are what is not known, such as a latency that no baseline gated.
     """
-    found = session.read(source, envelope)
+    found = sign_run.read(source, envelope)
     trusted = {path.name: public_key(path) for path in keys}
     findings = verify_records(found.records, found.envelope, trusted, found.damaged)
     if unsigned and found.envelope is None:
@@ -114,7 +114,7 @@ def _summary(errors: int, findings: list[Finding], signed: bool) -> str:
 
 
 def _manifest(state: Path, run: str | None) -> Path:
-    known = [path for path in session.runs(state) if run is None or path.stem.startswith(run)]
+    known = [path for path in sign_run.runs(state) if run is None or path.stem.startswith(run)]
     if not known:
         wanted = f"no run {run}" if run else "no run"
         raise BadInput(f"{state / 'manifests'}: {wanted} there; a run leaves its manifest when it ends (--state-dir)")

@@ -8,14 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from genqual.conformance.envelope import measure
-from genqual.conformance.judge import judge_scores
+from genqual.cases import Json
 from genqual.conformance.judgement import against_oracle
-from genqual.conformance.reference_data import Reference
+from genqual.conformance.judges.logits import judge_scores
+from genqual.conformance.references.data import Reference
 from genqual.conformance.router_ties import excuse_of, excused, near_cells, tie_margin
+from genqual.conformance.tolerance import measure
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 LEAST: Final = 5
 

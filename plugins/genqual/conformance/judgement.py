@@ -7,10 +7,10 @@ from typing import Final, Literal
 
 import numpy as np
 
-from genqual.conformance.envelope import ASSUMED_NRMS, Envelope
+from genqual.cases import Json
 from genqual.conformance.oracle.core import F64
-from genqual.conformance.reference_data import Reference
-from genqual.spec import Json
+from genqual.conformance.references.data import Reference
+from genqual.conformance.tolerance import ASSUMED_NRMS, Envelope
 
 Lane = Literal["fp32", "declared"]
 Tier = Literal["logits", "top", "tokens", "weights", "evidence", "text"]

@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.conformance.envelope import Excuse
 from genqual.conformance.judgement import Tolerance
 from genqual.conformance.oracle.core import F64, I64
-from genqual.conformance.reference_data import Reference
+from genqual.conformance.references.data import Reference
+from genqual.conformance.tolerance import Excuse
 
 TIE_SIGMAS: Final = 3.0
 """Honest runs take another expert at margins of up to 1.8 times their nrms (551 such tokens of seven models)."""

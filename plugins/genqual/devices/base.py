@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from genqual.spec import Json
+from genqual.cases import Json
 
 
 @dataclass(frozen=True, slots=True)

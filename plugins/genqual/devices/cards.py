@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices.base import HardwareIdentity, Placement, Presence
 from genqual.devices.cpuinfo import slug
 from genqual.devices.host import host_conditions, host_facts, memory_word
 from genqual.devices.tool import TIMEOUT_S
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 
 @dataclass(frozen=True, slots=True)

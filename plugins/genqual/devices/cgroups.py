@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from genqual.cases import Json
 from genqual.devices.files import fields, read, read_int, whole
-from genqual.spec import Json
 
 _NO_LIMIT: Final = 1 << 62  # bytes; v1 says "no limit" by the largest number of pages there is
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices import nvml
 from genqual.devices.base import HardwareIdentity
 from genqual.devices.cards import Card, Cards, Choice, Scan
 from genqual.devices.files import whole
 from genqual.devices.tool import ToolFailed, mebibytes, number, run_tool, table
-from genqual.spec import Json
 
 FIELDS = ("index", "uuid", "pci.bus_id", "name", "driver_version", "memory.total", "mig.mode.current")
 READINGS = ("index", "temperature.gpu", "power.draw", "clocks.sm", "clocks.mem", "utilization.gpu", "memory.used")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices.cgroups import cpu_quota
 from genqual.devices.cpuinfo import CpuInfo, read_cpuinfo
 from genqual.devices.files import chosen, fields, read, read_int, whole
-from genqual.spec import Json
 
 
 def memory_bytes(root: Path) -> int | None:

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices import hlml, simulated
 from genqual.devices.base import HardwareIdentity
 from genqual.devices.cards import Card, Cards, Choice, Scan
 from genqual.devices.files import read, whole
 from genqual.devices.tool import ToolFailed, mebibytes, number, run_tool, table
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 FIELDS = ("index", "module_id", "name", "driver_version", "memory.total", "bus_id", "uuid")
 READINGS = ("module_id", "memory.used", "utilization.aip", "temperature.aip", "power.draw")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from genqual.cases import Json
 from genqual.devices.cards import Card
 from genqual.devices.tool import ToolFailed
-from genqual.spec import Json
 
 MIG: Final = "in MIG mode, where a process sees one instance only; turn MIG off to use it"
 

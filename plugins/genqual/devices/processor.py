@@ -9,6 +9,7 @@ import platform
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices.base import HardwareIdentity, Placement, Presence
 from genqual.devices.cgroups import cpu_quota
 from genqual.devices.cpuinfo import CpuInfo, read_cpuinfo
@@ -17,7 +18,6 @@ from genqual.devices.host import host_conditions, host_facts, memory_word
 from genqual.devices.placement import assign, divide, first_threads
 from genqual.devices.topology import Thread, cache_facts, node_facts, read_topology
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 
 class Processor(ABC):

@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from genqual.cases import Json
 from genqual.devices.cpuinfo import CpuInfo
 from genqual.devices.files import as_cpu_list, cpu_list, fields, read, read_int, whole
-from genqual.spec import Json
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from genqual.cases import Json
 from genqual.devices.cards import Card, Cards, Choice, Scan
 from genqual.devices.files import read, whole
 from genqual.devices.tool import ToolFailed, run_tool
-from genqual.spec import Json
 
 # The graphics inside an Intel processor always sits here.
 INTEGRATED = "0000:00:02.0"

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 Tier = Literal["logits", "tokens"]
 """What an engine lets us see of its computation, and so what it can be judged by."""

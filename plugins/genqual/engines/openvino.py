@@ -5,7 +5,7 @@ optimum-intel pins another transformers than the rest of genqual is run with: `t
 
 from __future__ import annotations
 
-from genqual.engines.clocked import IMPORT_S, Phases
+from genqual.engines.hf.timed_import import IMPORT_S, Phases
 
 import hashlib
 import inspect
@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from genqual.engines import runtime
+from genqual.cases import Json
 from genqual.engines.base import Loaded, LoadRequest
-from genqual.engines.hf import HfEngine
+from genqual.engines.hf import runtime
+from genqual.engines.hf.base import HfEngine
 from genqual.errors import Unsupported
 from genqual.models import weights
-from genqual.spec import Json
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 

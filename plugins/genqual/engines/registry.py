@@ -8,9 +8,9 @@ from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Final
 
+from genqual.cases import Json
 from genqual.engines.base import EngineSpec
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 GROUP: Final = "genqual.engines"
 

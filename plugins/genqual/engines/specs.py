@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from genqual.cases import PRECISIONS
 from genqual.engines.base import ABILITIES, EngineSpec, OnlyWith
-from genqual.spec import PRECISIONS
 
 _COMMON: Final = {
     "attn_implementation": "eager or sdpa; absent, transformers chooses",
@@ -24,11 +24,11 @@ _TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})
 ALL_DTYPES: Final = frozenset({"fp32", "bf16", "fp16"})
 
 HF_ABILITIES: Final = {  # of every engine that derives from engines.hf
-    "passes": "genqual.engines.abilities:score_passes",
-    "stops": "genqual.engines.abilities:generate_until",
-    "states": "genqual.engines.abilities:states",
-    "inputs": "genqual.engines.abilities:inputs_kept",
-    "first": "genqual.engines.abilities:first_answer",
+    "passes": "genqual.engines.hf.abilities:score_passes",
+    "stops": "genqual.engines.hf.abilities:generate_until",
+    "states": "genqual.engines.hf.abilities:states",
+    "inputs": "genqual.engines.hf.abilities:inputs_kept",
+    "first": "genqual.engines.hf.abilities:first_answer",
 }
 
 
@@ -47,11 +47,11 @@ def _by_graphs(default: str) -> tuple[OnlyWith, ...]:
     )
 
 
-TOP_ABILITY: Final = {"top": "genqual.engines.tokens_only:generate_top"}  # asked for; whether it comes is seen then
+TOP_ABILITY: Final = {"top": "genqual.engines.remote.base:generate_top"}  # asked for; whether it comes is seen then
 
 TRANSFORMERS: Final = EngineSpec(
     name="transformers",
-    implementation="genqual.engines.transformers_eager:TransformersEager",
+    implementation="genqual.engines.hf.eager:TransformersEager",
     summary="transformers' own generate, eager PyTorch, one rank",
     devices=frozenset({"cpu", "xeon", "cuda", "hpu", "xpu"}),
     dtypes=ALL_DTYPES | _TORCHAO | {"fp8"},
@@ -64,7 +64,7 @@ TRANSFORMERS: Final = EngineSpec(
 
 TRANSFORMERS_COMPILED: Final = EngineSpec(
     name="transformers-compiled",
-    implementation="genqual.engines.transformers_compiled:TransformersCompiled",
+    implementation="genqual.engines.hf.compiled:TransformersCompiled",
     summary="transformers' generate with a static cache and a torch.compile'd decode step, one rank",
     devices=frozenset({"cpu", "xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES | _TORCHAO,
@@ -78,7 +78,7 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
 
 TRANSFORMERS_TP: Final = EngineSpec(
     name="transformers-tp",
-    implementation="genqual.engines.transformers_tp:TransformersTP",
+    implementation="genqual.engines.hf.tensor_parallel:TransformersTP",
     summary='transformers\' own tensor parallelism, tp_plan="auto", two ranks or more',
     devices=frozenset({"cpu", "xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES,
@@ -103,7 +103,7 @@ OPENVINO: Final = EngineSpec(
 
 SERVER: Final = EngineSpec(
     name="server",
-    implementation="genqual.engines.server:Server",
+    implementation="genqual.engines.remote.openai_server:Server",
     summary="any OpenAI-compatible server (--endpoint URL), judged by its tokens, timed by its client",
     devices=frozenset({"cpu", "xeon", "cuda", "hpu", "xpu"}),
     dtypes=frozenset(PRECISIONS),
@@ -120,7 +120,7 @@ SERVER: Final = EngineSpec(
 
 EXTERNAL: Final = EngineSpec(
     name="external",
-    implementation="genqual.engines.external:External",
+    implementation="genqual.engines.remote.external:External",
     summary="a third party's program (--engine-command COMMAND), spoken to in JSON lines, judged by its tokens",
     devices=frozenset({"cpu", "xeon", "cuda", "hpu", "xpu"}),
     dtypes=frozenset(PRECISIONS),
@@ -132,7 +132,7 @@ EXTERNAL: Final = EngineSpec(
 
 DEEPSPEED_INFERENCE: Final = EngineSpec(
     name="deepspeed-inference",
-    implementation="genqual.engines.deepspeed_inference:DeepSpeedInference",
+    implementation="genqual.engines.deepspeed.inference:DeepSpeedInference",
     summary="DeepSpeed-Inference with AutoTP (no kernel injection), one rank or more",
     devices=frozenset({"cpu", "xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES,
@@ -155,7 +155,7 @@ DEEPSPEED_INFERENCE: Final = EngineSpec(
 
 ACCELERATE: Final = EngineSpec(
     name="accelerate",
-    implementation="genqual.engines.accelerated:Accelerate",
+    implementation="genqual.engines.hf.accelerate:Accelerate",
     summary="accelerate: one process, weights spread over devices, or offloaded to the host or to disk",
     devices=frozenset({"cpu", "xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES | {"int8-bitsandbytes"},
@@ -176,7 +176,7 @@ ACCELERATE: Final = EngineSpec(
 
 DEEPSPEED_ZERO: Final = EngineSpec(
     name="deepspeed-zero",
-    implementation="genqual.engines.deepspeed_zero:DeepSpeedZero",
+    implementation="genqual.engines.deepspeed.zero:DeepSpeedZero",
     summary="DeepSpeed ZeRO-3 inference: weights shared by all ranks, a stream of own prompts in each",
     devices=frozenset({"cpu", "xeon", "cuda", "xpu"}),
     dtypes=ALL_DTYPES,
@@ -185,7 +185,7 @@ DEEPSPEED_ZERO: Final = EngineSpec(
     streams=True,
     abilities={
         **{name: HF_ABILITIES[name] for name in ("states", "inputs", "first")},
-        "streams": "genqual.engines.deepspeed_zero:streams",
+        "streams": "genqual.engines.deepspeed.zero:streams",
     },
     accepts={
         **_COMMON,
@@ -197,7 +197,7 @@ DEEPSPEED_ZERO: Final = EngineSpec(
 
 OPTIMUM_HABANA: Final = EngineSpec(
     name="optimum-habana",
-    implementation="genqual.engines.optimum_habana:OptimumHabana",
+    implementation="genqual.engines.habana.engine:OptimumHabana",
     summary="Habana's own models and generate (optimum-habana 1.21.2), HPU graphs, DeepSpeed over 2, 4 or 8 cards",
     devices=frozenset({"hpu"}),
     dtypes=frozenset({"fp32", "bf16", "fp8"}),

@@ -11,11 +11,11 @@ from typing import Final
 import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import ggufheader, registry, weights
 from genqual.models.load import load, state_hash
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 _NOT_OURS: Final = frozenset({"quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"})
 

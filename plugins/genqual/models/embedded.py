@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 from typing import Final
 
+from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 POSITIONS: Final = 4096  # Llama's table and BLOOM's `seq_length`; ALiBi itself has no limit
 

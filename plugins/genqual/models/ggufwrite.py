@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.errors import BadInput, pip_install
 from genqual.models import embedded, weights
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Final
 
+from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 _BESIDE: Final = ("*.json", "*.jinja", "*.model", "*.txt")
 """What lies beside the weights and decides what they say: configuration, tokenizer, chat template."""

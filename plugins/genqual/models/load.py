@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 _PROBLEMS: Final = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from genqual.spec import Json
+from genqual.cases import Json
 
 Source = Literal["embedded", "directory", "gguf", "hub"]
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import embedded, ggufread, hub, integers, safetensor
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
-from genqual.spec import Json
 
 
 def config(spec: ModelSpec) -> dict[str, Json]:

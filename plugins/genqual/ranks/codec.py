@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.ranks.channel import Arrays, ChannelError
-from genqual.spec import Json
+from genqual.cases import Json
+from genqual.ranks.protocol import Arrays, ChannelError
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from genqual.cases import Json
 from genqual.ranks.errors import GroupLost, OutOfMemoryKilled, RankState
-from genqual.spec import Json
 
 # A death is seen when its socket closes, up to this long after peers may have raised because of it.
 LAG_S = 1.0

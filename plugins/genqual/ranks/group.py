@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn
 
+from genqual.cases import Json
 from genqual.devices import cgroups
-from genqual.engines import scratch
 from genqual.engines.base import Loaded
+from genqual.engines.hf import scratch
 from genqual.errors import BadInput, EngineFailed, GenqualError, OutOfMemory, Unsupported
 from genqual.ranks import diagnosis, processes
-from genqual.ranks.channel import Arrays, ChannelError, Door
 from genqual.ranks.codec import decode
+from genqual.ranks.connections import Links, Reply
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.launch import Job, launcher, listen_address, rank_environment
-from genqual.ranks.links import Links, Reply
-from genqual.ranks.plan import GroupPlan
-from genqual.spec import Json
+from genqual.ranks.group_spec import GroupPlan
+from genqual.ranks.launchers import Job, launcher, listen_address, rank_environment
+from genqual.ranks.protocol import Arrays, ChannelError, Door
 
 Progress = Callable[[str], None]
 _STATUSES: Final[Mapping[str, type[GenqualError]]] = {

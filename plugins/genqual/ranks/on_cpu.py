@@ -11,14 +11,14 @@ from typing import Final
 
 import psutil
 
+from genqual.cases import Case, Json
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.models.spec import ModelSpec
-from genqual.ranks.handle import Generator
-from genqual.ranks.plan import GroupPlan
+from genqual.ranks.client import Generator
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
-from genqual.spec import Case, Json
 
 # No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
 _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, NotEvident, Unsupported
 from genqual.models.spec import ModelSpec
-from genqual.ranks.handle import Generator
+from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
-from genqual.spec import Json
 
 BY: Final = "transformers"
 """What a reference's generator says under "by" when this made it."""

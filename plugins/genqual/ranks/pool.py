@@ -12,8 +12,8 @@ from genqual.devices.base import Placement
 from genqual.errors import BadInput, GenqualError, Unsupported
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group import Progress, RankGroup
+from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.leases import WAIT_S, Leases
-from genqual.ranks.plan import GroupPlan
 
 
 class Pool:

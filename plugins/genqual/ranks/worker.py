@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from genqual.spec import Json
+    from genqual.cases import Json
 
 # How launchers name the same four numbers; the first that is set wins.
 _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -151,8 +151,8 @@ def main() -> None:
     place = prepare()
     settle(place)
     # Only now, with cores and threads settled, may NumPy be imported.
-    from genqual.ranks.channel import PROTOCOL, Message, knock, send
-    from genqual.ranks.serve import Server
+    from genqual.ranks.protocol import PROTOCOL, Message, knock, send
+    from genqual.ranks.server import Server
 
     who: dict[str, Json] = {
         **{"protocol": PROTOCOL, "rank": place.rank, "world_size": place.world_size},

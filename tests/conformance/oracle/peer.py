@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import masking_utils, modeling_rope_utils  # noqa: F401 - so that they are patched below
 from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-from genqual.conformance.faults.places import Layer, output, places
 from genqual.errors import BadInput
+from genqual.faults.injectors.places import Layer, output, places
 
 PARTS = ("embedding", "norm", "head", *Layer.__dataclass_fields__)
 Case = dict[str, Any]

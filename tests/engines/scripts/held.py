@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from genqual.engines import evidence
+from genqual.engines.hf import evidence
 
 SIZES = {
     **{"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4},

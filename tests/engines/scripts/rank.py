@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from genqual.conformance.faults import fault
 from genqual.engines.base import LoadRequest, TokenBatch
 from genqual.engines.registry import engine as spec_of
 from genqual.errors import GenqualError
+from genqual.faults import fault
 from genqual.models.registry import resolve
 
 
@@ -60,7 +60,7 @@ class Rank:
 
     def until(self, rows: list[list[int]], new: int, **how: Any) -> dict[str, Any]:
         """Generate as a run that may stop does; the classes of the caches it ran by, and how often a graph was run."""
-        from genqual.engines.abilities import generate_until
+        from genqual.engines.hf.abilities import generate_until
 
         caches: set[str] = set()
 
@@ -80,7 +80,7 @@ class Rank:
 
     def first(self, name: str) -> dict[str, Any]:
         """How far the first pass of this process, made by loading, is from the same pass now; with a fault; after."""
-        from genqual.engines.abilities import first_answer
+        from genqual.engines.hf.abilities import first_answer
 
         def apart() -> float:
             said = first_answer(self.engine)
@@ -96,7 +96,7 @@ class Rank:
         self, rows: list[list[int]], forced: list[list[int]], widths: list[int], detours: list[int] | None = None
     ) -> dict[str, Any]:
         """What a text says that is read in passes of `widths`, with `detours` cropped again."""
-        batch, call = TokenBatch.of(rows), fetch("genqual.engines.abilities:score_passes")
+        batch, call = TokenBatch.of(rows), fetch("genqual.engines.hf.abilities:score_passes")
         read = {"widths": widths, "detours": detours or [0] * len(widths), "logits": True}
         return dataclasses.asdict(call(self.engine, ids=batch.ids, mask=batch.mask, forced=np.array(forced), **read))
 
@@ -162,7 +162,7 @@ class Rank:
         """The statistics of one step of `logits` (null is NaN) in a torch dtype, as the engine records them."""
         import torch
 
-        from genqual.engines.statistics import ScoreRecorder
+        from genqual.engines.hf.score_recorder import ScoreRecorder
 
         rows = [[float("nan") if value is None else value for value in row] for row in logits]
         recorder = ScoreRecorder(keep_logits=True)
@@ -173,24 +173,24 @@ class Rank:
         """Statistics and logits of `steps` random steps, twice, where at most `most_bytes` wait to be projected."""
         import torch
 
-        from genqual.engines import statistics
+        from genqual.engines.hf import score_recorder
 
-        kept, statistics._WAITING_BYTES = statistics._WAITING_BYTES, most_bytes  # type: ignore[misc]
+        kept, score_recorder._WAITING_BYTES = score_recorder._WAITING_BYTES, most_bytes  # type: ignore[misc]
         logits = torch.from_numpy(np.random.default_rng(3).standard_normal((steps, rows, vocabulary)))
         found = {}
         for name in ("first", "second"):
-            recorder = statistics.ScoreRecorder(keep_logits=True)
+            recorder = score_recorder.ScoreRecorder(keep_logits=True)
             for step in logits:
                 recorder.add(step, np.zeros(rows, dtype=np.int64))
             found[name] = recorder.scores()
-        statistics._WAITING_BYTES = kept  # type: ignore[misc]
+        score_recorder._WAITING_BYTES = kept  # type: ignore[misc]
         return {"logits": logits.numpy(), **{name: scores.projections for name, scores in found.items()}}
 
     def product(self, precision: str) -> dict[str, Any]:
         """An fp32 matrix product at torch's `precision`, beside float64, and what the probe says of it."""
         import torch
 
-        from genqual.engines.runtime import fp32_is_exact
+        from genqual.engines.hf.runtime import fp32_is_exact
 
         torch.set_float32_matmul_precision(precision)
         rng = np.random.default_rng(1)
@@ -242,7 +242,7 @@ class Rank:
 
     def held(self, rows: list[list[int]], new: int, megabytes: int) -> dict[str, Any]:
         """As `starve`, with the limit that option `host_memory` sets."""
-        from genqual.engines import preflight
+        from genqual.engines.hf import preflight
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         more = preflight._data_bytes() + (megabytes << 20)
@@ -259,7 +259,7 @@ class Rank:
 
     def tight(self, model: str, megabytes: int) -> str:
         """What a second engine says to `model` when `megabytes` are left."""
-        from genqual.engines import preflight
+        from genqual.engines.hf import preflight
 
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         said = self.refused(model, host_memory=preflight._data_bytes() + (megabytes << 20))
@@ -267,7 +267,7 @@ class Rank:
         return said
 
     def streams(self, prompts: list[list[list[int]]], new_tokens: list[int]) -> dict[str, Any]:
-        call = fetch("genqual.engines.deepspeed_zero:streams")
+        call = fetch("genqual.engines.deepspeed.zero:streams")
         return dict(call(self.engine, prompts=prompts, new_tokens=new_tokens))
 
     def full_disk(self, limit: int, **options: Any) -> str:

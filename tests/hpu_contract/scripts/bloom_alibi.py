@@ -13,10 +13,10 @@ import torch
 from optimum.habana.transformers.models.bloom.modeling_bloom import gaudi_bloom_build_alibi_tensor
 from transformers.models.bloom.modeling_bloom import BloomModel
 
-from genqual.conformance import reference_file
-from genqual.conformance.envelope import cell_errors
+from genqual.conformance.references import file
+from genqual.conformance.tolerance import cell_errors
 from genqual.engines.base import TokenBatch
-from genqual.engines.statistics import ScoreRecorder
+from genqual.engines.hf.score_recorder import ScoreRecorder
 from genqual.models.build import build
 from genqual.models.registry import resolve
 
@@ -31,7 +31,7 @@ def vendors(self: Any, attention_mask: torch.Tensor, num_heads: int, dtype: torc
 
 def main() -> None:
     torch.set_num_threads(1)
-    reference = reference_file.read(ROOT / "baselines/references/bloom-tiny")
+    reference = file.read(ROOT / "baselines/references/bloom-tiny")
     model = build(resolve("bloom-tiny"), torch.bfloat16).eval()
     forced = reference.forced
     steps = forced.shape[1]

@@ -9,10 +9,10 @@ from typing import Any, Final
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from genqual.results.prices import prices
-from genqual.results.published import published
-from genqual.results.record import Record
-from genqual.results.report.page import page
+from genqual.analysis.published.prices import prices
+from genqual.analysis.published.tables import published
+from genqual.analysis.report.page import page
+from genqual.records.record import Record
 from tests import services
 from tests.results.make import record, timing, verdict
 

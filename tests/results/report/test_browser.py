@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from genqual.results.prices import prices
-from genqual.results.record import Record
-from genqual.results.report.page import page as make_page
-from genqual.results.report.rows import rows
+from genqual.analysis.published.prices import prices
+from genqual.analysis.report.page import page as make_page
+from genqual.analysis.report.rows import rows
+from genqual.records.record import Record
 from tests.results.make import record
 
 WAIT_MS = 90_000

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from genqual.results.prices import Price, prices
-from genqual.results.published import published
-from genqual.results.record import Record
-from genqual.results.report.decide import Asked, decide, dollars, refusal
-from genqual.results.report.rows import Row, bits, devices_used, rows
+from genqual.analysis.published.prices import Price, prices
+from genqual.analysis.published.tables import published
+from genqual.analysis.report.decide import Asked, decide, dollars, refusal
+from genqual.analysis.report.rows import Row, bits, devices_used, rows
+from genqual.records.record import Record
 from tests.results.make import record, timing, verdict
 from tests.results.report.conftest import measured
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from genqual.analysis.published.prices import prices
+from genqual.analysis.report import page as page_module
+from genqual.analysis.report.page import page
+from genqual.analysis.report.rows import as_columns, rows
+from genqual.analysis.report.write import write
 from genqual.errors import BadInput
-from genqual.results.prices import prices
-from genqual.results.record import Record
-from genqual.results.report import page as page_module
-from genqual.results.report.page import page
-from genqual.results.report.rows import as_columns, rows
-from genqual.results.report.write import write
+from genqual.records.record import Record
 from tests.results.make import record, timing
 from tests.results.report.conftest import measured
 from tests.results.test_cli import ran

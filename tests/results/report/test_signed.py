@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from genqual.analysis.report.signed import signatures
 from genqual.errors import BadInput
-from genqual.results.report.signed import signatures
-from genqual.results.sources import load
+from genqual.storage.sources import load
 from tests.results.make import record
 from tests.results.test_trust import signed, state
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.cases import Json
 from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle, margins_of
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
 from genqual.conformance.oracle.streamed_state import Place, StreamState
 from genqual.conformance.oracle.streamed_weights import BLOCK, Window
 from genqual.errors import BadInput
-from genqual.spec import Json
 
 
 @dataclass(frozen=True, slots=True)

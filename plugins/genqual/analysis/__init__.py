@@ -1,0 +1,1 @@
+"""What do results say? Comparisons, tables and the page."""

@@ -1,0 +1,1 @@
+"""Published tables as records, with their claims and prices."""

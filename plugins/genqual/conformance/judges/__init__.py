@@ -1,0 +1,1 @@
+"""Judges of outputs, one file for each kind of evidence. NumPy only."""

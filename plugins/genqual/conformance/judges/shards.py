@@ -1,0 +1,153 @@
+"""Judge parts of a whole: a vocabulary's shards, a dtype's drift, what really ran. Pure: NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.cases import Json
+from genqual.conformance.judgement import FP32_LIMIT, Judgement, lane_of
+from genqual.conformance.judges.logits import judge_scores
+from genqual.conformance.judges.self_checks import claims
+from genqual.conformance.oracle.core import F64
+from genqual.conformance.references.data import Reference
+from genqual.engines.base import Scores
+
+LEAST_DRIFT: Final = 0.3
+"""Of the envelope: honest bf16 reads 0.89 to 1.06 of it, fp16 and TF32 passed off as bf16 read 0.13."""
+
+
+def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> Judgement:
+    """Judge whether `scores` drift from the oracle as far as their dtype does: no further, and no less.
+
+    A run that is too exact did not run in the dtype that it declares, and its latency is not that dtype's.
+    """
+    found = judge_scores(scores, reference, dtype=dtype)
+    if found.status != "pass" or found.ratio is None or found.lane == "fp32" or found.ratio >= LEAST_DRIFT:
+        return found
+    text = (
+        f"{found.ratio:.3g} of the {dtype} envelope, where honest {dtype} reads 0.9 to 1.1 and the least is "
+        f"{LEAST_DRIFT}: this is more exact than {dtype} can be, so something else ran."
+    )
+    return replace(found, status="fail", explanation=text)
+
+
+def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float | None) -> Judgement:
+    """Judge whether each of `parts` equal shares of the vocabulary is the same in both, and is ever among the best 16.
+
+    Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
+    `limit` on nrms of each share, in the spread of all logits; None, where nothing measured says it, is
+    "no_reference".
+    """
+    shape = (whole.finite.shape[0], whole.finite.shape[1])
+    if limit is None:
+        text = (
+            f"No envelope of {dtype} was measured on this model, so how far a share of its vocabulary may differ is "
+            "not known; add one from fault-free runs with `genqual reference`, or run fp32."
+        )
+        return Judgement("no_reference", lane_of(dtype), "logits", text, shape=shape)
+    if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:
+        return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype, shape=shape)
+    a, b = _centred(scores.logits), _centred(whole.logits)
+    spread = float(np.sqrt((b * b).mean()))
+    shares = np.array_split(np.arange(b.shape[-1]), parts)
+    errors = [float(np.sqrt(((a[..., share] - b[..., share]) ** 2).mean())) / spread for share in shares]
+    problems, worst = [], max(errors)
+    for error, share in sorted(zip(errors, shares, strict=True), key=lambda pair: -pair[0]):
+        if not error <= limit:
+            problems.append(f"ids {share[0]} to {share[-1]} are off by nrms {error:.3g}, the limit is {limit:.3g}")
+        if not np.isin(scores.top_ids, share).any() and np.isin(whole.top_ids, share).any():
+            problems.append(f"none of the ids {share[0]} to {share[-1]} is ever among the best 16")
+    said = f"{parts} shares of the vocabulary agree, the worst by nrms {worst:.3g}, limit {limit:.3g}"
+    return claims(problems, said, scores.finite.size * parts, dtype=dtype, shape=shape)
+
+
+def share_limit(reference: Reference | None, dtype: str) -> float | None:
+    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32.
+
+    None for a scheme without an envelope of its own: that of another one says nothing of it.
+    """
+    if lane_of(dtype) == "fp32":
+        return FP32_LIMIT
+    known = reference.envelopes.get(dtype) if reference else None
+    return None if known is None else float(2 * np.sqrt(2.0) * known.nrms)
+
+
+def judge_evidence(
+    inspections: list[Mapping[str, Json]],
+    parameters: list[int],
+    *,
+    dtype: str,
+    ranks: int,
+    total: int | None,
+    graph: bool,
+) -> Judgement:
+    """Judge whether what each rank says of itself is what the case asks for: dtype, exact fp32, shards, graphs.
+
+    `parameters` held by each rank; `total` of the whole model, None where it cannot be read.
+    """
+    problems = []
+    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    for rank, found in enumerate(inspections):
+        if dtype in names and (held := found.get("dtypes")) is not None and held != [names[dtype]]:
+            problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
+        if dtype == "fp32" and found.get("fp32_exact") is False:
+            problems.append(f"rank {rank} multiplies fp32 with less than fp32 (TF32 or bf16 inside)")
+        if dtype == "fp32" and (allowed := _shortcuts(found)):
+            problems.append(f"rank {rank} allows {allowed} for fp32: a kernel of another shape may take it")
+        if found.get("operators") == {}:
+            problems.append(f"rank {rank} called no operator at all in a pass")
+        if found.get("placement") in ("cpu-offload", "disk-offload", "disk") and found.get("offloaded_tensors") == 0:
+            problems.append(f"rank {rank} offloaded nothing, {found['placement']} was asked for")
+        if graph and not _replayed(found):
+            problems.append(f"rank {rank} never ran its graph")
+        if ranks > 1 and found.get("all_reduce") == "none":
+            problems.append(f"rank {rank} of {ranks} reduces nothing with the others")
+    if total is not None and ranks > 1 and max(parameters) > 0.9 * total:
+        problems.append(f"a rank holds {max(parameters)} of {total} weights: nothing is sharded")
+    if total is not None and sum(parameters) < total:
+        problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
+    said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
+    return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) spread layers over several devices; else, as asked.
+
+    The host and the disk are no devices: what lies there is offloaded.
+    """
+    for found in inspections:
+        places = found.get("device_map")
+        if found.get("placement") == "auto" and isinstance(places, dict):
+            return len({str(place) for place in places.values()} - {"cpu", "disk"}) > 1
+    return True
+
+
+def put_away(inspections: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether ranks that chose their placement themselves (`auto`) offloaded any weight; else, as asked."""
+    return not any(found.get("placement") == "auto" and not found.get("offloaded_tensors") for found in inspections)
+
+
+def _replayed(found: Mapping[str, Json]) -> bool:
+    """Whether a rank that was asked for a graph or a static cache says that it used one, by what its kind counts."""
+    kind = found.get("graphs", "compile")
+    if kind == "static":
+        return bool(found.get("cache_length"))
+    return kind == "hpu" or (kind != "none" and bool(found.get("graph_hits")))  # Habana counts no replay
+
+
+def _shortcuts(found: Mapping[str, Json]) -> str:
+    """The settings of torch that would let fp32 products lose bits, as they stand on a rank; empty where none does."""
+    tf32 = found.get("tf32")
+    names = [f"TF32 in {where}" for where, on in tf32.items() if on] if isinstance(tf32, dict) else []
+    precision = found.get("float32_matmul_precision", "highest")
+    return " and ".join(names + ([] if precision == "highest" else [f"float32_matmul_precision={precision}"]))
+
+
+def _centred(logits: NDArray[np.float32]) -> F64:
+    wide = logits.astype(np.float64)
+    return np.asarray(wide - wide.mean(axis=-1, keepdims=True))

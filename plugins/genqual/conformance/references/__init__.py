@@ -1,0 +1,1 @@
+"""What the oracle said, on disk."""

@@ -1,0 +1,1 @@
+"""DeepSpeed's engines. In ranks only."""

@@ -1,0 +1,1 @@
+"""optimum-habana on Gaudi. In ranks only."""

@@ -1,0 +1,1 @@
+"""Engines on Hugging Face transformers and what they share. In ranks only."""

@@ -1,0 +1,63 @@
+"""The `transformers` engine: transformers' own generate in one rank, eager or by graphs. Sharding lives elsewhere."""
+
+from __future__ import annotations
+
+from genqual.engines.hf.timed_import import Phases
+
+from typing import Any, ClassVar
+
+from genqual.cases import Json
+from genqual.engines.base import Loaded, LoadRequest
+from genqual.engines.hf import fp8
+from genqual.engines.hf.base import HfEngine
+from genqual.engines.hf.from_pretrained import read
+from genqual.engines.hf.graphs import Graphs, NoGraphs, graphs_of
+from genqual.engines.hf.quantise import TORCHAO, quantise
+
+
+class TransformersEager(HfEngine):
+    """Options: `attn_implementation` ("eager", "sdpa"; absent, transformers chooses); `graphs`, see `engines.graphs`.
+
+    Quantisation schemes of torchao are applied to the model once it is on its device.
+    """
+
+    name = "transformers"
+    default_graphs: ClassVar[str] = "none"
+
+    def make(self, request: LoadRequest, phases: Phases) -> Any:
+        self._graphs: Graphs = graphs_of(request, self.default_graphs)
+        phases.end("import")
+        model = read(request)
+        self._graphs.check(model)
+        phases.end("read")
+        model.to(self._torch_device)
+        phases.end("shard")
+        if request.dtype in TORCHAO:
+            model = quantise(model, request.dtype)
+            phases.end("quantise")
+        elif request.dtype == fp8.SCHEME:
+            model = fp8.apply(model, request)
+            phases.end("quantise")
+        return self._graphs.wrap(model)
+
+    def load_again(self) -> Loaded | None:
+        """Load the same once more, beside what is loaded, and let go of it; None with graphs, which record anew.
+
+        What a launch repeats to time loading.
+        """
+        return type(self)().load(self.request) if type(self._graphs) is NoGraphs else None
+
+    def decode_options(self, rows: int, length: int) -> dict[str, Any]:
+        return self._graphs.decode_options(self.model, rows, length, self._cache)
+
+    def after_decode(self, steps: int) -> None:
+        self._graphs.after_decode(steps)
+
+    def model_changed(self) -> None:
+        self._graphs.forget()
+
+    def drop_buffers(self) -> None:
+        self._graphs.drop_buffers()
+
+    def details(self) -> dict[str, Json]:
+        return self._graphs.details()

@@ -1,0 +1,196 @@
+"""What really runs on this rank: settings, modules, shards, kernels, bytes, hash. Reads a model, never changes it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from genqual.cases import Json
+from genqual.engines.hf import runtime
+
+_INDEX: Final = re.compile(r"\.(\d+)\.")
+_NARROW: Final = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+_CHUNK: Final = 1 << 26  # bytes hashed at a time, so that a hash costs no copy of the weights
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor: of a DTensor its shard, of a ZeRO parameter its partition, else itself.
+
+    One that waits on NVMe is a meta tensor of its size and dtype: DeepSpeed leaves one fp16 number in its place.
+    """
+    if hasattr(tensor, "ds_tensor"):
+        part = tensor.ds_tensor
+        away = part.numel() != part.ds_numel
+        return torch.empty(part.ds_numel, dtype=tensor.dtype, device="meta") if away else part.detach()
+    part = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part.detach()
+
+
+def parts(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a parameter is stored as: itself, or the integers, scales and pre-scales of a quantised one, by name."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None or hasattr(tensor, "to_local"):
+        yield name, local(tensor)
+        return
+    for attribute in flatten()[0]:
+        yield from parts(f"{name}.{attribute}", getattr(tensor, attribute))
+
+
+def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of this rank as they are stored, wherever they lie: here, or where accelerate's hooks fetch them.
+
+    bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module.
+    """
+    seen: set[int] = set()
+    away = tied(model)
+    for prefix, module in model.named_modules():
+        fetched = offloaded(module)
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{prefix}.{leaf}" if prefix else leaf
+            if id(parameter) in seen or (parameter.is_meta and name in away):
+                continue
+            seen.add(id(parameter))
+            yield from parts(name, fetched[leaf] if parameter.is_meta and fetched is not None else parameter)
+            scales = getattr(parameter, "SCB", None)
+            scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
+            if scales is not None and leaf == "weight":
+                yield f"{name}.SCB", scales
+
+
+def tied(model: Any) -> frozenset[str]:
+    """Names of parameters that are another's weight, as a head is the embedding's. transformers 4.55 does not say.
+
+    Loaded, both are one tensor. Offloaded by accelerate, each is a meta tensor of its own: not to be counted again.
+    """
+    return frozenset(getattr(model, "all_tied_weights_keys", None) or {})
+
+
+def offloaded(module: Any) -> Mapping[str, torch.Tensor] | None:
+    """Where accelerate fetches the parameters of `module` from, by their names in it; None when it does not."""
+    hook = getattr(module, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        found: Mapping[str, torch.Tensor] | None = getattr(one, "weights_map", None)
+        if getattr(one, "offload", False) and found is not None:
+            return found
+    return None
+
+
+def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers of this rank by name, each storage once (tied weights share one)."""
+    seen: set[tuple[int, int]] = set()
+    for name, part in [*stored(model), *((name, local(buffer)) for name, buffer in model.named_buffers())]:
+        key = (part.data_ptr(), part.numel())
+        if part.numel() and key in seen:
+            continue
+        seen.add(key)
+        yield name, part
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the parameters that this rank holds, here or offloaded, scales included."""
+    return sum(part.numel() * part.element_size() for _, part in stored(model))
+
+
+def parameters(model: Any) -> int:
+    """Number of weights that this rank holds: parameters, and buffers that a checkpoint stores beside them.
+
+    Such a buffer is a weight that is not trained by gradients, as the correction bias of a router is. Masks and indices
+    that old models store are none: they are not floating point.
+    """
+    away = tied(model)
+    held = sum(local(p).numel() for name, p in model.named_parameters() if not (p.is_meta and name in away))
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
+                held += local(buffer).numel()
+    return held
+
+
+def weight_hash(model: Any) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes of what this rank holds; buffers too, a rotary table is one."""
+    digest = hashlib.sha256()
+    for name, part in tensors(model):
+        digest.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
+        flat = part.contiguous().reshape(-1).view(torch.uint8)
+        for start in range(0, flat.numel(), _CHUNK):
+            digest.update(flat[start : start + _CHUNK].cpu().numpy().data)
+    return digest.hexdigest()
+
+
+class _Operators(TorchDispatchMode):
+    """Counts what reaches the dispatcher, and of that what is given 8-bit numbers to compute with.
+
+    torch's profiler would say the same, and writes to stderr.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.narrow: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[str(func)] += 1
+        if any(isinstance(value, torch.Tensor) and value.dtype in _NARROW for value in args):
+            self.narrow[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operators(model: Any, device: torch.device) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Operators that one pass over two tokens calls, with their counts, and those of them given 8-bit operands.
+
+    Collective, like any pass.
+    """
+    ids = torch.ones((1, 2), dtype=torch.int64, device=device)
+    with torch.no_grad(), _Operators() as seen:
+        model(input_ids=ids, use_cache=False, return_dict=True)
+    return dict(sorted(seen.counts.items())), dict(sorted(seen.narrow.items()))
+
+
+def of_torch(device: torch.device) -> dict[str, Json]:
+    """Versions and settings of torch in this process; `fp32_exact` is tried, not read."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "interop_threads": torch.get_num_interop_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "mkldnn": bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "tf32": {
+            "matmul": bool(torch.backends.cuda.matmul.allow_tf32),
+            "cudnn": bool(torch.backends.cudnn.allow_tf32),
+        },
+        "fp32_exact": runtime.fp32_is_exact(device),
+        "torch_build": torch.__config__.show(),
+    }
+
+
+def of_model(model: Any, device: torch.device) -> dict[str, Json]:
+    """How the model is made: attention, dtypes, module classes, and the shapes of this rank's shards.
+
+    `shards` lists the parameters of the first layer and those outside layers; other layers repeat the first.
+    """
+    first = {
+        name: list(part.shape)
+        for name, part in stored(model)
+        if not (found := _INDEX.search(name)) or found.group(1) == "0"
+    }
+    ran, narrow = operators(model, device)
+    return {
+        "model": type(model).__name__,
+        "attn_implementation": model.config._attn_implementation,
+        "dtypes": sorted({str(part.dtype).removeprefix("torch.") for _, part in stored(model)}),
+        "weight_bytes": weight_bytes(model),
+        "modules": dict(sorted(Counter(type(module).__name__ for module in model.modules()).items())),
+        "shards": first,
+        "operators": ran,
+        "operators_8bit": narrow,
+    }

@@ -1,0 +1,1 @@
+"""Faults put into live engines. In ranks only."""

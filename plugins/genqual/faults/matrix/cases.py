@@ -1,0 +1,87 @@
+"""Which cases make the whole matrix, and which faults each of them is for. Pure: names only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from genqual.errors import BadInput
+from genqual.faults import CATALOGUE
+from genqual.faults.fault import SHIPPED
+from genqual.faults.matrix.store import HONEST
+from genqual.models.registry import resolve
+
+TINY: Final = ("llama-tiny", "bloom-tiny")
+LANES: Final = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One way to run models: every fault of the catalogue is tried on `HOME`, on another only what is its own.
+
+    `tests` are files of suites/conformance, all where it is empty; `sample` are the dtypes in which the fixed sample is
+    added to what is its own; without `faults` only what is right is run.
+    """
+
+    engine: str
+    ranks: int = 1
+    models: tuple[str, ...] = TINY
+    dtypes: tuple[str, ...] = LANES
+    tests: tuple[str, ...] = ()
+    cores: int = 1
+    sample: tuple[str, ...] = ()
+    faults: bool = True
+
+    def takes(self, name: str, model: str, dtype: str) -> bool:
+        """Whether the whole matrix tries this fault here: all on `HOME`, elsewhere what is no fault of `HOME`.
+
+        On an engine that is not genqual's, every fault that fits.
+        """
+        if name == HONEST or CATALOGUE[name].equivalent or self.engine.partition(":")[0] not in SHIPPED:
+            return True
+        known, architecture = CATALOGUE[name], resolve(model).architecture
+        engine, ranks = HOME
+        at_home = any(known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in LANES)
+        home = (self.engine, self.ranks, self.cores) == (*HOME, 1) and dtype in LANES
+        return self.faults and (home or not at_home or (dtype in self.sample and known.sample))
+
+
+HOME: Final = ("transformers", 1)
+
+RUNS: Final = (
+    Run(*HOME),
+    Run("transformers:attn_implementation=eager", faults=False),  # other kernels
+    Run("transformers", cores=2, faults=False),  # threads
+    Run("transformers", dtypes=("int8-weight",)),
+    Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
+    Run("accelerate:placement=disk"),  # offload
+    Run("deepspeed-zero", 2),  # streams
+    Run("deepspeed-inference", 2, sample=("fp32",)),  # tensor parallel
+    Run("transformers-compiled"),  # graphs and a static cache
+)
+"""The whole matrix, what is quick first: `tox -e detection`."""
+
+
+def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
+    """The whole matrix, narrowed to `models` and `dtypes`; or the runs of `engines`, ENGINE:RANKS. Commas between.
+
+    An engine of genqual's that is not in the whole matrix is tried with its own faults and the sample, any other with
+    all that fit. Raises BadInput for what is no such pair.
+    """
+    if engines is None:
+        narrowed = [replace(run, models=_of(run.models, models), dtypes=_of(run.dtypes, dtypes)) for run in RUNS]
+        return [run for run in narrowed if run.models and run.dtypes]
+    found = []
+    for pair in engines.split(","):
+        name, _, ranks = pair.rpartition(":")
+        if not name or not ranks.isdigit():
+            raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
+        mine = (run for run in RUNS if (run.engine, run.ranks) == (name, int(ranks)))
+        where, lanes = (tuple(text.split(",")) if text else None for text in (models, dtypes))
+        run = next(mine, Run(name, int(ranks), sample=lanes or LANES))
+        found.append(replace(run, models=where or run.models, dtypes=lanes or run.dtypes))
+    return found
+
+
+def _of(mine: tuple[str, ...], asked: str | None) -> tuple[str, ...]:
+    return mine if asked is None else tuple(name for name in mine if name in asked.split(","))

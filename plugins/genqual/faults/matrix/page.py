@@ -1,0 +1,124 @@
+"""docs/detection.md, written from a store of cells. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from genqual.faults import CATALOGUE
+from genqual.faults.matrix.other_rules import RULES
+from genqual.faults.matrix.store import Cell
+from genqual.faults.matrix.tables import Matrix, titled
+from genqual.faults.matrix.tiers import TIERS
+
+_HEAD: Final = """# What the conformance suite finds, and what it does not
+
+Made by `genqual faults matrix`; do not edit. Each fault of the catalogue was put into a live engine by hooks, and the
+real suite judged it. F: found in the fp32 lane, D: found in the declared lane (bf16).
+"""
+
+
+def page(matrix: Matrix, picture: str) -> str:
+    """The whole page; `picture` is the heat map's file name."""
+    parts = [_summary(matrix), [f"![heat map]({picture})", ""], _rules(matrix), _tiers(matrix), _found(matrix)]
+    return "\n".join([_HEAD, *(line for part in parts for line in part)]) + "\n"
+
+
+def _summary(matrix: Matrix) -> list[str]:
+    honest, alarms, survivors = matrix.honest(), matrix.false_alarms(), matrix.survivors()
+    cases = sorted({f"{cell.engine} x{cell.ranks}{_cores(cell)}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
+    known = f", {len(matrix.known())} known failures of an engine" if matrix.known() else ""
+    lines = [
+        "## In short",
+        "",
+        f"- {len(matrix.faults)} faults, {len(matrix.faults) - len(survivors)} found, {len(survivors)} survivors.",
+        f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms{known}.",
+        f"- {len(matrix.cells)} cells over {len(cases)} cases: {'; '.join(cases)}.",
+        f"- Judged on {', '.join(sorted({cell.hardware or 'a host that was not kept' for cell in matrix.cells}))}.",
+    ]
+    if matrix.unjudged:
+        what = Counter(f"{cell.fault} on {cell.engine} x{cell.ranks} {cell.model}" for cell in matrix.unjudged)
+        lines.append(f"- {len(matrix.unjudged)} cells gave no verdict: {', '.join(sorted(what))}.")
+    if matrix.errors:
+        lines += [
+            "",
+            "### Errors",
+            "",
+            "An exception ended these, such as that of a broken injector: no find.",
+            "",
+        ]
+        for cell in matrix.errors:
+            lines.append(f"- {cell.fault}: {titled(cell.check)} on {_where(cell)}: {cell.why}")
+    lines += ["", "### Survivors", ""]
+    for name in survivors:
+        why = CATALOGUE[name].survives or "not explained yet: a gap of the suite"
+        lines.append(f"- `{name}` ({CATALOGUE[name].summary}): {why}.")
+    lines += ["none", ""] if not survivors else [""]
+    lines += ["### False alarms", ""]
+    for cell in alarms:
+        lines.append(f"- {titled(cell.check)} on {_where(cell)}, {cell.fault}: {cell.why}")
+    lines += ["none", ""] if not alarms else [""]
+    if matrix.known():
+        lines += [
+            "### Known failures of engines",
+            "",
+            "Runs without a fault of ours that fail, and why (`baselines/waivers`).",
+            "",
+        ]
+        for cell in matrix.known():
+            lines.append(f"- {titled(cell.check)} on {_where(cell)}, {cell.fault}: {cell.why}")
+        lines.append("")
+    return lines
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.engine} x{cell.ranks} {cell.model} {cell.dtype}"
+
+
+def _cores(cell: Cell) -> str:
+    return f" of {cell.cores} cores" if cell.cores > 1 else ""
+
+
+def _rules(matrix: Matrix) -> list[str]:
+    lines = ["## The same runs, judged by others' rules", ""]
+    lines += ["| rule | what it asks | faults found | harmless runs alarmed |", "|---|---|---|---|"]
+    asked = {"this suite": "all properties"} | {rule.removeprefix("rule "): what for rule, what in RULES.items()}
+    for name, found, judged, alarmed, right in matrix.judges():
+        lines.append(f"| {name} | {asked[name]} | {found} of {judged} | {alarmed} of {right} |")
+    return [*lines, ""]
+
+
+def _tiers(matrix: Matrix) -> list[str]:
+    """What less evidence costs; nothing in a store of before it was judged."""
+    judged = matrix.tiers()
+    if not judged:
+        return []
+    lines = ["## What is found at each tier of evidence", ""]
+    lines += ["| tier | what is shown | faults found | harmless runs alarmed |", "|---|---|---|---|"]
+    shown = {"logits": "all properties"} | {tier.removeprefix("tier "): what for tier, what in TIERS.items()}
+    for name, found, faults, alarmed, right in judged:
+        lines.append(f"| {name} | {shown[name]} | {found} of {faults} | {alarmed} of {right} |")
+    return [*lines, ""]
+
+
+def _found(matrix: Matrix) -> list[str]:
+    """A row a fault: which properties find it, in words short enough for a table."""
+    lines = ["## Fault by fault", "", "| group | fault | found by | others |", "|---|---|---|---|"]
+    ours = matrix.properties
+    for name in matrix.faults:
+        known = CATALOGUE[name]
+        hits = {check: lanes for check in ours if set(lanes := matrix.lanes(name, check)) & {"F", "D"}}
+        others = ", ".join(
+            f"{rule.removeprefix('rule ')} {lanes}"
+            for rule in RULES
+            if set(lanes := matrix.lanes(name, rule)) & {"F", "D"}
+        )
+        said = f"{len(hits)}: " + ", ".join(f"{titled(check)} {lanes}" for check, lanes in list(hits.items())[:4])
+        more = " ..." if len(hits) > 4 else ""
+        text = f"{said}{more}" if hits else "**survives**"
+        lines.append(f"| {known.group} | `{name}`: {known.summary} | {text} | {others or '-'} |")
+    lines += ["", "## Property by property", "", "| property | faults found, of those judged |", "|---|---|"]
+    for check in ours:
+        found, judged, *_ = matrix.share(check)
+        lines.append(f"| {titled(check)} | {found} of {judged} |")
+    return lines

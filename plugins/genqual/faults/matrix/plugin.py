@@ -1,0 +1,265 @@
+"""A pytest plugin for `genqual faults matrix`: the real suite, run once for every fault, on groups that stay alive.
+
+Not loaded by ordinary runs. Each test gets a parameter `fault`; a fault is switched on in the live group before the
+first of its tests and off after the last, and the weights are hashed then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from genqual.cases import Case
+from genqual.conformance.judges.free_run import ByOracle
+from genqual.conformance.references.make import Reference
+from genqual.devices.registry import device
+from genqual.engines.base import TokenBatch
+from genqual.errors import BadInput, GenqualError, Unsupported
+from genqual.faults import CATALOGUE, Fault
+from genqual.faults.matrix import tiers
+from genqual.faults.matrix.other_rules import RULES, alarms
+from genqual.faults.matrix.store import HONEST, Cell, Outcome, Store, key_of
+from genqual.models.registry import resolve
+from genqual.ranks.errors import GroupLost
+from genqual.session import markers
+from genqual.session.causes import WHOLE
+from genqual.session.context import RUN
+
+STORE: Final = pytest.StashKey[Store]()
+STAGE: Final = pytest.StashKey["Stage"]()
+BROKEN: Final = pytest.StashKey[str]()  # why the fault of this test could not be put in, where that was a breakdown
+
+# Each starts a process: only for faults that a process can make a difference to.
+FRESH: Final = "test_a_fresh_process_gives_the_same_bits"
+# To the bit beside another group, which has no fault in it: a control changes numbers, if none that matters.
+BESIDE: Final = {"test_a_split_over_devices_gives_the_same_bits", "test_offloaded_weights_give_the_same_bits"}
+UNDOING: Final = "taking the fault out"
+HASHES: Final = "test_weights_stay_as_they_were_loaded"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare what the command passes on."""
+    parser.addoption("--faults-store", required=True, help="JSON lines of the cells judged so far")
+    parser.addoption("--faults", required=True, help="names of faults, with commas between; honest is one")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read what was judged before."""
+    config.stash[STORE] = Store(Path(config.getoption("--faults-store")))
+    config.stash[STAGE] = Stage()
+
+
+class Stage:
+    """Which fault is in which case's group now."""
+
+    def __init__(self) -> None:
+        self._now: tuple[Case, str] | None = None
+        self._block = contextlib.ExitStack()
+
+    def enter(self, item: pytest.Item, case: Case, name: str) -> bool:
+        """Put `name` into the group of `case`, and take out what was there; False where that had been done."""
+        if self._now == (case, name):
+            return False
+        self.leave(item.config.stash[STORE])
+        if name != HONEST:
+            known = CATALOGUE[name]
+            generator = item.config.stash[RUN].generator(case)
+            self._block.enter_context(generator.spoilt(known.entry, known.params))
+        # Not before: where a fault cannot be put in, the next test must try again, and not pass for want of it.
+        self._now = (case, name)
+        return True
+
+    def leave(self, store: Store) -> None:
+        """Take the fault out; the weights are what they were, or the group ends. What fails then is an error of it."""
+        before, self._now = self._now, None
+        try:
+            self._block.close()
+        except (Exception, GroupLost) as error:
+            if before is None:
+                raise
+            store.add(cell_of(*before, UNDOING, "error", blame(error)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test of conformance each fault in turn."""
+    marks = {mark.name for mark in metafunc.definition.iter_markers()}
+    if "conformance" in marks and "case" in metafunc.fixturenames:
+        metafunc.fixturenames.append("fault_name")
+        names = metafunc.config.getoption("--faults").split(",")
+        metafunc.parametrize("fault_name", names, ids=[f"fault={name}" for name in names], scope="function")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what was judged and what does not fit; then order by case, by fault, and as the suite is written."""
+    store = config.stash[STORE]
+    names = config.getoption("--faults").split(",")
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
+    for item in items:
+        case, name = of(item)
+        wanted = case is not None and fits(case, name, item) and not store.judged(key_of(case, name, check_of(item)))
+        (kept if wanted else left).append(item)
+    cases = list(dict.fromkeys(of(item)[0] for item in kept))
+    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1])))
+    items[:] = kept
+    if left:
+        config.hook.pytest_deselected(items=left)
+
+
+def of(item: pytest.Item) -> tuple[Case | None, str]:
+    """The case and the fault of an item."""
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("case"), str(params.get("fault_name", HONEST))
+
+
+def check_of(item: pytest.Item) -> str:
+    """The test and its own parameters, without case and fault: `test_bucket_edges[edge=32]`."""
+    params = {k: v for k, v in item.callspec.params.items() if k not in ("case", "fault_name")}  # type: ignore[attr-defined]
+    said = ",".join(f"{name}={value}" for name, value in params.items())
+    return f"{item.originalname}[{said}]" if said else str(item.originalname)  # type: ignore[attr-defined]
+
+
+def fits(case: Case, name: str, item: pytest.Item) -> bool:
+    """Whether the fault can be put there, and whether the test has anything to say about it."""
+    test = item.originalname  # type: ignore[attr-defined]
+    if name == HONEST:
+        return True
+    known = CATALOGUE[name]
+    if test == FRESH and known.group != "from request to request" and not known.equivalent:
+        return False
+    if test in BESIDE and known.equivalent:
+        return False
+    if test == HASHES and known.kind == "weights":
+        return False  # what finds it there would be our own injection
+    return fits_case(known, case)
+
+
+def fits_case(known: Fault, case: Case) -> bool:
+    """Whether the fault can be put into this case."""
+    architecture = resolve(case.model).architecture
+    return known.kind != "rank" and known.fits(
+        engine=case.engine, architecture=architecture, ranks=case.ranks, dtype=case.dtype
+    )
+
+
+@pytest.fixture(autouse=True)
+def broken(request: pytest.FixtureRequest) -> str:
+    """The fault in the group while this test runs."""
+    item = request.node
+    case, name = of(item)
+    if case is None:
+        return HONEST
+    store, stage = item.config.stash[STORE], item.config.stash[STAGE]
+    try:
+        entered = stage.enter(item, case, name)
+    except (BadInput, Unsupported):
+        raise  # the fault does not fit here, and says why: not judged
+    except (Exception, GroupLost) as error:
+        item.stash[BROKEN] = blame(error)
+        raise
+    if entered:
+        progress(item, case, name)
+        for check, outcome, why in rules(item, case):
+            store.add(cell_of(case, name, check, outcome, why))
+    return name
+
+
+def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> Cell:
+    """One cell of `case`, on the hardware that is here."""
+    here = device(case.device).identity().class_id
+    return Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here, case.cores_per_rank)
+
+
+def progress(item: pytest.Item, case: Case, name: str) -> None:
+    """Say on stderr which fault is judged now, of how many that are left: a case takes a quarter of an hour."""
+    left = list(dict.fromkeys(fault for other, fault in map(of, item.session.items) if other == case))
+    place = left.index(name) + 1
+    with item.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        sys.stderr.write(f"  {place} of {len(left)}: {name}\n")
+
+
+def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
+    """What the rules of others, and our own judges with less evidence, say of this group as it is now."""
+    run = item.config.stash[RUN]
+    reference, generator = run.reference(case.model), run.generator(case)
+    if not isinstance(reference, Reference) or generator.plan.tier == "tokens":
+        return  # these rules are shown logits
+    batch = TokenBatch.of(reference.prompts)
+    try:
+        tokens = generator.generate(batch, reference.steps).tokens
+        own = generator.score(batch, tokens)
+        forced = generator.score(batch, reference.forced, logits=True)
+        said = alarms(tokens, own, forced, reference, run.exact_logits(case.model))
+    except (GenqualError, GroupLost) as error:
+        outcome = "not judged" if isinstance(error, Unsupported) else "alarm" if _meant(of(item)[1]) else "error"
+        yield from ((check, outcome, blame(error)) for check in (*RULES, *tiers.TIERS))
+        return
+    for rule, (alarm, why) in said.items():
+        yield rule, "alarm" if alarm else "pass", why
+    known, by = run.exact_logits(case.model), ByOracle(lambda: run.oracle(case.model))
+    yield from tiers.alarms(tokens, own, reference, case.dtype, by, known)
+
+
+def outcome_of(report: pytest.TestReport, name: str, *, broken: bool) -> Outcome:
+    """What a test's report says of the fault `name`. Only a failed judgement finds it; `broken`: it was not put in.
+
+    An exception finds nothing, whoever raised it, unless the fault is meant to end the group.
+    """
+    found = {str(key): str(value) for key, value in report.user_properties}
+    verdict = found.get("genqual_verdict")
+    if report.outcome == "failed":
+        if report.when == "setup":
+            return "error" if broken else "not judged"  # the fault does not fit there
+        return "alarm" if verdict == "fail" or _meant(name) else "error"
+    if report.outcome == "skipped":
+        return "not applicable" if verdict == "not_applicable" else "not judged"
+    return "pass"
+
+
+def _meant(name: str) -> bool:
+    return name != HONEST and CATALOGUE[name].ends_group
+
+
+def blame(error: BaseException) -> str:
+    """An exception in a line: its kind and first words, without the traceback that came from the rank."""
+    return f"{type(error).__name__}: {' '.join(str(error).partition(chr(10))[0].split())}"[:300]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Keep the outcome of each test as a cell."""
+    report: pytest.TestReport = yield
+    case, name = of(item)
+    judged = report.when == "call" or (report.when == "setup" and report.outcome != "passed")
+    if judged and case is not None and any(mark.name in markers.SUITES for mark in item.iter_markers()):
+        broken = item.stash.get(BROKEN, None)
+        outcome = outcome_of(report, name, broken=broken is not None)
+        # The exception's own words: a report's text has a traceback, with the paths of this machine.
+        words = item.stash.get(WHOLE, "") or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
+        why = broken or ("" if report.passed else " ".join(words.split())[:300])
+        if outcome in ("alarm", "error") and (issue := _known(item, name, " ".join(words.split()))):
+            outcome, why = "known", issue
+        item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
+    return report
+
+
+def _known(item: pytest.Item, name: str, said: str) -> str:
+    """What a waiver says of this failure of a run that has no fault of ours in it, or nothing."""
+    if name != HONEST and not CATALOGUE[name].equivalent:
+        return ""
+    nodeid = item.nodeid.replace(f"-fault={name}", "").replace(f"fault={name}-", "")
+    waiver = item.config.stash[RUN].waivers.of(nodeid)
+    return waiver.issue if waiver is not None and waiver.excuses(said) else ""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take the last fault out before the groups end."""
+    session.config.stash[STAGE].leave(session.config.stash[STORE])

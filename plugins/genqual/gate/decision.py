@@ -1,0 +1,144 @@
+"""Decide about one metric from launches of now and launches of the baseline. Pure: no pytest, no torch, no clock.
+
+Source of the mathematics and of the numbers: docs/gate.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from genqual.gate.evalues import log_e, threshold
+from genqual.gate.verdict import Verdict
+
+ALPHA: Final = 0.001  # of a run: the chance that an unchanged tree is called REGRESSED, split over its metrics
+BETA: Final = 0.005  # of a metric: the chance that a slowdown of the tolerance is called PASS
+CONFIDENCE: Final = 0.95  # of the interval that is shown; it may be looked at after every launch
+FLOOR: Final = (
+    0.003  # a launch is never believed to vary less: launches of one hour are more alike than those of a year
+)
+NOISIER: Final = 2.0  # times the baseline's deviation: above, the degrees of freedom are those of now alone
+
+GATED: Final = ("ttft", "tpot", "tokens_per_s", "load_s", "peak_memory")
+_TOLERANCE: Final = {"load_s": 0.30}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is asked of the launches. `tolerance` 0.05: a slowdown of 5 % must be found, half of it is no matter.
+
+    `allowance` 0.025: up to 2.5 % either way may be the hour's, not the code's, and is no evidence of a change; nor is
+    a PASS what would be one only with that.
+    """
+
+    tolerance: float
+    alpha: float = ALPHA
+    beta: float = BETA
+    k_min: int = 3
+    k_max: int = 12
+    allowance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (0.0 < self.tolerance < 1.0 and 0.0 < self.alpha < 1.0 and 0.0 < self.beta < 1.0):
+            raise ValueError(f"{self}: tolerance, alpha and beta lie between 0 and 1")
+        if not 0.0 <= self.allowance < self.tolerance:
+            raise ValueError(f"allowance {self.allowance}: from 0 to less than the tolerance, {self.tolerance}")
+        if not 2 <= self.k_min <= self.k_max:
+            raise ValueError(f"launches {self.k_min} to {self.k_max}: at least 2, and not fewer at most than at least")
+
+
+def settings_for(
+    metric: str, ranks: int, *, metrics: int = 1, hook: bool = True, tolerance: float | None = None
+) -> Settings:
+    """The settings of a metric: alpha is split over the `metrics` of the run.
+
+    Several ranks, and engines that can only be alternated by whole requests (`hook` False), have twice the tolerance;
+    a baseline's own `tolerance`, measured where hours are less alike, stands above both.
+    """
+    standard = _TOLERANCE.get(metric, 0.05 if ranks == 1 and hook else 0.10)
+    return Settings(tolerance or standard, alpha=ALPHA / max(1, metrics))
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the launches say of a change in time. `verdict` None: look at one more launch.
+
+    `change` 0.05 and `interval` are relative, positive is slower; `sigma` is the standard deviation of a launch, also
+    relative; `log_slower`, `log_faster` are evidence against "no change", `log_within` against a slowdown of the
+    tolerance, natural logarithms.
+    """
+
+    verdict: Verdict | None
+    change: float
+    interval: tuple[float, float]
+    sigma: float
+    log_slower: float
+    log_faster: float
+    log_within: float
+    launches: int
+    doubt: str = ""  # why a verdict that the numbers alone would give was not given
+
+
+def decide(baseline: Sequence[float], now: Sequence[float], settings: Settings) -> Decision:
+    """What is known from the logarithmic times of these launches; their order does not matter.
+
+    REGRESSED: evidence 1/alpha against "no change", and more than half the tolerance slower. IMPROVED: its mirror.
+    PASS: evidence 1/beta against a slowdown of the tolerance. Raises ValueError on too few or non-finite numbers.
+    """
+    old, new = np.asarray(baseline, dtype=np.float64), np.asarray(now, dtype=np.float64)
+    if old.size < 2 or new.size < 1 or not (np.isfinite(old).all() and np.isfinite(new).all()):
+        raise ValueError(f"{old.size} launches of the baseline, {new.size} of now: at least 2 and 1, all finite")
+    squares = float(((old - old.mean()) ** 2).sum()), float(((new - new.mean()) ** 2).sum())
+    freedom = float(old.size + new.size - 2)
+    spread = math.sqrt(sum(squares) / freedom)
+    if new.size > 1:  # noisier than the baseline: then its own spread counts, which only makes evidence weaker
+        spread = max(spread, math.sqrt(squares[1] / (new.size - 1)))
+    spread = max(spread, FLOOR)
+    size = old.size * new.size / (old.size + new.size)
+    error = spread / math.sqrt(size)
+    shift = float(new.mean() - old.mean())
+    limit, free = math.log1p(settings.tolerance), math.log1p(settings.allowance)
+    # Much noisier than the baseline: then that has nothing to say about how much these launches vary.
+    known = [freedom]
+    if new.size > 1 and squares[1] / (new.size - 1) > NOISIER**2 * max(squares[0] / (old.size - 1), FLOOR**2):
+        known.append(new.size - 1.0)
+    slower, faster, within = (
+        min(float(log_e(t, degrees, size)) for degrees in known)
+        for t in ((shift - free) / error, (-shift - free) / error, (limit - free - shift) / error)
+    )
+    half = threshold(math.log(2.0 / (1.0 - CONFIDENCE)), known[-1], size) * error
+    half = min(half, 700.0)  # few launches, and no limit: exp must stay a number
+    interval = (math.expm1(shift - half), math.expm1(shift + half))
+    verdict = None
+    if new.size >= settings.k_min:
+        if slower >= -math.log(settings.alpha) and shift > limit / 2:
+            verdict = Verdict.REGRESSED
+        elif faster >= -math.log(settings.alpha) and shift < -limit / 2:
+            verdict = Verdict.IMPROVED
+        elif within >= -math.log(settings.beta):
+            verdict = Verdict.PASS
+        elif new.size >= settings.k_max:
+            verdict = Verdict.INCONCLUSIVE
+    return Decision(verdict, math.expm1(shift), interval, spread, slower, faster, within, int(new.size))
+
+
+def worse(decisions: Sequence[Decision]) -> Decision:
+    """Of several series that must all stand, the one that decides: REGRESSED, then what is undecided, then the rest."""
+    order = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, None, Verdict.PASS, Verdict.IMPROVED)
+    return min(decisions, key=lambda one: order.index(one.verdict))
+
+
+def decide_exact(baseline: Sequence[float], now: Sequence[float], *, slack: float, k_min: int) -> Decision:
+    """For what is not noise: the least of now may not exceed the most of the baseline by more than `slack`."""
+    low, high = math.log1p(-slack), math.log1p(slack)
+    excess, saving = min(now) - max(baseline), max(now) - min(baseline)
+    verdict = None
+    if len(now) >= k_min:
+        verdict = Verdict.REGRESSED if excess > high else Verdict.IMPROVED if saving < low else Verdict.PASS
+    change = math.expm1(float(np.median(now) - np.median(baseline)))
+    interval = (min(change, math.expm1(min(now) - max(baseline))), max(change, math.expm1(max(now) - min(baseline))))
+    return Decision(verdict, change, interval, slack, 0.0, 0.0, 0.0, len(now))

@@ -1,0 +1,1 @@
+"""How fast is it? Definitions, measurement, roofline, utilisation and service-level limits."""

@@ -1,1 +1,0 @@
-"""What is fast enough: metrics, roofline, verdict, baseline file."""

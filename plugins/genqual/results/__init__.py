@@ -1,1 +1,0 @@
-"""What is kept: record, spool, sinks, compare, summary."""

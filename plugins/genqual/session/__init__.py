@@ -1,0 +1,1 @@
+"""One pytest session: options, profiles, selection, waivers, records and display. No torch."""

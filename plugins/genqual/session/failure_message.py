@@ -1,0 +1,66 @@
+"""What a verdict says to the person who has to act on it: one paragraph, and the next command."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from genqual.cases import Case, Json, Workload, compute_dtype
+from genqual.conformance.judgement import Judgement
+from genqual.devices.registry import processor
+from genqual.engines.registry import engine
+from genqual.engines.remote.openai_request import suspicion
+from genqual.session.options import Options
+
+TESTS: Final = {
+    "ttft": "test_time_to_first_token",
+    "tpot": "test_time_per_output_token",
+    "tokens_per_s": "test_output_tokens_per_second",
+    "load_s": "test_load_time",
+    "peak_memory": "test_peak_memory",
+}
+
+
+def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -> str:
+    """Case, property, finding with its smallest example and first bad step, and where to look next."""
+    said = [f"{case}: {prop.replace('_', ' ')}: {judgement.explanation}"]
+    if restarted:
+        said.append("The weights had changed; the ranks were started afresh.")
+    if judgement.tier == "logits":
+        said.append(_next(case, judgement))
+    return " ".join(one for one in said if one)
+
+
+def suspected(judgement: Judgement, inspection: Mapping[str, Json]) -> Judgement:
+    """A failed judgement that names what may have changed the text before the engine did: what its server refused."""
+    refused = inspection.get("refused")
+    words = suspicion(map(str, refused)) if isinstance(refused, list) and judgement.status == "fail" else ""
+    return replace(judgement, explanation=f"{judgement.explanation} {words}") if words else judgement
+
+
+def _next(case: Case, judgement: Judgement) -> str:
+    if judgement.lane != "fp32":
+        return "Does it fail with --dtype fp32 as well? There a fault of logic stands clear of rounding."
+    if engine(case.engine).lacking("states") is not None:
+        return ""
+    ranks = f" --ranks {case.ranks}" if case.ranks > 1 else ""
+    named = "" if case.engine == "transformers" else f" --engine {case.engine}"
+    device = "" if case.device == processor().name else f" --device {case.device}"
+    return (
+        f"First layer that is wrong, if a single pass is: `genqual bisect {case.model}{named}{device}{ranks} --dtype "
+        f"{compute_dtype(case.dtype)}`."
+    )
+
+
+def again(options: Options, case: Case, workload: Workload, metric: str) -> str:
+    """The command that judges one metric of one case again, and nothing else."""
+    words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
+    words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
+    words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
+    words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
+    words += [f"--baselines={options.baselines}"] if options.baselines else []
+    words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
+    words += ["--under-test", options.under_test] if options.under_test != "engine" else []
+    return shlex.join(words)

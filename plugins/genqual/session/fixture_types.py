@@ -1,0 +1,141 @@
+"""The types of what fixtures give to a test, and the outcome of a test that cannot be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, TypedDict
+
+import numpy as np
+import pytest
+from hypothesis.strategies import SearchStrategy
+from numpy.typing import NDArray
+
+from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges import logits
+from genqual.conformance.references.make import Reference
+from genqual.conformance.tolerance import Envelope
+from genqual.engines.base import Scores, TokenBatch
+from genqual.metrics.slo import Limit
+
+
+class Judge(Protocol):
+    """Records a judgement and makes it the outcome of the running test."""
+
+    def __call__(self, judgement: Judgement) -> None: ...
+
+
+class Drawn(Protocol):
+    """Judges what `check` says of drawn examples; the worst, or the smallest wrong one, is the test's outcome.
+
+    At most `most` examples, small ones first; `check` takes one keyword for each strategy.
+    """
+
+    def __call__(
+        self, check: Callable[..., Judgement], *, most: int = 5, **strategies: SearchStrategy[Any]
+    ) -> None: ...
+
+
+class Text(Protocol):
+    """Draws the ids of a text of `least` to `most` tokens."""
+
+    def __call__(self, *, least: int = 1, most: int = 12) -> SearchStrategy[list[int]]: ...
+
+
+class Timed(Protocol):
+    """Makes the verdict on one metric of the workload the outcome of the running test."""
+
+    def __call__(self, metric: str) -> None: ...
+
+
+class Fits(Protocol):
+    """Finds, records and shows the largest batch that fits."""
+
+    def __call__(self) -> None: ...
+
+
+class Beside(Protocol):
+    """Runs several instances at the same time, records and shows what they do in all."""
+
+    def __call__(self) -> None: ...
+
+
+class Promised(Protocol):
+    """Makes MEETS or MISSES of one limit of the profile the outcome of the running test."""
+
+    def __call__(self, limit: Limit) -> None: ...
+
+
+class Quote(Protocol):
+    """Shows, at the end of the run, how the first prompt goes on with `tokens` (rows, steps)."""
+
+    def __call__(self, tokens: NDArray[np.int64]) -> None: ...
+
+
+class Tolerated(TypedDict):
+    """What two honest runs may differ by: arguments of `judge_same_text`."""
+
+    spread: float | None
+    envelope: Envelope | None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one."""
+
+    prompts: TokenBatch
+    forced: NDArray[np.int64]
+    reference: Reference | None
+
+    @property
+    def steps(self) -> int:
+        return int(self.forced.shape[1])
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """Each prompt with what is forced after it."""
+        return [[*prompt, *after] for prompt, after in zip(self.prompts.rows, self.forced.tolist(), strict=True)]
+
+    def padded(self, columns: int) -> TokenBatch:
+        """The same prompts behind `columns` more columns of padding."""
+        return TokenBatch.of(self.prompts.rows, length=self.prompts.ids.shape[1] + columns)
+
+    def row(self, index: int) -> tuple[TokenBatch, NDArray[np.int64]]:
+        """One prompt alone, without padding, and its tokens."""
+        return TokenBatch.of([self.prompts.rows[index]]), self.forced[[index]]
+
+    def few(self, rows: int, steps: int) -> Passage:
+        """The first `rows` prompts, `steps` tokens of each: where a property needs no more."""
+        return Passage(TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps], self.reference)
+
+    def tolerance(self, dtype: str) -> Tolerated:
+        """Spread and envelope of the reference, where there is one."""
+        known = self.reference
+        if known is None:
+            return {"spread": None, "envelope": None}
+        return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
+
+    def same(self, a: Scores, b: Scores, *, dtype: str) -> Judgement:
+        """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one."""
+        known = self.reference
+        return logits.judge_same(
+            a,
+            b,
+            dtype=dtype,
+            reference_spread=known.pooled_spread if known else None,
+            envelope=known.envelopes.get(dtype) if known else None,
+        )
+
+
+def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:
+    """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
+    node.user_properties.append(("genqual_verdict", status))
+    text = unjudged_text(status, why)
+    if gate:
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)
+
+
+def unjudged_text(status: str, why: str) -> str:
+    """What such a test says: `NO BASELINE: ...`."""
+    return f"{status.upper().replace('_', ' ')}: {why}"

@@ -1,0 +1,296 @@
+"""Profiles and the cases they make. Reads TOML; knows engines and models by their torch-free specs; probes nothing."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from genqual.cases import PRECISIONS, Case, Workload
+from genqual.engines.registry import engine
+from genqual.errors import BadInput
+from genqual.metrics import slo as limits
+from genqual.metrics.slo import Limit
+from genqual.models.registry import resolve
+from genqual.paths import data_dir
+from genqual.session.options import Options
+
+NATIVE: Final = "native"  # among a profile's dtypes: the one that the device computes in, see Device.native_dtype
+
+T = TypeVar("T")
+
+_SECTIONS: Final = {
+    "": {"description", "host", "conformance", "performance", "miniature"},
+    "host": {"cores_per_rank"},
+    "conformance": {"prompts", "cases"},
+    "performance": {
+        *("batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "protocol"),
+        *("limits", "largest_batch", "cases"),
+    },
+    "miniature": {"models", "most_ranks", "repetitions"},
+    "cases": {"engine", "models", "dtypes", "ranks"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One `[[....cases]]` table: an engine and the models, dtypes and rank counts it runs."""
+
+    engine: str
+    models: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Miniature:
+    """What stands for a profile's models where they do not fit, and the most ranks that its groups then have."""
+
+    models: Mapping[str, str]
+    most_ranks: int = 1
+    repetitions: int = 1
+
+    def of(self, row: Row) -> Row:
+        """The same engine and precisions on the models that stand in."""
+        models = tuple(dict.fromkeys(self.models[model] for model in row.models))
+        ranks = tuple(dict.fromkeys(min(ranks, self.most_ranks) for ranks in row.ranks))
+        return replace(row, models=models, ranks=ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What to run. `conformance` and `performance` are rows; the rest are the workloads."""
+
+    name: str
+    description: str
+    conformance: tuple[Row, ...]
+    performance: tuple[Row, ...]
+    prompts: str = "bloom"
+    batch_sizes: tuple[int, ...] = (1,)
+    input_lengths: tuple[int, ...] = (32,)
+    new_tokens: int = 32
+    repetitions: int = 5
+    cores_per_rank: int = 1
+    gate_budget: int | None = None  # seconds that a run may spend on the gate's launches
+    protocol: Mapping[str, str] = field(default_factory=dict)  # of its measurements: apart from any other protocol
+    small: Miniature | None = None
+    limits: tuple[Limit, ...] = ()
+    largest_batch: int | None = None  # the most rows that the search for the largest batch tries; None: no search
+
+    def miniature(self) -> Profile:
+        """The same engines, precisions, batches and lengths on embedded models. Raises BadInput where it has none."""
+        if self.small is None:
+            raise BadInput(
+                f"--miniature: profile {self.name} has no [miniature] table that says which models stand for its own"
+            )
+        return replace(
+            self,
+            conformance=tuple(map(self.small.of, self.conformance)),
+            performance=tuple(map(self.small.of, self.performance)),
+            repetitions=self.small.repetitions,
+            cores_per_rank=1,
+            protocol={"miniature_of": self.name},
+        )
+
+    def workloads(self, options: Options) -> list[Workload]:
+        """Batch sizes x input lengths, each overridden by its option."""
+        return [
+            Workload(batch, length, options.new_tokens or self.new_tokens)
+            for length in options.input_lengths or self.input_lengths
+            for batch in options.batch_sizes or self.batch_sizes
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The cases of one kind of suite, and what was left out with the reason."""
+
+    cases: tuple[Case, ...]
+    left_out: tuple[tuple[Case, str], ...] = field(default=())
+
+    def of_ranks(self, fewest: int) -> Plan:
+        """The cases of at least `fewest` ranks: a property of several ranks is no question to one."""
+        return Plan(
+            tuple(case for case in self.cases if case.ranks >= fewest),
+            tuple((case, why) for case, why in self.left_out if case.ranks >= fewest),
+        )
+
+    def one_dtype(self) -> Plan:
+        """One case of each engine, model and rank count, the first listed: for what no dtype has a say in."""
+        cases = {_subject(case): case for case in reversed(self.cases)}
+        left = {_subject(case): (case, why) for case, why in reversed(self.left_out)}
+        return Plan(
+            tuple(case for case in self.cases if cases[_subject(case)] == case),
+            tuple(one for one in self.left_out if left[_subject(one[0])] == one),
+        )
+
+
+def _subject(case: Case) -> tuple[object, ...]:
+    return (case.device, case.engine, case.model, case.ranks)
+
+
+def shipped() -> dict[str, Path]:
+    """The profiles that came with genqual, by name."""
+    return {path.stem: path for path in sorted((data_dir("suites") / "profiles").glob("*.toml"))}
+
+
+def load(name: str) -> Profile:
+    """Read the profile called `name`, or the TOML file at that path. Raises BadInput that names file, key and value."""
+    known = shipped()
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadInput(f"--profile {name}: no such profile or file.{hint} genqual ships {', '.join(known)}.")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"--profile {path}: not TOML: {error}") from None
+    return _profile(path, data)
+
+
+def workload_ids(name: str) -> frozenset[str] | None:
+    """The ids of all workloads of the profiles that genqual ships; None where `name` is not one of these."""
+    known = shipped()
+    if name not in known:
+        return None
+    return frozenset(workload.id for other in known for workload in load(other).workloads(Options()))
+
+
+def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16") -> Plan:
+    """The cases of `rows` on `device`, narrowed by the options, or overridden where no row has the value given.
+
+    `native` is the dtype that the device computes in, for rows that leave the choice to it.
+
+    What an engine cannot run stays, with its reason, when the profile asks for it; where an option overrode a column it
+    is dropped, unless nothing else is left: then BadInput lists the reasons.
+    """
+    rows = tuple(rows)
+    asked = Row("", options.models, options.dtypes, options.ranks)
+    engines = options.engines
+    overridden = False
+    if engines:
+        kept = tuple(row for row in rows if row.engine in engines or row.engine.partition(":")[0] in engines)
+        found = {row.engine for row in kept} | {row.engine.partition(":")[0] for row in kept}
+        missing = tuple(name for name in engines if name not in found)
+        overridden = bool(missing)
+        rows = kept + tuple(Row(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
+    cases: dict[Case, str | None] = {}
+    for row in rows:
+        for model in _column(asked.models, row.models):
+            architecture = resolve(model).architecture
+            own = tuple(dict.fromkeys(native if dtype == NATIVE else dtype for dtype in row.dtypes))
+            for dtype in _column(asked.dtypes, own):
+                for ranks in _ranks(asked.ranks, row.ranks, [r for other in rows for r in other.ranks]):
+                    case = Case(device, row.engine, model, dtype, ranks, cores_per_rank)
+                    spec = engine(row.engine)
+                    cases[case] = spec.why_not(
+                        device=device, dtype=dtype, ranks=ranks, architecture=architecture
+                    ) or options.lacking(spec.settings, spec.name)
+    # All engines of a model and dtype together: what each is compared with, one rank, then starts once for all of them.
+    first = {(case.model, case.dtype): at for at, case in reversed(list(enumerate(cases)))}
+    cases = dict(sorted(cases.items(), key=lambda item: first[item[0].model, item[0].dtype]))
+    return _sorted_out(cases, overridden or any(n not in {r for row in rows for r in row.ranks} for n in asked.ranks))
+
+
+def _sorted_out(cases: Mapping[Case, str | None], overridden: bool) -> Plan:
+    runnable = tuple(case for case, reason in cases.items() if reason is None)
+    refused = tuple((case, reason) for case, reason in cases.items() if reason is not None)
+    if cases and not runnable and overridden:
+        reasons = sorted({reason for _, reason in refused})
+        raise BadInput(f"nothing can run as the options ask: {'; '.join(reasons)}")
+    return Plan(runnable, () if overridden else refused)
+
+
+def _column(asked: tuple[T, ...], own: tuple[T, ...]) -> tuple[T, ...]:
+    """The values asked for; a row keeps its own where nothing was asked."""
+    return asked or own
+
+
+def _ranks(asked: tuple[int, ...], own: tuple[int, ...], everywhere: list[int]) -> tuple[int, ...]:
+    """Rank counts narrow: a row keeps those of its own that were asked for, and takes those that no row has."""
+    if not asked:
+        return own
+    return tuple(n for n in asked if n in own or n not in everywhere)
+
+
+def _profile(path: Path, data: dict[str, Any]) -> Profile:
+    def fail(what: str) -> BadInput:
+        return BadInput(f"--profile {path}: {what}")
+
+    def only(table: dict[str, Any], section: str) -> None:
+        for key in table:
+            if key not in _SECTIONS[section]:
+                where = f"[{section}] " if section else ""
+                raise fail(f"{where}has no key {key!r}; it knows {', '.join(sorted(_SECTIONS[section]))}")
+
+    def rows(section: dict[str, Any]) -> tuple[Row, ...]:
+        made = []
+        for table in section.get("cases", []):
+            only(table, "cases")
+            if "engine" not in table or not table.get("models"):
+                raise fail("every cases table needs an engine and at least one model")
+            for dtype in table.get("dtypes", []):
+                if dtype not in (*PRECISIONS, NATIVE):
+                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join((*PRECISIONS, NATIVE))}")
+            engine(table["engine"])
+            made.append(
+                Row(
+                    table["engine"],
+                    tuple(table["models"]),
+                    tuple(table.get("dtypes", ("fp32", "bf16"))),
+                    _positive(fail, "ranks", table.get("ranks", [1])),
+                )
+            )
+        return tuple(made)
+
+    only(data, "")
+    host, conformance, performance = (data.get(name, {}) for name in ("host", "conformance", "performance"))
+    for name in ("host", "conformance", "performance", "miniature"):
+        only(data.get(name, {}), name)
+    return Profile(
+        name=path.stem,
+        description=str(data.get("description", "")),
+        conformance=rows(conformance),
+        performance=rows(performance),
+        prompts=str(conformance.get("prompts", "bloom")),
+        batch_sizes=_positive(fail, "batch_sizes", performance.get("batch_sizes", [1])),
+        input_lengths=_positive(fail, "input_lengths", performance.get("input_lengths", [32])),
+        new_tokens=_positive(fail, "new_tokens", [performance.get("new_tokens", 32)])[0],
+        repetitions=_positive(fail, "repetitions", [performance.get("repetitions", 5)])[0],
+        cores_per_rank=int(host.get("cores_per_rank", 1)),
+        gate_budget=_positive(fail, "gate_budget", [performance["gate_budget"]])[0]
+        if "gate_budget" in performance
+        else None,
+        limits=_limits(fail, performance.get("limits", {})),
+        largest_batch=_positive(fail, "largest_batch", [performance["largest_batch"]])[0]
+        if "largest_batch" in performance
+        else None,
+        protocol={str(key): str(value) for key, value in performance.get("protocol", {}).items()},
+        small=_miniature(fail, data["miniature"], conformance, performance) if "miniature" in data else None,
+    )
+
+
+def _miniature(fail: Any, table: dict[str, Any], *sections: dict[str, Any]) -> Miniature:
+    models = table.get("models", {})
+    for name in {name for section in sections for row in section.get("cases", []) for name in row["models"]}:
+        if name not in models:
+            raise fail(f"[miniature] models names nothing for {name}")
+    most, repetitions = (_positive(fail, key, [table.get(key, 1)])[0] for key in ("most_ranks", "repetitions"))
+    return Miniature({str(key): str(value) for key, value in models.items()}, most, repetitions)
+
+
+def _limits(fail: Any, table: dict[str, Any]) -> tuple[Limit, ...]:
+    try:
+        return limits.read(table)
+    except BadInput as error:
+        raise fail(f"[performance.limits] {error}") from None
+
+
+def _positive(fail: Any, name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not values or not all(type(v) is int and v >= 1 for v in values):
+        raise fail(f"{name} = {values!r}: must be whole numbers of at least 1")
+    return tuple(values)

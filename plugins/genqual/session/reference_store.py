@@ -1,0 +1,188 @@
+"""What the models of a run are judged by: their references, found by weight hash, and the oracle's own words."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.cases import Case, Json
+from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
+from genqual.conformance.judges.logits import judge_same
+from genqual.conformance.oracle.registry import Oracle, supported
+from genqual.conformance.references import file, index
+from genqual.conformance.references.make import Reference
+from genqual.conformance.scores import scores_of
+from genqual.engines.base import Scores
+from genqual.errors import BadInput
+from genqual.models import weights
+from genqual.models.registry import cache_dir, resolve
+from genqual.models.spec import ModelSpec
+from genqual.paths import data_dir
+from genqual.session.oracles import Oracles
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What a model is at this moment: what its path holds may change during a run, and its answers with it."""
+
+    model: str
+    weights: str
+    config: str
+
+
+class ReferenceStore:
+    """References and oracles of the models of one run, each read once while its files stay as they are."""
+
+    def __init__(self, first: str | None, oracles: Oracles | None = None) -> None:
+        """Look into the directory `first` before the places of every run; `oracles` are asked about other texts."""
+        self.places = [Path(first)] if first else []
+        self.places += [data_dir("baselines") / "references", cache_dir() / "references"]
+        self._references: dict[_Identity, Reference | str] = {}
+        self._unread: dict[str, str] = {}  # models whose weights could not be known, and why
+        self._oracles = oracles or Oracles(lambda text: None, frozenset)
+        self._kept: _Identity | None = None  # the model whose oracle is kept
+        self._logits: dict[tuple[_Identity, bytes, int], F64] = {}  # of long texts, by the steps that were kept
+        self._exact: dict[tuple[_Identity, str], F64] = {}  # of references
+
+    def weights_sha256(self, model: str) -> str | None:
+        """SHA-256 of the whole checkpoint, or None where it cannot be known in this process.
+
+        Raises BadInput on an embedded model or a directory that cannot be read.
+        """
+        spec = resolve(model)
+        try:
+            return weights.sha256(spec)
+        except BadInput:
+            if spec.source in ("embedded", "directory"):
+                raise
+            return None
+
+    def reference(self, model: str) -> Reference | str:
+        """The oracle's reference of `model`, or why there is none. Raises BadInput on one that is not sound."""
+        if model in self._unread:
+            return self._unread[model]
+        identity = _identity(model)
+        if identity not in self._references:
+            self._references[identity] = self._read(model)
+        return self._references[identity]
+
+    def _read(self, model: str) -> Reference | str:
+        spec = resolve(model)
+        try:
+            sha256 = weights.sha256(spec)
+        except BadInput as reason:
+            if spec.source in ("embedded", "directory"):
+                raise
+            # For the whole run: once ranks have downloaded it, half of its tests would have another word than the rest.
+            self._unread[model] = f"no reference is known to be of the weights of {spec.name}: {reason}"
+            return self._unread[model]
+        config = _config(model)
+        folder = index.find(self.places, spec.name, sha256, config)
+        if folder is not None:
+            return file.read(folder)
+        return index.why_none(self.places, spec.name, sha256, config, _command(spec, model))
+
+    def oracle(self, model: str) -> Oracle:
+        """Who said the reference of `model`: our own implementation, or transformers in a process on the CPU.
+
+        Kept, because a free run is re-scored with it. Raises BadInput where there is neither.
+        """
+        identity = _identity(model)
+        if identity != self._kept:  # what a path holds may have changed: an oracle of what was there says nothing
+            self._oracles.close()
+            self._kept = identity
+        return self._oracles.of(model, self.reference(model))
+
+    def logits(self, model: str, text: NDArray[np.int64], steps: int) -> F64:
+        """The oracle's logits (steps, vocabulary) that choose the last `steps` tokens of the row `text`.
+
+        Raises BadInput where there is no oracle.
+        """
+        key = (_identity(model), np.asarray(text, dtype=np.int64).tobytes(), steps)
+        if key not in self._logits:
+            self._logits[key] = self.oracle(model).logits(text[:-1])[-steps:]
+        return self._logits[key]
+
+    def exact_logits(self, model: str) -> F64:
+        """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference.
+
+        Raises BadInput where the model has none.
+        """
+        found = self.reference(model)
+        if not isinstance(found, Reference):
+            raise BadInput(f"model {model}: {found}")
+        key = (_identity(model), found.sha256)
+        if key not in self._exact:
+            oracle = self.oracle(model)
+            rows = [
+                oracle.logits([*prompt, *(int(t) for t in tokens[:-1])])[len(prompt) - 1 :]
+                for prompt, tokens in zip(found.prompts, found.forced, strict=True)
+            ]
+            self._exact[key] = np.stack(rows, axis=1)
+        return self._exact[key]
+
+    def against_oracle(
+        self,
+        case: Case,
+        scores: Scores,
+        text: NDArray[np.int64],
+        steps: int,
+        *,
+        limit: float,
+        factor: float = ENVELOPE_FACTOR,
+    ) -> Judgement:
+        """Judge `scores` of the last `steps` tokens of the row `text` by the oracle's word on this very row.
+
+        For texts that no reference holds; `limit` is the fp32 lane's, `factor` how many envelopes the declared lane may
+        read. Without an oracle: "no_reference".
+        """
+        try:
+            logits = self.logits(case.model, text, steps)
+        except BadInput as reason:
+            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
+        found = self.reference(case.model)
+        known = found if isinstance(found, Reference) else None
+        judged = judge_same(
+            scores_of(logits[:, None], text[None, -steps:]),
+            scores,
+            dtype=case.dtype,
+            exact=True,
+            envelope=known.envelopes.get(case.dtype) if known else None,
+            fp32_limit=limit,
+            factor=factor,
+            independent=known is None or known.independent,
+        )
+        return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
+
+
+def _command(spec: ModelSpec, model: str) -> str:
+    """What makes a reference of `model`: the oracle reads no GGUF, and a file's rounded weights are another model's."""
+    if spec.source != "gguf":
+        by = "" if spec.architecture in supported() or not spec.architecture else " --by transformers"
+        return f"`genqual reference {shlex.quote(model)}{by}` makes one"
+    convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
+    return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"
+
+
+def _identity(model: str) -> _Identity:
+    """`model` with the hash of its weights and its configuration; empty where they cannot be had."""
+    spec = resolve(model)
+    try:
+        sha256 = weights.sha256(spec)
+    except BadInput:
+        sha256 = ""
+    return _Identity(model, sha256, repr(sorted((_config(model) or {}).items())))
+
+
+def _config(model: str) -> dict[str, Json] | None:
+    """The configuration of `model`, or None where it can be read in an engine only."""
+    try:
+        return weights.config(resolve(model))
+    except BadInput:
+        return None

@@ -1,0 +1,183 @@
+"""What the terminal shows at the end, and the exit status of a run that judged nothing. Gives no verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from rich.console import Console, RenderableType
+
+from genqual.analysis.compare import compare
+from genqual.analysis.compare_read import read
+from genqual.analysis.compare_view import as_table
+from genqual.analysis.published.prices import prices
+from genqual.analysis.published.tables import NAME, published
+from genqual.analysis.report.write import write
+from genqual.analysis.terminal.summary import summary
+from genqual.errors import GenqualError
+from genqual.records.record import Record
+from genqual.records.redaction import redact
+from genqual.session.context import Run
+from genqual.session.selection import Selection
+
+LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
+UNJUDGED: Final = {
+    "no_baseline": ("no baseline", "B", "NO BASELINE"),
+    "no_reference": ("no reference", "R", "NO REFERENCE"),
+    "inconclusive": ("inconclusive", "I", "INCONCLUSIVE"),
+    "recorded": ("recorded", "-", "RECORDED"),
+    "waived": ("waived", "w", "WAIVED"),
+    "not_applicable": ("not applicable", "n", "NOT APPLICABLE"),
+}
+JUDGED: Final = {
+    "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
+    # The category stays "failed": it is what pytest lists under FAILURES.
+    "regressed": ("failed", "S", ("REGRESSED", {"red": True, "bold": True})),
+}
+
+
+class Tally:
+    """What became of each device's tests, read off the reports: the controller sees those of every xdist worker."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.judged: Counter[str] = Counter()
+        self.records: list[Path] = []
+        self.texts: list[str] = []
+        self.not_applicable: Counter[str] = Counter()
+        self.limits: list[str] = []
+        self.inconclusive: dict[str, list[str]] = {}  # reason -> items
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Count a report that carries a verdict, and note the records that its test spooled."""
+        found = _properties(report)
+        if report.when == "call" and found.get("genqual_verdict") in (
+            "pass",
+            "fail",
+            "waived",
+            "regressed",
+            "improved",
+        ):
+            self.judged[found["genqual_device"]] += 1
+        if report.when == "call" and "genqual_text" in found:
+            self.texts.append(found["genqual_text"])
+        if found.get("genqual_verdict") == "not_applicable" and isinstance(report.longrepr, tuple):
+            self.not_applicable[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
+        if report.when == "call" and found.get("genqual_verdict") == "inconclusive":
+            told = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            reason = str(told).removeprefix("Skipped: ").removeprefix("INCONCLUSIVE: ")
+            self.inconclusive.setdefault(reason, []).append(report.nodeid.rpartition("::")[2])
+        if report.when == "call" and "genqual_limit" in found:
+            excused = "  WAIVED" if found.get("genqual_verdict") == "waived" else ""
+            self.limits.append(found["genqual_limit"] + excused)
+        for name, value in report.user_properties:
+            if name == "genqual_record" and Path(str(value)) not in self.records:
+                self.records.append(Path(str(value)))
+
+    def status(self, report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+        """Category, letter and word of a test whose verdict has a name of its own; None for every other."""
+        if not isinstance(report, pytest.TestReport):
+            return None
+        if not report.skipped:
+            word = _properties(report).get("genqual_verdict", "")
+            return JUDGED.get(word) if report.when == "call" and (report.failed or word != "regressed") else None
+        known = UNJUDGED.get(_properties(report).get("genqual_verdict", ""))
+        return known and (known[0], known[1], (known[2], {"yellow": True}))
+
+    def unjudged(self) -> list[str]:
+        """The devices that `-m` names and on which nothing was judged."""
+        return [name for name in sorted(self._selection.named) if not self.judged[name]]
+
+    def exit_status(self, run: Run, status: int) -> int:
+        """Non-zero where nothing was judged, a required upload failed, or a waiver is stale."""
+        if run.stale_waivers:
+            return int(pytest.ExitCode.TESTS_FAILED)
+        if self.unjudged() and not run.options.allow_absent:
+            return int(pytest.ExitCode.TESTS_FAILED)
+        if run.options.require_upload and run.pushed is not None and not run.pushed.ok:
+            return int(pytest.ExitCode.TESTS_FAILED)
+        # All skipped on an absent device that was allowed, or an empty selection of it, is what the user asked for.
+        return int(pytest.ExitCode.OK) if self._selection.named and run.options.allow_absent else status
+
+
+def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None:
+    """Write the tables of this run's records, where they went, and what stayed unjudged."""
+    if terminal.config.option.collectonly:
+        return
+    records = [Record.from_bytes(path.read_bytes()) for path in tally.records if path.is_file()]
+    width = min(terminal._tw.fullwidth, 160) if terminal.isatty else LOG_WIDTH
+    if records:
+        terminal.section("genqual")
+        terminal.write(rendered(summary(records, width), width, color=terminal._tw.hasmarkup))
+    if tally.limits:
+        terminal.section("genqual: limits of the profile")
+        for line in tally.limits:
+            terminal.write_line(line)
+    if tally.texts:
+        terminal.section("genqual: greedy text")
+        for text in tally.texts:
+            terminal.write_line(text)
+    if tally.inconclusive:
+        terminal.section("genqual: inconclusive")
+        for reason, items in tally.inconclusive.items():
+            terminal.write_line(f"{', '.join(items)}: {reason}")
+    if tally.not_applicable:
+        terminal.section("genqual: not applicable")
+        for reason, count in tally.not_applicable.most_common():
+            terminal.write_line(f"{count} x {reason}")
+    lines = list(run.warnings) + list(run.stale_waivers) + (run.pushed.lines() if run.pushed else [])
+    if records:
+        lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
+    lines += _finished(terminal, run, records, width)
+    for name in tally.unjudged():
+        why = _why(run, name)
+        lines.append(f"{name} was asked for and nothing was judged on it: {why}")
+    if lines:
+        terminal.section("genqual: records")
+        for line in lines:
+            terminal.write_line(line)
+
+
+def _finished(terminal: pytest.TerminalReporter, run: Run, records: list[Record], width: int) -> list[str]:
+    """The comparison and the page that were asked for; neither changes a verdict, so a failure is a line."""
+    said: list[str] = []
+    options = run.options
+    if not records:
+        return [f"{name}: this run made no record" for name in (options.compare_to, options.report) if name]
+    if options.compare_to:
+        try:
+            found = compare(read(options.compare_to), records, (redact(options.compare_to), f"this run, {run.id}"))
+            terminal.section("genqual: compared")
+            terminal.write(rendered(as_table(found), width, color=terminal._tw.hasmarkup))
+        except GenqualError as error:
+            said.append(f"--compare-to: {error}")
+    if options.report:
+        try:
+            everything = [*records, *published()]
+            title = f"genqual: run {run.id} beside what was published"
+            write(Path(options.report), everything, prices(), sources=[f"run {run.id}", NAME], title=title)
+            said.append(f"report: {options.report}")
+        except GenqualError as error:
+            said.append(f"--report: {error}")
+    return said
+
+
+def rendered(what: RenderableType, width: int, *, color: bool) -> str:
+    """A rich renderable as text for pytest's terminal."""
+    console = Console(width=width, force_terminal=color, no_color=not color, highlight=False)
+    with console.capture() as captured:
+        console.print(what)
+    return captured.get()
+
+
+def _why(run: Run, device: str) -> str:
+    found = run.selection.presence(device)
+    if not found.present:
+        return f"{found.probe} found {found.found}. --allow-absent accepts an absent device"
+    return "no selected test gave a verdict (deselected, skipped, or without a reference or baseline)"
+
+
+def _properties(report: Any) -> dict[str, str]:
+    return {str(name): str(value) for name, value in getattr(report, "user_properties", ())}

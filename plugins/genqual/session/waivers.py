@@ -1,0 +1,205 @@
+"""Known failures: narrow, strict, explained and dated. Reads TOML; knows tests by their ids, devices by their class.
+
+A waiver turns one failing test into WAIVED. It fails the run when it has expired, when its test passes again, and when
+it names no test although everything that could be its test was collected and selected.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from genqual.cases import case_id_in
+from genqual.errors import BadInput
+
+_WANTED: Final = {"test", "says", "issue", "expires"}
+_KNOWN: Final = _WANTED | {"class", "versions", "weights"}
+_LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
+_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiver:
+    """One known failure: of `test` (the end of its id), with a message that `says` (a regular expression) is found in.
+
+    `hardware` is a pattern of hardware classes; `versions` a range for each package it is known to fail with; `weights`
+    the first digits of the SHA-256 of a model's weights, because an id has only the last word of its path.
+    """
+
+    test: str
+    says: str
+    issue: str
+    expires: date
+    file: Path
+    hardware: str = "*"
+    versions: Mapping[str, SpecifierSet] = field(default_factory=dict)
+    weights: str = ""
+
+    def names(self, nodeid: str) -> bool:
+        """Whether this is the test's waiver; the id may stand below any folder."""
+        return nodeid == self.test or nodeid.endswith(f"/{self.test}")
+
+    def in_file_of(self, nodeid: str) -> bool:
+        """Whether the test with this id stands in the file that the waiver names."""
+        file, own = nodeid.partition("::")[0], self.test.partition("::")[0]
+        return file == own or file.endswith(f"/{own}")
+
+    @property
+    def workload(self) -> str | None:
+        """The id of the workload that its test measures, or None."""
+        found = _WORKLOAD.search(self.test)
+        return found and found[1]
+
+    def of_other_workload(self, nodeid: str) -> bool:
+        """Whether this is its test but for the workload: other batch sizes and lengths, such as another profile's."""
+        rest = _WORKLOAD.sub("", nodeid)
+        own = _WORKLOAD.sub("", self.test)
+        return self.workload is not None and (rest == own or rest.endswith(f"/{own}"))
+
+    def of_case(self, case: str) -> bool:
+        """Whether the test is one of the case with this id."""
+        return case_id_in(self.test) == case
+
+    def excuses(self, message: str) -> bool:
+        """Whether the failure is the one that is known."""
+        return re.search(self.says, message) is not None
+
+    def holds(self, hardware: str, installed: Mapping[str, str]) -> bool:
+        """Whether it is meant for this class of hardware and these versions; a package that is missing has none."""
+        return fnmatchcase(hardware, self.hardware) and all(
+            name in installed and installed[name] in wanted for name, wanted in self.versions.items()
+        )
+
+    @property
+    def reason(self) -> str:
+        """Where the failure is being dealt with, and the last day on which it is excused."""
+        return f"{self.issue}, until {self.expires}"
+
+    def expired(self, today: date) -> bool:
+        """Whether its last day is over."""
+        return today > self.expires
+
+    def __str__(self) -> str:
+        return f"{self.file.name}: {self.test} ({self.reason})"
+
+
+def read(path: Path) -> list[Waiver]:
+    """The waivers of one device's file; none without a file. Raises BadInput that names entry, key and value."""
+    if not path.is_file():
+        return []
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not TOML: {error}") from None
+    if set(data) - {"waiver"}:
+        raise BadInput(f"{path}: only [[waiver]] tables are known, not {', '.join(sorted(set(data) - {'waiver'}))}")
+    return [_waiver(path, number, table) for number, table in enumerate(data.get("waiver", []), start=1)]
+
+
+def _waiver(path: Path, number: int, table: dict[str, Any]) -> Waiver:
+    where = f"{path}, waiver {number}"
+    if missing := _WANTED - set(table):
+        raise BadInput(f"{where}: {', '.join(sorted(missing))} missing; a waiver needs {', '.join(sorted(_WANTED))}")
+    if unknown := set(table) - _KNOWN:
+        raise BadInput(f"{where}: unknown {', '.join(sorted(unknown))}; a waiver knows {', '.join(sorted(_KNOWN))}")
+    test, says, expires = str(table["test"]), str(table["says"]), table["expires"]
+    if "::" not in test or "[" not in test:
+        raise BadInput(f"{where}: test = {test!r}: name one test of one case, FILE::test_name[CASE]")
+    if type(expires) is not date:
+        raise BadInput(f"{where}: expires = {expires!r}: must be a date such as 2027-03-01, without quotes")
+    if not str(table["issue"]).strip():
+        raise BadInput(f"{where}: issue is empty; say where this failure is being dealt with")
+    try:
+        pattern = re.compile(says)
+    except re.error as error:
+        raise BadInput(f"{where}: says = {says!r}: not a regular expression ({error})") from None
+    if pattern.search(""):
+        raise BadInput(f"{where}: says = {says!r} is found in every message; quote what is known of the failure")
+    try:
+        versions = {name: SpecifierSet(str(wanted)) for name, wanted in table.get("versions", {}).items()}
+    except InvalidSpecifier as error:
+        raise BadInput(f"{where}: versions: {error}") from None
+    weights = str(table.get("weights", "")).lower()
+    if "weights" in table and not re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},64}}", weights):
+        raise BadInput(
+            f"{where}: weights = {weights!r}: give the first {_LEAST_DIGITS} or more hexadecimal digits of the SHA-256 "
+            "that a record has as model.weights_sha256"
+        )
+    return Waiver(test, says, str(table["issue"]), expires, path, str(table.get("class", "*")), versions, weights)
+
+
+@dataclass
+class Register:
+    """The waivers of this run, and what became of each."""
+
+    waivers: list[Waiver]
+    today: date
+    seen: set[Waiver] = field(default_factory=set)
+    collected: set[str] = field(default_factory=set)
+    """The id of every test that was collected, of those too that `-m` or another option then left out."""
+    tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
+
+    def of(self, nodeid: str, weights: Callable[[], str | None] = lambda: None) -> Waiver | None:
+        """The waiver in force of a test; an expired one excuses nothing.
+
+        `weights` gives the SHA-256 of the test's model, and is asked where a waiver is for certain weights only.
+        """
+        named = [one for one in self.waivers if one.names(nodeid)]
+        self.seen.update(named)  # of other weights too: it is right for another model of this name
+        held = (weights() or "") if any(one.weights for one in named) else ""
+        found = next((one for one in named if held.startswith(one.weights)), None)
+        return None if found is None or found.expired(self.today) else found
+
+    def excuse(self, nodeid: str, message: str) -> str | None:
+        """The reason why this failure of a test is WAIVED, or None where no waiver in force knows it."""
+        waiver = self.of(nodeid)
+        return waiver.reason if waiver is not None and waiver.excuses(message) else None
+
+    def excuse_metric(self, case: str, workload: str, metric: str, message: str | None) -> str | None:
+        """As `excuse`, of the test of one metric; None where there is no message, or no such test in this run."""
+        nodeid = self.tests.get((case, workload, metric))
+        return None if nodeid is None or message is None else self.excuse(nodeid, message)
+
+    def problems(
+        self,
+        *,
+        whole: Collection[str],
+        selected: Collection[str] | None = None,
+        workloads: Collection[str] | None = None,
+    ) -> list[str]:
+        """Why the run fails: what has expired, and what names no test of the cases that were run as a `whole`, by id.
+
+        Another profile has other cases; a waiver of those is no mistake. Neither is one whose test may be among what
+        was collected and is not among the `selected` tests (None: all were), nor one of another workload, unless no
+        profile has that: `workloads` are the ids of all that there are (None: unknown, options or a file changed them).
+        """
+        left_out = set() if selected is None else self.collected.difference(selected)
+        found = [
+            f"the waiver {one} has expired: mend the failure, or renew it with a reason"
+            for one in self.waivers
+            if one.expired(self.today)
+        ]
+        found += [
+            f"the waiver {one} names no test of this run: correct it, or remove it"
+            for one in self.waivers
+            if any(one.of_case(case) for case in whole) and not self._may_name_one(one, left_out, workloads)
+        ]
+        return found
+
+    def _may_name_one(self, waiver: Waiver, left_out: Collection[str], workloads: Collection[str] | None) -> bool:
+        if waiver in self.seen or any(waiver.names(nodeid) for nodeid in self.collected):
+            return True
+        own = {nodeid for nodeid in self.collected if waiver.in_file_of(nodeid)}
+        if own.intersection(left_out) or (left_out and not own):
+            return True
+        elsewhere = workloads is None or waiver.workload in workloads
+        return elsewhere and any(waiver.of_other_workload(nodeid) for nodeid in own)

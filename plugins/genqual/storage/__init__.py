@@ -1,0 +1,1 @@
+"""Where records are kept: spool, directories, sinks."""
