@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from genqual.moved import install
+
 __version__ = "0.1.0"
 
 # A wheel carries suites, fixtures and baselines inside this package. In a checkout they stand at the top level, so the
@@ -11,3 +13,5 @@ __version__ = "0.1.0"
 _checkout = Path(__file__).resolve().parents[2]
 if (_checkout / "suites" / "profiles").is_dir() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
+
+install()

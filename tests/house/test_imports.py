@@ -1,115 +1,90 @@
-"""Walk every import of the source tree and hold the directions of docs/architecture.md."""
+"""Hold the directions of docs/architecture.md: imports, circles, where heavy packages may be imported."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-LEVELS: Final = {
-    "suites": 6,
-    "fixtures": 5,
-    "plugin": 4,
-    "ranks": 3,
-    "conformance": 3,
-    "performance": 3,
-    "results": 3,
-    "engines": 2,
-    "models": 1.5,
-    "devices": 1,
-    "words": 0,
-}
-WORDS: Final = {"spec", "errors", "paths", "genqual"}
+from tests.house.structure import ROOT, Tree
+
 HEAVY: Final = {"torch", "transformers", "deepspeed", "accelerate", "optimum", "habana_frameworks"}
 MAY_BE_HEAVY: Final = (
     "plugins/genqual/engines/",
     "plugins/genqual/models/build.py",
     "plugins/genqual/models/load.py",
     "plugins/genqual/models/convert.py",
-    "plugins/genqual/conformance/faults/",
+    "plugins/genqual/faults/injectors/",
     "plugins/genqual/gate/frozen.py",
     "plugins/genqual/metrics/roofline.py",
     "plugins/genqual/ranks/worker.py",
 )
 NEVER_HEAVY: Final = ("base.py", "projection.py", "registry.py", "specs.py")
-
-
-def sources() -> list[Path]:
-    return sorted(path for top in ("plugins/genqual", "suites", "fixtures") for path in (ROOT / top).rglob("*.py"))
-
-
-def room(parts: tuple[str, ...]) -> str:
-    """The room of a dotted name below genqual: its first part if that is a room, else the plugin or the words."""
-    first = parts[0] if parts else "genqual"
-    if first in LEVELS:
-        return first
-    return "words" if first in WORDS else "plugin"
-
-
-def own_room(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return room(parts[2:] if parts[0] == "plugins" else parts)
-
-
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            assert node.module is not None
-            if node.module == "genqual":
-                yield from ((node.lineno, f"genqual.{alias.name}") for alias in node.names)
-            else:
-                yield node.lineno, node.module
-
-
-def wrong_way(path: Path) -> list[str]:
-    here = own_room(path)
-    found = []
-    for line, name in imports(path):
-        top, *rest = name.split(".")
-        if top in ("suites", "fixtures", "tests", "plugins"):
-            found.append(f"{path.relative_to(ROOT)}:{line}: {name}: a top-level name, not genqual's")
-        if top != "genqual" or not rest or rest[0].startswith("_"):
-            continue
-        there = room(tuple(rest))
-        if there != here and LEVELS[there] >= LEVELS[here]:
-            found.append(f"{path.relative_to(ROOT)}:{line}: {here} imports {there} ({name})")
-    return found
+PURE: Final = {"numpy", "safetensors"}
+"""What `conformance` may import beside the standard library and genqual."""
 
 
 def test_imports_point_downwards() -> None:
-    assert not [problem for path in sources() for problem in wrong_way(path)]
+    assert not Tree().upward
+
+
+def test_there_is_no_circle() -> None:
+    assert not Tree().circles
 
 
 def test_heavy_packages_stay_in_the_ranks() -> None:
-    found = []
-    for path in sources():
+    tree, found = Tree(), []
+    for path in tree.files:
         name = path.relative_to(ROOT).as_posix()
-        if name.startswith(MAY_BE_HEAVY) and not (path.name in NEVER_HEAVY and "engines" in name):
+        if name.startswith(MAY_BE_HEAVY) and not (path.parent.name == "engines" and path.name in NEVER_HEAVY):
             continue
-        found += [f"{name}:{line}: {module}" for line, module in imports(path) if module.split(".")[0] in HEAVY]
+        found += [each for each in tree.imports(path) if each.name.split(".")[0] in HEAVY]
+    assert not found
+
+
+def test_conformance_is_numpy_only() -> None:
+    tree = Tree()
+    found = [
+        each
+        for path in tree.files
+        if tree.room(tree.parts(path)) == "conformance"
+        for each in tree.imports(path)
+        if each.name.split(".")[0] not in PURE | {"genqual"} | sys.stdlib_module_names
+    ]
     assert not found
 
 
 @pytest.mark.parametrize(
-    ("room", "text"),
+    ("file", "text"),
     [
-        ("devices", "from genqual.engines.base import EngineSpec"),
-        ("results", "from genqual.ranks import pool"),
-        ("engines", "def f() -> None:\n    import genqual.plugin"),
-        ("models", "from genqual.engines import registry"),
-        ("results", "import suites"),
+        ("devices/new.py", "from genqual.engines.base import EngineSpec"),
+        ("records/new.py", "from genqual.ranks import pool"),
+        ("engines/new.py", "def f() -> None:\n    import genqual.plugin"),
+        ("models/new.py", "from genqual.engines import registry"),
+        ("records/new.py", "import suites"),
+        ("session/new.py", "from genqual.faults.matrix import store"),
+        ("unknown/new.py", "from genqual.cases import Case"),
     ],
 )
-def test_an_upward_import_is_seen(room: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "plugins" / "genqual" / room / "new.py"
+def test_an_upward_import_is_seen(file: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "plugins" / "genqual" / file
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    assert wrong_way(path)
+    real = ROOT / "plugins" / "genqual"
+    for package in ("ranks/pool.py", "engines/registry.py", "faults/matrix/store.py"):
+        (tmp_path / "plugins" / "genqual" / package).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "plugins" / "genqual" / package).write_text("")
+        assert (real / package).is_file()
+    assert Tree(tmp_path).upward
+
+
+def test_circles_and_long_parts_are_seen(tmp_path: Path) -> None:
+    place = tmp_path / "plugins" / "genqual" / "engines"
+    place.mkdir(parents=True)
+    (place / "one.py").write_text("from genqual.engines import two\n")
+    (place / "two.py").write_text("def f() -> None:\n    from genqual.engines.one import g\n" + "    x = 1\n" * 100)
+    tree = Tree(tmp_path)
+    assert tree.circles == [["engines.one", "engines.two"]]
+    assert tree.too_long == ["plugins/genqual/engines/two.py:1: f: a function of 102 lines"]

@@ -16,14 +16,13 @@ from genqual.conformance import bisect as places
 from genqual.conformance.oracle.core import CausalOracle
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.devices.registry import device, processor
-from genqual.engines.registry import engine as engine_called
 from genqual.errors import BadInput
 from genqual.faults import fault
 from genqual.models import weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import resolve
 from genqual.ranks.client import Generator
-from genqual.ranks.group_spec import GroupPlan
+from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 
 
@@ -70,23 +69,13 @@ def bisect(
 @contextmanager
 def started(case: Case) -> Iterator[Generator]:
     """A group of `case`, ended afterwards. Raises BadInput where its device is absent."""
-    place, spec = device(case.device), engine_called(case.engine)
+    place = device(case.device)
     presence = place.probe()
     if not presence.present:
         raise BadInput(f"--device {case.device}: absent; {presence.probe} found {presence.found}")
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=lambda text: click.echo(text, err=True))
-        plan = GroupPlan(
-            case=case,
-            implementation=spec.implementation,
-            model=weights.local(resolve(case.model)),
-            placement=place.place(case.ranks, case.cores_per_rank),
-            torch_device=place.torch_device,
-            backend=place.backend,
-            logs=Path(logs),
-            options=dict(spec.options),
-        )
         try:
-            yield Generator(pool, plan)
+            yield Generator(pool, plan(case, Path(logs)))
         finally:
             pool.close_all()

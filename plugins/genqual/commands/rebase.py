@@ -36,10 +36,10 @@ from genqual.gate.case_launches import CaseLaunches, Taken, disturbed_by_xdist, 
 from genqual.gate.decision import GATED
 from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.gate.rebase_state import Unfinished
-from genqual.models.registry import cache_dir, resolve
+from genqual.models.registry import cache_dir
 from genqual.paths import data_dir
 from genqual.ranks.client import Generator
-from genqual.ranks.group_spec import GroupPlan
+from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 from genqual.session import profiles
 from genqual.session.options import Options
@@ -246,9 +246,9 @@ def _measure(
     """
     made: list[CaseLaunches] = []
     for case in cases:
-        plan, spec = _plan(case, logs), engine(case.engine)
+        spec = engine(case.engine)
         asked = options.of_engine(spec.settings) if options else {}
-        generator = Generator(pool, replace(plan, options={**plan.options, **asked}) if asked else plan)
+        generator = Generator(pool, plan(case, logs, options=asked))
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
         slowdown = decision.settings_for("tpot", case.ranks).tolerance
         job = Job.of(set(metrics) - set(spec.unseen), gated, shape, slowdown=slowdown, ranks=case.ranks)
@@ -345,22 +345,6 @@ def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings,
         found = change(old.launches, new, settings, exact=metric == "peak_memory")
         text += f", {found.change:+.1%} against the old baseline"
     return text
-
-
-def _plan(case: Case, logs: Path) -> GroupPlan:
-    device, spec = devices()[case.device], engine(case.engine)
-    return GroupPlan(
-        case=case,
-        implementation=spec.implementation,
-        model=resolve(case.model),
-        placement=device.place(case.ranks, case.cores_per_rank),
-        torch_device=device.torch_device,
-        backend=device.backend,
-        logs=logs,
-        options=dict(spec.options),
-        tier=spec.tier,
-        exclusive=device.exclusive,
-    )
 
 
 def _url(text: str | None) -> str | None:

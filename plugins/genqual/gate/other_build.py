@@ -27,6 +27,11 @@ class Build:
     python: str
     path: tuple[str, ...]
 
+    @property
+    def former_names(self) -> bool:
+        """Whether this build is of genqual from before its modules moved, and knows them by former names."""
+        return any((Path(place) / "genqual" / "performance" / "alternate.py").is_file() for place in self.path)
+
 
 def build_of(text: str, directory: Path) -> Build:
     """The build that `text` names, made ready below `directory`. Raises BadInput that says what was tried.

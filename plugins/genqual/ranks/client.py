@@ -370,6 +370,8 @@ class Generator:
         deadline_s: float | None = None,
         **work: int,
     ) -> tuple[Reply, ...]:
+        if fields is not None and "entry" in fields:
+            fields = {**fields, "entry": self.plan.name(str(fields["entry"]))}
         with self._pool.computing(self.plan):
             group = self._pool.get(self.plan)
             if method in ("fault", "heal"):

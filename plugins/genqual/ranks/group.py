@@ -67,7 +67,7 @@ class RankGroup:
         """Launch what `start` will need: ranks that import their engine on `cores`, then wait for it."""
         group = cls(plan, progress)
         try:
-            group._spawn({"module": plan.implementation.partition(":")[0], "cores": list(cores)})
+            group._spawn({"module": plan.name(plan.implementation).partition(":")[0], "cores": list(cores)})
         except BaseException:
             group.kill()
             raise
@@ -85,7 +85,7 @@ class RankGroup:
                 group._spawn()
             group._admit()
             request: dict[str, Json] = {
-                **{"implementation": plan.implementation, "model": plan.model.as_json()},
+                **{"implementation": plan.name(plan.implementation), "model": plan.model.as_json()},
                 **{"dtype": plan.case.dtype, "device": plan.torch_device, "options": plan.options},
             }
             replies = group.call("load", request, deadline_s=plan.deadlines.call("load"))

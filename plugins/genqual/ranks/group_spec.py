@@ -1,4 +1,4 @@
-"""What a rank group is made of, fixed before it starts. Pure: no process is started here, no torch."""
+"""What a rank group is made of, fixed before it starts. No process is started here, and no torch is imported."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from genqual.cases import Case, Json
 from genqual.devices.base import Placement
+from genqual.devices.registry import device
+from genqual.engines.registry import engine
+from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
+from genqual.models.weights import local
+from genqual.moved import former
 from genqual.ranks.deadlines import Deadlines
 
 
@@ -33,6 +39,7 @@ class GroupPlan:
     hosts: tuple[str, ...] = ()
     python: str = sys.executable  # of the ranks; another environment's for `--baseline-from`
     path: tuple[str, ...] = ()  # searched before what `python` has installed
+    former_names: bool = False  # the ranks run a build from before the move, which knows modules by former names
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     @property
@@ -41,6 +48,10 @@ class GroupPlan:
         if self.launcher != "auto":
             return self.launcher
         return "torchrun" if self.case.ranks > 1 else "none"
+
+    def name(self, entry: str) -> str:
+        """`package.module:name` as the ranks of this plan know it."""
+        return former(entry) if self.former_names else entry
 
     @property
     def key(self) -> str:
@@ -56,3 +67,26 @@ class GroupPlan:
             "build": [self.python, self.path],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def plan(case: Case, logs: Path, **changes: Any) -> GroupPlan:
+    """The group of `case` as its device and its engine's spec say; `changes` replace fields of the plan.
+
+    The one place where a case becomes a plan. `options` among the changes are added to those of the engine's spec.
+    Raises BadInput on an unknown device, engine or model, and where the device has too few cores or cards.
+    """
+    place, spec = device(case.device), engine(case.engine)
+    values: dict[str, Any] = {
+        "implementation": spec.implementation,
+        "torch_device": place.torch_device,
+        "backend": place.backend,
+        "tier": spec.tier,
+        "exclusive": place.exclusive,
+        **changes,
+    }
+    values["options"] = {**spec.options, **changes.get("options", {})}
+    if "model" not in values:
+        values["model"] = local(resolve(case.model))  # the very files whose hash finds the reference
+    if "placement" not in values:
+        values["placement"] = place.place(case.ranks, case.cores_per_rank)
+    return GroupPlan(case=case, logs=logs, **values)

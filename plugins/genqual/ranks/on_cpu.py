@@ -17,7 +17,7 @@ from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
-from genqual.ranks.group_spec import GroupPlan
+from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 
 # No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
@@ -56,19 +56,12 @@ def cpu_generator(
     place = replace(place, env=tuple({**own, **(env or {})} for own in place.env))
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=progress)
-        plan = GroupPlan(
-            case=case,
-            implementation=eager.implementation,
-            model=spec,
-            placement=place,
-            torch_device=device.torch_device,
-            backend=device.backend,
-            logs=Path(logs),
-            options={**eager.options, **({} if attention is None else {"attn_implementation": attention})}
-            | _EMULATED.get(dtype, {})
-            | ({"max_memory": psutil.virtual_memory().available // 2} if stream else {}),
-        )
+        options: dict[str, Json] = {} if attention is None else {"attn_implementation": attention}
+        options |= _EMULATED.get(dtype, {})
+        if stream:
+            options["max_memory"] = psutil.virtual_memory().available // 2
+        group = plan(case, Path(logs), model=spec, placement=place, options=options)
         try:
-            yield Generator(pool, plan)
+            yield Generator(pool, group)
         finally:
             pool.close_all()

@@ -26,7 +26,7 @@ from genqual.ranks.codec import encode
 from genqual.ranks.protocol import Arrays, ChannelError, Message, receive, send
 
 if TYPE_CHECKING:
-    from genqual.ranks.worker import Place
+    from genqual.ranks.rank_context import RankContext
 
 LEAVE_S: Final = 20.0  # longest orderly exit of an interpreter with an engine in it
 Answer = tuple[dict[str, Json], dict[str, NDArray[Any]]]
@@ -69,7 +69,7 @@ def _batch(arrays: Arrays) -> TokenBatch:
 class Server:
     """One rank's loop. Every request gets exactly one answer; collectives run inside engine calls only."""
 
-    def __init__(self, place: Place, control: Connection) -> None:
+    def __init__(self, place: RankContext, control: Connection) -> None:
         self._place = place
         self._control = control
         self._engine: Engine | None = None

@@ -12,9 +12,10 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
+
+from genqual.ranks.rank_context import RankContext
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -33,23 +34,7 @@ _NAMES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where this rank stands, and where it reports to."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_size: int
-    cores: tuple[int, ...]
-    host: str
-    port: int
-    key: bytes
-    stacks: IO[str]
-    ahead: str | None  # the module to import before pytest asks for anything: this group was begun early
-
-
-def prepare() -> Place:
+def prepare() -> RankContext:
     """Name the rank, redirect its output, bind its cores, set its environment, arm its stack dumps.
 
     Before NumPy or torch are imported, because both read affinity and thread counts once. A rank that was begun early
@@ -78,13 +63,13 @@ def prepare() -> Place:
         os.sched_setaffinity(0, stand)
     host, _, port = os.environ["GENQUAL_CONTROL"].rpartition(":")
     key = bytes.fromhex(os.environ.pop("GENQUAL_AUTHKEY"))  # popped: compilers that the rank starts need no key
-    return Place(
+    return RankContext(
         *(rank, numbers["WORLD_SIZE"], local_rank, numbers["LOCAL_WORLD_SIZE"], cores, host, int(port), key, stacks),
         ahead["module"] if ahead else None,
     )
 
 
-def settle(place: Place) -> None:
+def settle(place: RankContext) -> None:
     """Import what a group that was begun early imports, then move every thread to the cores that are the rank's own.
 
     What cannot be imported is told when the engine is loaded.

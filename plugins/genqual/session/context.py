@@ -39,7 +39,7 @@ from genqual.models.registry import resolve
 from genqual.paths import data_dir
 from genqual.ranks.client import Generator
 from genqual.ranks.deadlines import Deadlines
-from genqual.ranks.group_spec import GroupPlan
+from genqual.ranks.group_spec import GroupPlan, plan
 from genqual.ranks.pool import Pool
 from genqual.records.record import Record
 from genqual.records.software import versions
@@ -168,18 +168,11 @@ class Run:
                 self.pool.begin(self.generator(case).plan, spare)
 
     def _plan(self, case: Case) -> GroupPlan:
-        device, spec = devices()[case.device], engine(case.engine)
-        return GroupPlan(
-            case=case,
-            implementation=spec.implementation,
-            model=weights.local(resolve(case.model)),  # the very files whose hash finds the reference
-            placement=device.place(case.ranks, case.cores_per_rank, taken=self.pool.leases.taken()),
-            torch_device=device.torch_device,
-            backend=device.backend,
-            logs=self.logs,
-            options={**spec.options, **self.options.of_engine(spec.settings)},
-            tier=spec.tier,
-            exclusive=device.exclusive,
+        return plan(
+            case,
+            self.logs,
+            placement=devices()[case.device].place(case.ranks, case.cores_per_rank, taken=self.pool.leases.taken()),
+            options=self.options.of_engine(engine(case.engine).settings),
             launcher=self.options.launcher,
             deadlines=Deadlines(scale=self.options.deadline_scale),
         )
@@ -274,8 +267,8 @@ class Run:
         """The same case in the ranks of the build that `--baseline-from` names."""
         if case not in self._others:
             build = build_of(str(self.options.baseline_from), self.state / "builds")
-            plan = replace(self._plan(case), python=build.python, path=build.path)
-            self._others[case] = Generator(self.pool, plan)
+            other = replace(self._plan(case), python=build.python, path=build.path, former_names=build.former_names)
+            self._others[case] = Generator(self.pool, other)
             self._others[case].prompts = self.prompts
         return self._others[case]
 

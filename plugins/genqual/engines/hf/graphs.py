@@ -81,7 +81,7 @@ def graphs_of(request: LoadRequest, default: str) -> Graphs:
     if kind == "hpu":
         return HpuGraphs()
     # Only now: importing Inductor takes as long as importing transformers.
-    from genqual.engines.hf.compiled import CompiledStep, StaticStep
+    from genqual.engines.hf.compiled_step import CompiledStep, StaticStep
 
     if kind == "static":
         return StaticStep(request)
