@@ -93,7 +93,7 @@ def test_the_broken_example_fails(fault: str, tmp_path: Path) -> None:
     [
         (["--engine", "server"], ["server needs --endpoint URL"]),
         (["--engine", "external"], ["external needs --engine-command"]),
-        (["--endpoint", "ftp://here"], ["is no http(s) URL"]),
+        (["--endpoint", "ftp://here"], ["invalid URL", "expected for example http"]),
         (["--endpoint", "http://me:secret@here/v1"], ["http://here/v1", "GENQUAL_API_KEY"]),
         (["--endpoint", "http://here/v1?key=secret"], ["http://here/v1", "GENQUAL_API_KEY"]),
     ],

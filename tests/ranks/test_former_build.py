@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genqual.cases import Case
+from genqual.cases import Case, Json
 from genqual.gate.other_build import build_of
 from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
@@ -31,7 +31,7 @@ def test_a_launch_of_a_build_from_before_the_move(tmp_path: Path) -> None:
     ours = plan(Case(CPU, "transformers", "llama-tiny", "fp32", 1, 1), tmp_path)
     theirs = replace(ours, python=build.python, path=build.path, former_names=build.former_names)
     pool = Pool(1, leases=Leases(tmp_path / "leases"))
-    params = {
+    params: dict[str, Json] = {
         **{"sections": ["decode"], "shape": {"hidden": 64, "layers": 1, "dtype": "fp32"}, "new_tokens": 9},
         **{"calls": {"decode": 2}, "slowdown": 0.05, "threads": 1},
     }

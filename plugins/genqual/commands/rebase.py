@@ -42,8 +42,8 @@ from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 from genqual.session import profiles
+from genqual.session.option_types import endpoint as endpoint_url
 from genqual.session.options import Options
-from genqual.session.options import endpoint as endpoint_url
 
 
 @click.command("rebase")
