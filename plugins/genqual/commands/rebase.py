@@ -36,6 +36,7 @@ from genqual.gate.case_launches import CaseLaunches, Taken, disturbed_by_xdist, 
 from genqual.gate.decision import GATED
 from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
 from genqual.gate.rebase_state import Unfinished
+from genqual.metrics.registry import is_exact, rule
 from genqual.models.registry import cache_dir
 from genqual.paths import data_dir
 from genqual.ranks.client import Generator
@@ -187,7 +188,7 @@ def rebase(
                 continue
             subject = subject_of(case, lists.weights, gated[metric], metric)
             old = known.entry(subject.key) if known else None
-            exact = metric == "peak_memory"
+            exact = is_exact(metric)
             good, kept = _kept(lists, metric)
             why = next((one.unmeasured[metric] for one in lists.taken if metric in one.unmeasured), "")
             if why:
@@ -326,7 +327,7 @@ def _replacing(
     if old.tolerance is not None and settings.tolerance > old.tolerance and not accept:
         wider = f"its tolerance becomes {settings.tolerance:.0%} instead of {old.tolerance:.0%}"
         found.append(f"{where}: {wider}, and slower ones will pass; accept it with --accept-regression REASON")
-    became = slower(old, new, settings, exact=metric == "peak_memory")
+    became = slower(old, new, settings, exact=is_exact(metric))
     if became and not accept:
         found.append(f"{where}: {became}; accept it with --accept-regression REASON")
     return found
@@ -337,12 +338,12 @@ def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings,
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
     text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}, batches {apart(new):.2%} apart"
-    if metric != "peak_memory":
+    if not is_exact(metric):
         text += f", tolerance {settings.tolerance:.0%}"
-    if metric not in ("load_s", "peak_memory"):
+    if rule(metric).stepped:
         text += f", the frozen step takes {math.exp(-middle):.2f} of the candidate's"
     if old is not None:
-        found = change(old.launches, new, settings, exact=metric == "peak_memory")
+        found = change(old.launches, new, settings, exact=is_exact(metric))
         text += f", {found.change:+.1%} against the old baseline"
     return text
 

@@ -23,7 +23,7 @@ from genqual.gate.case_launches import Taken
 from genqual.gate.decision import Settings
 from genqual.gate.launch_plan import Job, frozen_source
 from genqual.gate.verdict import Verdict
-from genqual.metrics.definitions import DEFINITIONS
+from genqual.metrics.registry import definition, rule
 
 NOISE: Final = 0.22  # of the tolerance: the most that launches may vary; above, docs/gate.md promises nothing
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
@@ -131,12 +131,12 @@ def entry_of(
 ) -> Entry:
     """The entry that these launches make; the anchor of an older one stays."""
     launches = tuple(_short(one) for one in launches)
-    timed = subject.metric not in ("load_s", "peak_memory")
+    timed = rule(subject.metric).stepped
     probes = [one.probes for one in taken]
     names = sorted({name for one in probes for name in one})
     made = Entry(
         subject=subject,
-        unit=DEFINITIONS[subject.metric].unit if subject.metric != "tokens_per_s" else "s",
+        unit="s" if timed else definition(subject.metric).unit,
         tolerance=tolerance,
         launches=launches,
         hook="requests" if taken[0].hook == "requests" else "steps",

@@ -53,15 +53,15 @@ class Taken:
         found = admission.refused(self.probes, entry.admission if entry else {}, under_test=under_test)
         if under_test != "engine" and metric in self.metrics:
             found += admission.unquiet(self.metrics[metric].frozen, self.metrics[metric].frozen_floor)
-        if metric == "load_s":
-            found += self._loads(entry)
+        if metric in self.metrics and SECTIONS[metric] == "load":
+            found += self._loads(metric, entry)
         if entry is not None and entry.frozen is not None and self.hook != entry.hook:
             found.append(f"alternated by {self.hook}, the baseline by {entry.hook}")
         return found
 
-    def _loads(self, entry: Entry | None) -> list[str]:
+    def _loads(self, metric: str, entry: Entry | None) -> list[str]:
         """Why the load time of this launch says nothing; who loads again does so with a warm page cache."""
-        again = self.metrics["load_s"].steps > 1
+        again = self.metrics[metric].steps > 1
         found = []
         if self.cold and not again:
             found.append("the page cache was cold: weights came from storage, and the baseline's did not")

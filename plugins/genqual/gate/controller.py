@@ -29,6 +29,7 @@ from genqual.gate.decision import GATED, Decision, Settings
 from genqual.gate.launch_plan import SECTIONS, Job, frozen_shape, frozen_source
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.metrics.compute import Metric
+from genqual.metrics.registry import is_exact, rule
 from genqual.ranks.client import Generator
 
 _FASTEST: Final[dict[Series, Series]] = {"raw": "floor", "frozen": "frozen_floor"}
@@ -36,8 +37,6 @@ _MEDIAN_ONLY: Final = (
     "the median step is slower and the fastest are not, as others on this host, or a fault that comes and goes, make it"
 )
 HOUR: Final = 0.5  # of the tolerance: what a host's hour may do to its speed, where nothing cancels it (docs/gate.md)
-MEMORY_SLACK: Final = 0.02  # what an allocator and a Python heap differ by between launches of the same program
-_CHANGES: Final = ("faster", "slower")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Question:
     @property
     def metrics(self) -> int:
         """Over how many alpha is split; what is exact takes no part of it."""
-        noisy = frozenset(GATED) - {"peak_memory"}
+        noisy = {name for name in GATED if not is_exact(name)}
         return max(1, sum(len(names & noisy) for names in self.asked.values()))
 
 
@@ -136,7 +135,7 @@ class Judging:
             hook=entry is None or entry.hook == "steps",
             tolerance=entry.tolerance if entry else None,
         )
-        if entry is not None and asked.under_test != "engine" and name != "peak_memory":
+        if entry is not None and asked.under_test != "engine" and not is_exact(name):
             settings = replace(settings, allowance=HOUR * settings.tolerance)  # another build's are of this hour
         now = self._launches(self._now, generator, entry, name)
         then = None
@@ -258,7 +257,7 @@ def _quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
 def _hours(case: Case, entry: Entry, under_test: str) -> list[str]:
     """Why the hours of this host say nothing of what is under test: its speed itself, which nothing cancels then."""
     name = entry.subject.metric
-    if under_test == "engine" or name == "peak_memory":
+    if under_test == "engine" or is_exact(name):
         return []
     launches = _quiet(entry.launches, under_test)
     most = HOURS * gate.settings_for(name, case.ranks, hook=entry.hook == "steps", tolerance=entry.tolerance).tolerance
@@ -299,9 +298,9 @@ def _decide(
 ) -> Decision | None:
     if len(old) < 2 or not new:
         return None
-    if name == "peak_memory":
+    if is_exact(name):
         then, now = ([one.z for one in part] for part in (old, new))
-        return gate.decide_exact(then, now, slack=MEMORY_SLACK, k_min=settings.k_min)
+        return gate.decide_exact(then, now, slack=rule(name).slack, k_min=settings.k_min)
     pairs = _pairs(old, new, under_test)
     shared = replace(settings, alpha=settings.alpha / len(pairs))
     found = {name: gate.decide(then, now, shared) for name, (then, now) in pairs.items()}
@@ -330,9 +329,7 @@ def _good(launches: CaseLaunches | None, name: str, under_test: str) -> list[Lau
 
 
 def _change_word(name: str, change: float) -> str:
-    if name == "peak_memory":
-        return "more memory" if change > 0 else "less memory"
-    return _CHANGES[change > 0]
+    return rule(name).less_and_more[change > 0]
 
 
 def _probes(good: Sequence[Taken]) -> str:

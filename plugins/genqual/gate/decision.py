@@ -14,6 +14,7 @@ import numpy as np
 
 from genqual.gate.evalues import log_e, threshold
 from genqual.gate.verdict import Verdict
+from genqual.metrics.registry import rule, rules
 
 ALPHA: Final = 0.001  # of a run: the chance that an unchanged tree is called REGRESSED, split over its metrics
 BETA: Final = 0.005  # of a metric: the chance that a slowdown of the tolerance is called PASS
@@ -23,8 +24,8 @@ FLOOR: Final = (
 )
 NOISIER: Final = 2.0  # times the baseline's deviation: above, the degrees of freedom are those of now alone
 
-GATED: Final = ("ttft", "tpot", "tokens_per_s", "load_s", "peak_memory")
-_TOLERANCE: Final = {"load_s": 0.30}
+GATED: Final = tuple(rules())
+"""The metrics that the gate judges, in the order in which tables show them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def settings_for(
     Several ranks, and engines that can only be alternated by whole requests (`hook` False), have twice the tolerance;
     a baseline's own `tolerance`, measured where hours are less alike, stands above both.
     """
-    standard = _TOLERANCE.get(metric, 0.05 if ranks == 1 and hook else 0.10)
+    standard = rule(metric).tolerance or (0.05 if ranks == 1 and hook else 0.10)
     return Settings(tolerance or standard, alpha=ALPHA / max(1, metrics))
 
 

@@ -12,14 +12,9 @@ from typing import Final
 
 from genqual.cases import Workload
 from genqual.gate.baseline_file import FrozenShape
+from genqual.metrics.registry import rules
 
-SECTIONS: Final[Mapping[str, str]] = {
-    "tpot": "decode",
-    "ttft": "prefill",
-    "tokens_per_s": "throughput",
-    "load_s": "load",
-    "peak_memory": "memory",
-}
+SECTIONS: Final[Mapping[str, str]] = {name: one.section for name, one in rules().items()}
 """Which part of a launch each gated metric comes from."""
 
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
@@ -39,7 +34,8 @@ def gated_workloads(workloads: Sequence[Workload]) -> dict[str, Workload]:
     """
     small = min(workloads, key=lambda w: (w.batch, -w.input_length))
     large = max(workloads, key=lambda w: (w.batch, w.input_length))
-    return {"ttft": small, "tpot": small, "tokens_per_s": large, "peak_memory": large, "load_s": workloads[0]}
+    chosen = {"smallest": small, "largest": large, "first": workloads[0]}
+    return {name: chosen[one.workload] for name, one in rules().items()}
 
 
 def frozen_shape(parameters: int, dtype: str) -> FrozenShape:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from genqual.cases import Workload
 from genqual.engines.base import Generated, Loaded
 from genqual.errors import GenqualError
-from genqual.metrics.definitions import DEFINITIONS, Better
+from genqual.metrics.definitions import DEFINITIONS, Better, Definition
+from genqual.metrics.registry import definitions
 from genqual.metrics.utilisation import Roofline, mfu, step_bandwidth
 
 SHARED: Final = 1
@@ -126,7 +127,18 @@ def compute(
     }
     found |= _decode(runs, steps, workload, loaded, rooflines)
     found["mfu"] = _missing("mfu", no_ttft) if no_ttft else _mfu(steps[:, 0], workload, loaded, rooflines)
-    return {name: found[name] for name in DEFINITIONS}
+    found |= {name: _added(one, steps, workload) for name, one in definitions().items() if one.compute is not None}
+    return {name: found[name] for name in definitions() if name in found}
+
+
+def _added(one: Definition, steps: Array, workload: Workload) -> Metric:
+    """A metric of another package: the median of one sample a repetition."""
+    if one.compute is None:
+        raise ValueError(f"{one.name} says not how it is computed")
+    samples = np.asarray(one.compute(steps, workload), dtype=np.float64)
+    if samples.shape != (len(steps),):
+        raise ValueError(f"{one.name}: {samples.shape} samples of {len(steps)} repetitions; one each is wanted")
+    return Metric(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
 
 
 def time_per_token(run: Generated) -> float | None:

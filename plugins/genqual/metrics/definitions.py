@@ -1,21 +1,57 @@
-"""What each metric means, by the field's standard name; for docs, `--help` and records. Pure: no imports of ours."""
+"""What each metric means, how tables show it and how the gate judges it. Pure: no imports of ours.
+
+Another package adds one by the entry point group `genqual.metrics`: see `metrics.registry`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 Better = Literal["lower", "higher"]
+Section = Literal["decode", "prefill", "throughput", "load", "memory"]
 
 _PER_RUN: Final = "median over repetitions"
 _GAPS: Final = "over the gaps of all repetitions (linear interpolation)"
 
 
 @dataclass(frozen=True, slots=True)
+class GateRule:
+    """How the gate judges a metric: measured by `section` of a launch, at one workload, asked for by `test`.
+
+    `tolerance` None: 5 % on one rank, 10 % on several. `stepped`: a launch has many steps, each beside a reference
+    step. `exact`: launches of one program give one number, within `slack`, and no part of alpha is spent on it.
+    """
+
+    section: Section
+    workload: Literal["smallest", "largest", "first"]
+    test: str
+    tolerance: float | None = None
+    stepped: bool = True
+    exact: bool = False
+    slack: float = 0.0
+    less_and_more: tuple[str, str] = ("faster", "slower")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """How tables show a metric, which records hold in SI units: `label` with `unit`, the value times `scale`."""
+
+    label: str
+    unit: str = ""
+    scale: float = 1.0
+    summary: bool = True  # a row of the terminal's table
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
-    """A metric as a table shows it: `title` is the field's name, `formula` uses the words of docs/performance.md."""
+    """A metric as a table shows it: `title` is the field's name, `formula` uses the words of docs/performance.md.
+
+    `compute`, for metrics of other packages: from the step times of the repetitions, (repetitions, new tokens) seconds
+    since the call began, and the workload, to one sample a repetition.
+    """
 
     name: str
     title: str
@@ -24,6 +60,9 @@ class Definition:
     better: Better
     formula: str
     meaning: str
+    gate: GateRule | None = None
+    column: Column | None = None
+    compute: Callable[[Any, Any], Any] | None = None
 
 
 _ALL: Final = (
@@ -35,6 +74,8 @@ _ALL: Final = (
         "lower",
         "step[0]",
         "From the start of the call until the first new token of every row is on the host: prefill and one choice.",
+        GateRule("prefill", "smallest", "test_time_to_first_token"),
+        Column("TTFT", "ms", 1e3),
     ),
     Definition(
         "tpot",
@@ -45,6 +86,8 @@ _ALL: Final = (
         "(step[n-1] - step[0]) / (n - 1)",
         "Mean time of a decode step of one run. Does not exist for a run of one token. Where k tokens arrived with the "
         "first, over the n - k after them.",
+        GateRule("decode", "smallest", "test_time_per_output_token"),
+        Column("TPOT", "ms", 1e3),
     ),
     Definition(
         "itl_p50",
@@ -54,6 +97,7 @@ _ALL: Final = (
         "lower",
         "p50 of step[t] - step[t-1]",
         "The gap that half of all tokens wait at most. The first token is TTFT and no gap.",
+        column=Column("ITL p50", "ms", 1e3, summary=False),
     ),
     Definition(
         "itl_p90",
@@ -63,6 +107,7 @@ _ALL: Final = (
         "lower",
         "p90 of step[t] - step[t-1]",
         "The gap that nine tokens in ten wait at most.",
+        column=Column("ITL p90", "ms", 1e3, summary=False),
     ),
     Definition(
         "itl_p99",
@@ -72,6 +117,7 @@ _ALL: Final = (
         "lower",
         "p99 of step[t] - step[t-1]",
         "The stutter that a reader notices. Of fewer than 100 gaps it is close to the maximum, and its note says so.",
+        column=Column("ITL p99", "ms", 1e3, summary=False),
     ),
     Definition(
         "e2e",
@@ -81,6 +127,7 @@ _ALL: Final = (
         "lower",
         "step[n-1] = TTFT + (n - 1) x TPOT",
         "From the start of the call until the last new token of every row is on the host.",
+        column=Column("end to end", "ms", 1e3, summary=False),
     ),
     Definition(
         "tokens_per_s",
@@ -90,6 +137,8 @@ _ALL: Final = (
         "higher",
         "batch x n / step[n-1]",
         "New tokens of all rows a second of end-to-end latency, the prefill's time included.",
+        GateRule("throughput", "largest", "test_output_tokens_per_second"),
+        Column("tokens/s"),
     ),
     Definition(
         "msec_per_token",
@@ -100,6 +149,7 @@ _ALL: Final = (
         "1000 x wall / (batch x n)",
         "The whole call's wall time shared among all new tokens of all rows: not TPOT, it falls as the batch grows. "
         "The posts' scripts also counted tokenising and padding after the end of a text; here neither is in it.",
+        column=Column("msec/token"),
     ),
     Definition(
         "load_s",
@@ -109,6 +159,8 @@ _ALL: Final = (
         "lower",
         "max over ranks of Loaded.load_s",
         "From the request to load until the model can be called. Whether the page cache was cold is not known here.",
+        GateRule("load", "first", "test_load_time", tolerance=0.30, stepped=False),
+        Column("load", "s", summary=False),
     ),
     Definition(
         "peak_memory",
@@ -119,6 +171,17 @@ _ALL: Final = (
         "max over ranks of Memory.peak",
         "Most memory held at once while generating, weights included: of the device, or resident host memory on a CPU, "
         "without the mapped files of programs and libraries and what imported software holds.",
+        # 2 %: what an allocator and a Python heap differ by between launches of the same program.
+        GateRule(
+            "memory",
+            "largest",
+            "test_peak_memory",
+            stepped=False,
+            exact=True,
+            slack=0.02,
+            less_and_more=("less memory", "more memory"),
+        ),
+        Column("memory", "MiB", 2.0**-20),
     ),
     Definition(
         "mbu",
@@ -128,6 +191,7 @@ _ALL: Final = (
         "higher",
         "(weight bytes + KV bytes) / (TPOT x measured bandwidth)",
         "Share of the read bandwidth, measured in the same run, that a decode step needs at least. Sums over ranks.",
+        column=Column("MBU", "%", 1e2),
     ),
     Definition(
         "mfu",
@@ -137,6 +201,7 @@ _ALL: Final = (
         "higher",
         "2 x parameters x batch x input length / (TTFT x measured GEMM FLOP/s)",
         "Share of the GEMM speed, measured in the same run and dtype, that the prefill reaches. Sums over ranks.",
+        column=Column("MFU", "%", 1e2),
     ),
 )
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 from genqual.cases import Case, Json, Workload, compute_dtype
 from genqual.conformance.judgement import Judgement
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.engines.remote.openai_request import suspicion
+from genqual.metrics.registry import rule
 from genqual.session.options import Options
-
-TESTS: Final = {
-    "ttft": "test_time_to_first_token",
-    "tpot": "test_time_per_output_token",
-    "tokens_per_s": "test_output_tokens_per_second",
-    "load_s": "test_load_time",
-    "peak_memory": "test_peak_memory",
-}
 
 
 def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -> str:
@@ -59,7 +51,7 @@ def again(options: Options, case: Case, workload: Workload, metric: str) -> str:
     words = ["pytest", "-m", case.device, "--benchmark", f"--profile={options.profile}", "--engine", case.engine]
     words += [f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
     words += ["--batch-sizes", str(workload.batch), "--input-lengths", str(workload.input_length)]
-    words += ["--new-tokens", str(workload.new_tokens), "-k", TESTS.get(metric, metric)]
+    words += ["--new-tokens", str(workload.new_tokens), "-k", rule(metric).test]
     words += [f"--baselines={options.baselines}"] if options.baselines else []
     words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
     words += ["--under-test", options.under_test] if options.under_test != "engine" else []

@@ -13,7 +13,7 @@ from genqual.conformance.judgement import Judgement
 from genqual.errors import GenqualError, OutOfMemory, Unsupported
 from genqual.gate.verdict import GateResult
 from genqual.metrics import compute
-from genqual.metrics.definitions import EVERY
+from genqual.metrics.registry import definition
 from genqual.ranks.errors import GroupLost
 from genqual.records import fields, judgement_record
 from genqual.records.canonical import digest
@@ -158,7 +158,7 @@ class Recorder:
         kept = tuple(
             Metric.of(
                 one,
-                definition=EVERY[name].formula,
+                definition=definition(name).formula,
                 gate=Gate.of(gates[name]) if name in gates else None,
             )
             for name, one in measured.items()

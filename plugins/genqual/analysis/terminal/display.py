@@ -1,9 +1,11 @@
-"""How tables show metrics, which records hold in SI units. Pure; what they mean is in `performance.definitions`."""
+"""How tables show metrics, which records hold in SI units. What they mean is in `metrics.definitions`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from genqual.metrics.registry import definitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +23,17 @@ class Shown:
         return f"{self.label} {self.unit}".rstrip()
 
 
-SUMMARY: Final = (
-    Shown("ttft", "TTFT", "ms", 1e3),
-    Shown("tpot", "TPOT", "ms", 1e3),
-    Shown("tokens_per_s", "tokens/s"),
-    Shown("msec_per_token", "msec/token"),
-    Shown("peak_memory", "memory", "MiB", 2.0**-20),
-    Shown("mbu", "MBU", "%", 1e2),
-    Shown("mfu", "MFU", "%", 1e2),
-)
+_COLUMNS: Final = {name: one.column for name, one in definitions().items() if one.column is not None}
+_SHOWN: Final = {name: Shown(name, one.label, one.unit, one.scale) for name, one in _COLUMNS.items()}
+
+SUMMARY: Final = tuple(_SHOWN[name] for name, one in _COLUMNS.items() if one.summary)
 """The rows of the terminal's performance table, in this order."""
 
-_OTHERS: Final = (
-    Shown("load_s", "load", "s"),
-    Shown("e2e", "end to end", "ms", 1e3),
-    Shown("itl_p50", "ITL p50", "ms", 1e3),
-    Shown("itl_p90", "ITL p90", "ms", 1e3),
-    Shown("itl_p99", "ITL p99", "ms", 1e3),
+_OTHERS: Final = tuple(
+    sorted(
+        (_SHOWN[name] for name, one in _COLUMNS.items() if not one.summary),
+        key=lambda one: ("load_s", "e2e").index(one.name) if one.name in ("load_s", "e2e") else 2,
+    )
 )
 
 ORDER: Final = {shown.name: index for index, shown in enumerate((*SUMMARY, *_OTHERS))}
