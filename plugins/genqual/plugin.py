@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import concurrent_instances, markers, max_batch
+from genqual.session import added_suites, concurrent_instances, markers, max_batch
 from genqual.session.causes import WHOLE
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options = Options.of(config)
     try:
         check_paths(options)
+        added_suites.add(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     selection = Selection(options, config.getoption("markexpr") or "")

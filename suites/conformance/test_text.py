@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.cases import PROCESSORS
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.self_checks import claims, judge_finite, rows_of
 from genqual.engines.base import TokenBatch
@@ -97,7 +96,7 @@ def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
     if limit is None or limit > LONGEST:
         raise NotApplicable(f"{limit or 'any number of'} positions: beyond them is further than a quick run can go")
     held = sum(one.parameters for one in generator.loaded)
-    if generator.case.device in PROCESSORS and limit * held > MOST_WORK and not run.options.explore:
+    if generator.plan.torch_device == "cpu" and limit * held > MOST_WORK and not run.options.explore:
         raise NotApplicable(
             f"{limit} positions of {held / 1e6:.0f} M weights: beyond them is further than a quick run can go; "
             "--explore goes there"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.cases import Json
+from genqual.devices.registry import devices
 from genqual.models.spec import ModelSpec
 
 Tier = Literal["logits", "tokens"]
@@ -70,7 +71,7 @@ class EngineSpec:
     name: str
     implementation: str  # "package.module:Class", imported in the ranks only
     summary: str  # one line for --help and the docs
-    devices: frozenset[str]
+    devices: frozenset[str]  # names of devices, or of torch devices: `cuda` is every device that computes there
     dtypes: frozenset[str]
     min_ranks: int = 1
     max_ranks: int | None = None
@@ -124,7 +125,7 @@ class EngineSpec:
 
     def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
         """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
-        if device not in self.devices:
+        if not {device, _torch_device(device)} & self.devices:
             return f"{self.name} runs on {', '.join(sorted(self.devices))}, not on {device}"
         for name, reason in self.lacks_dtypes:
             if name == dtype:
@@ -141,6 +142,12 @@ class EngineSpec:
         if self.architectures and architecture and architecture not in self.architectures:
             return f"{self.name} knows {', '.join(sorted(self.architectures))}, not {architecture}"
         return None
+
+
+def _torch_device(name: str) -> str:
+    """What a device called `name` is to torch; the name itself where no such device is registered."""
+    known = devices()
+    return known[name].torch_device if name in known else name
 
 
 @dataclass(frozen=True, slots=True)

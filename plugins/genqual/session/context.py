@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genqual.atomic import write_whole
-from genqual.cases import PROCESSORS, Case, Json, Workload
+from genqual.cases import Case, Json, Workload
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement
 from genqual.conformance.judges import logits
 from genqual.conformance.judges.free_run import ByOracle
@@ -161,7 +161,7 @@ class Run:
         device, busy = devices()[case.device], frozenset(self.generator(beside).plan.placement.lease)
         spare = Placement(env=())
         with contextlib.suppress(GenqualError, OSError):
-            if case.device in PROCESSORS:
+            if device.torch_device == "cpu":
                 # As many cores as a rank will have: OpenMP counts them once, and waits otherwise where they are few.
                 spare = device.place(1, max(1, case.cores_per_rank), taken=self.pool.leases.taken() | busy)
             if not busy & set(spare.lease):

@@ -165,8 +165,8 @@ class Options:
     prompt_seed: str | None = option(
         "engine",
         "--prompt-seed",
-        "for engines whose cache outlives a request (server, external): timed prompts follow from it, each is sent once;"
-        " default: another for each session, in the records' labels; a server that has seen a seed knows its prompts",
+        "for engines whose cache outlives a request (server, external): timed prompts follow from it, each is sent"
+        " once; default: another for each session, in the records' labels; a server that has seen a seed knows its prompts",
         metavar="SEED",
     )
     engine_command: str | None = option(
