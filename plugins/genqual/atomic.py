@@ -1,4 +1,7 @@
-"""Files that are whole or not there: a temporary name, fsync, a rename, fsync of the directory. Knows no record."""
+"""Files that are whole or not there: a temporary name, fsync, a rename, fsync of the directory.
+
+The standard library only, at the bottom of the tree: models, references, baselines and records are all written so.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import errno
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -21,11 +25,27 @@ def write_once(path: Path, data: bytes) -> bool:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, durably. Raises OSError, leaving what was there and no part behind."""
+    with replacing(path) as temporary:
+        write_synced(temporary, data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; when the block ends, what is there takes its place, durably.
+
+    For libraries that write a file themselves. When the block raises, `path` is what it was, and no part stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
     try:
-        write_synced(temporary, data)
+        yield temporary
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

@@ -12,7 +12,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEVELS: Final = (
-    ("errors", "paths", "moved", "genqual"),
+    ("atomic", "errors", "moved", "paths", "genqual"),
     ("cases",),
     ("devices",),
     ("models",),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import genqual
+from genqual.atomic import replacing, write_synced
 from genqual.cases import Case, Json
 from genqual.devices.registry import devices
 from genqual.errors import BadInput
@@ -227,16 +226,6 @@ def _leaf(value: Any) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Replace the file at once, after reading back what was written. Raises BadInput, and leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".rebase-", suffix=".json")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
+    with replacing(path) as temporary:
+        write_synced(temporary, text.encode())
         baseline_file.read(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

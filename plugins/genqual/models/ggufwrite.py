@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput, pip_install
 from genqual.models import embedded, weights
@@ -42,9 +43,13 @@ def write_bare(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
     except ImportError as error:
         raise BadInput(f"writing GGUF needs the package gguf ({error}); {pip_install('gguf')}") from error
     config = weights.config(spec)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.part")
-    made = gguf.GGUFWriter(part, str(config["model_type"]))
+    with replacing(file) as part:
+        made = gguf.GGUFWriter(part, str(config["model_type"]))
+        _fill(gguf, made, spec, config, dtype)
+    return file
+
+
+def _fill(gguf: Any, made: Any, spec: ModelSpec, config: dict[str, Json], dtype: str) -> None:
     made.add_name(spec.name)
     made.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if dtype == "bf16" else gguf.LlamaFileType.ALL_F32)
     made.add_tokenizer_model("none")
@@ -54,8 +59,6 @@ def write_bare(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
     made.write_kv_data_to_file()
     made.write_tensors_to_file()
     made.close()
-    part.replace(file)
-    return file
 
 
 def _describe_llama(made: Any, config: dict[str, Json]) -> None:

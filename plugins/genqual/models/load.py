@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
+from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import weights
@@ -109,9 +110,8 @@ def converted(spec: ModelSpec, dtype: torch.dtype, *, without: str = "") -> Path
         if not file.is_file():
             state = weights.lazily(spec)
             tensors = {name.removeprefix(without): torch.from_numpy(state[name]).to(dtype) for name in state}
-            scratch = file.with_suffix(".new")
-            save_file(tensors, scratch)
-            scratch.replace(file)
+            with replacing(file) as scratch:
+                save_file(tensors, scratch)
     return file
 
 

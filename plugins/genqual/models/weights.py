@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.atomic import write_whole
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import embedded, ggufread, hub, integers, safetensor
@@ -145,9 +146,7 @@ def keep(file: Path, text: str) -> None:
     """Write `text` to a file of the cache, whole or not at all."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as stream:
-            stream.write(text + "\n")
-        Path(stream.name).replace(file)
+        write_whole(file, f"{text}\n".encode())
     except OSError:
         return  # a cache that cannot be written costs time, nothing else
 

@@ -166,7 +166,7 @@ class Options:
         "engine",
         "--prompt-seed",
         "for engines whose cache outlives a request (server, external): timed prompts follow from it, each is sent"
-        " once; default: another for each session, in the records' labels; a server that has seen a seed knows its prompts",
+        " once; default: another for each session, in the records' labels; a server that has seen a seed knows them",
         metavar="SEED",
     )
     engine_command: str | None = option(

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from genqual.atomic import replacing
 from genqual.errors import BadInput
 from genqual.records.record import CorruptRecord, FutureRecord, Record
 from genqual.storage.sinks.base import Query, columns_of
@@ -44,12 +45,10 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
     schema = _schema(pa)
     count, waiting = 0, iter(rows)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while group := list(islice(waiting, GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             count += len(group)
-    temporary.replace(path)
     return count
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from genqual.atomic import write_whole
 from genqual.conformance.references.data import Reference
 from genqual.conformance.tolerance import Envelope
 from genqual.errors import BadInput
@@ -50,8 +51,8 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     content["sha256"] = _digest(content)
     directory.mkdir(parents=True, exist_ok=True)
     # Arrays first: a crash between the two leaves a json that names other arrays, and `read` says so.
-    _replace(directory / ARRAYS_NAME, arrays)
-    _replace(directory / JSON_NAME, _text(content).encode())
+    write_whole(directory / ARRAYS_NAME, arrays)
+    write_whole(directory / JSON_NAME, _text(content).encode())
     return str(content["sha256"])
 
 
@@ -170,9 +171,3 @@ def _text(content: Mapping[str, Any]) -> str:
     """One key a line, so that a difference reads well in review."""
     lines = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(data)
-    temporary.replace(path)
