@@ -25,25 +25,22 @@ def write_once(path: Path, data: bytes) -> bool:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, durably. Raises OSError, leaving what was there and no part behind."""
-    with replacing(path) as temporary:
+    with replacing(path, synced=True) as temporary:
         write_synced(temporary, data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, synced: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends, what is there takes its place, durably.
 
-    For libraries that write a file themselves. When the block raises, `path` is what it was, and no part stays.
+    For libraries that write a file themselves; `synced`: the block sees to it that the bytes are on the medium. When the block raises, `path` is what it was, and no part stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if not synced:
+            _sync(temporary)
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -66,12 +63,17 @@ def write_synced(path: Path, data: bytes) -> None:
 
 def sync_directory(directory: Path) -> None:
     """Make renames in `directory` survive a power cut, where its file system can."""
-    descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(directory)
     except OSError as error:
         # Some network file systems cannot sync a directory; their rename is already on the server.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -226,6 +226,6 @@ def _leaf(value: Any) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Replace the file at once, after reading back what was written. Raises BadInput, and leaves the old file."""
-    with replacing(path) as temporary:
+    with replacing(path, synced=True) as temporary:
         write_synced(temporary, text.encode())
         baseline_file.read(temporary)
