@@ -33,7 +33,8 @@ def write_whole(path: Path, data: bytes) -> None:
 def replacing(path: Path, *, synced: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends, what is there takes its place, durably.
 
-    For libraries that write a file themselves; `synced`: the block sees to it that the bytes are on the medium. When the block raises, `path` is what it was, and no part stays.
+    For libraries that write a file themselves. `synced`: the block sees to it that the bytes are on the medium. When
+    the block raises, `path` is what it was, and no part stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
