@@ -1,0 +1,1 @@
+"""What the hardware itself counted in a window: read before, read after, judged by the difference."""
