@@ -33,6 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Judge the compilations and fallbacks that Habana's bridge wrote to a file.",
     ),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
+    "node": ("genqual.commands.node:node", "Check this node for a given time: fit or unfit, one JSON document."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
     "rebase": ("genqual.commands.rebase:rebase", "Measure latency baselines that the gate judges by."),
@@ -96,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = genqual.main(args=arguments, prog_name="genqual", standalone_mode=False)
     except click.UsageError as error:
         error.show()
-        code = USAGE_ERROR
+        # `genqual node` keeps 1 and 2 as health checks of schedulers have them.
+        code = 2 if error.ctx is not None and error.ctx.info_name == "node" else USAGE_ERROR
     except click.ClickException as error:
         error.show()
         code = 1

@@ -6,14 +6,19 @@ import json
 
 import click
 
+from genqual.health.finding import NodeVerdict
 from genqual.records.schema import json_schema
 
 
 @click.command()
-def schema() -> None:
-    """Print the JSON Schema (draft 2020-12) of a record, as it stands in every spool, database and object store.
+@click.argument("what", type=click.Choice(["record", "node"]), default="record")
+def schema(what: str) -> None:
+    """Print the JSON Schema (draft 2020-12) of a record, or of the document that `genqual node` prints.
+
+    A record is as it stands in every spool, database and object store.
 
     Redirect it to a file, or read the published one in baselines/schema/. What a schema cannot say: `id` is the
     SHA-256 of the RFC 8785 bytes of the record without `id`, so that anyone can check a record without genqual.
     """
-    click.echo(json.dumps(json_schema(), indent=2, sort_keys=True))
+    made = json_schema() if what == "record" else NodeVerdict.model_json_schema(mode="serialization")
+    click.echo(json.dumps(made, indent=2, sort_keys=True))

@@ -1,0 +1,134 @@
+"""`genqual node`: is this node fit? Checks it for a given time and prints one JSON document."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import tomllib
+from pathlib import Path
+
+import click
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genqual.devices.registry import device as device_called
+from genqual.devices.registry import processor
+from genqual.errors import BadInput
+from genqual.health import levels
+from genqual.health.checks.base import Node
+from genqual.health.checks.counters import PRIVILEGES
+from genqual.health.finding import Allowed, NodeVerdict
+from genqual.session.record_fields import names
+
+
+class _AllowList(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    allow: list[Allowed] = []
+
+
+@click.command()
+@click.option(
+    "--level", type=click.Choice(list(levels.SECONDS)), default="1", help="60 s, 2 min or 15 min. [default: 1]"
+)
+@click.option("--minutes", type=click.FloatRange(min=0.5), help="Any other time, instead of a level.")
+@click.option("--device", help="[default: this host's processor]")
+@click.option("--cores", help="Check these cores only, such as 0,1. [default: all that this process may use]")
+@click.option("--allow", "allow_file", type=click.Path(path_type=Path), help="Known findings, each until a date.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write the document here, too.")
+@click.option("--list", "list_only", is_flag=True, help="List the checks, their time and what they need; run nothing.")
+@click.pass_context
+def node(
+    context: click.Context,
+    level: str,
+    minutes: float | None,
+    device: str | None,
+    cores: str | None,
+    allow_file: Path | None,
+    target: Path | None,
+    list_only: bool,
+) -> None:
+    """Check this node and print one verdict: fit or unfit.
+
+    Every level runs all checks: products with known answers on all cores, generation against the oracle, stragglers,
+    and the hardware's own counters over the whole time. More time finds rarer faults. The document on stdout has a
+    finding for each check and entity, with threshold, evidence and action; `genqual schema node` prints its schema.
+
+    Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it as Slurm's
+    HealthCheckProgram or prolog, or in an init container. A pass covers only the checks that are listed, for the time
+    that they ran.
+    """
+    if list_only:
+        for one in levels.CHECKS:
+            need = "required" if one.required else "optional"
+            more = ", more with more time" if one.stretches else ""
+            click.echo(
+                f"{one.name:<14} {need}, {one.seconds:.0f} s{more}; privileges: {one.privileges}\n  {one.summary}"
+            )
+        click.echo(f"{'counters':<14} optional, over the whole time; privileges: {PRIVILEGES}")
+        return
+    try:
+        verdict = _run(_level(level, minutes), device, cores, _allowed(allow_file))
+    except BadInput as error:
+        click.echo(f"genqual node: could not run: {error}", err=True)
+        context.exit(2)
+    text = verdict.model_dump_json(indent=2)
+    if target is not None:
+        target.write_text(text + "\n", encoding="utf-8")
+    click.echo(text)
+    for reason in verdict.reasons:
+        click.echo(f"genqual node: {reason}", err=True)
+    click.echo(f"genqual node: {verdict.verdict} after {verdict.seconds:.0f} s. {verdict.scope}", err=True)
+    context.exit(verdict.exit_code)
+
+
+def _level(name: str, minutes: float | None) -> levels.Level:
+    if minutes is not None:
+        return levels.Level(f"{minutes:g} minutes", 60.0 * minutes)
+    return levels.Level(name, levels.SECONDS[name])
+
+
+def _run(level: levels.Level, device: str | None, cores: str | None, allowed: list[Allowed]) -> NodeVerdict:
+    chosen = device_called(device) if device else processor()
+    presence = chosen.probe()
+    if not presence.present:
+        raise BadInput(f"device {chosen.name}: absent; {presence.probe} found {presence.found}")
+    if chosen.torch_device != "cpu":
+        raise BadInput(f"device {chosen.name}: this version checks processors; cards are qualified by pytest -m")
+    usable = tuple(sorted(os.sched_getaffinity(0)))
+    wanted = _cores(cores, usable)
+    lock = FileLock(Path(tempfile.gettempdir()) / f"genqual-node-{os.getuid()}.lock", timeout=0)
+    try:
+        with lock, tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
+            return levels.run(
+                Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
+                level,
+                name=names().name(platform.node()),
+                hardware_class=chosen.identity().class_id,
+                allowed=allowed,
+            )
+    except Timeout:
+        raise BadInput(f"another `genqual node` of this user is running ({lock.lock_file}); wait for it") from None
+
+
+def _cores(text: str | None, usable: tuple[int, ...]) -> tuple[int, ...]:
+    if text is None:
+        return usable
+    try:
+        wanted = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        raise BadInput(f"--cores: invalid list {text!r} (expected for example 0,1)") from None
+    if not set(wanted) <= set(usable):
+        raise BadInput(f"--cores {text}: this process may use {', '.join(map(str, usable))}")
+    return wanted
+
+
+def _allowed(path: Path | None) -> list[Allowed]:
+    """The entries `[[allow]]` of a TOML file. Raises BadInput that names the file and what is wrong in it."""
+    if path is None:
+        return []
+    try:
+        return _AllowList.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).allow
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise BadInput(f"--allow {path}: {error}") from None

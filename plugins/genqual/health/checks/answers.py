@@ -1,0 +1,94 @@
+"""Products with known answers on every core at once: the processor computes wrong, or it does not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from genqual.health.checks.base import Node
+from genqual.health.finding import Finding, Outcome, Threshold
+from genqual.health.known_answer import rate_bounds
+from genqual.health.outcomes import bad
+
+_START_S: Final = 60.0  # what importing torch may take on a busy host, beyond the time of the check
+
+
+class KnownAnswers:
+    """One process a core, all at once, in fp32 and then in bf16."""
+
+    name = "known_answers"
+    summary = "integer products of the sizes of generation, exact to the bit, on all cores at once"
+    required = True
+    seconds = 12.0
+    stretches = True
+    privileges = "none"
+
+    def __init__(self, more: tuple[str, ...] = ()) -> None:
+        self._more = more  # words for the process, for tests
+
+    def run(self, node: Node, seconds: float) -> Iterable[Finding]:
+        """A finding a core and dtype."""
+        for dtype in ("fp32", "bf16"):
+            node.say(f"{self.name}: {dtype} on {len(node.cores)} cores, {seconds / 2:.0f} s")
+            yield from self._dtype(node, dtype, seconds / 2)
+
+    def _dtype(self, node: Node, dtype: str, seconds: float) -> Iterator[Finding]:
+        # The import is part of the time that the level has.
+        command = [sys.executable, "-m", "genqual.health.stress", "--dtype", dtype]
+        command += ["--seconds", f"{max(1.0, seconds - 4.0):.1f}", *self._more]
+        started = {
+            core: subprocess.Popen(
+                [*command, "--core", str(core)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for core in node.cores
+        }
+        for core, process in started.items():
+            try:
+                out, error = process.communicate(timeout=seconds + _START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, error = process.communicate()
+                error = f"no answer within {seconds + _START_S:.0f} s; {error[-200:]}"
+            yield self._finding(f"core {core}", dtype, process.returncode, out, error)
+
+    def _finding(self, entity: str, dtype: str, status: int, out: str, error: str) -> Finding:
+        if status:
+            last = (error.strip().splitlines() or ["it said nothing"])[-1]
+            return bad(f"{self.name}.died", f"{entity}, {dtype}", f"exit status {status}: {last}")
+        answer: dict[str, Any] = json.loads(out)
+        events, products = answer["events"], int(answer["products"])
+        if not products:
+            return Finding(
+                check=self.name,
+                entity=f"{entity}, {dtype}",
+                outcome=Outcome.UNKNOWN,
+                required=True,
+                evidence="no product was computed in the time given",
+            )
+        limit = Threshold(value=0.0, unit="wrong products", source="integers: exact in any order of adding")
+        high = rate_bounds(len(events), products)[1]
+        if not events:
+            return Finding(
+                check=self.name,
+                entity=f"{entity}, {dtype}",
+                outcome=Outcome.OK,
+                required=True,
+                signal=0.0,
+                threshold=limit,
+                evidence=f"0 of {products} products wrong: below {high:.2g} of them at 95 %",
+            )
+        one = events[0]
+        injected = " (injected by its own test)" if answer["injected"] else ""
+        return bad(
+            f"{self.name}.wrong",
+            f"{entity}, {dtype}",
+            f"{len(events)} of {products} products wrong{injected}; first number {one['count']}, {one['tile']}, at "
+            f"({one['row']}, {one['column']}) {one['got']} instead of {one['expected']}, {one['wrong']} numbers; again "
+            f"in {one['again']} of {one['repeats']} repeats",
+            required=True,
+            signal=float(len(events)),
+            threshold=limit,
+        )
