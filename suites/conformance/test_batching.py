@@ -32,7 +32,7 @@ def test_a_row_does_not_see_its_neighbours(
         return
     together = generator.score_once(passage.prompts, passage.forced)
     alone = generator.score(*passage.row(row))
-    judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype))
+    judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype, rows=[row]))
 
 
 def test_a_row_is_itself_in_any_company(
@@ -57,7 +57,8 @@ def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Pa
 
     def check(order: list[int]) -> Judgement:
         batch = TokenBatch.of([some.prompts.rows[i] for i in order])
-        return some.same(generator.score(batch, some.forced[order]), rows_of(plain, order), dtype=generator.case.dtype)
+        moved = generator.score(batch, some.forced[order])
+        return some.same(moved, rows_of(plain, order), dtype=generator.case.dtype, rows=order)
 
     drawn(check, most=3, order=st.permutations(range(4)))
 
@@ -67,7 +68,7 @@ def test_left_padding_changes_nothing(generator: Generator, passage: Passage, pa
     """More padding on the left, and so other places in the cache, but the same tokens to attend to."""
     plain = generator.score_once(passage.prompts, passage.forced)
     padded = generator.score(passage.padded(padding), passage.forced)
-    judge_it(passage.same(padded, plain, dtype=generator.case.dtype))
+    judge_it(passage.same(padded, plain, dtype=generator.case.dtype, rows=passage.every_row))
 
 
 def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passage, drawn: Drawn) -> None:
@@ -77,7 +78,8 @@ def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passag
 
     def check(width: int) -> Judgement:
         batch = TokenBatch.of(some.prompts.rows, length=max(width, some.prompts.ids.shape[1]))
-        return some.same(generator.score(batch, some.forced), plain, dtype=generator.case.dtype)
+        padded = generator.score(batch, some.forced)
+        return some.same(padded, plain, dtype=generator.case.dtype, rows=some.every_row)
 
     drawn(check, most=4, width=st.sampled_from(WIDTHS))
 

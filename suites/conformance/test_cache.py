@@ -28,7 +28,7 @@ def test_cache_equals_no_cache(generator: Generator, passage: Passage, rescore: 
         return
     cached = generator.score_once(passage.prompts, passage.forced)
     single = generator.score_prefill(passage.prompts, passage.forced)
-    judge_it(passage.same(cached, single, dtype=generator.case.dtype))
+    judge_it(passage.same(cached, single, dtype=generator.case.dtype, rows=passage.every_row))
 
 
 def test_prefill_equals_decode_at_every_prefix(
@@ -57,7 +57,8 @@ def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage,
     whole = generator.score_prefill(some.prompts, some.forced)
 
     def check(widths: list[int]) -> Judgement:
-        return some.same(generator.score_passes(some.prompts, some.forced, widths), whole, dtype=generator.case.dtype)
+        parts = generator.score_passes(some.prompts, some.forced, widths)
+        return some.same(parts, whole, dtype=generator.case.dtype, rows=some.every_row)
 
     drawn(check, most=6, widths=cuts(length, first=padding + 1))
 
@@ -69,7 +70,7 @@ def test_a_replayed_graph_equals_eager(
     """Static cache and captured graph against an eager cache that grows."""
     replayed = generator.score_once(passage.prompts, passage.forced)
     eager = one_rank.score_once(passage.prompts, passage.forced)
-    judge_it(passage.same(replayed, eager, dtype=generator.case.dtype))
+    judge_it(passage.same(replayed, eager, dtype=generator.case.dtype, rows=passage.every_row))
 
 
 @pytest.mark.conformance("cache", wants="graph")
@@ -85,7 +86,8 @@ def test_later_tokens_never_alter_earlier_logits(
 ) -> None:
     """Causality: one pass over a text, and over another that differs from some place on; before it, to the bit.
 
-    A scheme that rounds a token by the others of its pass is held to what honest runs of it differ by.
+    A scheme that rounds a token by the others of its pass is held to what honest runs of it differ by, and so is a
+    mixture of experts: an expert's product is as long as the tokens that chose it are many, and its kernel with it.
     """
     some, dtype = passage.few(3, 9), generator.case.dtype
     first = generator.score_prefill(some.prompts, some.forced)
@@ -97,8 +99,8 @@ def test_later_tokens_never_alter_earlier_logits(
         second = generator.score_prefill(some.prompts, changed)
         upto = place + 1
         a, b = (logits.steps_of(one, upto) for one in (first, second))
-        if dtype in SHARED_ROUNDING:
-            return some.same(a, b, dtype=dtype)
+        if dtype in SHARED_ROUNDING or some.of_experts:
+            return some.same(a, b, dtype=dtype, rows=some.every_row)
         return logits.judge_bitwise(a, b, dtype=dtype, forced=False)
 
     drawn(check, most=4, place=st.integers(0, 7), other=st.integers(0, vocabulary - 2))
@@ -115,7 +117,7 @@ def test_a_cropped_cache_is_as_if_never_longer(generator: Generator, passage: Pa
         widths = [first] + [1] * (length - first)
         detours = [0, *([detour] * (length - first))]
         got = generator.score_passes(some.prompts, some.forced, widths, detours)
-        return some.same(got, whole, dtype=generator.case.dtype)
+        return some.same(got, whole, dtype=generator.case.dtype, rows=some.every_row)
 
     drawn(check, most=3, first=st.integers(length - 4, length - 2), detour=st.integers(1, 5))
 

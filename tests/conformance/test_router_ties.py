@@ -13,8 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from genqual.conformance.judges.free_run import ByOracle
-from genqual.conformance.judges.logits import judge_free_run, judge_scores
+from genqual.conformance.judges.logits import judge_free_run, judge_same, judge_scores
 from genqual.conformance.judges.logprobs import judge_top
+from genqual.conformance.judges.self_checks import rows_of
 from genqual.conformance.oracle.core import At
 from genqual.conformance.oracle.experts import Mixture
 from genqual.conformance.oracle.registry import architecture_of, oracle_for
@@ -24,7 +25,9 @@ from genqual.conformance.oracle.streamed_state import StreamState
 from genqual.conformance.references.make import Reference, make, read, with_envelope, write
 from genqual.conformance.router_ties import near_cells, near_ties
 from genqual.conformance.scores import scores_of
+from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
+from genqual.session.fixture_types import Passage
 
 from .pretend import noise, referred
 
@@ -281,6 +284,35 @@ def test_a_streamed_oracle_says_the_same_margins(tmp_path: Path) -> None:
     assert made.router_margins is not None
     assert OF_MIDDLE.router_margins is not None
     np.testing.assert_allclose(made.router_margins, OF_MIDDLE.router_margins, rtol=1e-5, atol=1e-9)
+
+
+def test_two_runs_of_one_engine_may_part_at_a_tie_of_a_text_that_is_known() -> None:
+    def scored(places: dict[int, Places], seed: int) -> Any:
+        return scores_of(engine(MIDDLE, OF_MIDDLE, places, seed=seed), OF_MIDDLE.forced)
+
+    plain, tie, elsewhere = scored({}, 1), scored({TIED: {(1, 1)}}, 2), scored({0: {(1, 4)}}, 2)
+    assert judge_same(plain, tie, dtype="fp32", text=OF_MIDDLE).passed
+    assert judge_same(plain, scored({}, 2), dtype="fp32", text=OF_MIDDLE).judged == 32
+    assert judge_same(plain, tie, dtype="fp32").status == "fail"
+    assert judge_same(plain, elsewhere, dtype="fp32", text=OF_MIDDLE).status == "fail"
+
+
+def test_a_passage_knows_the_ties_of_the_rows_it_is_told() -> None:
+    def scored(places: dict[int, Places], seed: int) -> Any:
+        return scores_of(engine(MIDDLE, OF_MIDDLE, places, seed=seed), OF_MIDDLE.forced)
+
+    passage = Passage(TokenBatch.of(PROMPTS), OF_MIDDLE.forced, OF_MIDDLE)
+    plain, tie = scored({}, 1), scored({TIED: {(1, 1)}}, 2)
+    assert passage.of_experts
+    assert passage.same(plain, tie, dtype="fp32", rows=passage.every_row).passed
+    order = [3, TIED, 0]
+    assert passage.same(rows_of(plain, order), rows_of(tie, order), dtype="fp32", rows=order).passed
+    for rows in (None, [0, 1, 3, 2][::-1]):
+        assert passage.same(plain, tie, dtype="fp32", rows=rows).status == "fail", rows
+    with pytest.raises(ValueError, match="scores of 4 rows"):
+        passage.same(plain, tie, dtype="fp32", rows=[0, 1, 2])
+    other = Passage(TokenBatch.of(PROMPTS), (OF_MIDDLE.forced + 1) % 64, OF_MIDDLE)
+    assert other.same(plain, tie, dtype="fp32", rows=other.every_row).status == "fail", "another text"
 
 
 def generated(arrays: dict[str, Any], places: Mapping[int, Places]) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypedDict
 
@@ -115,8 +115,15 @@ class Passage:
             return {"spread": None, "envelope": None}
         return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
 
-    def same(self, a: Scores, b: Scores, *, dtype: str) -> Judgement:
-        """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one."""
+    def same(self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None) -> Judgement:
+        """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one.
+
+        `rows` are those of these prompts that both were forced on, in order, from the first step on: the reference then
+        says where a router is near a tie. Without it, both were forced on another text. Raises ValueError when there
+        are more or fewer of them than the runs have.
+        """
+        if rows is not None and a.top_ids.shape[1] != len(rows):
+            raise ValueError(f"scores of {a.top_ids.shape[1]} rows, said to be rows {list(rows)} of the passage")
         known = self.reference
         return logits.judge_same(
             a,
@@ -124,7 +131,26 @@ class Passage:
             dtype=dtype,
             reference_spread=known.pooled_spread if known else None,
             envelope=known.envelopes.get(dtype) if known else None,
+            text=self._text(rows, len(a.top_ids)),
         )
+
+    def _text(self, rows: Sequence[int] | None, steps: int) -> Reference | None:
+        """The reference of `rows` and `steps` of this passage, of a mixture of experts; None where it has none."""
+        known = self.reference
+        if known is None or rows is None or not self.of_experts or steps > known.steps or max(rows) >= known.rows:
+            return None
+        part = known.select(rows=list(rows), steps=steps)
+        return part if (self.forced[list(rows), :steps] == part.forced).all() else None
+
+    @property
+    def every_row(self) -> range:
+        """Of the prompts."""
+        return range(len(self.prompts.rows))
+
+    @property
+    def of_experts(self) -> bool:
+        """Whether the model is known to be a mixture of experts: bits then depend on the other tokens of a pass."""
+        return self.reference is not None and self.reference.router_margins is not None
 
 
 def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:

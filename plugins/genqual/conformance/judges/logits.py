@@ -88,6 +88,7 @@ def judge_same(
     fp32_limit: float = FP32_LIMIT,
     k: float = MARGIN_SIGMAS,
     exact: bool = False,
+    text: Reference | None = None,
     independent: bool | None = None,
 ) -> Judgement:
     """Judge whether two runs of one engine say the same, as a metamorphic property wants; no reference needed.
@@ -95,7 +96,9 @@ def judge_same(
     `a` and `b` forced the same tokens (with and without cache, a row alone and in a batch, other padding, other
     TP degree). `reference_spread` in logit units defaults to that of `a`; without an `envelope` the assumed one of
     bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`. With `exact` the first
-    "run" is the oracle's, which has no error of its own; `independent` says whether it is, of the engines.
+    "run" is the oracle's, which has no error of its own; `independent` says whether it is, of the engines. `text` is
+    the reference of the very tokens, row by row and step by step, where there is one: it says where a router is near a
+    tie, so that one run may take another expert.
     """
     lane = lane_of(dtype)
     for name, scores in (("first", a), ("second", b)):
@@ -104,12 +107,12 @@ def judge_same(
             return Judgement("fail", lane, "logits", f"The {name} run: {broken}", shape=_shape(a))
     spread = _rms(a.projections) if reference_spread is None else reference_spread
     if not (math.isfinite(spread) and spread > 0 and _rms(a.projections) > 0):
-        text = "Every logit of a row is the same: runs that compute nothing agree on everything, so this is no pass."
-        return Judgement("fail", lane, "logits", text, shape=_shape(a))
+        why = "Every logit of a row is the same: runs that compute nothing agree on everything, so this is no pass."
+        return Judgement("fail", lane, "logits", why, shape=_shape(a))
     tolerance = between_runs(envelope, spread, len(a.top_ids), dtype, fp32_limit, factor, k, exact=exact)
     if tolerance is None:
-        text = f"Nothing is known of what honest {dtype} reads, so two runs of it cannot be compared; give an envelope."
-        return Judgement("no_reference", lane, "logits", text, shape=_shape(a))
+        why = f"Nothing is known of what honest {dtype} reads, so two runs of it cannot be compared; give an envelope."
+        return Judgement("no_reference", lane, "logits", why, shape=_shape(a))
     errors = cell_errors(b.projections, a.projections)
     margins = np.maximum(*(x.top_logits[..., 0] - x.top_logits[..., 1] for x in (a, b)))
     return _verdict(
@@ -121,6 +124,7 @@ def judge_same(
         tolerance,
         oracle_words(independent=independent is not False) if exact else "the first run",
         independent,
+        None if text is None else near_cells(text, tie_margin(tolerance)),
     )
 
 
