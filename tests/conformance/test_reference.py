@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genqual.atomic import write_whole
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
 from genqual.conformance.references import file
 from genqual.conformance.references.make import Reference, check_weights, history, make, read, write
@@ -211,14 +212,14 @@ def test_damaged_files_are_refused_and_not_overwritten(
 def test_a_crash_between_the_two_files_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = referred()
     write(first, tmp_path)
-    plain = file._replace
+    plain = write_whole
 
     def crash(path: Path, data: bytes) -> None:
         if path.name == "reference.json":
             raise KeyboardInterrupt
         plain(path, data)
 
-    monkeypatch.setattr(file, "_replace", crash)
+    monkeypatch.setattr(file, "write_whole", crash)
     with pytest.raises(KeyboardInterrupt):
         write(replace(first, envelopes={}), tmp_path, reason="interrupted")
     with pytest.raises(BadInput, match="SHA-256"):

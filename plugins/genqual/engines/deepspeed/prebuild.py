@@ -1,4 +1,4 @@
-"""Build DeepSpeed's operators before ranks need them: `python -m genqual.engines.deepspeed.prebuild [async_io]`. CPU only.
+"""Build DeepSpeed's operators ahead: `python -m genqual.engines.deepspeed.prebuild [async_io]`. CPU only.
 
 DeepSpeed compiles it at first use, silently, inside whichever rank comes first. Here one process builds, says so, and
 the others wait for its lock. Without a C++ compiler DeepSpeed falls back to gloo, and `inspect` says so.
