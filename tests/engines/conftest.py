@@ -37,10 +37,10 @@ def faults_of(engine: str, model: str, ranks: int = 1) -> list[str]:
     ]
 
 
-def steps(engine: str, model: str, ranks: int = 1, key: str = "") -> list[list[Any]]:
+def steps(engine: str, model: str, ranks: int = 1, key: str = "", *, faults: bool = True) -> list[list[Any]]:
     """What each engine is asked: both batches, forced tokens by decoding, in one pass and exactly, facts, faults."""
     forced = {"rows": ROWS, "forced": FORCED}
-    key = key or model
+    key, fitting = key or model, faults_of(engine, model, ranks) if faults else []
     return [
         ["generate", f"{key}.padded", {"rows": ROWS, "new": NEW}],
         ["generate", f"{key}.level", {"rows": LEVEL, "new": NEW}],
@@ -48,7 +48,7 @@ def steps(engine: str, model: str, ranks: int = 1, key: str = "") -> list[list[A
         ["score", f"{key}.one_pass", forced | {"prefill": True}],
         ["exact", f"{key}.exact", forced],
         ["facts", f"{key}.facts", {}],
-        *(["faulty", f"{key}.{name}", {"name": name} | forced] for name in faults_of(engine, model, ranks)),
+        *(["faulty", f"{key}.{name}", {"name": name} | forced] for name in fitting),
     ]
 
 
@@ -98,7 +98,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
                 "engine": "transformers:graphs=static",
                 "model": model,
                 "steps": [
-                    *steps("none", model, key=f"static.{model}"),
+                    *steps("transformers", model, key=f"static.{model}", faults=False),
                     ["again", "static.again", {"rows": LEVEL, "new": 5}],
                     ["first", f"static.{model}.first", {"name": "first_pass_wrong"}],
                     *stopping(f"static.{model}"),

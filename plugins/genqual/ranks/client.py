@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.cases import Case, Json
-from genqual.engines.base import ABILITIES, BEST, Generated, Loaded, Memory, Scores, TokenBatch
+from genqual.cases import Json
+from genqual.engines.base import ABILITIES, BEST, Generated, Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.engines.remote.sign_tokenizer import sign
-from genqual.errors import GenqualError, NotApplicable, NotEvident
+from genqual.errors import GenqualError, NotApplicable
 from genqual.models import prompts
 from genqual.models.fresh_prompts import FreshPrompts
 from genqual.ranks.codec import decode
 from genqual.ranks.connections import Reply
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.group import RankGroup
+from genqual.ranks.group_client import GroupClient
 from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.ranks.protocol import Arrays
@@ -39,37 +39,16 @@ class Agreement:
         return len(set(self.choices)) <= 1
 
 
-class Generator:
-    """One case, ready to generate. Every call goes to all ranks of its live group, started or replaced when needed.
-
-    Raises Unsupported, OutOfMemory or EngineFailed when every rank did (the group lives on), GroupLost when not.
-    """
+class Generator(GroupClient):
+    """One case, ready to generate and to score. Raises as `GroupClient` says."""
 
     def __init__(self, pool: Pool, plan: GroupPlan) -> None:
-        self._pool = pool
-        self.plan = plan
+        super().__init__(pool, plan)
         self.prompts = FreshPrompts()
         """What an engine whose cache outlives a request is timed with; a session's generators share one source."""
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
-        self._warm: set[tuple[str, ...]] = set()
         self._known: dict[tuple[str | bytes, ...], Scores] = {}  # by group and request
-        self._faults: list[dict[str, Json]] = []
-        self._spoilt: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
-
-    @property
-    def case(self) -> Case:
-        return self.plan.case
-
-    @property
-    def group(self) -> RankGroup:
-        """The live group; starts it."""
-        return self._pool.get(self.plan)
-
-    @property
-    def loaded(self) -> list[Loaded]:
-        """What loading gave, by rank; starts the group."""
-        return list(self.group.loaded)
 
     def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
         """Greedy, exactly `new_tokens` a row. Tokens of rank 0; a step takes as long as on its slowest rank.
@@ -132,14 +111,6 @@ class Generator:
         """The same statistics from one pass over prompt + forced, without any cache."""
         return self._scores("score_prefill", batch, forced, logits)
 
-    def memory(self, *, reset: bool = False, trim: bool = False) -> list[Memory]:
-        """Bytes by rank. `trim` first gives back what is freed; `reset`, then, begins the next peak."""
-        return [decode(Memory, reply.value) for reply in self._call("memory", {"reset": reset, "trim": trim})]
-
-    def inspect(self) -> list[dict[str, Json]]:
-        """Which kernels, shards and settings really run, by rank."""
-        return [reply.value["inspect"] for reply in self._call("inspect")]
-
     def inspect_used(self) -> list[dict[str, Json]]:
         """As `inspect`, of ranks that have decoded once at least: before that some engines do not know their cache."""
         group = self.group
@@ -148,25 +119,6 @@ class Generator:
             with contextlib.suppress(GenqualError, GroupLost):
                 self.generate(TokenBatch.of([[min(3, group.loaded[0].vocabulary - 1)]]), 2)
         return self.inspect()
-
-    def weight_hash(self) -> list[str]:
-        """Of what each rank holds now, by rank. Raises NotEvident where the engine shows tokens only."""
-        self._needs("weights")
-        return [str(reply.value["weight_hash"]) for reply in self._call("weight_hash")]
-
-    def invoke(
-        self,
-        entry: str,
-        params: Mapping[str, Json] | None = None,
-        arrays: Arrays | None = None,
-        *,
-        deadline_s: float | None = None,
-    ) -> tuple[Reply, ...]:
-        """Call `module:function(engine, **params, **arrays)` in every rank; each answer is its mapping or dataclass.
-
-        The function finds its rank in the environment, as RANK. `deadline_s` overrides the plan's for long work.
-        """
-        return self._call("invoke", {"entry": entry, "params": dict(params or {})}, arrays, deadline_s=deadline_s)
 
     def score_passes(
         self,
@@ -253,102 +205,12 @@ class Generator:
         if reason is not None:
             raise NotApplicable(reason)
 
-    @contextlib.contextmanager
-    def fault(self, entry: str, **params: Json) -> Iterator[None]:
-        """Inject `module:function(engine, rank, **params)` for a block; what it returned undoes it afterwards.
-
-        Ends the group instead when healing fails. A lost group needs no healing.
-        """
-        group = self.group
-        self._call("fault", {"entry": entry, "params": params})
-        try:
-            yield
-        finally:
-            if group.alive:
-                try:
-                    self._call("heal")
-                except BaseException:
-                    self._pool.drop(self.plan)
-                    raise
-
-    @contextlib.contextmanager
-    def spoilt(self, entry: str, params: Mapping[str, Json]) -> Iterator[None]:
-        """As `fault`, for a whole suite of tests: a group that replaces this one within the block has the fault too.
-
-        `verify_unmutated` takes the weights as the fault left them. Afterwards a group whose weights are not those
-        that were loaded is ended.
-        """
-        self._faults.append({"entry": entry, "params": dict(params)})
-        try:
-            self._inject(self.group)
-            yield
-        finally:
-            self._faults.pop()
-            self._spoilt = (("", 0), [])
-            group = self._pool.live(self.plan)
-            if group is not None:
-                try:
-                    self._call("heal")
-                    mended = self._weights_now() == [one.weight_hash for one in group.loaded]
-                except BaseException:
-                    self._pool.drop(self.plan)
-                    raise
-                if not mended:
-                    self._pool.drop(self.plan)
-
-    def _inject(self, group: RankGroup) -> None:
-        """Put the faults of the enclosing blocks into `group`, if it is a fresh one; then note its weights."""
-        if not self._faults or self._spoilt[0] == (group.mark, len(self._faults)):
-            return
-        done = self._spoilt[0][1] if self._spoilt[0][0] == group.mark else 0
-        self._spoilt = ((group.mark, len(self._faults)), [])
-        for fields in self._faults[done:]:
-            self._call("fault", fields)
-        self._spoilt = (self._spoilt[0], self._weights_now())
-
-    def _weights_now(self) -> list[str]:
-        """The weights' hashes by rank; as they were loaded where the engine shows none, since no fault reaches them."""
-        if self.plan.tier == "tokens":
-            return [one.weight_hash for one in self.group.loaded]
-        return self.weight_hash()
-
-    @contextlib.contextmanager
-    def undisturbed(self, *others: Generator) -> Iterator[None]:
-        """Keep the cores and cards of this case (and of `others`) for several calls; else each call leases them."""
-        self._pool.forget_begun()
-        with self._pool.computing(self.plan, *(other.plan for other in others)):
-            yield
-
-    def restart(self) -> None:
-        """End the group, so that the next call runs in fresh processes."""
-        self._pool.drop(self.plan)
-
-    def verify_unmutated(self) -> bool:
-        """Compare weights with those at load, or as a fault left them; on a difference end the group, return False.
-
-        For after a failed verdict or an OutOfMemory, so that no later test inherits damaged weights. Where the engine
-        shows no weights there is nothing to compare, and the group is kept.
-        """
-        if self.plan.tier == "tokens":
-            return True
-        now = self.weight_hash()
-        if now == [one.weight_hash for one in self.group.loaded] or (self._faults and now == self._spoilt[1]):
-            return True
-        self._pool.drop(self.plan)
-        return False
-
     def _scores(
         self, method: Literal["score", "score_prefill"], batch: TokenBatch, forced: NDArray[np.int64], logits: bool
     ) -> Scores:
         self._needs("logits")
         replies = self._compute(method, {"logits": logits}, batch, steps=forced.shape[1], forced=forced)
         return decode(Scores, replies[0].value, replies[0].arrays)
-
-    def _needs(self, what: str) -> None:
-        if self.plan.tier == "tokens":
-            raise NotEvident(
-                f"{self.case}: this property needs {what}; {self.case.engine} gives tokens only (evidence tier: tokens)"
-            )
 
     def _compute(
         self, method: str, fields: dict[str, Json], batch: TokenBatch, *, steps: int, **arrays: NDArray[Any]
@@ -360,28 +222,3 @@ class Generator:
         tops = tuple(one["top"] for one in agree if "top" in one)
         self.ranks_agree = Agreement(tuple(one["choices"] for one in agree), tops)
         return replies
-
-    def _call(
-        self,
-        method: str,
-        fields: dict[str, Json] | None = None,
-        arrays: Arrays | None = None,
-        *,
-        deadline_s: float | None = None,
-        **work: int,
-    ) -> tuple[Reply, ...]:
-        if fields is not None and "entry" in fields:
-            fields = {**fields, "entry": self.plan.name(str(fields["entry"]))}
-        with self._pool.computing(self.plan):
-            group = self._pool.get(self.plan)
-            if method in ("fault", "heal"):
-                self.forget()
-            else:
-                self._inject(group)
-            # A static graph is compiled for each shape, so each shape has a first call.
-            call = (group.mark, method, *(f"{name}={size}" for name, size in sorted(work.items())))
-            if deadline_s is None:
-                deadline_s = self.plan.deadlines.call(method, first=call not in self._warm, **work)
-            replies = group.call(method, fields, arrays, deadline_s=deadline_s)
-            self._warm.add(call)
-            return replies

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final, NoReturn
 
-from genqual.cases import Json
+from genqual.cases import Case, Json
 from genqual.devices import cgroups
 from genqual.engines.base import Loaded
 from genqual.engines.hf import scratch
@@ -217,27 +217,9 @@ class RankGroup:
         if len(replies) == self._links.ranks:
             return tuple(replies[rank] for rank in sorted(replies))
         if len(seen.raised) == self._links.ranks and len({error["kind"] for error in seen.raised.values()}) == 1:
-            self._raise_status(seen)
+            raise _status_error(self.plan.case, seen, self._file)
         seen.answered = set(replies)
         self._lose(seen)
-
-    def _raise_status(self, seen: diagnosis.Sighting) -> NoReturn:
-        rank, first = min(seen.raised.items(), key=lambda item: float(str(item[1]["at"])))
-        kind, said = str(first["kind"]), str(first["message"])
-        where = f"(`{seen.method}`, rank {rank} first, every rank alike)"
-        frames = [line for line in str(first["traceback"]).splitlines() if line.lstrip().startswith("File ")]
-        if kind == "Exception" and seen.method == "load":
-            # Of the engine's own words the first are enough; some list every tensor.
-            words = " ".join(f"{first['type']}: {said}".split())
-            said = f"loading failed: {words[:_WORDS]}{'...' if words[_WORDS:] else ''} {where}"
-            made: GenqualError = EngineFailed(f"{self.plan.case}: {said}. Traceback: {self._file(rank, 'log')}")
-        elif kind == "Exception":
-            said = f"{first['type']}: {said}"
-            made = EngineFailed(f"{self.plan.case}: {said} {where}\n{first['traceback']}")
-        else:
-            made = _STATUSES[kind](f"{self.plan.case}: {said} {where}")
-        made.cause = f"{self.plan.case}: {first['type']}: {first['message']} {frames[-1:]}"
-        raise made
 
     def _lose(self, seen: diagnosis.Sighting) -> NoReturn:
         """Collect every trace of what happened, end the group, raise GroupLost; as OutOfMemoryKilled where it was."""
@@ -311,3 +293,23 @@ class RankGroup:
         self._process = None  # only now: a second Ctrl-C in between leaves the work to the next call
         if survivors:
             self._progress(f"{self.plan.case}: processes {survivors} survived SIGKILL (uninterruptible, see `ps`)")
+
+
+def _status_error(case: Case, seen: diagnosis.Sighting, file: Callable[[int, str], Path]) -> GenqualError:
+    """What all ranks raised alike, as the caller gets it."""
+    rank, first = min(seen.raised.items(), key=lambda item: float(str(item[1]["at"])))
+    kind, said = str(first["kind"]), str(first["message"])
+    where = f"(`{seen.method}`, rank {rank} first, every rank alike)"
+    frames = [line for line in str(first["traceback"]).splitlines() if line.lstrip().startswith("File ")]
+    if kind == "Exception" and seen.method == "load":
+        # Of the engine's own words the first are enough; some list every tensor.
+        words = " ".join(f"{first['type']}: {said}".split())
+        said = f"loading failed: {words[:_WORDS]}{'...' if words[_WORDS:] else ''} {where}"
+        made: GenqualError = EngineFailed(f"{case}: {said}. Traceback: {file(rank, 'log')}")
+    elif kind == "Exception":
+        said = f"{first['type']}: {said}"
+        made = EngineFailed(f"{case}: {said} {where}\n{first['traceback']}")
+    else:
+        made = _STATUSES[kind](f"{case}: {said} {where}")
+    made.cause = f"{case}: {first['type']}: {first['message']} {frames[-1:]}"
+    return made

@@ -17,16 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from genqual.atomic import write_whole
 from genqual.cases import Case, Json, Workload
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement
-from genqual.conformance.judges import logits
-from genqual.conformance.judges.free_run import ByOracle
 from genqual.conformance.oracle.registry import Oracle, parameters_of
 from genqual.conformance.references.make import Reference
 from genqual.devices.base import Placement
 from genqual.devices.registry import devices
-from genqual.engines.base import Scores, TokenBatch
+from genqual.engines.base import Scores
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError
 from genqual.gate.controller import Judging, Question
@@ -41,8 +38,8 @@ from genqual.ranks.client import Generator
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.group_spec import GroupPlan, plan
 from genqual.ranks.pool import Pool
-from genqual.records.record import Record
 from genqual.records.software import versions
+from genqual.session import run_manifest
 from genqual.session.benchmark import Measuring, Published
 from genqual.session.causes import Causes
 from genqual.session.failure_message import again
@@ -54,9 +51,8 @@ from genqual.session.record_fields import DISTRIBUTIONS
 from genqual.session.recorder import Recorder
 from genqual.session.reference_store import ReferenceStore
 from genqual.session.selection import Selection
+from genqual.session.timed_accuracy import TimedAccuracy
 from genqual.session.waivers import Register, read
-from genqual.signing.journal import noted
-from genqual.signing.manifest import Manifest, hashes_of
 from genqual.storage.push import PushReport, push
 from genqual.storage.spool import Spool
 
@@ -79,8 +75,6 @@ class Run:
         """The metrics that this run's items ask about, by case; known when collection is over."""
         self.first_item: dict[tuple[Case, Workload], str] = {}
         """The item that names a measurement which several share: the first by id, whichever asks first."""
-        self.accurate: dict[Case, str] = {}
-        """Of cases whose timed path was judged: why its answers are not right, or nothing."""
         self.waivers = Register([], date.max)
         self.stale_waivers: list[str] = []
         self._generators: dict[Case, Generator] = {}
@@ -128,23 +122,10 @@ class Run:
         return self.state / "attempts" / f"{self.id}.jsonl"
 
     def keep_manifest(self, records: Iterable[Path]) -> None:
-        """Write what `genqual sign` signs: the chain of this run's records, its attempts, logs and probes."""
-        notes = noted(self.journal)
-        wrote = notes.wrote or [path.stem for path in records]
-        read = (place.read(identifier) for place in self.spool.places for identifier in wrote if place.has(identifier))
-        known = self.selection.probed
-        manifest = Manifest.of(
-            {one.id: one for one in read if isinstance(one, Record)}.values(),
-            started=notes.begun,
-            logs=hashes_of(self.state / "logs" / self.id),
-            probes={name: {"probe": one.probe, "found": one.found} for name, one in known.items()},
-        )
-        target = self.state / "manifests" / f"{self.id}.json"
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(target, manifest.to_bytes())
-        except OSError as error:
-            self.warnings.append(f"{target} cannot be written ({error.strerror}), so this run cannot be signed")
+        """Write what `genqual sign` signs; where it cannot be written, a warning says so."""
+        problem = run_manifest.keep(self.state, self.id, self.journal, self.spool, self.selection.probed, records)
+        if problem:
+            self.warnings.append(problem)
 
     def generator(self, case: Case) -> Generator:
         """The handle of `case`; its ranks start at the first call."""
@@ -241,6 +222,11 @@ class Run:
         return self._inspections.of(self.generator(case))
 
     @cached_property
+    def accuracy(self) -> TimedAccuracy:
+        """Whether the answers of timed paths are right."""
+        return TimedAccuracy(self.generator, self.reference, self.oracle)
+
+    @cached_property
     def measuring(self) -> Measuring:
         """What the performance items share."""
         profile = self.selection.profile
@@ -273,26 +259,9 @@ class Run:
         return self._others[case]
 
     def _why_not_right(self, case: Case) -> str:
-        """Why the answers of the timed path are not known to be right, or nothing. Scores them when no test has."""
         if case in self.measuring.wrong:
             return "this case failed a judgement in the same run, and the latency of wrong answers is worth nothing"
-        if case not in self.accurate:
-            found = self.reference(case.model)
-            if not isinstance(found, Reference):
-                self.accurate[case] = f"its answers are not known to be right: {found}"
-            else:
-                judgement = self._judged(case, found)
-                self.accurate[case] = "" if judgement.passed else f"the timed path: {judgement.explanation}"
-        return self.accurate[case]
-
-    def _judged(self, case: Case, known: Reference) -> Judgement:
-        """The timed path against the oracle, by the most that its engine shows: logits, else a free run's tokens."""
-        generator, prompts = self.generator(case), TokenBatch.of(known.prompts)
-        if generator.plan.tier == "tokens":
-            tokens = generator.generate(prompts, known.steps).tokens
-            by = ByOracle(lambda: self.oracle(case.model))
-            return logits.judge_free_run(tokens, known, dtype=case.dtype, rescore=by)
-        return logits.judge_scores(generator.score(prompts, known.forced), known, dtype=case.dtype)
+        return self.accuracy.why_not_right(case)
 
     def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
         """The metrics of a workload, measured and recorded at the first call. Raises as `Measuring.publish` does."""
