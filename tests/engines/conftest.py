@@ -27,8 +27,10 @@ PROBED = (  # of the catalogue: one or two of each room of faults; all of them a
 )
 
 
-def faults_of(engine: str, model: str, ranks: int = 1) -> list[str]:
-    """Names of the faults of logits that fit."""
+def faults_of(engine: str | None, model: str, ranks: int = 1) -> list[str]:
+    """Names of the faults of logits that fit; none where no engine is named."""
+    if engine is None:
+        return []
     architecture = model.partition("-")[0]
     return [
         name
@@ -37,10 +39,10 @@ def faults_of(engine: str, model: str, ranks: int = 1) -> list[str]:
     ]
 
 
-def steps(engine: str, model: str, ranks: int = 1, key: str = "", *, faults: bool = True) -> list[list[Any]]:
+def steps(engine: str | None, model: str, ranks: int = 1, key: str = "") -> list[list[Any]]:
     """What each engine is asked: both batches, forced tokens by decoding, in one pass and exactly, facts, faults."""
     forced = {"rows": ROWS, "forced": FORCED}
-    key, fitting = key or model, faults_of(engine, model, ranks) if faults else []
+    key = key or model
     return [
         ["generate", f"{key}.padded", {"rows": ROWS, "new": NEW}],
         ["generate", f"{key}.level", {"rows": LEVEL, "new": NEW}],
@@ -48,7 +50,7 @@ def steps(engine: str, model: str, ranks: int = 1, key: str = "", *, faults: boo
         ["score", f"{key}.one_pass", forced | {"prefill": True}],
         ["exact", f"{key}.exact", forced],
         ["facts", f"{key}.facts", {}],
-        *(["faulty", f"{key}.{name}", {"name": name} | forced] for name in fitting),
+        *(["faulty", f"{key}.{name}", {"name": name} | forced] for name in faults_of(engine, model, ranks)),
     ]
 
 
@@ -98,7 +100,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
                 "engine": "transformers:graphs=static",
                 "model": model,
                 "steps": [
-                    *steps("transformers", model, key=f"static.{model}", faults=False),
+                    *steps(None, model, key=f"static.{model}"),
                     ["again", "static.again", {"rows": LEVEL, "new": 5}],
                     ["first", f"static.{model}.first", {"name": "first_pass_wrong"}],
                     *stopping(f"static.{model}"),

@@ -44,7 +44,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], An
     forced = {"rows": ROWS, "forced": FORCED}
     for place, model, tensors in PLACES:
         key = f"{place}.{model}"
-        asked = steps("none", model, key=key)
+        asked = steps(None, model, key=key)
         if tensors:
             asked.append(["faulty", f"{key}.not_fetched_back", {"name": "not_fetched_back"} | forced])
         plans.append({"engine": f"accelerate:placement={place}", "model": model, "steps": asked})

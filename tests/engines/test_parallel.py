@@ -151,7 +151,7 @@ def test_what_upstream_cannot_run_is_unsupported(ranks: list[Answers]) -> None:
 
 @pytest.mark.heavy
 def test_deepspeed_without_a_compiler_uses_gloo_and_says_so(tmp_path: Path, eager: Answers) -> None:
-    plan = {"engine": "deepspeed-inference", "model": "bloom-tiny", "steps": steps("none", "bloom-tiny")}
+    plan = {"engine": "deepspeed-inference", "model": "bloom-tiny", "steps": steps(None, "bloom-tiny")}
     answers = run(tmp_path, plan, ranks=2, CXX="no-such-compiler")
     assert answers[0]["bloom-tiny.facts.inspect"]["all_reduce"] == "gloo"
     assert not any(name.startswith("deepspeed") for name in answers[0]["bloom-tiny.facts.inspect"]["operators"])
@@ -161,7 +161,7 @@ def test_deepspeed_without_a_compiler_uses_gloo_and_says_so(tmp_path: Path, eage
 
 @pytest.mark.heavy
 def test_deepspeed_on_one_rank_needs_no_group(tmp_path: Path, eager: Answers) -> None:
-    plan = {"engine": "deepspeed-inference", "model": "llama-tiny", "steps": steps("none", "llama-tiny")}
+    plan = {"engine": "deepspeed-inference", "model": "llama-tiny", "steps": steps(None, "llama-tiny")}
     answers = run(tmp_path, plan)
     assert answers[0]["llama-tiny.facts.inspect"]["all_reduce"] == "none"
     same_tokens(answers[0], eager, "llama-tiny")

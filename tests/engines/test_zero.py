@@ -22,7 +22,7 @@ def plan(options: str, model: str, ranks: int) -> dict[str, Any]:
     return {
         "engine": f"deepspeed-zero{options}",
         "model": model,
-        "steps": steps("none", model, ranks, f"{options}.{model}"),
+        "steps": steps(None, model, ranks, f"{options}.{model}"),
     }
 
 
@@ -113,7 +113,7 @@ def test_weights_on_nvme_come_back(tmp_path_factory: pytest.TempPathFactory, ran
     asked = plan(options, "llama-30m", ranks)
     asked["steps"].append(["refused", "nowhere", {"offload": "nvme", "nvme_path": str(folder / "nowhere")}])
     asked["steps"].append(["refused", "small", {"model": "llama-tiny", "offload": "nvme"}])
-    plain = {"engine": "transformers", "model": "llama-30m", "steps": steps("none", "llama-30m", key="plain")}
+    plain = {"engine": "transformers", "model": "llama-30m", "steps": steps(None, "llama-30m", key="plain")}
     answers = run(folder, asked, ranks=ranks, GENQUAL_LOGS=str(folder))
     (eager,) = run(folder, plain)
     key = f"{options}.llama-30m"
