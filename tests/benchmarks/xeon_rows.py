@@ -91,11 +91,11 @@ def main() -> None:
     elif row.startswith("openvino"):
         run, about = ours("openvino", "OpenVino", directory, dtype="fp32" if row == "openvino" else "bf16")
     elif row in ("llama-cpp", "ipex"):
-        run, about = ours("external", "External", directory, command=sys.argv[6])
+        run, about = ours("remote.external", "External", directory, command=sys.argv[6])
     elif row == "eager":
-        run, about = ours("transformers_eager", "TransformersEager", directory)
+        run, about = ours("hf.eager", "TransformersEager", directory)
     else:
-        run, about = ours("transformers_compiled", "TransformersCompiled", directory, **COMPILED[row])
+        run, about = ours("hf.compiled", "TransformersCompiled", directory, **COMPILED[row])
     run(new)  # warm: graphs, pages
     ready = time.perf_counter() - start
     before = bandwidth()

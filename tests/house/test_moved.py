@@ -62,3 +62,14 @@ def test_former_names_are_those_of_builds_before_the_move() -> None:
     )
     assert former("mine.engine:Engine") == "mine.engine:Engine"
     assert former("genqual.ranks.worker:main") == "genqual.ranks.worker:main"
+
+
+def test_every_entry_string_names_a_module_that_exists() -> None:
+    from genqual.engines.registry import engines
+    from genqual.faults import CATALOGUE
+
+    entries = {one.entry for one in CATALOGUE.values()}
+    for spec in engines().values():
+        entries |= {spec.implementation, *filter(None, spec.abilities.values())}
+    assert len(entries) > 100
+    assert [entry for entry in sorted(entries) if find_spec(entry.partition(":")[0]) is None] == []

@@ -20,7 +20,7 @@ SHIPPED: Final = frozenset(one.name for one in vars(specs).values() if isinstanc
 
 HF_ENGINES: Final = IN_PLACE | {"accelerate", "deepspeed-zero"}
 SHARDED: Final = frozenset({"transformers-tp", "deepspeed-inference"})
-HERE: Final = "genqual.faults"
+HERE: Final = "genqual.faults.injectors"
 LLAMA: Final = frozenset({"llama"})
 BLOOM: Final = frozenset({"bloom"})
 
