@@ -35,6 +35,10 @@ def test_there_is_no_circle() -> None:
     assert not Tree().circles
 
 
+def test_nothing_is_too_long_to_read() -> None:
+    assert not Tree().too_long
+
+
 def test_heavy_packages_stay_in_the_ranks() -> None:
     tree, found = Tree(), []
     for path in tree.files:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genqual.cli import main
-from genqual.commands.rebase import _replacing
+from genqual.commands.rebase_run import replacing
 from genqual.errors import BadInput
 from genqual.gate import baseline_file
 from genqual.gate.baseline_builder import (
@@ -106,11 +106,11 @@ def test_the_noise_of_launches_counts_for_the_tolerance_too() -> None:
 def test_a_wider_tolerance_than_the_old_one_must_be_accepted() -> None:
     same = shifted(0.0)
     wide = Settings(0.08)
-    (said,) = _replacing("here", entry(), same, wide, "tpot", "a noisier year", None)
+    (said,) = replacing("here", entry(), same, wide, "tpot", "a noisier year", None)
     assert "its tolerance becomes 8% instead of 5%" in said
     assert "--accept-regression" in said
-    assert not _replacing("here", entry(), same, wide, "tpot", None, "a noisier year")
-    assert not _replacing("here", entry(tolerance=0.08), same, Settings(0.05), "tpot", "a quieter year", None)
+    assert not replacing("here", entry(), same, wide, "tpot", None, "a noisier year")
+    assert not replacing("here", entry(tolerance=0.08), same, Settings(0.05), "tpot", "a quieter year", None)
 
 
 def test_what_batches_differ_by_is_without_what_launches_vary_by() -> None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from genqual.commands import rebase
+from genqual.commands import rebase_run
 from genqual.errors import BadInput
+from genqual.gate.baseline_builder import provenance_of
 from genqual.gate.case_launches import Taken
 from genqual.gate.rebase_state import Unfinished
+from genqual.session.options import Options
 from tests.plugin.test_judging import CASE, GATED, taken
 
 ABOUT: dict[str, Any] = {"commit": "488b0751", "launches": 8}
@@ -76,19 +78,39 @@ class Launching:
         return self.taken[-1]
 
 
+def request() -> rebase_run.Request:
+    return rebase_run.Request(
+        device=CASE.device,
+        cases=(CASE,),
+        metrics=("tpot",),
+        gated=GATED,
+        launches=8,
+        batches=2,
+        pause_s=30.0,
+        tolerance_up_to=0.0,
+        reason=None,
+        accept=None,
+        options=Options(),
+        target=Path(),
+        provenance=provenance_of(commit="488b0751", author="A. Person", reason="why"),
+    )
+
+
 def measured(monkeypatch: pytest.MonkeyPatch, kept: Unfinished, *, stop: int = 0, weights: str = "w") -> Any:
     """Two batches of four; the first launch of all warms the page cache. What pauses and drops, beside it."""
     happened: list[Any] = []
     monkeypatch.setattr(Launching, "count", 0)
     monkeypatch.setattr(Launching, "stop", stop)
     monkeypatch.setattr(Launching, "weights", (weights * 64,))
-    monkeypatch.setattr(rebase, "CaseLaunches", Launching)
-    monkeypatch.setattr(rebase, "_plan", lambda case, logs: "the plan")
+    monkeypatch.setattr(rebase_run, "CaseLaunches", Launching)
+    monkeypatch.setattr(rebase_run, "plan", lambda case, logs, options: "the plan")
     loaded = [SimpleNamespace(parameters=31_000_000)]
-    monkeypatch.setattr(rebase, "Generator", lambda pool, plan: SimpleNamespace(case=CASE, loaded=loaded, plan=plan))
+    monkeypatch.setattr(
+        rebase_run, "Generator", lambda pool, plan: SimpleNamespace(case=CASE, loaded=loaded, plan=plan)
+    )
     monkeypatch.setattr("time.sleep", happened.append)
     pool: Any = SimpleNamespace(drop=happened.append)
-    (lists,) = rebase._measure(pool, Path(), [CASE], ["tpot"], GATED, 8, 2, 30.0, kept)
+    (lists,) = rebase_run.measure(pool, Path(), request(), kept)
     return [(one.metrics["tpot"].z, one.metrics["tpot"].batch) for one in lists.taken], happened
 
 

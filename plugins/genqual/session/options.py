@@ -47,8 +47,8 @@ def option(group: str, flag: str, help: str, default: Any = None, **more: Any) -
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """The command line, parsed. Empty tuples and None mean: as the profile says."""
+class CaseOptions:
+    """What chooses cases and their workloads. Empty tuples and None mean: as the profile says."""
 
     benchmark: bool = option("what", "--benchmark", "run the performance suites too", False)
     profile: str = option(
@@ -148,6 +148,17 @@ class Options:
         " order and keeps the pairs (an interrupted run resumes)",
         metavar="SOURCE",
     )
+
+    @property
+    def own_workloads(self) -> bool:
+        """Whether an option replaces batch sizes or lengths of the profile."""
+        return bool(self.batch_sizes or self.input_lengths or self.new_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Options(CaseOptions):
+    """The whole command line, parsed."""
+
     endpoint: str | None = option(
         "engine",
         "--endpoint",
@@ -277,11 +288,6 @@ class Options:
     def shrink(self) -> bool:
         """Whether the smallest failing input is looked for."""
         return not self.no_shrink
-
-    @property
-    def own_workloads(self) -> bool:
-        """Whether an option replaces batch sizes or lengths of the profile."""
-        return bool(self.batch_sizes or self.input_lengths or self.new_tokens)
 
     @property
     def settings(self) -> dict[str, Json]:
