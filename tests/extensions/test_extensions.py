@@ -12,6 +12,7 @@ import pytest
 
 from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
+from tests.plugin.test_other_architectures import tokenizer
 
 HERE = Path(__file__).parent
 SMALL = ("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32")
@@ -58,6 +59,63 @@ def test_a_metric_is_measured_recorded_and_gated(tmp_path: Path) -> None:
     slowest, median = metrics["slowest_step"], metrics["itl_p50"]
     assert slowest["gate"]["verdict"] == "no_baseline"
     assert slowest["value"] >= median["value"]
+
+
+WRITE = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+torch.manual_seed(7)
+config = AutoConfig.for_model("arcee", **json.loads(sys.argv[2]))
+model = AutoModelForCausalLM.from_config(config).float()
+with torch.no_grad():
+    for weight in model.parameters():
+        if weight.dim() == 1:
+            weight.add_(0.1 * torch.randn_like(weight))
+model.save_pretrained(sys.argv[1])
+"""
+ARCEE = {
+    **{"vocab_size": 320, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "mlp_bias": True},
+    **{"initializer_range": 0.1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}
+
+
+def test_an_architecture_is_judged_by_an_oracle_of_its_own(tmp_path: Path) -> None:
+    model, env = tmp_path / "arcee", {**os.environ, **installed("toy_architecture")}
+    env["GENQUAL_CACHE"] = str(tmp_path / "cache")
+    write = [sys.executable, "-c", WRITE, str(model), json.dumps(ARCEE)]
+    subprocess.run(write, env=env, check=True, capture_output=True)
+    tokenizer(model)
+    make = [sys.executable, "-m", "genqual.cli", "reference", str(model), "--steps", "6", "--schemes", ""]
+    made = subprocess.run(make, env=env, check=False, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout + made.stderr
+    args = ("-m", f"{CPU} and conformance", f"--model={model}", "--engine", "transformers", "--dtype", "fp32")
+    run = suite(tmp_path / "state", *args, "-k", "test_logits_match_the_oracle", "--no-upload", env=env)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (record,) = records(tmp_path / "state", "judgement")
+    assert record["judgement"]["verdict"] == "pass"  # type: ignore[index]
+    assert record["judgement"]["independent"] is True  # type: ignore[index]
+    without = subprocess.run(make, env={**env, "PYTHONPATH": ""}, check=False, capture_output=True, text=True)
+    assert without.returncode != 0
+    assert "--by transformers" in without.stderr
+
+
+def test_a_property_is_run_with_ours_and_finds_its_fault(tmp_path: Path) -> None:
+    asked = ("-m", f"{CPU} and conformance", *SMALL, "-k", "test_no_logit_depends_on_the_id_of_padding", "--no-upload")
+    run = suite(tmp_path / "fine", *asked, env=installed("toy_property"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout
+    env = {**installed("toy_property"), "GENQUAL_TEST_FAULT": json.dumps({"name": "toy_pad_seen"})}
+    spoilt = suite(tmp_path / "spoilt", *asked, "-p", "tests.faults.inject", env=env)
+    assert spoilt.returncode == 1, spoilt.stdout + spoilt.stderr
+    assert "1 failed" in spoilt.stdout
+
+
+def test_an_engine_is_judged_by_the_same_suite(tmp_path: Path) -> None:
+    args = ("-m", f"{CPU} and conformance", "--engine", "toy", *SMALL[2:])
+    run = suite(tmp_path, *args, "-k", "test_logits_match or test_free_run or chunk", env=installed("toy_engine"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {one["engine"]["name"] for one in records(tmp_path, "judgement")} == {"toy"}  # type: ignore[index]
 
 
 def test_a_sink_takes_the_records_once(tmp_path: Path) -> None:

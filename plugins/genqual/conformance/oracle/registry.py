@@ -23,7 +23,7 @@ from genqual.errors import BadInput
 
 __all__ = ["Oracle", "architecture_of", "oracle_for", "parameters_of", "source_sha256", "supported"]
 
-GROUP: Final = "genqual.session.oracles"
+GROUP: Final = "genqual.oracles"
 """Entry point group: each names a module with an `ARCHITECTURE`, or the `Architecture` itself."""
 
 
