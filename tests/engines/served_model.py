@@ -78,7 +78,7 @@ class Model:
         """(token, its best with log-probabilities) of each step."""
         row, found, cache, new = list(prompt), [], self.oracle.cache(), np.array(prompt)
         for _ in range(count):
-            logits = np.array(self.oracle._head(self.oracle._states(new, cache)[-1:])[0])
+            logits = np.array(self.oracle.head(self.oracle.states(new, cache)[-1:])[0])
             if spoilt:
                 logits = np.roll(logits, 1)
             seen = np.unique(row)

@@ -97,7 +97,8 @@ def test_what_the_catalogue_tries_on_engines_of_genqual_is_as_it_was() -> None:
         )
         for engine, ranks in (("transformers", 1), ("deepspeed-inference", 2), ("deepspeed-zero", 2), ("openvino", 1))
     }
-    counted_before = {"transformers": 175, "deepspeed-inference": 170, "deepspeed-zero": 115, "openvino": 1}
+    # With the two faults of a process's first pass, on two architectures.
+    counted_before = {"transformers": 179, "deepspeed-inference": 174, "deepspeed-zero": 119, "openvino": 1}
     assert {engine: number for (engine, _), number in count.items()} == counted_before
     (run,) = runs_of("external:1", "llama-tiny", "fp32")
     assert run.takes("answers_swapped", "llama-tiny", "fp32")

@@ -29,12 +29,21 @@ from genqual.models.build import build
 from genqual.models.files import weight_files
 from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
-from tests.engines.fake_server import serving
+from tests.engines.fake_server import Handler, next_tokens, serving
 from tests.models.checkpoints import llama_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "numpy_engine.py"
 MODEL = resolve("llama-tiny")
+
+
+def paced(handler: Handler, body: dict[str, Any]) -> None:
+    """A token every few milliseconds: what arrives in one read of the network has no times of its own."""
+    handler.begin()
+    for token in next_tokens(body["prompt"], body["max_tokens"]):
+        time.sleep(0.005)
+        handler.piece(text="?", token_ids=[token])
+    handler.raw("data: [DONE]\n\n")
 
 
 def request(**options: str) -> LoadRequest:
@@ -55,7 +64,7 @@ def program() -> Iterator[External]:
 @pytest.fixture
 def client() -> Iterator[Server]:
     """The `server` engine at a server that answers."""
-    with serving() as server:
+    with serving(paced) as server:
         engine = Server()
         engine.load(request(endpoint=server.url))
         yield engine

@@ -78,7 +78,7 @@ class Script:
         return GateResult(Verdict.REGRESSED, "slower", "key", 0.1, (0.05, 0.15), launches=3)
 
     @contextlib.contextmanager
-    def attempt(self, case: Case, workload: Workload) -> Iterator[None]:
+    def attempt(self, case: Case, workload: Workload, **_: Any) -> Iterator[None]:
         yield
 
     def measurement(self, case: Case, workload: Workload, found: Any, gates: Any, **_: Any) -> Path:
@@ -95,11 +95,11 @@ def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -
     """What is published when items ask about `metrics` in that order."""
     measuring = Measuring(1, lambda text: None, script)  # type: ignore[arg-type]
     known = {name: Metric(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
-    run = SimpleNamespace(wall_s=1.0)
+    run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
     made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
     monkeypatch.setattr(measuring, "_measure", lambda generator, workload: made)
     monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: known)
-    words: dict[str, Any] = {"weights_sha256": None, "inspection": {}, "label": ""}
+    words: dict[str, Any] = {"weights_sha256": None, "inspect": dict, "label": "", "excuse": lambda *which: None}
     generator: Any = SimpleNamespace(case=CASE)
     return [measuring.publish(generator, WORKLOAD, script, metric=one, **words) for one in metrics]  # type: ignore[arg-type]
 
