@@ -16,7 +16,7 @@ from genqual.errors import GenqualError
 USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "bisect": ("genqual.commands.bisect:bisect", "Which layer of an engine first leaves the oracle."),
+    "bisect": ("genqual.commands.bisect:bisect", "Find the first layer whose output differs from the oracle."),
     "compare": ("genqual.commands.compare:compare", "Hardware classes, nodes, runs or files side by side."),
     "db": ("genqual.commands.db:db", "Make or migrate the tables of a database that results go to."),
     "doctor": ("genqual.commands.doctor:doctor", "What is here, what is missing, and what to do about it."),

@@ -287,7 +287,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         return report
     if report.passed:
         report.outcome = "failed"
-        report.longrepr = f"WAIVED, yet it passes: remove the waiver {waiver}"
+        report.longrepr = f"unexpected pass (WAIVED): remove the waiver {waiver}"
     elif report.failed and waiver.excuses(f"{report.longreprtext}\n{item.stash.get(WHOLE, '')}"):
         report.outcome = "skipped"
         # JUnit writes the properties of the item, the terminal those of this report: both say the same verdict.

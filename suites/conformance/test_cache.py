@@ -86,7 +86,7 @@ def test_later_tokens_never_alter_earlier_logits(
 ) -> None:
     """Causality: one pass over a text, and over another that differs from some place on; before it, to the bit.
 
-    A scheme that rounds a token by the others of its pass is held to what honest runs of it differ by, and so is a
+    A scheme that rounds a token by the others of its pass is held to what fault-free runs of it differ by, and so is a
     mixture of experts: an expert's product is as long as the tokens that chose it are many, and its kernel with it.
     """
     some, dtype = passage.few(3, 9), generator.case.dtype

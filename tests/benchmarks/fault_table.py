@@ -1,4 +1,4 @@
-"""What each fault of the catalogue reads in both lanes, beside honest runs: where 1.25 and 8 come from.
+"""What each fault of the catalogue reads in both lanes, beside fault-free runs: where 1.25 and 8 come from.
 
     python -m tests.benchmarks.fault_table llama-tiny bloom-tiny smollm2-135m
 
@@ -40,7 +40,7 @@ HEAD: Line = ("model", "dtype", "what", "nrms", "ratio", "flips", "sigmas", "ver
 
 
 def main(arguments: list[str]) -> int:
-    """Print a Markdown table; exit 1 when an honest run fails or a fault passes both lanes."""
+    """Print a Markdown table; exit 1 when a fault-free run fails or a fault passes both lanes."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks.fault_table", description=__doc__)
     parser.add_argument("models", nargs="+")
     models = parser.parse_args(arguments).models
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 
 
 def lines(pool: Pool, logs: Path, model: str) -> Iterator[Line]:
-    """Honest runs first, then each fault that fits."""
+    """Fault-free runs first, then each fault that fits."""
     reference = file.read(data_dir("baselines") / "references" / model)
     batch = TokenBatch.of(reference.prompts)
     wide = TokenBatch.of(reference.prompts, length=batch.ids.shape[1] + 31)

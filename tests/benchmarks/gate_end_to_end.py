@@ -5,7 +5,7 @@
   slower     10 runs with 5 % more real work in the engine's decode: at least 9 REGRESSED, none PASS
   faster     3 runs against a baseline of an engine that was slowed by 11.1 %: IMPROVED
   loaded     5 unchanged runs with a competing load on every core: INCONCLUSIVE may grow, REGRESSED may not
-  node       3 runs with candidate and frozen step 5 % slower alike, --under-test node: REGRESSED if quiet, never PASS
+  node       3 runs with candidate and reference step both 5 % slower, --under-test node: REGRESSED or noisy, never PASS
   same-node  3 runs of the unchanged tree, --under-test node: none may be REGRESSED
   driver     3 runs against a baseline of another driver: judged, not REGRESSED; without --under-test driver not
 

@@ -120,7 +120,7 @@ def levels(launches: Sequence[Kept]) -> str:
 
     timed = [one for one in launches if "frozen_s" in one]
     quiet = [one for one in timed if not disturbed(one)]
-    rows = [["level of the steps", "candidate", "frozen step", f"of {len(quiet)} quiet of {len(timed)}"]]
+    rows = [["level of the steps", "candidate", "reference step", f"of {len(quiet)} quiet of {len(timed)}"]]
     for name, level in (("median", 0.5), ("lower quartile", 0.25), ("fastest 5 %", 0.05), ("fastest", 0.0)):
         each = [spread(kept, steps, level) for kept in (timed, quiet) for steps in ("step_s", "frozen_s")]
         rows.append([name, each[0], each[1], " and ".join(each[2:])])

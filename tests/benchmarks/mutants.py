@@ -30,6 +30,7 @@ from typing import Final
 
 from tests.benchmarks.suite_mutant import NOTICED, weakened
 from tests.faults.finders import ELSEWHERE
+from tests.here import PYTHON
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONFORMANCE: Final = "plugins/genqual/conformance"
@@ -191,11 +192,11 @@ def _tried(name: str, tree: Path, seconds: float) -> None:
 def _config(name: str) -> str:
     if name in SUITE:
         module, limit = f"suites/conformance/{SUITE[name]}", 900
-        command = f"{sys.executable} -m tests.benchmarks.suite_mutant pristine/{SUITE[name]} {module}"
+        command = f"{PYTHON} -m tests.benchmarks.suite_mutant pristine/{SUITE[name]} {module}"
     else:
         module, limit = f"{CONFORMANCE}/{name}.py", 120
         tests = " ".join(f"tests/conformance/{test}.py" for test in GUARDS[name].split())
-        command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {tests}"
+        command = f"{PYTHON} -m pytest -x -q -p no:cacheprovider {tests}"
     return (
         f'[cosmic-ray]\nmodule-path = "{module}"\ntimeout = {limit}.0\nexcluded-modules = []\n'
         f'test-command = "{command}"\n[cosmic-ray.distributor]\nname = "local"\n'

@@ -2,7 +2,7 @@
 
 `GENQUAL_TEST_SLOWDOWN` 0.05 adds 5 % of a step's time, as a user would measure it: the amount of work is found by
 trying, and kept in the file that `GENQUAL_TEST_SLOW_WORK` names, so that every launch of a benchmark does the same.
-With `GENQUAL_TEST_SLOW_FROZEN` it is the node that is slower: each decode step and each frozen step is followed by work
+With `GENQUAL_TEST_SLOW_FROZEN` the node is slower: each decode step and each reference step is followed by work
 until it has taken so much longer than it did, the fast ones as well as those that the host's other guests slowed.
 """
 

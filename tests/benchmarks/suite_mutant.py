@@ -88,7 +88,7 @@ def _parts(text: str) -> dict[str, str]:
 
 
 def noticed(test: str, file: Path) -> bool:
-    """Whether one of its faults is missed, an honest run alarms, or neither could be judged."""
+    """Whether one of its faults is missed, a fault-free run alarms, or neither could be judged."""
     run, *faults = FINDERS[test]
     engine, ranks, dtype = where(run)
     with tempfile.TemporaryDirectory(prefix="genqual-mutant-") as folder:

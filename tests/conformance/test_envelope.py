@@ -1,4 +1,4 @@
-"""The envelope: what honest runs read, and what is refused as one."""
+"""The envelope: what fault-free runs read, and what is refused as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Honest runs judged by each other: the spread is said, a run that is not honest stands out."""
+"""Fault-free runs judged by each other: the spread is said, a run that is not honest stands out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_honest_runs_pass_by_each_others_envelope() -> None:
     assert all(0.8 < one.ratio < 1.2 and not one.alarm for one in found)
     assert all(0 < one.cell_sigmas < 3 for one in found)
     said = summary("bf16", found)
-    assert "6 honest runs" in said
+    assert "6 fault-free runs" in said
     assert "0 of 6 would alarm" in said
 
 
@@ -53,5 +53,5 @@ def test_the_committed_envelope_judges_them_as_well() -> None:
 def test_four_runs_are_too_few() -> None:
     reference, logits = referred()
     runs = {f"run {n}": scored(logits + noise(logits.shape, n), reference) for n in range(4)}
-    with pytest.raises(BadInput, match="4 honest runs"):
+    with pytest.raises(BadInput, match="4 fault-free runs"):
         leave_one_out(reference, "bf16", runs)

@@ -205,7 +205,7 @@ def test_an_engine_that_takes_other_experts_everywhere_fails_though_ties_are_eve
     everywhere = {row: {(layer, position) for layer in range(3) for position in range(12)} for row in range(4)}
     verdict = judged(MIDDLE, replace(OF_MIDDLE, router_margins=margins), everywhere)
     assert verdict.status == "fail"
-    assert "more cells than the 50% that honest runs stay below took another expert" in verdict.explanation
+    assert "more cells than the 50% that fault-free runs stay below took another expert" in verdict.explanation
 
 
 def test_one_row_that_rests_on_a_tie_gets_no_verdict() -> None:

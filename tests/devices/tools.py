@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.here import python_script
 
 # Answers only the fields asked for, in their order, and refuses an unknown one, as the vendors' tools do.
 _SMI = """
@@ -51,7 +52,7 @@ def executable(directory: Path, name: str, body: str) -> Path:
 
 
 def _python(directory: Path, name: str, body: str) -> Path:
-    return executable(directory, name, f"#!{sys.executable} -SE\nimport json, os, sys\n{body}")
+    return executable(directory, name, python_script(f"import json, os, sys\n{body}", "-SE"))
 
 
 def hl_smi(

@@ -15,7 +15,7 @@ from genqual.faults import CATALOGUE
 from genqual.faults.matrix.cases import runs_of
 from genqual.faults.matrix.store import HONEST, Store
 from genqual.faults.matrix.tables import Matrix
-from tests.here import CPU
+from tests.here import CPU, PYTHON
 from tests.plugin.suite import ROOT
 
 SPECS: Final = """
@@ -107,7 +107,7 @@ def test_what_the_catalogue_tries_on_engines_of_genqual_is_as_it_was() -> None:
 def test_an_engine_that_no_fault_fits_is_unproved(tmp_path: Path, installed: dict[str, str]) -> None:
     """No fault that wants a module tree fits an engine that shows tokens: nothing says what its pass is worth."""
     store = tmp_path / "cells.jsonl"
-    command = ("--engine-command", f"{sys.executable} docs/examples/numpy_engine.py")
+    command = ("--engine-command", f"{PYTHON} docs/examples/numpy_engine.py")
     done = matrix(store, installed, "--engines", "external:1", "--faults", "honest,stale_kv", *command)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "external x1 is unproved: no fault could be put into it" in done.stdout
@@ -117,7 +117,7 @@ def test_an_engine_that_no_fault_fits_is_unproved(tmp_path: Path, installed: dic
 @pytest.mark.heavy
 def test_every_fault_of_an_engine_that_shows_tokens_only_is_found(tmp_path: Path, installed: dict[str, str]) -> None:
     store = tmp_path / "cells.jsonl"
-    command = ("--engine-command", f"{sys.executable} docs/examples/numpy_engine.py")
+    command = ("--engine-command", f"{PYTHON} docs/examples/numpy_engine.py")
     done = matrix(store, installed, "--engines", "external:1", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     found = Matrix(Store(store).cells.values())

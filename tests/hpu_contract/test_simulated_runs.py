@@ -1,4 +1,4 @@
-"""The vendor's real generate on simulated cards, through the real suite: honest runs pass, faults are found."""
+"""The vendor's real generate on simulated cards, through the real suite: fault-free runs pass, faults are found."""
 
 from __future__ import annotations
 

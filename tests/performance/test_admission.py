@@ -57,8 +57,8 @@ PROBES = [{"cpu_share": 0.97, "frozen_log_s": -5.0, "steal_share": 0.0}, {"cpu_s
         ({"suspended_s": 7.0}, "engine", "the host was suspended for 7 s"),
         ({"throttled": 2.0}, "engine", "the device throttled 2 times"),
         ({"others_share": 0.4}, "engine", ""),
-        ({"others_share": 0.4}, "node", "the host is not quiet: others_share 40% is above 10%"),
-        ({"steal_share": 0.05}, "driver", "the host is not quiet: steal_share 5% is above 2%"),
+        ({"others_share": 0.4}, "node", "noisy host: others_share 40% is above 10%"),
+        ({"steal_share": 0.05}, "driver", "noisy host: steal_share 5% is above 2%"),
     ],
 )
 def test_a_disturbed_launch_is_refused_with_its_reason(probes: dict[str, float], under_test: str, said: str) -> None:
@@ -71,7 +71,11 @@ def test_a_disturbed_launch_is_refused_with_its_reason(probes: dict[str, float],
     ("frozen", "floor", "said"),
     [
         (-5.00, -5.05, []),
-        (-5.00, -5.10, ["the host is not quiet: half of the frozen steps took 11% longer than the fastest, above 7%"]),
+        (
+            -5.00,
+            -5.10,
+            ["noisy host: half of the reference steps took 11% longer than the fastest, above 7%"],
+        ),
         (None, -5.0, []),
         (-5.0, None, []),
     ],

@@ -1,4 +1,4 @@
-"""Candidate and frozen step take strict turns, slowed steps are slowed inside the candidate's time, nothing else is."""
+"""Candidate and reference step take strict turns; slowed steps are slowed inside the candidate's time, nothing else."""
 
 from __future__ import annotations
 

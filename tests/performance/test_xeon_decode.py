@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from genqual.models import weights
 from genqual.models.registry import resolve
 from tests.benchmarks import xeon_decode
+from tests.here import PYTHON, python_script
 
 ROWS: dict[str, dict[str, Any]] = {
     "eager": {"tpot_s": 0.030, "dtype": "bf16", "bandwidth": 15e9, "about": {}, "ready_s": 1.0},
@@ -56,13 +57,13 @@ def test_an_environment_that_is_not_there_and_a_row_that_dies_are_told(tmp_path:
         ipex_python=tmp_path / "none", new_tokens=2, repeats=1, core=0, timeout=20.0,
     )  # fmt: skip
     dies = tmp_path / "dies"
-    dies.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('last word')\n")
+    dies.write_text(python_script("import sys\nsys.exit('last word')\n"))
     dies.chmod(0o755)
     assert "make it with: tox -e llama-cpp" in xeon_decode.measure("llama-cpp", tmp_path, options)["why"]
     assert "make it with: tox -e ipex" in xeon_decode.measure("ipex", tmp_path, options)["why"]
     assert "tox exec -e openvino" in xeon_decode.measure("openvino", tmp_path, options)["why"]
     assert xeon_decode.measure("vllm", tmp_path, options) == {"why": "ended with code 1: last word"}
-    dies.write_text(f"#!{sys.executable}\nprint('noise')\nprint({json.dumps(json.dumps({'tpot_s': 1}))})\n")
+    dies.write_text(python_script(f"print('noise')\nprint({json.dumps(json.dumps({'tpot_s': 1}))})\n"))
     assert xeon_decode.measure("vllm", tmp_path, options) == {"tpot_s": 1}
 
 
@@ -72,9 +73,9 @@ def stand_in(tmp_path: Path) -> argparse.Namespace:
     sizes = {"hidden": 64, "intermediate": 128, "layers": 1, "heads": 2, "kv_heads": 2, "vocabulary": 1024}
     xeon_decode.build(tmp_path / "model", sizes)
     python = tmp_path / "python"
-    numpy_engine = xeon_decode.ROOT / "docs" / "examples" / "numpy_engine.py"
+    numpy_engine = shlex.quote(str(xeon_decode.ROOT / "docs" / "examples" / "numpy_engine.py"))
     told = "sed -u s/bf16/fp32/"  # the example computes in fp32 only
-    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\n{told} | {sys.executable} {numpy_engine}\n')
+    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\n{told} | {PYTHON} {numpy_engine}\n')
     python.chmod(0o755)
     return argparse.Namespace(
         openvino_python=python, vllm_python=python, llama_cpp_python=python, ipex_python=python,

@@ -1,4 +1,4 @@
-"""`genqual reference --calibrate`: honest runs of many kinds, kept beside what was calibrated before."""
+"""`genqual reference --calibrate`: fault-free runs of many kinds, kept beside what was calibrated before."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_the_report_says_what_its_verdicts_are_worth(tmp_path: Path) -> None:
     for one in CELLS:
         store.add(one)
     out = tmp_path / "page.html"
-    # By hand: stale_kv is found, sign_flip is not; the honest run and the equivalent one both alarm.
+    # By hand: stale_kv is found, sign_flip is not; the fault-free run and the equivalent one both alarm.
     assert Matrix(CELLS).judges()[:2] == [("this suite", 1, 2, 2, 2), ("exact text", 1, 2, 0, 0)]
     arguments = ["--published", "published", "-o", str(out), "--detection"]
     done = CliRunner().invoke(report, [*arguments, str(store.path)])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from genqual.devices.registry import devices
-from tests.here import CPU
+from tests.here import CPU, PYTHON
 from tests.plugin.suite import ROOT, suite
 
 TINY = ("-m", CPU, "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "bf16")
@@ -27,7 +26,7 @@ def test_another_build_is_told_from_the_same_one(slowdown: str, wrong: set[str],
     build = tmp_path / "env"
     (build / "bin").mkdir(parents=True)
     # An environment of its own would need torch of its own; this one is the tests' under another name.
-    (build / "bin" / "python").write_text(f'#!/bin/sh\nGENQUAL_TEST_SLOWDOWN=0 exec {sys.executable} "$@"\n')
+    (build / "bin" / "python").write_text(f'#!/bin/sh\nGENQUAL_TEST_SLOWDOWN=0 exec {PYTHON} "$@"\n')
     (build / "bin" / "python").chmod(0o755)
     run = suite(
         tmp_path, *TINY, *ONE, f"--baseline-from={build}", "-p", "tests.benchmarks.slow_plugin",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +17,7 @@ from genqual.gate.verdict import GateResult, Verdict
 from genqual.metrics.compute import Metric
 from genqual.metrics.measure import Measurement
 from genqual.session.benchmark import Measuring
-from tests.here import CPU
+from tests.here import CPU, PYTHON
 from tests.plugin.suite import suite
 
 PROFILE = """
@@ -52,7 +51,7 @@ def test_a_limit_alone_launches_nothing(tmp_path: Path) -> None:
     """Against another build, where the gate needs no baseline: its verdict would be read by nobody."""
     build = tmp_path / "env"
     (build / "bin").mkdir(parents=True)
-    (build / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (build / "bin" / "python").write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
     (build / "bin" / "python").chmod(0o755)
     profile = tmp_path / "promises.toml"
     profile.write_text(PROFILE)

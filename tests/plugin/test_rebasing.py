@@ -66,7 +66,7 @@ def hours(differ: float, count: int = 20, batches: int = 5) -> list[Launch]:
         (series(last=0.027, sigma=0.001, count=32), "held out, are judged"),
         (hours(0.0), ""),
         (hours(0.004), ""),
-        (hours(0.008), "hours of this host are not alike"),
+        (hours(0.008), "host speed drifts"),
     ],
 )
 def test_launches_that_make_a_bad_baseline_are_refused(launches: list[Launch], said: str) -> None:

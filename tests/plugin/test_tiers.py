@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
-from tests.here import CPU
+from tests.here import CPU, PYTHON
 from tests.plugin.suite import ROOT, suite
 
-EXAMPLE = f"{sys.executable} {ROOT / 'docs' / 'examples' / 'numpy_engine.py'}"
+EXAMPLE = f"{PYTHON} {shlex.quote(str(ROOT / 'docs' / 'examples' / 'numpy_engine.py'))}"
 EXTERNAL = ("-m", CPU, "--engine", "external", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload")
 
 
@@ -63,7 +63,7 @@ for line in sys.stdin:
 def test_who_gives_no_log_probabilities_is_judged_by_its_tokens(tmp_path: Path) -> None:
     (tmp_path / "silent.py").write_text(SILENT)
     run = suite(
-        tmp_path, *EXTERNAL, "--engine-command", f"{sys.executable} {tmp_path / 'silent.py'}", "-rs",
+        tmp_path, *EXTERNAL, "--engine-command", f"{PYTHON} {tmp_path / 'silent.py'}", "-rs",
         "-k", "top_probabilities or free_run",
     )  # fmt: skip
     assert run.returncode == 1, "three is not the oracle's answer"
@@ -84,7 +84,7 @@ def test_who_gives_logits_is_judged_by_its_logits(tmp_path: Path) -> None:
 def test_the_broken_example_fails(fault: str, tmp_path: Path) -> None:
     run = suite(tmp_path, *EXTERNAL, "--engine-command", f"{EXAMPLE} --fault {fault}", "-k", "free_run")
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "an honest run may leave the text only below" in run.stdout
+    assert "a fault-free run may leave the text only below" in run.stdout
     assert "Traceback" not in run.stdout
 
 

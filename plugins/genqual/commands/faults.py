@@ -115,7 +115,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
 @faults.command("matrix")
 @click.option("--models", help="Models with a reference.  [default: llama-tiny,bloom-tiny; smollm2-135m in part]")
 @click.option("--dtypes", help="fp32 is its lane, the others are declared.  [default: fp32,bf16; int8-weight in part]")
-@click.option("--faults", "names", help="Only these, wherever they fit.  [default: all, and honest runs]")
+@click.option("--faults", "names", help="Only these, wherever they fit.  [default: all, and fault-free runs]")
 @click.option("--sample", is_flag=True, help="The fixed sample, with honest and equivalent runs: minutes, for a CI.")
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")

@@ -1,4 +1,4 @@
-"""Honest runs of a model on this host's processor: what envelopes are made of, and what they are calibrated with."""
+"""Fault-free runs of a model on this host's processor. Envelopes are made of them and calibrated with them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool =
 
 
 def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
-    """More honest runs: behind padding, in two half batches, in the opposite order."""
+    """More fault-free runs: behind padding, in two half batches, in the opposite order."""
     batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     say(f"{spec.name}: honest {scheme} runs of other shapes")
@@ -82,7 +82,7 @@ def side_by_side(rows: Sequence[Scores]) -> Scores:
 
 
 def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
-    """More honest runs, of other arithmetic: torch's scalar kernels, two threads, and the work of two ranks.
+    """More fault-free runs, of other arithmetic: torch's scalar kernels, two threads, and the work of two ranks.
 
     Two threads and two ranks where the host has two places; ranks where DeepSpeed-Inference has the scheme.
     """

@@ -253,7 +253,7 @@ def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings,
     if not is_exact(metric):
         text += f", tolerance {settings.tolerance:.0%}"
     if rule(metric).stepped:
-        text += f", the frozen step takes {math.exp(-middle):.2f} of the candidate's"
+        text += f", the reference step takes {math.exp(-middle):.2f} of the candidate's"
     if old is not None:
         found = change(old.launches, new, settings, exact=is_exact(metric))
         text += f", {found.change:+.1%} against the old baseline"

@@ -1,4 +1,4 @@
-"""`genqual reference MODEL`: what the oracle says of a model, and what honest runs of each dtype read against it."""
+"""`genqual reference MODEL`: the oracle's outputs, and how far fault-free runs of each dtype are from them."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _ours(spec: ModelSpec) -> Oracle:
 
 
 def _spread(made: Reference, scheme: str) -> str:
-    """The envelope's nrms, and the least and most of its runs: how far honest runs lie apart."""
+    """The envelope's nrms, and the least and most of its runs: how far fault-free runs lie apart."""
     envelope = made.envelopes[scheme]
     # A cell is nan where a run took another expert at a near tie of a router.
     each = np.sqrt(np.nanmean(envelope.errors**2, axis=(1, 2))) / made.pooled_spread
@@ -161,7 +161,7 @@ def _spread(made: Reference, scheme: str) -> str:
 
 
 def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target: Path) -> None:
-    """Judge honest runs of each scheme by the envelope of the others; keep them in calibration.json, and say them."""
+    """Judge fault-free runs of each scheme by the envelope of the others; write calibration.json and print them."""
     file = target / "calibration.json"
     found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for scheme in schemes:

@@ -1,4 +1,4 @@
-"""How far honest runs of a scheme spread, and how often the rules alarm on one that was left out. Pure: NumPy only."""
+"""How far fault-free runs of a scheme spread, and how often the rules alarm on one left out. Pure: NumPy only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEAST: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """One honest run judged by the envelope of the others: `ratio` to it, worst cell and worst flip in sigma.
+    """One fault-free run judged by the envelope of the others: `ratio` to it, worst cell and worst flip in sigma.
 
     `committed` is its ratio to the envelope that the reference has, None where it has none of the scheme; `alarm` is
     true where either envelope refuses it.
@@ -46,7 +46,7 @@ class LeftOut:
 def leave_one_out(reference: Reference, scheme: str, honest: Mapping[str, Scores]) -> list[LeftOut]:
     """Judge each of at least five `honest` runs by the envelope that the others make. Raises BadInput on fewer."""
     if len(honest) < LEAST:
-        raise BadInput(f"{scheme}: {len(honest)} honest runs; at least {LEAST} are wanted to say how far they spread")
+        raise BadInput(f"{scheme}: {len(honest)} fault-free runs; at least {LEAST} are needed to tell their spread")
     found = []
     for name, scores in honest.items():
         others = {other: one for other, one in honest.items() if other != name}
@@ -80,7 +80,7 @@ def summary(scheme: str, runs: list[LeftOut]) -> str:
     committed = [one.committed for one in runs if one.committed is not None]
     by = f", {min(committed):.3f} to {max(committed):.3f} of the committed one" if committed else ""
     return (
-        f"{scheme}: {len(runs)} honest runs read {min(ratios):.3f} to {max(ratios):.3f} of the envelope of the others"
+        f"{scheme}: {len(runs)} fault-free runs read {min(ratios):.3f} to {max(ratios):.3f} of the others' envelope"
         f"{by} (allowed 1.25), cells up to {max(one.cell_sigmas for one in runs):.2f} and flips up to "
         f"{max(one.flip_sigmas for one in runs):.2f} sigma (allowed 8); {alarms} of {len(runs)} would alarm"
     )

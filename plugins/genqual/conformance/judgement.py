@@ -101,7 +101,7 @@ def against_oracle(reference: Reference, dtype: str, fp32_limit: float, factor: 
     envelope = reference.envelopes.get(dtype)
     if envelope is None:
         return None
-    words = f"{factor} x the {dtype} envelope {envelope.nrms:.3g} of {len(envelope.honest_runs)} honest runs"
+    words = f"{factor} x the {dtype} envelope {envelope.nrms:.3g} of {len(envelope.honest_runs)} fault-free runs"
     return Tolerance("declared", factor * envelope.nrms, envelope.nrms, envelope.sigma, k, words)
 
 
@@ -123,7 +123,7 @@ def judged_by(
         known = ", ".join(sorted(reference.envelopes)) or "none"
         text = (
             f"The reference of {reference.model} has no envelope of {dtype} (it has: {known}), so nothing was judged; "
-            "add one from honest runs with `genqual reference`, or run fp32."
+            "add one from fault-free runs with `genqual reference`, or run fp32."
         )
         return Judgement(
             "no_reference",

@@ -20,13 +20,13 @@ from genqual.conformance.references.data import Reference
 from genqual.conformance.tolerance import Excuse
 
 TIE_SIGMAS: Final = 3.0
-"""Honest runs take another expert at margins of up to 1.8 times their nrms (551 such tokens of seven models)."""
+"""Fault-free runs take another expert at margins of up to 1.8 times their nrms (551 such tokens of seven models)."""
 
 OTHER_SIGMAS: Final = 3.0
 """A cell near a tie that is off by more has taken the other expert: without one, honest cells stay below 2.3 sigma."""
 
 MOST_EXCUSED: Final = 0.5
-"""Of all cells; honest runs had at most 0.37 in 8 rows. With more, what is judged says too little of the whole."""
+"""Of all cells; fault-free runs had at most 0.37 in 8 rows. With more, what is judged says too little of the whole."""
 
 Bools = NDArray[np.bool_]
 MarginsOf = Callable[[Sequence[int]], F64 | None]
@@ -110,7 +110,7 @@ def excused(errors: F64, sigma: F64, beyond: Bools, near: Bools | None, margin: 
 
 
 def excuse_of(reference: Reference) -> Excuse | None:
-    """What `envelope.measure` leaves out of honest runs of `reference`; None where no routers are known."""
+    """What `envelope.measure` leaves out of fault-free runs of `reference`; None where no routers are known."""
     if reference.router_margins is None:
         return None
 

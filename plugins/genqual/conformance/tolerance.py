@@ -1,4 +1,4 @@
-"""What an honest run of a dtype reads, measured on emulations and never on the device under test. Pure: NumPy only."""
+"""The error of a fault-free run of a dtype, measured on emulations, never on the device under test. NumPy only."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from genqual.errors import BadInput
 # nrms in units of the dtype's rounding (2^-9, 2^-12) read 6 to 13 on honest llama, bloom and SmolLM2, 3 to 30 layers.
 ASSUMED_NRMS: Final[Mapping[str, float]] = {"bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
 
-# Honest runs of one scheme read within 1.12 of each other; further apart, one of them is not honest.
+# Fault-free runs of one scheme read within 1.12 of each other; further apart, one of them is not honest.
 AGREEMENT: Final = 1.25
 
-# The worst (step, row) of an honest run reads up to 3 times the median one. A bad one must be found here: among 40 rows
+# The worst (step, row) of a fault-free run reads up to 3 times the median. A bad one must be found here: among 40 rows
 # it raises sigma so far that 8 sigma would excuse it.
 OUTLIER: Final = 8.0
 
@@ -28,7 +28,7 @@ Excuse = Callable[[F64, float], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Envelope:
-    """The error that honest runs of one scheme show against the oracle.
+    """The error that fault-free runs of one scheme show against the oracle.
 
     `nrms` pooled, the largest of the runs; `sigma` (steps,) logit units: RMS error at the step over rows and
     vocabulary, the largest of the runs; `errors` (runs, steps, rows) logit units: what both are made of, nan where a
@@ -82,13 +82,13 @@ def measure(
     disagree by more than a quarter, or when one cell of a run stands out.
     """
     if not honest:
-        raise BadInput("an envelope needs at least one honest run; two that differ in kernels or cache are wanted")
+        raise BadInput("an envelope needs at least one fault-free run; two that differ in kernels or cache are wanted")
     for name, scores in honest.items():
         if scores.projections.shape != projections.shape or not (
             scores.finite.all() and np.isfinite(scores.projections).all()
         ):
             raise BadInput(
-                f"honest run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
+                f"fault-free run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
                 f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
             )
     errors = np.stack([cell_errors(scores.projections, projections) for scores in honest.values()])
@@ -99,14 +99,14 @@ def measure(
     each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(honest)}
     if min(each.values()) <= 0 or max(each.values()) > AGREEMENT * min(each.values()):
         raise BadInput(
-            f"honest runs read nrms {', '.join(f'{name}: {value:.3g}' for name, value in each.items())}: more than "
-            f"{AGREEMENT} apart (or no error at all), so one of them is not an honest run of this scheme; drop it"
+            f"fault-free runs read nrms {', '.join(f'{name}: {value:.3g}' for name, value in each.items())}: more than "
+            f"{AGREEMENT} apart (or no error at all), so one of them is not a fault-free run of this scheme; drop it"
         )
     for name, cells in zip(honest, errors, strict=True):
         if np.nanmax(cells) > OUTLIER * np.nanmedian(cells):
             step, row = (int(i) for i in np.unravel_index(int(np.nanargmax(cells)), cells.shape))
             raise BadInput(
-                f"honest run {name!r} is off by {cells[step, row]:.3g} at step {step} of prompt {row}, in the median "
+                f"fault-free run {name!r} is off by {cells[step, row]:.3g} at step {step} of prompt {row}, by median "
                 f"by {np.nanmedian(cells):.3g}: a fault there would widen the envelope for everyone; drop this run"
             )
     sigma = np.sqrt(_mean_square(errors, 2)).max(axis=0)

@@ -14,7 +14,7 @@ UnderTest = Literal["engine", "driver", "kernels", "node"]
 UNDER_TEST: Final = ("engine", "driver", "kernels", "node")
 
 # What identity is made of, and which question frees which part of it. An engine's own version is always free: it is
-# what changes between two runs. torch is not, under `engine`: the frozen step runs on it and would hide its change.
+# what changes between two runs. torch is not, under `engine`: the reference step runs on it and would hide its change.
 _FREE: Final[Mapping[str, frozenset[str]]] = {
     "engine": frozenset(),
     "driver": frozenset({"driver", "firmware", "kernel"}),
@@ -23,7 +23,7 @@ _FREE: Final[Mapping[str, frozenset[str]]] = {
 }
 QUIET_OTHERS: Final = 0.10  # share of the host that others may use where the host itself is under test
 QUIET_STEAL: Final = 0.02
-QUIET_SPREAD: Final = 0.07  # log: by how much half of the frozen steps may take longer than the fastest twentieth
+QUIET_SPREAD: Final = 0.07  # log: by how much half of the reference steps may take longer than the fastest twentieth
 
 
 def identity(facts: Mapping[str, Json], versions: Mapping[str, str], python: str) -> dict[str, Json]:
@@ -85,7 +85,7 @@ def refused(probes: Mapping[str, float], admitted: Mapping[str, Range], *, under
     found = [
         f"{name} {probes[name]:.3g} is not in {allowed.low:.3g} to {allowed.high:.3g}"
         for name, allowed in sorted(admitted.items())
-        # Under the other questions the frozen step is judged itself.
+        # Under the other questions the reference step is judged itself.
         if name in probes and not (name == "frozen_log_s" and under_test != "engine")
         if not allowed.low <= probes[name] <= allowed.high
     ]
@@ -96,18 +96,18 @@ def refused(probes: Mapping[str, float], admitted: Mapping[str, Range], *, under
     if under_test != "engine":
         for name, most in (("others_share", QUIET_OTHERS), ("steal_share", QUIET_STEAL)):
             if probes.get(name, 0.0) > most:
-                found.append(f"the host is not quiet: {name} {probes[name]:.0%} is above {most:.0%}")
+                found.append(f"noisy host: {name} {probes[name]:.0%} is above {most:.0%}")
     return found
 
 
 def unquiet(frozen: float | None, floor: float | None) -> list[str]:
-    """Why a launch's own clock says that others disturbed the host, from the logarithms of its frozen steps' median and
+    """Why a launch's clock says that others disturbed the host, from the logarithms of its reference steps' median and
     of its fastest twentieth; nothing where they were not kept. It is asked where the host itself is under test.
     """
     if frozen is None or floor is None or frozen - floor <= QUIET_SPREAD:
         return []
     longer = f"{math.expm1(frozen - floor):.0%} longer than the fastest, above {math.expm1(QUIET_SPREAD):.0%}"
-    return [f"the host is not quiet: half of the frozen steps took {longer}"]
+    return [f"noisy host: half of the reference steps took {longer}"]
 
 
 def disturbance(before: Mapping[str, Json], after: Mapping[str, Json], own_cpu_s: float) -> dict[str, float]:

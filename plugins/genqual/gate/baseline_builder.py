@@ -77,7 +77,7 @@ def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool) -> s
         differ, most = apart(launches), HOURS * settings.tolerance
         if differ > most:
             return (
-                f"hours of this host are not alike: batches are {differ:.2%} apart beyond what launches vary by, and a"
+                f"host speed drifts: batches of launches differ by {differ:.2%} more than launches in a batch, and a"
                 f" tolerance of {settings.tolerance:.0%} needs {most:.2%} or less. {advice}"
             )
     kept, held = values[:-HELD_OUT], values[-HELD_OUT:]

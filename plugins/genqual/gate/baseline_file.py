@@ -65,7 +65,7 @@ class Launch(_Strict):
     """One fresh process. `z`, `raw` and `frozen` are natural logarithms; quantiles are in the unit of the entry.
 
     `z` is the median of log(candidate / frozen), `raw` of log candidate, `frozen` of log frozen, in the unit; null
-    where no frozen step ran. `floor` and `frozen_floor` are the levels that the fastest 5 % of each stay below. `steps`
+    where no reference step ran. `floor` and `frozen_floor` are the levels that the fastest 5 % stay below. `steps`
     were measured; neighbours among them are alike, `autocorrelation_steps` says over how many. `same` and `slowed` are
     the self-test's blocks, see docs/gate.md; `batch` says which were made together.
     """
@@ -103,7 +103,7 @@ class Provenance(_Strict):
 
 
 class FrozenShape(_Strict):
-    """How large the frozen step is and what it computes in; rows and context are the workload's."""
+    """How large the reference step is and what it computes in; rows and context are the workload's."""
 
     hidden: Annotated[int, Field(ge=64, multiple_of=64)]
     layers: Annotated[int, Field(ge=1)]
@@ -122,9 +122,9 @@ class Entry(_Strict):
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
     what these launches need where they vary more than it allows (`genqual rebase --tolerance-up-to`).
-    `identity` is what a run must share to be judged, `hook` how candidate and frozen step alternated: between steps, or
+    `identity` is what a run must share to be judged, `hook` how candidate and reference alternated: between steps, or
     whole requests. `digest` is the hash of all else, so that an edit by hand shows. `frozen_source` is the hash of the
-    frozen step's source, null where no frozen step ran beside the candidate;
+    reference step's source, null where no reference step ran beside the candidate;
     `probes` were measured with the launches, `admission` is what a later run's probes must lie in to be judged.
     """
 

@@ -29,7 +29,7 @@ from genqual.records.software import versions
 ENTRY: Final = "genqual.gate.rank_launch:launch"
 STARTUP_S: Final = 2.0  # of a rank, before it loads; only the forecast of a gate's time uses it
 _COLD_BYTES: Final = 32 << 20  # fetched from storage while loading: the page cache was not warm
-_STEP_S: Final = 0.03  # of a candidate and a frozen step together, for the same forecast
+_STEP_S: Final = 0.03  # of a candidate and a reference step together, for the same forecast
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class CaseLaunches:
             self.weights = tuple(rank.weight_hash for rank in generator.loaded)
             after = conditions()
             if {reply.value["frozen_source"] for reply in replies} != {frozen_source()}:
-                raise EngineFailed(f"{case}: this build's frozen step is another, so its times cannot be compared")
+                raise EngineFailed(f"{case}: this build's reference step is another, so its times cannot be compared")
             unmeasured = self._unmeasured(replies, loads)
             metrics = self._metrics(replies, loads, unmeasured)
             if self.seen is not None:
@@ -119,7 +119,7 @@ class CaseLaunches:
             shares = [float(reply.value["cpu_share"]) for reply in replies if "cpu_share" in reply.value]
             if shares:
                 probes["cpu_share"] = min(shares)
-            # The decode's frozen step where there is one: its clock is the one that probes the host.
+            # The decode's reference step where there is one: its clock is the one that probes the host.
             clocks = [metrics[name].frozen for name in ("tpot", "tokens_per_s", "ttft") if name in metrics]
             if clocks and clocks[0] is not None:
                 probes["frozen_log_s"] = clocks[0]

@@ -118,7 +118,7 @@ class Judging:
         if entry is not None:
             found += admission.strangers(entry.identity, identity_here(case.device), self.question.under_test)
             if entry.frozen_source not in (None, frozen_source()):
-                found.append("the frozen step's source is not the baseline's; `genqual rebase` measures anew")
+                found.append("the reference step's source is not the baseline's; `genqual rebase` measures anew")
             if len(_quiet(entry.launches, self.question.under_test)) < 2:
                 found.append("the host was not quiet when the baseline was made; `genqual rebase` measures anew")
             found += _hours(case, entry, self.question.under_test)
@@ -208,7 +208,7 @@ class Judging:
             return Verdict.INCONCLUSIVE, f"not admitted: {len(bad)} of {len(candidates)} launches: {reasons}"
         if len(candidates) >= settings.k_max:
             doubt = f": {decision.doubt}" if decision and decision.doubt else ""
-            why = blind or f"{len(good)} launches of at most {settings.k_max} decide nothing{doubt}"
+            why = blind or f"inconclusive after {len(good)} launches{doubt}"
             return Verdict.INCONCLUSIVE, admission.said([why, reasons] if reasons else [why])
         budget = self.question.budget_s
         if budget is not None and self._spent_s >= budget:
@@ -265,7 +265,7 @@ def _hours(case: Case, entry: Entry, under_test: str) -> list[str]:
     if differ <= most:
         return []
     return [
-        f"hours of this host are not alike: between batches of its baseline its speed differs by {differ:.1%}, and a"
+        f"host speed drifts: between batches of its baseline it differs by {differ:.1%}, and a"
         f" verdict on the {under_test} needs {most:.1%} or less; judge it where nothing else runs"
     ]
 
@@ -281,7 +281,7 @@ def _level(launches: Sequence[Launch]) -> list[Series]:
 def _pairs(
     old: Sequence[Launch], new: Sequence[Launch], under_test: str
 ) -> dict[Series, tuple[list[float], list[float]]]:
-    """What is compared, of then and now: the ratio to the frozen step. Where that shares what is under test: both by
+    """What is compared, of then and now: the ratio to the reference step. Where that shares what is under test: both by
     themselves, their medians, which a fault that comes and goes moves, and their fastest, which no neighbour does.
     """
     names: list[Series] = ["z"] if under_test == "engine" else ["raw", "frozen", "floor", "frozen_floor"]

@@ -22,8 +22,8 @@ SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-te
 # Steps that leave a launch's z with a standard deviation near 1 %: docs/gate.md, "How many steps". Several ranks wait
 # for each other, so theirs vary more.
 _STEPS: Final[Mapping[str, tuple[int, int]]] = {"decode": (310, 480), "throughput": (248, 320), "prefill": (40, 80)}
-_SHARE: Final = 0.5  # of the candidate's weights that the frozen step has; its step then takes 0.25 to 1 of it
-_MOST: Final = 1 << 29  # parameters of the frozen step: a gigabyte
+_SHARE: Final = 0.5  # of the candidate's weights that the reference step has; its step then takes 0.25 to 1 of it
+_MOST: Final = 1 << 29  # parameters of the reference step: a gigabyte
 
 
 def gated_workloads(workloads: Sequence[Workload]) -> dict[str, Workload]:
@@ -39,7 +39,7 @@ def gated_workloads(workloads: Sequence[Workload]) -> dict[str, Workload]:
 
 
 def frozen_shape(parameters: int, dtype: str) -> FrozenShape:
-    """The frozen step beside a rank that holds `parameters` in `dtype`: fixed by them, never by a clock."""
+    """The reference step beside a rank that holds `parameters` in `dtype`: fixed by them, never by a clock."""
     budget = min(_MOST, round(parameters * _SHARE))
     hidden = 64
     while hidden < 4096 and 4 * _layer(2 * hidden) <= budget:
@@ -50,7 +50,7 @@ def frozen_shape(parameters: int, dtype: str) -> FrozenShape:
 
 @cache
 def frozen_source() -> str:
-    """SHA-256, hex, of the frozen step's source: another step is another clock."""
+    """SHA-256, hex, of the reference step's source: another step is another clock."""
     return hashlib.sha256(Path(__file__).with_name("frozen.py").read_bytes()).hexdigest()
 
 

@@ -21,9 +21,9 @@ _CHUNKS = 8  # at most so many blocks a launch, each of at least eight steps
 def launch_of(times: Sequence[Times], marks: Marks, *, cpu_share: float | None, batch: int = 0) -> Launch:
     """One metric of one launch.
 
-    `times` has an entry a rank, (steps, 3) seconds: the candidate's step, the frozen step before and after it;
-    `marks` (steps, 2): call, slowed on purpose. Ranks meet in every step and frozen steps are their own, so a rank that
-    is done with its frozen step early waits inside the candidate: the shortest time is the one since the last rank was
+    `times` has an entry a rank, (steps, 3) seconds: the candidate's step, the reference step before and after it;
+    `marks` (steps, 2): call, slowed on purpose. Ranks meet in every step but not in reference steps, so a rank that
+    ends its reference step early waits inside the candidate: the shortest time is the one since the last rank was
     there, and its clock is that of the slowest rank. Raises BadClock on times that cannot be, ValueError on too few
     steps.
     """

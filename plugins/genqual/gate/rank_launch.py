@@ -1,4 +1,4 @@
-"""One launch, in a rank: the candidate's steps in strict alternation with the frozen step, timed. No judgement here.
+"""One launch, in a rank: the candidate's steps in strict alternation with the reference step, timed. No judgement here.
 
 Invoked as `genqual.gate.rank_launch:launch` in every rank at once. Step counts are given and never adapted to a
 clock, because ranks that stop at different steps hang.
@@ -30,7 +30,7 @@ from genqual.models.fresh_prompts import fresh_row
 from genqual.models.spec import ModelSpec
 from genqual.models.weights import count
 
-_BURST: Final = 4  # frozen steps around a whole request, where an engine has no hook
+_BURST: Final = 4  # reference steps around a whole request, where an engine has no hook
 LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate.md, "What this host gives"
 _READS: Final = 2  # plain ones between two loads: a read is shorter than a load, and sees less of the host
 _AGAIN_BYTES: Final = 1 << 30  # a larger model is not held twice, and its one load is long enough to average the host
@@ -91,7 +91,7 @@ def launch(
 ) -> dict[str, Any]:
     """Measure `sections` (decode, prefill, throughput, load, memory) on prompts `rows[section]`, in that order.
 
-    `shape` is the frozen step's hidden size, layers and dtype; `calls[section]` generate calls are timed after one that
+    `shape` is the reference step's hidden size, layers and dtype; `calls[section]` generate calls follow one that
     warms up; a slowed step takes `slowdown` (0.05: 5 %) more work. Arrays of a section: `<section>_times` (steps, 3):
     seconds of candidate, frozen before, frozen after; `<section>_marks` (steps, 2): call, slowed; `load_times` (loads,
     3), of an engine that can load again: seconds of loading, of a plain read before, after. With `fresh` (vocabulary,
@@ -171,9 +171,9 @@ class _Section:
             self._unit()
 
     def _calibrate(self, candidate_s: float, slowdown: float) -> None:
-        """So many units as take `slowdown` of a candidate's step where they stand: after a frozen step.
+        """So many units as take `slowdown` of a candidate's step where they stand: after a reference step.
 
-        Units in a row take up to half as long: the frozen step leaves them a cold cache, and threads that slept.
+        Units in a row take up to half as long: the reference step leaves them a cold cache, and threads that slept.
         """
         wanted = slowdown * candidate_s
         units = max(1, int(8 * wanted / self._span(8, alone=True)) // 4)
@@ -183,7 +183,7 @@ class _Section:
         self._units = max(1, round(float(np.interp(wanted, [below, span], [least, units]))))
 
     def _span(self, units: int, *, alone: bool = False) -> float:
-        """Seconds of so many units, each time after a frozen step, or `alone`."""
+        """Seconds of so many units, each time after a reference step, or `alone`."""
         spans = []
         for _ in range(7):
             if not alone:
@@ -208,7 +208,7 @@ class _Section:
                 alternation.skip()
             self._engine.generate(self._batch(), self._tokens)
 
-        alternation()  # a first frozen step, so that every sample has one before it
+        alternation()  # a first reference step, so that every sample has one before it
         for _ in range(3 if self._first else 1):
             call()
         self._calibrate(low([sample[0] for sample in alternation.samples if not sample[3]]), slowdown)
@@ -222,7 +222,7 @@ class _Section:
         return times, np.array(marks, dtype=np.int64).reshape(-1, 2)
 
     def _requests(self, calls: int, slowdown: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Whole requests between bursts of frozen steps: for engines that let nobody between their steps."""
+        """Whole requests between bursts of reference steps: for engines that let nobody between their steps."""
         self._calibrate(self._request(slowed=False), slowdown)
         before = self._burst()
         times, marks = [], []

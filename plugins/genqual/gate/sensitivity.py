@@ -25,10 +25,10 @@ def blind(same: Iterable[float], slowed: Iterable[float], slowdown: float) -> st
     if alike is None or apart is None:
         return "too few blocks of steps to test the gate itself"
     if abs(alike[0]) > half and alike[1] >= math.log(ALARM):
-        return f"blind here: blocks of steps that nothing distinguishes differ by {alike[0]:+.1%}"
+        return f"the gate cannot tell slower from equal on this host: equal blocks of steps differ by {alike[0]:+.1%}"
     if apart[0] <= half or apart[1] < math.log(SEEN):
         return (
-            f"blind here: a deliberate slowdown of {slowdown:.0%} reads {apart[0]:+.1%} with E = "
+            f"the gate cannot detect {slowdown:.0%} on this host: such a slowdown reads {apart[0]:+.1%} with E = "
             f"{math.exp(min(apart[1], 99.0)):.3g}, and must read more than {half:.1%} with E = {SEEN:.0f}"
         )
     return ""

@@ -1,4 +1,4 @@
-"""Ranks on this host's processor, for what is never asked of a device under test: honest runs, peers. No torch here."""
+"""Ranks on this host's processor for what no device under test does: fault-free runs, peers. No torch here."""
 
 from __future__ import annotations
 

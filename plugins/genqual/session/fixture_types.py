@@ -73,7 +73,7 @@ class Quote(Protocol):
 
 
 class Tolerated(TypedDict):
-    """What two honest runs may differ by: arguments of `judge_same_text`."""
+    """What two fault-free runs may differ by: arguments of `judge_same_text`."""
 
     spread: float | None
     envelope: Envelope | None

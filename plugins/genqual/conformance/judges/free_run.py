@@ -131,7 +131,7 @@ def _row(
     if margins[step] > bound[step] and not near[step]:
         wrong = (
             f"step {step} of prompt {row} chose {tokens[step]}, the oracle {want[step]} by {margins[step]:.4g}, where "
-            f"an honest run may leave the text only below {bound[step]:.4g}"
+            f"a fault-free run may leave the text only below {bound[step]:.4g}"
         )
         return _Row(step + 1, left=True, step=step, gap=float(margins[step]), wrong=wrong)
     if rescore is None and near[step]:

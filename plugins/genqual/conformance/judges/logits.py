@@ -224,7 +224,7 @@ def _verdict(
             f"{float(tolerance.bound[s, 0]):.4g} ({int(far_cells.sum())} such cells)"
         )
     if excuse is not None and excuse.too_many:
-        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that honest runs stay below took another expert")
+        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that fault-free runs stay below took another expert")
     cells = f"{errors.shape[0]} steps x {errors.shape[1]} prompts against {against}"
     routed = "" if excuse is None else f" {excuse.sentence}"
     if reasons:

@@ -132,7 +132,7 @@ def _verdict(
     rules = {"gaps": gaps, "bound": bound, "left_out": left_out, "leeway": leeway}
     reasons = _choices(tokens, ids, logprobs, exact, rules)
     if excuse is not None and excuse.too_many:
-        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that honest runs stay below took another expert")
+        reasons.append(f"more cells than the {MOST_EXCUSED:.0%} that fault-free runs stay below took another expert")
     if too_far:
         reasons.append(f"nrms of the log-probabilities {pooled:.3g} exceeds {limit:.3g} ({tolerance.words})")
     if (errors > allowed).any():

@@ -26,7 +26,7 @@ def judge_same_text(
     """Judge whether two greedy runs, `a` and `b` (rows, steps of each), wrote one text as far as both go.
 
     `scores` are of `a`, forced on it. A row may part from the other only at a step where its own two best logits are
-    as near as two honest runs may differ: 8 sigma of their difference. `spread` in logit units; by default that of
+    as near as two fault-free runs may differ: 8 sigma of their difference. `spread` in logit units; by default that of
     `scores`.
     """
     lane, steps = lane_of(dtype), min(a.shape[1], b.shape[1])
@@ -52,7 +52,7 @@ def judge_same_text(
         if not (scores.finite[step, row] and margin <= bound):
             problems.append(
                 f"step {step} of prompt {row} is {a[row, step]} in one run and {b[row, step]} in the other, which its "
-                f"logits tell apart by {margin:.4g} (honest runs part below {bound:.4g})"
+                f"logits tell apart by {margin:.4g} (fault-free runs part below {bound:.4g})"
             )
     whole = f"{a.shape[0]} texts of {steps} tokens agree; {parted} part where their margin allows"
     return claims(problems, whole, judged, dtype=dtype, tier="tokens", flips=parted, shape=shape)

@@ -26,7 +26,7 @@ class Reference:
 
     `tokens`, `margins` (first minus second logit), `logsumexp`, `spread` (standard deviation of the logits): (steps,
     rows); `top_ids`, `top_logits`: (steps, rows, 16), best first; `projections`: (steps, rows, 256) float32, see
-    `engines.projection`. `envelopes` holds what honest runs of each scheme read. `independent` is False when the
+    `engines.projection`. `envelopes` holds what fault-free runs of each scheme read. `independent` is False when the
     oracle shares code with an engine. `sha256` is that of the file it was read from, empty before it is written.
     `router_margins` (rows, positions, layers) float32, relative, as `oracle.experts` notes them: how near each token of
     a prompt and what was chosen after it was to another expert; infinite in layers without a router and behind a row's

@@ -106,7 +106,7 @@ def with_envelope(reference: Reference, scheme: str, honest: Mapping[str, Scores
     for name, scores in honest.items():
         verdict = judge_scores(scores, made, dtype=scheme)
         if not verdict.passed:
-            raise BadInput(f"honest run {name!r} does not pass by its own envelope: {verdict.explanation}")
+            raise BadInput(f"fault-free run {name!r} does not pass by its own envelope: {verdict.explanation}")
     return made
 
 

@@ -13,7 +13,7 @@ import torch
 from genqual.errors import Unsupported
 
 TORCHAO: Final = frozenset({"int8-weight", "int8-dynamic", "int8-smoothquant"})
-# Rows and tokens that SmoothQuant sees. Measured on both tiny models: with 8 to 128 rows an honest run's worst cell is
+# Rows and tokens that SmoothQuant sees. Measured on both tiny models: with 8 to 128 rows the worst fault-free cell is
 # 8 to 15 times the median one (outliers that were not seen), with 256 rows 6 times, as without smoothing.
 CALIBRATION_SHAPE: Final = (256, 32)
 _AT_ONCE: Final = 8

@@ -26,7 +26,7 @@ class Matrix:
 
     @property
     def faults(self) -> list[str]:
-        """Faults that were judged at all, in the order of the catalogue; neither honest runs nor controls."""
+        """Faults that were judged at all, in the order of the catalogue; neither fault-free runs nor controls."""
         seen = {cell.fault for cell in self.ours}
         return [name for name, known in CATALOGUE.items() if name in seen and not known.equivalent]
 
