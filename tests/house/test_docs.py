@@ -17,6 +17,7 @@ from genqual.cli import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HAND_WRITTEN = [ROOT / "CHANGELOG.md", *(page for page in PAGES if page.name != "detection.md")]
 
 LINK = re.compile(r"\]\((?!\w+://)([^)#\s]+)")
 CODE = re.compile(r"`([^`\n]+)`|^ {4}(\S.*)$", re.MULTILINE)
@@ -96,3 +97,14 @@ def test_files_exist() -> None:
     names = named(r"^((?:suites|fixtures|baselines|plugins|tests|docs|constraints)/[\w./*-]+)$")
     assert len(names) > 10
     assert not [one for one in names if not list(ROOT.glob(one[1].rstrip("/")))]
+
+
+@pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)
+def test_prose_fits_a_screen(page: Path) -> None:
+    """At most 120 columns, but for tables and long commands, which cannot be broken."""
+    long = [
+        number
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 120 and not line.startswith(("|", "    ")) and not re.search(r"`[^`]{80,}`", line)
+    ]
+    assert long == []
