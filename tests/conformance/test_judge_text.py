@@ -13,7 +13,7 @@ from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_bitwise, steps_of
 from genqual.conformance.judges.self_checks import judge_inputs
 from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
-from genqual.conformance.judges.text import judge_same_text, judge_stopped, stopped
+from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop_string, stopped
 from genqual.conformance.scores import scores_of
 from genqual.faults.matrix.other_rules import alarms
 
@@ -28,12 +28,42 @@ TOKENS = np.array([[5, 7, 9, 7, 2], [4, 4, 8, 8, 8]])
         ({"eos": [7]}, [[5, 7, 0, 0, 0], [4, 4, 8, 8, 8]]),
         ({"eos": [7, 4], "pad": 1}, [[5, 7], [4, 1]]),
         ({"eos": [7], "least": 2}, [[5, 7, 9, 7, 0], [4, 4, 8, 8, 8]]),
-        ({"endings": [[9, 7], [4, 8]]}, [[5, 7, 9, 7], [4, 4, 8, 0]]),
+        ({"ends": [4, 3]}, [[5, 7, 9, 7], [4, 4, 8, 0]]),
+        ({"eos": [9], "ends": [4, 5]}, [[5, 7, 9, 0, 0], [4, 4, 8, 8, 8]]),
         ({}, TOKENS.tolist()),
     ],
 )
 def test_where_a_run_has_to_stop(how: dict[str, object], want: list[list[int]]) -> None:
     assert stopped(TOKENS, **how).tolist() == want  # type: ignore[arg-type]
+
+
+def read(row: Any) -> str:
+    return bytes(row).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "row", "want"),
+    [
+        (b"Say: ", b"abcdabcd", ("cd", 4)),
+        (b"Say: ", b"abab----", ("ab", 2)),  # it was there before the two tokens that it was taken from
+        (b"Say: b", b"abbbbbbb", ("bb", 3)),
+        (b"bb", b"bbbcdefg", ("bc", 4)),  # "bb" would begin in the prompt, and engines differ there
+        (b"", b"  a  b  ", ("a", 3)),  # spaces at the ends are lost by some tokenizers
+        (b"", "--\u00e9\u00e9\u00e9".encode(), None),  # nothing but halves of characters
+        (b"", b"------xy", ("--", 2)),
+    ],
+)
+def test_a_stop_string_is_whole_characters_and_ends_where_the_text_first_has_it(
+    prompt: bytes, row: bytes, want: tuple[str, int] | None
+) -> None:
+    found = stop_string([list(prompt)], np.array([list(row)]), read)
+    assert found == (None if want is None else (want[0], [want[1]]))
+
+
+def test_other_tokens_that_spell_a_stop_string_stop_their_row_too() -> None:
+    words = {1: "a", 2: "b", 3: "c", 4: "bc", 5: "xb", 6: "-"}
+    tokens = np.array([[6, 1, 2, 3, 6, 6], [6, 4, 6, 6, 6, 6], [5, 3, 6, 6, 6, 6]])
+    assert stop_string([[6]] * 3, tokens, lambda row: "".join(words[int(one)] for one in row)) == ("bc", [4, 2, 2])
 
 
 def test_a_run_that_stops_elsewhere_fails_and_names_rank_row_and_step() -> None:

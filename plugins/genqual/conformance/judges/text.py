@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -59,25 +60,64 @@ def judge_same_text(
 
 
 def stopped(
-    tokens: I64, *, eos: Sequence[int] = (), pad: int = 0, least: int = 0, endings: Sequence[Sequence[int]] = ()
+    tokens: I64, *, eos: Sequence[int] = (), pad: int = 0, least: int = 0, ends: Sequence[int] | None = None
 ) -> I64:
     """What a run that stops must give, from one that does not: `tokens` (rows, steps) cut at each row's own end.
 
-    A row ends with the first id of `eos` after `least` tokens, or with the last of a sequence of `endings`; it goes on
-    with `pad`, and the run is as long as its longest row.
+    A row ends with the first id of `eos` after `least` tokens, or after `ends[row]` tokens; it goes on with `pad`, and
+    the run is as long as its longest row.
     """
-    ends = [_end(list(row), set(eos), least, [list(one) for one in endings]) for row in tokens]
-    out = np.full((len(tokens), max(ends)), pad, dtype=np.int64)
-    for row, end in enumerate(ends):
+    lasts = [tokens.shape[1]] * len(tokens) if ends is None else ends
+    cuts = [min(_end(list(row), set(eos), least), last) for row, last in zip(tokens, lasts, strict=True)]
+    out = np.full((len(tokens), max(cuts)), pad, dtype=np.int64)
+    for row, end in enumerate(cuts):
         out[row, :end] = tokens[row, :end]
     return out
 
 
-def _end(row: list[int], eos: set[int], least: int, endings: list[list[int]]) -> int:
+def _end(row: list[int], eos: set[int], least: int) -> int:
     for end in range(1, len(row) + 1):
-        if (row[end - 1] in eos and end > least) or any(row[max(0, end - len(one)) : end] == one for one in endings):
+        if row[end - 1] in eos and end > least:
             return end
     return len(row)
+
+
+def stop_string(
+    prompts: Sequence[Sequence[int]], tokens: I64, text: Callable[[Sequence[int]], str]
+) -> tuple[str, list[int]] | None:
+    """A string to stop at, and after how many of its `tokens` (rows, steps) each row's text first has it.
+
+    It is the text of two tokens of a row, or of one, that each read as whole characters: engines differ in what they
+    make of a part of one. Other tokens may spell it too, so the ends come from the text. Engines also differ in whether
+    a string may begin in the prompt, so one that does is not taken. None where no token reads as whole characters.
+    """
+    for length in (2, 1):
+        places = [(row, step) for row in range(len(tokens)) for step in range(2, tokens.shape[1] - length)]
+        for row, step in places:  # before the last token, or a row that does not stop would end there as well
+            part = [int(token) for token in tokens[row, step : step + length]]
+            string = text(part)
+            if not all(_whole(text([token]), token) for token in part) or not _whole(string, -1):
+                continue
+            ends = [_text_end([], list(new), string, text) for new in tokens]
+            if ends == [
+                _text_end(list(old), list(new), string, text) for old, new in zip(prompts, tokens, strict=True)
+            ]:
+                return string, ends
+    return None
+
+
+def _whole(text: str, token: int) -> bool:
+    """Whether it is text that any tokenizer keeps: no space at its ends, no part of a character, no bare id."""
+    return text != "" and text == text.strip() and text.isprintable() and "\ufffd" not in text and text != f"<{token}>"
+
+
+def _text_end(before: list[int], row: list[int], string: str, text: Callable[[Sequence[int]], str]) -> int:
+    """After how many tokens of `row`, which goes on from `before`, its text has `string` once more."""
+
+    def times(count: int) -> int:
+        return len(re.findall(f"(?={re.escape(string)})", text([*before, *row[:count]])))
+
+    return next((count for count in range(1, len(row) + 1) if times(count) > times(count - 1)), len(row))
 
 
 def judge_stopped(got: Sequence[I64], want: I64, *, dtype: str, what: str) -> Judgement:
