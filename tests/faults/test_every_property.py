@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,3 +81,38 @@ def test_a_tokenizer_that_changes_a_text_is_found(tmp_path: Path) -> None:
     spec = ModelSpec("mine", "directory", str(tmp_path), "llama")
     assert lost_texts(spec, ["hello"]) == []
     assert lost_texts(spec, ["hello", "H"]) == [("H", "?")]
+
+
+@pytest.mark.parametrize("published", ["llama2", "gemma", "nfc"])
+def test_a_tokenizer_whose_decoder_undoes_its_normaliser_loses_nothing(published: str, tmp_path: Path) -> None:
+    """Spaces written as U+2581 come back as spaces; a decoder that takes more away is found."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    from genqual.models.prompts import lost_texts
+    from genqual.models.spec import ModelSpec
+
+    space = normalizers.Replace(" ", "\u2581")
+    back = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    normalizer, decoder = {
+        "llama2": (normalizers.Sequence([normalizers.Prepend("\u2581"), space]), [*back, decoders.Strip(" ", 1, 0)]),
+        "gemma": (space, back),
+        "nfc": (normalizers.NFC(), back[1:]),
+    }[published]
+    words = {
+        "<unk>": 0,
+        **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)},
+        "\u2581": 257,
+        "a": 258,
+        "\u2581a": 259,
+    }
+    spec = ModelSpec("mine", "directory", str(tmp_path), "llama")
+    texts = ["a bit there", " a  b", "cafe\u0301 \u65e5\u672c", "a\u2581b"]
+
+    def lost(steps: list[Any]) -> list[tuple[str, str]]:
+        made = Tokenizer(models.BPE(words, [("\u2581", "a")], byte_fallback=True, unk_token="<unk>"))
+        made.normalizer, made.decoder = normalizer, decoders.Sequence(steps)
+        made.save(str(tmp_path / "tokenizer.json"))
+        return lost_texts(spec, texts)
+
+    assert lost(decoder) == []
+    assert [text for text, _ in lost([*decoder, decoders.Strip("a", 1, 0)])] != []
