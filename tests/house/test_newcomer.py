@@ -6,6 +6,7 @@ import configparser
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -130,9 +131,9 @@ def test_the_ci_brings_every_service_and_lets_none_be_skipped() -> None:
 
 def test_advice_names_packages_that_an_index_has() -> None:
     """No index need have genqual: an error's next step says what pip can find, in a checkout and from a wheel alike."""
-    words = pip_install(extra="report").split()
+    words = shlex.split(pip_install(extra="report"))
     assert words[1:4] == ["-m", "pip", "install"]
-    assert {re.split(r"[<>=']+", word.strip("'"))[0] for word in words[4:]} == {"altair", "jinja2", "vl-convert-python"}
+    assert {re.split(r"[<>=']+", word)[0] for word in words[4:]} == {"altair", "jinja2", "vl-convert-python"}
     sources = [path for top in ("plugins", "suites", "fixtures") for path in (ROOT / top).rglob("*.py")]
     advised = re.compile(r"pip install[^\n]*genqual\[|install genqual with")
     assert [path.name for path in sources if advised.search(path.read_text(encoding="utf-8"))] == []

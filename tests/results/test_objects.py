@@ -20,6 +20,7 @@ from genqual.storage.sinks.registry import open_sink
 from genqual.storage.sinks.retrying import PATIENCE
 from genqual.storage.sources import load
 from genqual.storage.spool import Spool
+from tests.here import PYTHON
 from tests.results.make import record, verdict
 
 SESSION = [record(run="run-1", attempt=n) for n in range(1, 250)] + [verdict(run="run-1"), record(run="run-2")]
@@ -186,7 +187,7 @@ def test_a_package_that_is_missing_is_named_with_the_command(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BadInput) as caught:
         ObjectSink.open(url)
-    assert f"needs {module}, which is not installed: {sys.executable} -m pip install" in str(caught.value)
+    assert f"needs {module}, which is not installed: {PYTHON} -m pip install" in str(caught.value)
     assert command in str(caught.value)
     assert "genqual[" not in str(caught.value), "no index has genqual"
 
