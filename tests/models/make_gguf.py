@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import gguf
+import numpy as np
 from numpy.typing import NDArray
 
 from genqual.models import embedded, integers
@@ -40,7 +42,8 @@ def interleaved(weight: NDArray[Any], heads: int) -> NDArray[Any]:
     return weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def llama_tiny_gguf(path: Path) -> Path:
+def llama_tiny_gguf(path: Path, *, scaling: str = "", frequencies: Sequence[float] = ()) -> Path:
+    """llama-tiny's weights. `scaling` is a rope.scaling.type, `frequencies` (4,) are Llama 3's factors."""
     config = embedded.config("llama-tiny")
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(4096)
@@ -64,6 +67,11 @@ def llama_tiny_gguf(path: Path) -> Path:
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(False)
+    if scaling:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling))
+        writer.add_rope_scaling_factor(4.0)
+    if frequencies:
+        writer.add_tensor("rope_freqs.weight", np.array(frequencies, dtype=np.float32))
     for name, weight in integers.tensors("llama-tiny"):
         heads = {"q": 16, "k": 8}.get(name[-13:-12] if name.endswith("_proj.weight") else "")
         writer.add_tensor(gguf_name(name), interleaved(weight, heads) if heads else weight)

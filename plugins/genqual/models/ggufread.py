@@ -44,14 +44,7 @@ def tensors(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     Raises BadInput where the package gguf is missing, for another architecture, for a tensor that is not known and for
     a quantisation that gguf cannot undo.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
-    try:
-        reader = gguf.GGUFReader(file)
-    except (OSError, ValueError, KeyError, IndexError) as error:
-        raise BadInput(f"{file}: its weights cannot be read ({error}); download it again") from error
+    reader, gguf = _opened(file)
     architecture = str(_fact(reader, "general.architecture", file))
     if architecture not in KNOWN:
         raise BadInput(f"{file}: how {architecture} lies in a GGUF file is not known; known are {', '.join(KNOWN)}")
@@ -67,6 +60,32 @@ def tensors(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
             raise BadInput(f"{file}: {tensor.name} is {tensor.tensor_type.name}, which gguf cannot undo") from error
         name = _name(tensor.name, architecture, file)
         yield name, np.ascontiguousarray(_arranged(name, values, heads, key_heads), dtype=np.float32)
+
+
+def scaled_rotary(file: Path) -> str:
+    """How the file scales its rotary angles, "rope.scaling.type yarn" or "rope_freqs.weight"; "" where it does not.
+
+    llama.cpp writes Llama 3's scaling as frequencies and every other as facts of the header. Raises BadInput as
+    `tensors` does.
+    """
+    reader, _ = _opened(file)
+    for key, field in reader.fields.items():
+        if key.endswith(".rope.scaling.type") and field.contents() != "none":
+            return f"rope.scaling.type {field.contents()}"
+    frequencies = (one.data for one in reader.tensors if one.name == "rope_freqs.weight")
+    return "rope_freqs.weight" if any(bool((one != 1.0).any()) for one in frequencies) else ""
+
+
+def _opened(file: Path) -> tuple[Any, Any]:
+    """A reader of the file, and the package gguf."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
+    try:
+        return gguf.GGUFReader(file), gguf
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise BadInput(f"{file}: its weights cannot be read ({error}); download it again") from error
 
 
 def _fact(reader: Any, key: str, file: Path) -> Any:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models import weights
+from genqual.models import ggufread, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
@@ -54,9 +54,11 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dic
     if spec.source == "gguf":
         file = Path(spec.location)
         try:
-            return _loaded(str(file.parent), gguf_file=file.name, **(_dequantised() | options))
+            found = _loaded(str(file.parent), gguf_file=file.name, **(_dequantised() | options))
         except ImportError as error:
             raise BadInput(f"model {file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
+        _check_scaled(file, found[0].config.to_dict())
+        return found
     if spec.source != "hub":
         _check_rotary(weights.config(spec), spec.location)
         return _loaded(str(weights.directory(spec)), use_safetensors=True, local_files_only=True, **options)
@@ -75,6 +77,17 @@ def _dequantised() -> dict[str, Any]:
     if hasattr(transformers, "GgufConfig"):
         return {"quantization_config": transformers.GgufConfig(dequantize=True)}
     return {}
+
+
+def _check_scaled(file: Path, read: dict[str, Any]) -> None:
+    # transformers reads a file's rotary base and, of most architectures, drops how its angles are scaled.
+    scaling = ggufread.scaled_rotary(file)
+    rope = read.get("rope_parameters") or read.get("rope_scaling") or {}
+    if scaling and rope.get("rope_type", "default") == "default":
+        raise BadInput(
+            f"model {file}: it scales its rotary angles ({scaling}), which transformers {transformers.__version__} "
+            "drops when it reads GGUF, so it would be another model; use the directory that the file was converted from"
+        )
 
 
 def _check_rotary(config: dict[str, Json], where: str) -> None:
