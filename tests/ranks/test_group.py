@@ -202,7 +202,7 @@ def test_a_rank_killed_in_the_middle(generator: Generator, sign: str) -> None:
     assert f"rank 1 was killed by {sign}" in caught.value.headline
     assert ("stand_in.py" in caught.value.states[1].stack) == (sign == "SIGSEGV"), "a crash leaves its stack"
     assert "rank 0 was stopped by the launcher" in str(caught.value)
-    assert "serve.py" in caught.value.states[0].stack, "rank 0 left its stack when it was stopped"
+    assert "server.py" in caught.value.states[0].stack, "rank 0 left its stack when it was stopped"
     assert "stand-in loaded on rank 1" in caught.value.states[1].log_tail
 
 

@@ -82,5 +82,5 @@ def test_another_parquet_file_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_without_pyarrow_the_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(BadInput, match=r"needs pyarrow, which is not installed: \S+ -m pip install 'pyarrow>="):
+    with pytest.raises(BadInput, match=r"needs pyarrow, which is not installed: .+ -m pip install 'pyarrow>="):
         load(str(file))

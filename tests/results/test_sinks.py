@@ -370,7 +370,7 @@ def test_a_malformed_url_is_refused_without_its_password() -> None:
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(BadInput, match=r"postgresql\+psycopg://\*\*\*@db/x: its driver is missing .*genqual\[upload\]"):
+    with pytest.raises(BadInput, match=r"postgresql\+psycopg://\*\*\*@db/x: its driver is missing .* -m pip install .*psycopg\[binary\]>="):
         SqlSink.open("postgresql+psycopg://alice:s3cr3t@db/x")
 
 
