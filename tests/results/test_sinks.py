@@ -370,7 +370,8 @@ def test_a_malformed_url_is_refused_without_its_password() -> None:
 
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(BadInput, match=r"postgresql\+psycopg://\*\*\*@db/x: its driver is missing .* -m pip install .*psycopg\[binary\]>="):
+    advice = r"postgresql\+psycopg://\*\*\*@db/x: its driver is missing .* -m pip install .*psycopg\[binary\]>="
+    with pytest.raises(BadInput, match=advice):
         SqlSink.open("postgresql+psycopg://alice:s3cr3t@db/x")
 
 
