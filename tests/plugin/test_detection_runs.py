@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,15 @@ def test_a_control_is_not_compared_to_the_bit_with_a_group_that_has_none() -> No
     assert not fits(case, "logits_plus_constant", beside)  # type: ignore[arg-type]
     for name, item in (("not_fetched_back", beside), (HONEST, beside), ("logits_plus_constant", alone)):
         assert fits(case, name, item)  # type: ignore[arg-type]
+
+
+def test_a_control_is_not_compared_to_the_bit_with_what_ran_before_it() -> None:
+    """A process's first pass ends its loading; a control is put in afterwards and may change bits."""
+    case = Case("cpu", "transformers", "llama-tiny", "fp32")
+    fresh: Any = SimpleNamespace(originalname="test_a_fresh_process_gives_the_same_bits")
+    assert not fits(case, "logits_plus_constant", fresh)
+    assert fits(case, "remembered", fresh)
+    assert fits(case, HONEST, fresh)
 
 
 def test_a_control_that_cuts_a_matrix_is_not_put_into_a_quantised_one() -> None:
