@@ -36,6 +36,8 @@ class Recorder:
         self._journal = Journal(journal)
         self._run = run
         self._command = command
+        self.written: dict[str, Record] = {}
+        """Every record of this process, by id: who shows or sends them at the end need not read the spool."""
         self._attempts: Counter[str] = Counter()
         self._begun: set[tuple[Case, Workload, str]] = set()
         self._without_numbers: dict[tuple[Case, Workload, str], Path] = {}
@@ -46,6 +48,7 @@ class Recorder:
         attempt = self._attempts[made.key]
         made = made if attempt == 1 else made.model_copy(update={"attempt": attempt})
         path = self._spool.write(made)
+        self.written[made.id] = made
         self._journal.wrote(made.id)
         return path
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from genqual.errors import GenqualError
@@ -67,13 +67,18 @@ class Spool:
             )
         return path
 
-    def pending(self, sink: str, *, again: bool = False) -> Iterator[tuple[Place, Record | SetAside]]:
-        """What `sink` (a ledger name) does not have yet, or everything when `again`, one at a time, with its place."""
+    def pending(
+        self, sink: str, *, again: bool = False, known: Mapping[str, Record] | None = None
+    ) -> Iterator[tuple[Place, Record | SetAside]]:
+        """What `sink` (a ledger name) does not have yet, or everything when `again`, one at a time, with its place.
+
+        Of the ids in `known` no file is read.
+        """
         for place in self.places:
             done = frozenset() if again else place.sent(sink)
             for identifier in place.ids():
                 if identifier not in done:
-                    yield place, place.read(identifier)
+                    yield place, (known or {}).get(identifier) or place.read(identifier)
 
     def ids(self) -> list[str]:
         """Every id here, once, in order; nothing is read."""
