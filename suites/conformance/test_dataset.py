@@ -18,7 +18,7 @@ from genqual.session.fixture_types import Judge, Passage
 @pytest.mark.conformance("text", needs="prompts")
 def test_every_prompt_of_a_data_set_has_its_pair(generator: Generator, run: Run, dataset: Job, judge_it: Judge) -> None:
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
-    count = generate_pairs(generator, dataset, run.progress, run.warnings.append)
+    count = generate_pairs(generator, dataset, run.progress, run.warn)
     found, dtype = list(problems(dataset, generator.plan.model)), generator.case.dtype
     judge_it(self_checks.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
 

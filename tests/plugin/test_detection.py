@@ -337,6 +337,5 @@ def test_an_injector_that_breaks_is_an_error_of_the_matrix_and_finds_nothing(
     ],
 )
 def test_only_a_failed_judgement_is_a_find(name: str, outcome: str, verdict: str | None, said: str) -> None:
-    told = [] if verdict is None else [("genqual_verdict", verdict)]
-    report: Any = SimpleNamespace(when="call", outcome=outcome, user_properties=told)
-    assert plugin.outcome_of(report, name, broken=False) == said
+    report: Any = SimpleNamespace(when="call", outcome=outcome)
+    assert plugin.outcome_of(report, verdict, name, broken=False) == said

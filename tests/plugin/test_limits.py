@@ -16,7 +16,7 @@ from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.metrics.compute import Metric
 from genqual.metrics.measure import Measurement
-from genqual.session.benchmark import Measuring
+from genqual.session.benchmark import Benchmarks, Measuring
 from tests.here import CPU, PYTHON
 from tests.plugin.suite import suite
 
@@ -92,15 +92,20 @@ GATED = gated_workloads([WORKLOAD])
 
 def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is published when items ask about `metrics` in that order."""
-    measuring = Measuring(1, lambda text: None, script)  # type: ignore[arg-type]
+    measuring = Measuring(1, lambda text: None)
     known = {name: Metric(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
     run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
     made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
     monkeypatch.setattr(measuring, "_measure", lambda generator, workload: made)
     monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: known)
-    words: dict[str, Any] = {"weights_sha256": None, "inspect": dict, "label": "", "excuse": lambda *which: None}
-    generator: Any = SimpleNamespace(case=CASE)
-    return [measuring.publish(generator, WORKLOAD, script, metric=one, **words) for one in metrics]  # type: ignore[arg-type]
+    live = SimpleNamespace(live=lambda plan: None)
+    groups = SimpleNamespace(pool=live, generator=lambda case: SimpleNamespace(case=case, plan=None))
+    references = SimpleNamespace(weights_sha256=lambda model: None)
+    gate = SimpleNamespace(label=lambda case, workload, nodeid: nodeid, excuse=lambda *which: None)
+    accuracy = SimpleNamespace(is_wrong=lambda case: False)
+    parts: list[Any] = [groups, references, script, gate, measuring, script, accuracy]
+    benchmarks = Benchmarks(*parts)
+    return [benchmarks.publish(CASE, WORKLOAD, one, label="") for one in metrics]
 
 
 def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(

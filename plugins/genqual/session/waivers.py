@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,14 @@ from typing import Any, Final
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from genqual.cases import case_id_in
+from genqual.devices.registry import devices
 from genqual.errors import BadInput
+from genqual.paths import data_dir
+from genqual.records.software import versions
+from genqual.session.options import Options
+from genqual.session.profiles import workload_ids
+from genqual.session.record_fields import DISTRIBUTIONS
+from genqual.session.selection import Selection
 
 _WANTED: Final = {"test", "says", "issue", "expires"}
 _KNOWN: Final = _WANTED | {"class", "versions", "weights"}
@@ -148,6 +155,14 @@ class Register:
     tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
 
+    def collect(self, nodeids: Iterable[str]) -> None:
+        """Note tests that were collected, before any of them is left out: a waiver may name each of them."""
+        self.collected.update(nodeids)
+
+    def asks(self, case: str, workload: str, metric: str, nodeid: str) -> None:
+        """Note which test gives the verdict on a metric; a case and a workload are named by their ids."""
+        self.tests[case, workload, metric] = nodeid
+
     def of(self, nodeid: str, weights: Callable[[], str | None] = lambda: None) -> Waiver | None:
         """The waiver in force of a test; an expired one excuses nothing.
 
@@ -203,3 +218,30 @@ class Register:
             return True
         elsewhere = workloads is None or waiver.workload in workloads
         return elsewhere and any(waiver.of_other_workload(nodeid) for nodeid in own)
+
+
+class Waivers(Register):
+    """The waivers of the selected devices, read when collection is over, and closed after the last test."""
+
+    def __init__(self, options: Options, selection: Selection) -> None:
+        super().__init__([], date.max)
+        self.stale: list[str] = []
+        """What of the waivers fails the run; known once they are closed."""
+        self._options = options
+        self._selection = selection
+
+    def read(self) -> None:
+        """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""
+        given = self._options.waivers
+        where = Path(given) if given else data_dir("baselines") / "waivers"
+        for name in self._selection.devices:
+            own = read(where / f"{name}.toml")
+            if own and self._selection.presence(name).present:
+                class_id, here = devices()[name].identity().class_id, versions(DISTRIBUTIONS)
+                self.waivers += [one for one in own if one.holds(class_id, here)]
+        self.today = datetime.now(UTC).date()
+
+    def close(self, *, whole: Collection[str], selected: Collection[str]) -> None:
+        """Find what is stale: `whole` are cases of which every test was collected, `selected` the tests that ran."""
+        workloads = None if self._options.own_workloads else workload_ids(self._options.profile)
+        self.stale = self.problems(whole=whole, selected=selected, workloads=workloads)
