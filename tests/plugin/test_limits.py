@@ -16,7 +16,7 @@ from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.metrics.compute import Metric
 from genqual.metrics.measure import Measurement
-from genqual.session.benchmark import Benchmarks, Measuring
+from genqual.session.benchmark import Benchmarks, Measuring, judged
 from tests.here import CPU, PYTHON
 from tests.plugin.suite import suite
 
@@ -88,6 +88,7 @@ class Script:
 CASE = Case(CPU, "transformers", "llama-tiny", "fp32")
 WORKLOAD = Workload(2, 8, 4)
 GATED = gated_workloads([WORKLOAD])
+METRIC = Metric("ttft", "s", 0.01, (0.01,), "median", "lower")
 
 
 def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -119,6 +120,27 @@ def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(
     limit, timed = ask(beside, None, "tpot", monkeypatch=monkeypatch)
     assert beside.judged == ["tpot"]
     assert limit.gates["tpot"] is timed.gates["tpot"], "the verdict that was paid for is the item's that asks for it"
+
+
+def test_measuring_judges_nothing_and_judging_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, measuring = Script("ttft"), Measuring(1, lambda text: None)
+    asked: list[Workload] = []
+    run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
+    made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
+
+    def measure(generator: Any, workload: Workload) -> Measurement:
+        asked.append(workload)
+        return made
+
+    monkeypatch.setattr(measuring, "_measure", measure)
+    monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: {"ttft": METRIC})
+    generator: Any = SimpleNamespace(case=CASE)
+    found = [measuring.measured(generator, WORKLOAD, inspect=lambda: {"threads": 1}) for _ in range(2)]
+    assert (asked, script.judged) == ([WORKLOAD], []), "measured once, for all who ask; judged by nobody yet"
+    assert [(one.metrics, one.inspection) for one in found] == [({"ttft": METRIC}, {"threads": 1})] * 2
+    gates = judged(script, generator, found[0], None)  # type: ignore[arg-type]
+    assert list(gates) == script.judged == ["ttft"]
+    assert asked == [WORKLOAD]
 
 
 def test_a_metric_that_is_asked_about_after_a_limit_gets_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

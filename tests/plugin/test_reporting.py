@@ -9,17 +9,17 @@ import pytest
 
 from genqual.session import outcome
 from genqual.session.options import Options
-from genqual.session.outcome import Outcome, Verdict
+from genqual.session.outcome import ItemOutcome, VerdictName
 from genqual.session.selection import Selection
 from genqual.session.terminal import Tally, summarise
 
 
-def report(item: str, verdict: Verdict, reason: str, *, when: str = "call", ended: str = "skipped") -> Any:
+def report(item: str, verdict: VerdictName, reason: str, *, when: str = "call", ended: str = "skipped") -> Any:
     longrepr = ("suite.py", 3, f"Skipped: {verdict.upper()}: {reason}") if ended == "skipped" else reason
     made = pytest.TestReport(
         f"suite.py::{item}", ("suite.py", 3, item), {}, ended, longrepr, when,  # type: ignore[arg-type]
     )  # fmt: skip
-    outcome.attach(made, Outcome(device="cpu", verdict=verdict, reason=reason))
+    outcome.attach(made, ItemOutcome(device="cpu", verdict=verdict, reason=reason))
     return made
 
 

@@ -33,7 +33,7 @@ PROBE: Final = "genqual.metrics.roofline:probe"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TimedWorkload:
     """One workload of a case as it was timed, and what ran then. Nothing is judged yet."""
 
     measurement: Measurement
@@ -80,7 +80,7 @@ class Measuring:
 
     def measured(
         self, generator: Generator, workload: Workload, *, inspect: Callable[[], Mapping[str, Json]]
-    ) -> Measured:
+    ) -> TimedWorkload:
         """The metrics of `workload`, measured at the first call. `inspect` asks the ranks what ran, after it ran.
 
         Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
@@ -90,7 +90,7 @@ class Measuring:
         if key not in self._inspected:
             self._inspected[key] = inspect() if measurement.status == "ok" else evidence(inspect)
         found = self._metrics(generator, measurement) if measurement.status == "ok" else {}
-        return Measured(measurement, found, self._inspected[key])
+        return TimedWorkload(measurement, found, self._inspected[key])
 
     def peaks(self, case: Case) -> dict[str, float]:
         """The least of the ranks' peaks, where they were probed."""
@@ -149,7 +149,9 @@ class Measuring:
         return self._rooflines[case]
 
 
-def judged(judging: Judging, generator: Generator, measured: Measured, metric: str | None) -> dict[str, GateResult]:
+def judged(
+    judging: Judging, generator: Generator, measured: TimedWorkload, metric: str | None
+) -> dict[str, GateResult]:
     """What the gate says of each metric; nothing of those that it could judge and no item asks about.
 
     `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other items
@@ -194,7 +196,7 @@ class Benchmarks:
             self._published[case, workload] = Published(measured.measurement, measured.metrics, gates, path)
         return self._published[case, workload]
 
-    def _measured(self, generator: Generator, workload: Workload, label: str) -> Measured:
+    def _measured(self, generator: Generator, workload: Workload, label: str) -> TimedWorkload:
         """A measurement that fails is recorded, too."""
 
         def inspect() -> dict[str, Json]:
@@ -211,7 +213,12 @@ class Benchmarks:
             return self.measuring.measured(generator, workload, inspect=inspect)
 
     def _record(
-        self, generator: Generator, workload: Workload, measured: Measured, gates: dict[str, GateResult], label: str
+        self,
+        generator: Generator,
+        workload: Workload,
+        measured: TimedWorkload,
+        gates: dict[str, GateResult],
+        label: str,
     ) -> Path:
         case, measurement = generator.case, measured.measurement
         wrong = self.accuracy.is_wrong(case)

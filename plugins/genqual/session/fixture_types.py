@@ -18,7 +18,7 @@ from genqual.conformance.tolerance import Envelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
 from genqual.session import outcome
-from genqual.session.outcome import Verdict
+from genqual.session.outcome import VerdictName
 
 
 class Judge(Protocol):
@@ -155,7 +155,7 @@ class Passage:
         return self.reference is not None and self.reference.router_margins is not None
 
 
-def unjudged(node: pytest.Item, status: Verdict, why: str, *, gate: bool) -> NoReturn:
+def unjudged(node: pytest.Item, status: VerdictName, why: str, *, gate: bool) -> NoReturn:
     """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
     outcome.tell(node, verdict=status, reason=why)
     text = unjudged_text(status, why)

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import pytest
 from pydantic import TypeAdapter
 
-Verdict = Literal[
+VerdictName = Literal[
     "pass",
     "fail",
     "regressed",
@@ -25,7 +25,7 @@ Verdict = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class GateChange:
     """What the gate compared: the relative change of a metric, its interval, and over how many launches."""
 
     estimate: float
@@ -34,7 +34,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemOutcome:
     """Everything that a test told; each field stays empty where it told nothing of the kind.
 
     `reason` says why nothing was judged, and `failure` is the whole of a failure that the report may name in a line.
@@ -42,12 +42,12 @@ class Outcome:
     """
 
     device: str = ""
-    verdict: Verdict | None = None
+    verdict: VerdictName | None = None
     reason: str = ""
     records: tuple[Path, ...] = ()
     text: str = ""
     limit: str = ""
-    change: Change | None = None
+    change: GateChange | None = None
     failure: str = ""
 
     @property
@@ -73,14 +73,14 @@ class Outcome:
             yield "genqual_verdict", self.verdict
 
 
-_OUTCOME: Final = pytest.StashKey[Outcome]()
+_OUTCOME: Final = pytest.StashKey[ItemOutcome]()
 _ATTRIBUTE: Final = "genqual_outcome"
-_JSON: Final = TypeAdapter(Outcome)
+_JSON: Final = TypeAdapter(ItemOutcome)
 
 
-def of_item(item: pytest.Item) -> Outcome:
+def of_item(item: pytest.Item) -> ItemOutcome:
     """What the running test has told so far."""
-    return item.stash.get(_OUTCOME, Outcome())
+    return item.stash.get(_OUTCOME, ItemOutcome())
 
 
 def tell(item: pytest.Item, **fields: Any) -> None:
@@ -93,21 +93,21 @@ def tell_record(item: pytest.Item, path: Path) -> None:
     tell(item, records=(*of_item(item).records, path))
 
 
-def attach(report: pytest.TestReport, outcome: Outcome) -> None:
+def attach(report: pytest.TestReport, outcome: ItemOutcome) -> None:
     """Put the outcome on a report, and its properties where JUnit's XML takes them from."""
     vars(report)[_ATTRIBUTE] = outcome
     report.user_properties = [*report.user_properties, *outcome.properties()]
 
 
-def of_report(report: Any) -> Outcome:
+def of_report(report: Any) -> ItemOutcome:
     """What the report's test had told when the report was made; an empty outcome where it is no test of ours."""
     found = vars(report).get(_ATTRIBUTE)
-    return found if isinstance(found, Outcome) else Outcome()
+    return found if isinstance(found, ItemOutcome) else ItemOutcome()
 
 
 def pack(data: dict[str, Any]) -> None:
     """Make the outcome among a report's serialised attributes one JSON text."""
-    if isinstance(data.get(_ATTRIBUTE), Outcome):
+    if isinstance(data.get(_ATTRIBUTE), ItemOutcome):
         data[_ATTRIBUTE] = _JSON.dump_json(data[_ATTRIBUTE]).decode()
 
 

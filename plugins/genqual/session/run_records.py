@@ -32,7 +32,7 @@ class RunRecords:
         self._run = run
         self._warn = warn
         self._weights_sha256 = weights_sha256
-        self._read: dict[str, Record] = {}
+        self._found: dict[str, Record] = {}
 
     @cached_property
     def spool(self) -> Spool:
@@ -70,13 +70,16 @@ class RunRecords:
         return [record for record in found if record is not None]
 
     def _find(self, identifier: str) -> Record | None:
-        if identifier in self.recorder.written:
-            return self.recorder.written[identifier]
-        if identifier not in self._read:
+        if identifier in self._found:
+            return self._found[identifier]
+        if (own := self.recorder.written.get(identifier)) is not None:
+            # As a reader of the file has it, keys in their order: a table looks the same whichever process recorded.
+            self._found[identifier] = Record.from_bytes(own.to_bytes())
+        else:
             for place in self.spool.places:
                 if place.has(identifier) and isinstance(record := place.read(identifier), Record):
-                    self._read[identifier] = record
-        return self._read.get(identifier)
+                    self._found[identifier] = record
+        return self._found.get(identifier)
 
     def keep_manifest(self, told: Iterable[str], probed: Mapping[str, Presence]) -> None:
         """Write what `genqual sign` signs: the chain of records, the attempts, logs and probes of this run.
@@ -101,4 +104,4 @@ class RunRecords:
     def push(self, urls: Sequence[str]) -> None:
         """Send what is spooled, other runs' records too; an upload never changes a verdict."""
         if urls:
-            self.pushed = push(self.spool, urls, known={**self._read, **self.recorder.written})
+            self.pushed = push(self.spool, urls, known={**self.recorder.written, **self._found})
