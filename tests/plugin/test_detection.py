@@ -273,7 +273,7 @@ def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None
     def refused(entry: str, params: dict[str, Any]) -> Any:
         raise BadInput(f"no place for {entry}")
 
-    run = SimpleNamespace(generator=lambda case: SimpleNamespace(spoilt=refused))
+    run = SimpleNamespace(groups=SimpleNamespace(generator=lambda case: SimpleNamespace(spoilt=refused)))
     item: Any = SimpleNamespace(config=SimpleNamespace(stash={RUN: run, plugin.STORE: SimpleNamespace()}))
     stage, case = plugin.Stage(), Case("cpu", "transformers", "llama-tiny", "fp32")
     assert stage.enter(item, case, HONEST)
