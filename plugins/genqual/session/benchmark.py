@@ -37,7 +37,7 @@ class TimedWorkload:
     """One workload of a case as it was timed, and what ran then. Nothing is judged yet."""
 
     measurement: Measurement
-    metrics: dict[str, metrics.Metric]
+    metrics: dict[str, metrics.Measured]
     inspection: Mapping[str, Json]
 
 
@@ -46,7 +46,7 @@ class Published:
     """One workload's metrics and what the gate says of each, with the record that keeps them."""
 
     measurement: Measurement
-    metrics: dict[str, metrics.Metric]
+    metrics: dict[str, metrics.Measured]
     gates: dict[str, GateResult]
     record: Path
 
@@ -122,7 +122,7 @@ class Measuring:
                 conditions=devices()[case.device].conditions,
             )
 
-    def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Metric]:
+    def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Measured]:
         return metrics.compute(
             measured.runs,
             measured.workload,
