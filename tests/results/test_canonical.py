@@ -15,7 +15,9 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from genqual.records.canonical import LARGEST, canonical, digest, parse, plain
+from genqual.digest import canonical
+from genqual.digest import of_json as digest
+from genqual.records.canonical import LARGEST, parse, plain
 
 NUMBERS = st.integers(-LARGEST, LARGEST) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(

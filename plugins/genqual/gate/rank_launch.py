@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.engines.base import Generated, TokenBatch
 from genqual.engines.hf.runtime import synchronise
 from genqual.errors import BadInput, EngineFailed, Unsupported
@@ -101,7 +102,7 @@ def launch(
     unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
     if unknown:
         raise BadInput(f"sections {sorted(unknown)}: a launch knows decode, prefill, throughput, load and memory")
-    source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
+    source = digest.of_file(Path(str(frozen.__file__)))
     prompts = _Prompts(fresh)
     found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
     if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import torch
 
+from genqual.dtypes import FORMATS
 from genqual.errors import BadInput
 
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, one.torch) for name, one in FORMATS.items()}
 _MIB: Final = 1 << 20
 _READ_SIZES: Final = tuple(n * _MIB for n in (1, 4, 16, 64, 256))
 _LARGEST: Final = 2048 * _MIB

@@ -17,12 +17,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 import torch
 
 from genqual.cases import compute_dtype
+from genqual.dtypes import FORMATS
 from genqual.engines.base import LoadRequest, Memory
 from genqual.engines.hf import preflight
 from genqual.engines.hf.smaps import program_bytes
 from genqual.errors import OutOfMemory
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, one.torch) for name, one in FORMATS.items()}
 
 
 def dtype_of(precision: str) -> torch.dtype:
