@@ -335,10 +335,10 @@ def _device(engine: Any) -> Any:
 def _storage_bytes() -> int | None:
     """What this process had to fetch from storage so far: a warm page cache reads about nothing."""
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
+        process = psutil.Process()
+        return int(process.io_counters().read_bytes) if hasattr(process, "io_counters") else None
+    except (psutil.Error, OSError, ValueError, RuntimeError):  # the kernel does not count, or does not tell this user
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
 
 
 class _Prompts:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import torch
 
 from genqual.dtypes import FORMATS
@@ -168,10 +169,8 @@ def _buffer(device: torch.device, cache: int | None) -> torch.Tensor:
 def _free_bytes(device: torch.device) -> int:
     if device.type != "cpu":
         return int(getattr(torch, device.type).mem_get_info()[0])
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
     # All ranks of this host take their buffer at once; torchrun says how many they are.
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cache_bytes(device: torch.device) -> int | None:
