@@ -82,6 +82,7 @@ FEW = st.recursive(
 @example({"\ue000": 1, "😀": 2})  # by code point and by UTF-16 unit these stand in another order
 @example({"a": [1.0, 1e16, 1e-5, -0.0], "b": 10.0})
 def test_the_fast_way_writes_what_the_standard_says(value: Any) -> None:
+    """A quicker way beside rfc8785, as there was one, writes the same bytes or is not there."""
     assert canonical(value) == rfc8785.dumps(value)
 
 
