@@ -22,7 +22,7 @@ Plain = Annotated[str, BeforeValidator(str)]
 """A text, or a number that is kept as one."""
 
 
-class Cases(Table):
+class CasesTable(Table):
     """`[[conformance.cases]]` and `[[performance.cases]]`: an engine and what it runs."""
 
     engine: str
@@ -31,20 +31,20 @@ class Cases(Table):
     ranks: Counts = (1,)
 
 
-class Host(Table):
+class HostTable(Table):
     """`[host]`: 0 cores leave placement to the system."""
 
     cores_per_rank: Annotated[int, Field(ge=0)] = 1
 
 
-class Conformance(Table):
+class ConformanceTable(Table):
     """`[conformance]`."""
 
     prompts: str = "bloom"
-    cases: Listed[Cases] = ()
+    cases: Listed[CasesTable] = ()
 
 
-class Performance(Table):
+class PerformanceTable(Table):
     """`[performance]`. What `limits` may hold is for `metrics.slo` to say."""
 
     batch_sizes: Counts = (1,)
@@ -55,10 +55,10 @@ class Performance(Table):
     largest_batch: Positive | None = None
     protocol: dict[str, Plain] = Field(default_factory=dict)
     limits: dict[str, Any] = Field(default_factory=dict)
-    cases: Listed[Cases] = ()
+    cases: Listed[CasesTable] = ()
 
 
-class Miniature(Table):
+class MiniatureTable(Table):
     """`[miniature]`: which models stand for the profile's own."""
 
     models: dict[str, str] = Field(default_factory=dict)
@@ -70,10 +70,10 @@ class ProfileFile(Table):
     """A whole profile. Every model of a profile with a miniature has one that stands for it."""
 
     description: str = ""
-    host: Host = Host()
-    conformance: Conformance = Conformance()
-    performance: Performance = Performance()
-    miniature: Miniature | None = None
+    host: HostTable = HostTable()
+    conformance: ConformanceTable = ConformanceTable()
+    performance: PerformanceTable = PerformanceTable()
+    miniature: MiniatureTable | None = None
 
     @model_validator(mode="after")
     def _stand_ins(self) -> Self:

@@ -17,7 +17,7 @@ from genqual.metrics.slo import Limit
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
 from genqual.session.options import Options
-from genqual.session.profile_file import NATIVE, Cases, ProfileFile
+from genqual.session.profile_file import NATIVE, CasesTable, ProfileFile
 
 T = TypeVar("T")
 
@@ -224,9 +224,9 @@ def _profile(name: str, file: ProfileFile, where: str) -> Profile:
         limits=slo.read(timed.limits, f"{where}: [performance.limits]"),
         largest_batch=timed.largest_batch,
         protocol=timed.protocol,
-        small=small and Miniature(small.models, small.most_ranks, small.repetitions),
+        small=Miniature(small.models, small.most_ranks, small.repetitions) if small else None,
     )
 
 
-def _rows(cases: Iterable[Cases]) -> tuple[Row, ...]:
+def _rows(cases: Iterable[CasesTable]) -> tuple[Row, ...]:
     return tuple(Row(one.engine, one.models, one.dtypes, one.ranks) for one in cases)
