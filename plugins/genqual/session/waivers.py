@@ -129,7 +129,7 @@ def _digits(weights: str) -> str:
     return weights.lower()
 
 
-class _Entry(Table):
+class _WaiverTable(Table):
     """A `[[waiver]]` as the file has it; `Waiver` says what the keys mean. A tracker's bare number is an issue, too."""
 
     test: Annotated[str, AfterValidator(_one_test)]
@@ -141,8 +141,8 @@ class _Entry(Table):
     weights: Annotated[str, AfterValidator(_digits)] = ""
 
 
-class _File(Table):
-    waiver: Listed[_Entry] = ()
+class _WaiverFile(Table):
+    waiver: Listed[_WaiverTable] = ()
 
 
 def read(path: Path) -> list[Waiver]:
@@ -160,7 +160,7 @@ def read(path: Path) -> list[Waiver]:
             versions={name: SpecifierSet(wanted) for name, wanted in one.versions.items()},
             weights=one.weights,
         )
-        for one in toml_file.read(path, _File).waiver
+        for one in toml_file.read(path, _WaiverFile).waiver
     ]
 
 

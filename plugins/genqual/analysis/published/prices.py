@@ -49,7 +49,7 @@ class Price(Table):
         return f"{self.provider} {self.sku}, {self.term}, {how}${self.per_hour:g}/h, {self.as_of}"
 
 
-class _Prices(Table):
+class _PriceFile(Table):
     price: Listed[Price] = ()
 
 
@@ -76,7 +76,7 @@ class Rate:
 def prices(path: Path | None = None) -> tuple[Price, ...]:
     """The table of `path`, or the one that ships with genqual. Raises BadInput that names the entry at fault."""
     place = path or data_dir("baselines") / "prices.toml"
-    return read(place, _Prices, what="a price table such as baselines/prices.toml").price
+    return read(place, _PriceFile, what="a price table such as baselines/prices.toml").price
 
 
 def price_of(record: Record, table: Iterable[Price]) -> Price | None:

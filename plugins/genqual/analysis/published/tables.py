@@ -26,19 +26,19 @@ NAME: Final = "published"
 """How `genqual compare` and `genqual report` are told to read these tables."""
 
 
-class _Source(Table):
+class _SourceTable(Table):
     title: str
     url: str
     date: date
 
 
-class _System(Table):
+class _SystemTable(Table):
     device: str
     class_id: str
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Metric(Table):
+class _MetricTable(Table):
     name: str
     unit: str
     better: Better
@@ -46,7 +46,7 @@ class _Metric(Table):
     definition: str
 
 
-class _Cell(Table):
+class _CellTable(Table):
     """One number of a table, with what its group and the whole table say of it."""
 
     source: str
@@ -81,13 +81,13 @@ class _Cell(Table):
         return self
 
 
-class _File(Table):
+class _PublishedFile(Table):
     """A file of `baselines/published`: what cells name, and groups of cells. A cell is checked when it is whole."""
 
     run: str
-    sources: dict[str, _Source]
-    systems: dict[str, _System]
-    metrics: dict[str, _Metric]
+    sources: dict[str, _SourceTable]
+    systems: dict[str, _SystemTable]
+    metrics: dict[str, _MetricTable]
     common: dict[str, Any] = Field(default_factory=dict)
     group: Listed[dict[str, Any]] = ()
 
@@ -109,11 +109,11 @@ def doubts(record: Record) -> list[str]:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    table = toml_file.read(path, _File, what="a published table")
+    table = toml_file.read(path, _PublishedFile, what="a published table")
     for number, group in enumerate(table.group, start=1):
         for place, written in enumerate(group.get("cells", []), start=1):
             where = f"{path.name}, group {number}, cell {place}"
-            cell = toml_file.checked(_Cell, _merged(table.common, group, written), where)
+            cell = toml_file.checked(_CellTable, _merged(table.common, group, written), where)
             try:
                 yield _record(table, cell)
             except ValidationError as error:
@@ -134,7 +134,7 @@ def _merged(common: Mapping[str, Any], group: Mapping[str, Any], cell: Mapping[s
     return one
 
 
-def _record(table: _File, cell: _Cell) -> Record:
+def _record(table: _PublishedFile, cell: _CellTable) -> Record:
     source, system = _named("source", table.sources, cell.source), _named("system", table.systems, cell.system)
     metric = _named("metric", table.metrics, cell.metric)
     return Record(
@@ -172,16 +172,16 @@ def _named(what: str, known: Mapping[str, T], name: str) -> T:
     return known[name]
 
 
-def _parallelism(cell: _Cell) -> dict[str, int]:
+def _parallelism(cell: _CellTable) -> dict[str, int]:
     if cell.parallelism is not None:
         return cell.parallelism
     return {"tensor": cell.used} if cell.used > 1 else {}
 
 
-def _source(source: _Source, cell: _Cell) -> str:
+def _source(source: _SourceTable, cell: _CellTable) -> str:
     where = f"{source.title}, {source.url}, {source.date}"
     return where if cell.derivation is None else f"{cell.derivation}; {where}"
 
 
-def _message(cell: _Cell) -> str | None:
+def _message(cell: _CellTable) -> str | None:
     return cell.message or ("the table says OOM" if cell.outcome == "oom" else None)
