@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, create_model
 
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.definitions import DEFINITIONS
 from genqual.toml_file import Table, checked
 
@@ -31,7 +31,7 @@ class Limit:
         """Whether `value` lies on the wrong side; the bound itself is met."""
         return value > self.bound if DEFINITIONS[self.metric].better == "lower" else value < self.bound
 
-    def said(self, metric: Metric | None) -> tuple[bool, str]:
+    def said(self, metric: Measured | None) -> tuple[bool, str]:
         """Met or not, and the words: MEETS or MISSES, both numbers, how far. A metric that does not exist is missed."""
         if metric is None or metric.value is None:
             why = f" ({metric.note})" if metric is not None else ""

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """One `[[....cases]]` table: an engine and the models, dtypes and rank counts it runs."""
 
     engine: str
@@ -40,7 +40,7 @@ class Miniature:
     most_ranks: int = 1
     repetitions: int = 1
 
-    def of(self, row: Row) -> Row:
+    def of(self, row: ProfileRow) -> ProfileRow:
         """The same engine and precisions on the models that stand in."""
         models = tuple(dict.fromkeys(self.models[model] for model in row.models))
         ranks = tuple(dict.fromkeys(min(ranks, self.most_ranks) for ranks in row.ranks))
@@ -53,8 +53,8 @@ class Profile:
 
     name: str
     description: str
-    conformance: tuple[Row, ...]
-    performance: tuple[Row, ...]
+    conformance: tuple[ProfileRow, ...]
+    performance: tuple[ProfileRow, ...]
     prompts: str = "bloom"
     batch_sizes: tuple[int, ...] = (1,)
     input_lengths: tuple[int, ...] = (32,)
@@ -144,7 +144,9 @@ def workload_ids(name: str) -> frozenset[str] | None:
     return frozenset(workload.id for other in known for workload in load(other).workloads(Options()))
 
 
-def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16") -> Plan:
+def plan(
+    rows: Iterable[ProfileRow], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16"
+) -> Plan:
     """The cases of `rows` on `device`, narrowed by the options, or overridden where no row has the value given.
 
     `native` is the dtype that the device computes in, for rows that leave the choice to it.
@@ -153,7 +155,7 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
     is dropped, unless nothing else is left: then BadInput lists the reasons.
     """
     rows = tuple(rows)
-    asked = Row("", options.models, options.dtypes, options.ranks)
+    asked = ProfileRow("", options.models, options.dtypes, options.ranks)
     engines = options.engines
     overridden = False
     if engines:
@@ -161,7 +163,7 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
         found = {row.engine for row in kept} | {row.engine.partition(":")[0] for row in kept}
         missing = tuple(name for name in engines if name not in found)
         overridden = bool(missing)
-        rows = kept + tuple(Row(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
+        rows = kept + tuple(ProfileRow(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
     cases: dict[Case, str | None] = {}
     for row in rows:
         for model in _column(asked.models, row.models):
@@ -228,5 +230,5 @@ def _profile(name: str, file: ProfileFile, where: str) -> Profile:
     )
 
 
-def _rows(cases: Iterable[CasesTable]) -> tuple[Row, ...]:
-    return tuple(Row(one.engine, one.models, one.dtypes, one.ranks) for one in cases)
+def _rows(cases: Iterable[CasesTable]) -> tuple[ProfileRow, ...]:
+    return tuple(ProfileRow(one.engine, one.models, one.dtypes, one.ranks) for one in cases)
