@@ -33,7 +33,7 @@ Texts = Listed[str]
 Counts = Annotated[Listed[Positive], Field(min_length=1)]
 
 
-class Table(BaseModel):
+class TomlTable(BaseModel):
     """Base of every table of such a file: unknown keys are refused, and no value is made another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -14,7 +14,7 @@ from pydantic import Field, create_model
 
 from genqual.metrics.compute import Measured
 from genqual.metrics.definitions import DEFINITIONS
-from genqual.toml_file import Table, checked
+from genqual.toml_file import TomlTable, checked
 
 _SCALES: Final = {"s": ("_ms", 1e-3), "B": ("_mib", 2.0**20)}
 
@@ -56,8 +56,8 @@ def read(table: Mapping[str, Any], where: str = "limits") -> tuple[Limit, ...]:
 
 
 @cache
-def _model() -> tuple[Mapping[str, str], type[Table]]:
+def _model() -> tuple[Mapping[str, str], type[TomlTable]]:
     """The metric of each key that may be limited, and the model of their table."""
     names = {f"{name}{_SCALES.get(one.unit, ('', 1.0))[0]}": name for name, one in DEFINITIONS.items()}
     fields: dict[str, Any] = {key: (Annotated[float, Field(gt=0)] | None, None) for key in names}
-    return names, create_model("Limits", __base__=Table, **fields)
+    return names, create_model("Limits", __base__=TomlTable, **fields)

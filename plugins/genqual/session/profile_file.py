@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from genqual.cases import PRECISIONS
-from genqual.toml_file import Counts, Listed, Positive, Table, Texts
+from genqual.toml_file import Counts, Listed, Positive, Texts, TomlTable
 
 NATIVE: Final = "native"  # among a profile's dtypes: the one that the device computes in, see Device.native_dtype
 
@@ -22,7 +22,7 @@ Plain = Annotated[str, BeforeValidator(str)]
 """A text, or a number that is kept as one."""
 
 
-class CasesTable(Table):
+class CasesTable(TomlTable):
     """`[[conformance.cases]]` and `[[performance.cases]]`: an engine and what it runs."""
 
     engine: str
@@ -31,20 +31,20 @@ class CasesTable(Table):
     ranks: Counts = (1,)
 
 
-class HostTable(Table):
+class HostTable(TomlTable):
     """`[host]`: 0 cores leave placement to the system."""
 
     cores_per_rank: Annotated[int, Field(ge=0)] = 1
 
 
-class ConformanceTable(Table):
+class ConformanceTable(TomlTable):
     """`[conformance]`."""
 
     prompts: str = "bloom"
     cases: Listed[CasesTable] = ()
 
 
-class PerformanceTable(Table):
+class PerformanceTable(TomlTable):
     """`[performance]`. What `limits` may hold is for `metrics.slo` to say."""
 
     batch_sizes: Counts = (1,)
@@ -58,7 +58,7 @@ class PerformanceTable(Table):
     cases: Listed[CasesTable] = ()
 
 
-class MiniatureTable(Table):
+class MiniatureTable(TomlTable):
     """`[miniature]`: which models stand for the profile's own."""
 
     models: dict[str, str] = Field(default_factory=dict)
@@ -66,7 +66,7 @@ class MiniatureTable(Table):
     repetitions: Positive = 1
 
 
-class ProfileFile(Table):
+class ProfileFile(TomlTable):
     """A whole profile. Every model of a profile with a miniature has one that stands for it."""
 
     description: str = ""

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from genqual import toml_file
 from genqual.cases import case_id_in
-from genqual.toml_file import Listed, Table
+from genqual.toml_file import Listed, TomlTable
 
 _LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
 _WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
@@ -129,7 +129,7 @@ def _digits(weights: str) -> str:
     return weights.lower()
 
 
-class _WaiverTable(Table):
+class _WaiverTable(TomlTable):
     """A `[[waiver]]` as the file has it; `Waiver` says what the keys mean. A tracker's bare number is an issue, too."""
 
     test: Annotated[str, AfterValidator(_one_test)]
@@ -141,7 +141,7 @@ class _WaiverTable(Table):
     weights: Annotated[str, AfterValidator(_digits)] = ""
 
 
-class _WaiverFile(Table):
+class _WaiverFile(TomlTable):
     waiver: Listed[_WaiverTable] = ()
 
 

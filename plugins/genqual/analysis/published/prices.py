@@ -16,13 +16,13 @@ from pydantic import Field
 from genqual.analysis.interval import interval
 from genqual.paths import data_dir
 from genqual.records.record import Record
-from genqual.toml_file import Listed, Positive, Table, Texts, read
+from genqual.toml_file import Listed, Positive, Texts, TomlTable, read
 
 Bound = Literal["exact", "about", "at least"]
 Interval = tuple[float, float]
 
 
-class Price(Table):
+class Price(TomlTable):
     """What `devices` devices of some hardware `classes` cost: `per_hour` dollars, as of a day, by a public source."""
 
     sku: str
@@ -49,7 +49,7 @@ class Price(Table):
         return f"{self.provider} {self.sku}, {self.term}, {how}${self.per_hour:g}/h, {self.as_of}"
 
 
-class _PriceFile(Table):
+class _PriceFile(TomlTable):
     price: Listed[Price] = ()
 
 

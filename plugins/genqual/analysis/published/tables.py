@@ -18,7 +18,7 @@ from genqual.paths import data_dir
 from genqual.records.fields import Engine, Model, Outcome, Precision, Provenance, Software, Status, System, Workload
 from genqual.records.metric import Better, Metric
 from genqual.records.record import Record
-from genqual.toml_file import Listed, Table, Texts
+from genqual.toml_file import Listed, Texts, TomlTable
 
 T = TypeVar("T")
 
@@ -26,19 +26,19 @@ NAME: Final = "published"
 """How `genqual compare` and `genqual report` are told to read these tables."""
 
 
-class _SourceTable(Table):
+class _SourceTable(TomlTable):
     title: str
     url: str
     date: date
 
 
-class _SystemTable(Table):
+class _SystemTable(TomlTable):
     device: str
     class_id: str
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
-class _MetricTable(Table):
+class _MetricTable(TomlTable):
     name: str
     unit: str
     better: Better
@@ -46,7 +46,7 @@ class _MetricTable(Table):
     definition: str
 
 
-class _CellTable(Table):
+class _CellTable(TomlTable):
     """One number of a table, with what its group and the whole table say of it."""
 
     source: str
@@ -81,7 +81,7 @@ class _CellTable(Table):
         return self
 
 
-class _PublishedFile(Table):
+class _PublishedFile(TomlTable):
     """A file of `baselines/published`: what cells name, and groups of cells. A cell is checked when it is whole."""
 
     run: str
