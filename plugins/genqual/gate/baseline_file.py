@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
-import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from genqual import digest
 from genqual.errors import BadInput
 
 VERSION: Final = 1
@@ -45,7 +44,7 @@ class Subject(_Strict):
     @property
     def key(self) -> str:
         """SHA-256, hex, of the RFC 8785 form of this subject."""
-        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json"))).hexdigest()
+        return digest.of_json(self.model_dump(mode="json"))
 
 
 class Range(_Strict):
@@ -144,7 +143,7 @@ class BaselineEntry(_Strict):
 
     def computed_digest(self) -> str:
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
-        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json", exclude={"digest"}))).hexdigest()
+        return digest.of_json(self.model_dump(mode="json", exclude={"digest"}))
 
     def sealed(self) -> BaselineEntry:
         """The same entry with its digest right: for who has just made it."""
