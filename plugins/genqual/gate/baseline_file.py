@@ -91,7 +91,7 @@ class Launch(_Strict):
         return self
 
 
-class BaselineProvenance(_Strict):
+class Provenance(_Strict):
     """Who measured these launches, of which commit, when and why."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
@@ -113,10 +113,10 @@ class Anchor(_Strict):
     """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
 
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
-    provenance: BaselineProvenance
+    provenance: Provenance
 
 
-class BaselineEntry(_Strict):
+class Entry(_Strict):
     """The launches that one subject is judged against.
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
@@ -137,7 +137,7 @@ class BaselineEntry(_Strict):
     probes: dict[str, float]
     admission: dict[str, Range]
     identity: dict[str, JsonValue]
-    provenance: BaselineProvenance
+    provenance: Provenance
     anchor: Anchor
     digest: NonEmpty
 
@@ -145,7 +145,7 @@ class BaselineEntry(_Strict):
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
         return digest.of_json(self.model_dump(mode="json", exclude={"digest"}))
 
-    def sealed(self) -> BaselineEntry:
+    def sealed(self) -> Entry:
         """The same entry with its digest right: for who has just made it."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
@@ -157,7 +157,7 @@ class BaselineFile(_Strict):
     version: Literal[1]
     class_id: Annotated[str, Field(pattern=f"^{_CLASS_ID.pattern}$")]
     fingerprint: dict[str, JsonValue]
-    entries: dict[str, BaselineEntry]
+    entries: dict[str, Entry]
 
     @model_validator(mode="after")
     def _keyed_by_content(self) -> BaselineFile:
@@ -168,7 +168,7 @@ class BaselineFile(_Strict):
                 raise ValueError(f"entry {key[:12]}: its digest is not that of its content; edited by hand?")
         return self
 
-    def entry(self, key: str) -> BaselineEntry | None:
+    def entry(self, key: str) -> Entry | None:
         """The entry of a subject's key, or None: there is no baseline."""
         return self.entries.get(key)
 
