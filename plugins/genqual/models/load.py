@@ -16,12 +16,14 @@ from transformers import AutoModelForCausalLM
 
 from genqual.atomic import replacing
 from genqual.cases import Json
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models import ggufread, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
+from genqual.models.load_quantised import widening
 from genqual.models.spec import ModelSpec
 
+_TOKENS: Final = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
 _PROBLEMS: Final = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
@@ -58,8 +60,11 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dic
         except ImportError as error:
             raise BadInput(f"model {file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
         _check_scaled(file, found[0].config.to_dict())
+        _check_read(spec, found[0].config.to_dict())
         return found
     if spec.source != "hub":
+        if spec.source == "directory":
+            options = _widened(spec, options)
         _check_rotary(weights.config(spec), spec.location)
         return _loaded(str(weights.directory(spec)), use_safetensors=True, local_files_only=True, **options)
     try:
@@ -88,6 +93,28 @@ def _check_scaled(file: Path, read: dict[str, Any]) -> None:
             f"model {file}: it scales its rotary angles ({scaling}), which transformers {transformers.__version__} "
             "drops when it reads GGUF, so it would be another model; use the directory that the file was converted from"
         )
+
+
+def _check_read(spec: ModelSpec, read: dict[str, Any]) -> None:
+    # What of the header transformers leaves out it fills in with what the architecture's first model had.
+    try:
+        said = weights.config(spec)
+    except BadInput:
+        return  # an architecture that is not known here is judged by what transformers says, if at all
+    other = [name for name in said if name in read and name not in _TOKENS and read[name] != said[name]]
+    if other:
+        told = ", ".join(f"{name} = {read[name]!r} for {said[name]!r}" for name in other)
+        raise BadInput(
+            f"model {spec.location}: transformers {transformers.__version__} reads {told} from GGUF, so it would be "
+            "another model; use the directory that the file was converted from"
+        )
+
+
+def _widened(spec: ModelSpec, options: dict[str, Any]) -> dict[str, Any]:
+    widened = widening(spec)
+    if widened and "quantization_config" in options:
+        raise Unsupported(f"model {spec.location}: is quantised as it is stored, and cannot be quantised once more")
+    return options | widened
 
 
 def _check_rotary(config: dict[str, Json], where: str) -> None:

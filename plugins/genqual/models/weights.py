@@ -37,7 +37,7 @@ def config(spec: ModelSpec) -> dict[str, Json]:
     if spec.source == "gguf":
         with _or_convert(spec):
             return ggufconfig.config(Path(spec.location))
-    return quantised.plain(_config(spec))
+    return quantised.plain(stored_config(spec))
 
 
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
@@ -58,7 +58,7 @@ def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
             return ggufread.GgufTensors(Path(spec.location))
     spec = local(spec)
     entries, named = _named(spec)
-    scheme = quantised.scheme_of(_config(spec))
+    scheme = quantised.scheme_of(stored_config(spec))
     return Dequantised(entries, named, scheme) if scheme else safetensor.Tensors(entries, named)
 
 
@@ -78,8 +78,8 @@ def count(spec: ModelSpec) -> int:
     return sum(math.prod(shape) for shape in shapes(spec).values())
 
 
-def _config(spec: ModelSpec) -> dict[str, Json]:
-    """config.json as it is."""
+def stored_config(spec: ModelSpec) -> dict[str, Json]:
+    """config.json of a directory or a hub id as it is, with what it says of quantisation."""
     read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
     return read
 
@@ -87,7 +87,7 @@ def _config(spec: ModelSpec) -> dict[str, Json]:
 def _named(spec: ModelSpec) -> tuple[dict[str, safetensor.Entry], dict[str, str]]:
     """The tensors of a directory, and which of them are weights: transformers' name -> stored name."""
     entries = safetensor.checkpoint(_local(spec))
-    tied = _config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
+    tied = stored_config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
     kept = [stored for stored, entry in entries.items() if not _buffer(stored, entry)]
     names = {_parameter(stored, spec.architecture): stored for stored in kept}
     # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
@@ -172,7 +172,7 @@ def _stored_hash(spec: ModelSpec) -> str:
         for part in safetensor.pieces(stored, entry):
             digest.update(part)
         digests[name] = digest.digest()
-    section = _config(spec).get(SECTION)
+    section = stored_config(spec).get(SECTION)
     if narrow and section:
         digests[SECTION] = hashlib.sha256(json.dumps(section, sort_keys=True).encode()).digest()
     wide = {name: stored for name, stored in named.items() if name not in narrow}
