@@ -20,7 +20,8 @@ from genqual.errors import BadInput, Unsupported
 from genqual.models import ggufread, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
-from genqual.models.load_quantised import widening
+from genqual.models.load_quantised import in_one_dtype, widening
+from genqual.models.quantised.registry import section_of
 from genqual.models.spec import ModelSpec
 
 _TOKENS: Final = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
@@ -41,7 +42,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     options: dict[str, Any] = dict(from_pretrained) | dtype_option(dtype)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model, info = _from_pretrained(spec, options)
+    model, info = _from_pretrained(spec, options, dtype)
     problems = {kind: sorted(map(str, info[kind])) for kind in _PROBLEMS if info.get(kind)}
     if problems:
         told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}" for kind, names in problems.items())
@@ -49,10 +50,12 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
             f"model {spec.location}: the checkpoint and {type(model).__name__} disagree ({told}). What it lacks "
             "would be random, so nothing is judged: use a complete checkpoint of a causal language model"
         )
+    if spec.source == "directory" and section_of(weights.stored_config(spec)):
+        in_one_dtype(model, dtype)
     return model.eval().requires_grad_(False)
 
 
-def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     if spec.source == "gguf":
         file = Path(spec.location)
         try:
@@ -64,7 +67,7 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dic
         return found
     if spec.source != "hub":
         if spec.source == "directory":
-            options = _widened(spec, options)
+            options = _widened(spec, options, dtype)
         _check_rotary(weights.config(spec), spec.location)
         return _loaded(str(weights.directory(spec)), use_safetensors=True, local_files_only=True, **options)
     try:
@@ -110,8 +113,8 @@ def _check_read(spec: ModelSpec, read: dict[str, Any]) -> None:
         )
 
 
-def _widened(spec: ModelSpec, options: dict[str, Any]) -> dict[str, Any]:
-    widened = widening(spec)
+def _widened(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    widened = widening(spec, dtype)
     if widened and "quantization_config" in options:
         raise Unsupported(f"model {spec.location}: is quantised as it is stored, and cannot be quantised once more")
     return options | widened

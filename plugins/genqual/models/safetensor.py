@@ -191,17 +191,34 @@ class Tensors(Mapping[str, NDArray[np.float32]]):
 
 def write_bf16(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
     """Write float32 arrays as a bf16 safetensors file. Raises ValueError when bf16 would change a value."""
-    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, values in tensors.items():
-        described[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [at, at + 2 * values.size]}
-        at += 2 * values.size
-    raw = json.dumps(described, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
     with file.open("wb") as stream:
-        stream.write(len(raw).to_bytes(8, "little") + raw)
+        stream.write(_described("BF16", 2, {name: values.shape for name, values in tensors.items()}))
         for name, values in tensors.items():
             bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
             if (bits & 0xFFFF).any():
                 raise ValueError(f"{name} is not exact in bf16")
             stream.write((bits >> 16).astype("<u2").tobytes())
+
+
+def write_f32(file: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write the arrays of `tensors`, of these `shapes`, as float32, one at a time: `tensors` may be lazy."""
+    with file.open("wb") as stream:
+        stream.write(_described("F32", 4, shapes))
+        for name, shape in shapes.items():
+            values = tensors[name]
+            if values.shape != shape:
+                raise ValueError(f"{name} has shape {values.shape}, {shape} was promised")
+            stream.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+
+
+def _described(dtype: str, width: int, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """What a file of tensors of one dtype, `width` bytes each number, begins with."""
+    described: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    at = 0
+    for name, shape in shapes.items():
+        size = width * int(np.prod(shape, dtype=np.int64))
+        described[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    raw = json.dumps(described, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw

@@ -198,8 +198,11 @@ class Run:
         if spec.source not in ("embedded", "directory"):
             return None
         # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
-        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
-        return weights.count(spec) if declared is None else declared
+        try:
+            declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+            return weights.count(spec) if declared is None else declared
+        except BadInput:  # quantised in a way that is not undone here
+            return None
 
     def read_waivers(self) -> None:
         """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""

@@ -15,7 +15,7 @@ from genqual.cases import Json, compute_dtype
 from genqual.devices import cgroups
 from genqual.engines.base import LoadRequest
 from genqual.errors import BadInput, OutOfMemory
-from genqual.models import embedded, safetensor
+from genqual.models import embedded, safetensor, weights
 from genqual.models.spec import ModelSpec
 
 _BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -104,5 +104,8 @@ def _sizes(model: ModelSpec) -> list[int]:
     if model.source == "embedded":
         return [math.prod(shape) for shape in embedded.shapes(model.location).values()]
     if model.source == "directory":
-        return [math.prod(entry.shape) for entry in safetensor.checkpoint(Path(model.location)).values()]
+        try:
+            return [math.prod(shape) for shape in weights.shapes(model).values()]
+        except BadInput:  # quantised in a way that is not known here: as many numbers as are stored
+            return [math.prod(entry.shape) for entry in safetensor.checkpoint(Path(model.location)).values()]
     return []

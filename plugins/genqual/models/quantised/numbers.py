@@ -17,7 +17,7 @@ def bits_of(words: NDArray[np.int32], bits: int, count: int) -> I32:
     (..., words) -> (..., count). An integer may lie across two words, as those of 3 bits do.
     """
     stream = np.unpackbits(
-        np.ascontiguousarray(words).astype("<i4", copy=False).view(np.uint8),
+        np.ascontiguousarray(words, dtype="<i4").view(np.uint8),
         axis=-1,
         count=count * bits,
         bitorder="little",

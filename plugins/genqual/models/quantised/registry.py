@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from genqual.cases import Json
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models.quantised import awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4
-from genqual.models.quantised.base import SECTION, Scheme
+from genqual.models.quantised.base import AT_RUN_TIME, SECTION, Scheme
 
 FORMATS: Final[Mapping[str, Callable[[Mapping[str, Json]], Scheme]]] = {
     module.METHOD: module.scheme for module in (awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4)
@@ -46,6 +46,19 @@ def scheme_of(config: Mapping[str, Json]) -> Scheme | None:
             "--by transformers` where transformers loads it on the CPU"
         )
     return read(section)
+
+
+def check_activations(config: Mapping[str, Json], model: str) -> None:
+    """Raises Unsupported where engines that keep the weights narrow quantise activations at run time.
+
+    For an engine that cannot be told, or seen, to widen the weights.
+    """
+    section = section_of(config) or {}
+    if section.get("quant_method") == fp8.METHOD and section.get("activation_scheme", "dynamic"):
+        raise Unsupported(
+            f"model {model}: config {SECTION}.activation_scheme = {section.get('activation_scheme', 'dynamic')!r}: "
+            f"{AT_RUN_TIME}"
+        )
 
 
 def plain(config: Mapping[str, Json]) -> dict[str, Json]:
