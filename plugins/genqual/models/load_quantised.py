@@ -46,8 +46,8 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     if not _can_widen(method):
         raise Unsupported(
             f"model {spec.location}: transformers {transformers.__version__} does not widen {method} weights on load, "
-            "so the dequantised model cannot be judged with it; use an engine that does, or the checkpoint that this one "
-            "was made from"
+            "so the dequantised model cannot be judged with it; use an engine that does, or the checkpoint that this was "
+            "made from"
         )
     if _ROUNDED in str(section) and dtype != torch.bfloat16:
         raise Unsupported(

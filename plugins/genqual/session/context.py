@@ -25,7 +25,7 @@ from genqual.devices.base import Placement
 from genqual.devices.registry import devices
 from genqual.engines.base import Scores
 from genqual.engines.registry import engine
-from genqual.errors import GenqualError
+from genqual.errors import BadInput, GenqualError
 from genqual.gate.controller import Judging, Question
 from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.other_build import build_of
