@@ -46,7 +46,7 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     if not _can_widen(method):
         raise Unsupported(
             f"model {spec.location}: transformers {transformers.__version__} does not widen {method} weights on load, "
-            "so the dequantised model cannot be judged with it; use an engine that does, or the checkpoint that this was "
+            "so the dequantised model cannot be judged with it; use an engine that does, or what this was "
             "made from"
         )
     if _ROUNDED in str(section) and dtype != torch.bfloat16:

@@ -240,7 +240,10 @@ OTHERS: Final[dict[str, tuple[dict[str, Any], Callable[[], Callable[[torch.Tenso
     "gptq-4bit-act-order": (_GPTQ | {"bits": 4, "group_size": 16, "desc_act": True}, lambda: gptq(4, 16, True)),
     "gptq-3bit": (_GPTQ | {"bits": 3, "group_size": 32, "desc_act": False}, lambda: gptq(3, 32)),
     "gptq-8bit": (_GPTQ | {"bits": 8, "group_size": 32, "desc_act": False}, lambda: gptq(8, 32)),
-    "awq": ({"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"}, lambda: awq(16)),
+    "awq": (
+        {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"},
+        lambda: awq(16),
+    ),
     "nvfp4": (_MODELOPT, modelopt),
     "mxfp4": ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, lambda: mxfp4),
 }
@@ -276,7 +279,10 @@ def write(out: Path, name: str) -> None:
         dtype = {torch.float32: "fp32", torch.bfloat16: "bf16"}[whole.dtype]
     directory = out / name
     directory.mkdir(parents=True, exist_ok=True)
-    described = AutoConfig.for_model(model_type, **config).to_dict() | {"quantization_config": said, "dtype": "bfloat16"}
+    described = AutoConfig.for_model(model_type, **config).to_dict() | {
+        "quantization_config": said,
+        "dtype": "bfloat16",
+    }
     kept = {key: value for key, value in described.items() if not key.startswith("_")}
     (directory / "config.json").write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
     save_file(stored, directory / "model.safetensors", {"format": "pt"})
