@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models.ggufread import fact, opened, scaling_of
@@ -35,8 +33,7 @@ class Metadata:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A float of the architecture. Raises BadInput where it is missing without a default."""
-        # Headers hold 32 bits: the decimal number that was written is the shortest that they stand for.
-        return float(str(np.float32(self._said(key, default))))
+        return float(self._said(key, default))
 
     def _said(self, key: str, default: Any) -> Any:
         field = self.reader.fields.get(f"{self.architecture}.{key}")

@@ -56,7 +56,10 @@ def compressed(group: dict[str, Any], **more: Any) -> dict[str, Any]:
             {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "kv_cache_quant_algo": "FP8"},
             "kv_cache_quant_algo",
         ),
-        ({"quant_method": "hqq"}, r"'hqq' is not dequantised here \(known: awq, compressed-tensors, fp8, gptq, modelopt, mxfp4"),
+        (
+            {"quant_method": "hqq"},
+            r"'hqq' is not dequantised here \(known: awq, compressed-tensors, fp8, gptq, modelopt, mxfp4",
+        ),
         ({"bits": 4}, "quant_method None"),
         ("int8", "a mapping is wanted"),
     ],
