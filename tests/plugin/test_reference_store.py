@@ -148,12 +148,12 @@ def test_a_gguf_file_is_known_by_its_dequantised_weights(make: Make, tmp_path: P
     said = ReferenceStore(None).reference(str(mine))
     assert isinstance(said, str), "a reference that nothing checked judged it"
     assert "llama-tiny is of other weights" in said
-    assert f"`python -m genqual.models.convert {mine} DIRECTORY`" in said
+    assert f"`genqual reference {mine}` makes one" in said
 
 
 def test_a_gguf_file_that_cannot_be_hashed_has_no_reference(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
-    made = gguf.GGUFWriter(tmp_path / "llama-tiny.gguf", "qwen3")
+    made = gguf.GGUFWriter(tmp_path / "llama-tiny.gguf", "rwkv7")
     made.add_head_count(2)
     made.add_tensor("blk.0.attn_q.weight", np.zeros((4, 4), np.float32))
     made.write_header_to_file()
@@ -163,7 +163,7 @@ def test_a_gguf_file_that_cannot_be_hashed_has_no_reference(tmp_path: Path) -> N
     store = ReferenceStore(None)
     said = store.reference(str(tmp_path / "llama-tiny.gguf"))
     assert isinstance(said, str)
-    assert "how qwen3 lies in a GGUF file is not known" in said
+    assert "how rwkv7 lies in a GGUF file is not known" in said
     assert "genqual.models.convert" in said
     assert store.weights_sha256(str(tmp_path / "llama-tiny.gguf")) is None
 

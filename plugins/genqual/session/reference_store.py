@@ -162,9 +162,10 @@ class ReferenceStore:
 
 
 def _command(spec: ModelSpec, model: str) -> str:
-    """What makes a reference of `model`: the oracle reads no GGUF, and a file's rounded weights are another model's."""
-    if spec.source != "gguf":
-        by = "" if spec.architecture in supported() or not spec.architecture else " --by transformers"
+    """What makes a reference of `model`. A GGUF file whose config cannot be made of it has to be converted first."""
+    if spec.source != "gguf" or _config(model) is not None:
+        architecture = "" if spec.source == "gguf" else spec.architecture
+        by = "" if architecture in supported() or not architecture else " --by transformers"
         return f"`genqual reference {shlex.quote(model)}{by}` makes one"
     convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
     return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"
