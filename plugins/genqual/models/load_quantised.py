@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, Final
 
 import torch
@@ -15,14 +16,15 @@ import transformers
 from transformers import AutoConfig
 
 from genqual.cases import Json
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput, Unsupported, pip_install
 from genqual.models import weights
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
 
 _ROUNDED: Final = "nvfp4-pack-quantized"
+_COMPRESSED: Final = "compressed-tensors"
 _CONFIGS: Final[Mapping[str, str]] = {
-    "compressed-tensors": "CompressedTensorsConfig",
+    _COMPRESSED: "CompressedTensorsConfig",
     "fp8": "FineGrainedFP8Config",
     "mxfp4": "Mxfp4Config",
 }
@@ -48,6 +50,11 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
             f"model {spec.location}: transformers {transformers.__version__} does not widen {method} weights on load, "
             "so the dequantised model cannot be judged with it; use an engine that does, or what this was "
             "made from"
+        )
+    if method == _COMPRESSED and find_spec("compressed_tensors") is None:
+        raise Unsupported(
+            f"model {spec.location}: transformers widens {method} weights by the package compressed-tensors, which is "
+            f"not installed; {pip_install(_COMPRESSED)}"
         )
     if _ROUNDED in str(section) and dtype != torch.bfloat16:
         raise Unsupported(
