@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models.ggufread import fact, opened, scaling_of
@@ -33,7 +35,9 @@ class Metadata:
 
     def number(self, key: str, default: float | None = None) -> float:
         """A float of the architecture. Raises BadInput where it is missing without a default."""
-        return float(self._said(key, default))
+        # A header holds 32 bits. The shortest decimal that they stand for is what was written, and what config.json of
+        # the same model says.
+        return float(str(np.float32(self._said(key, default))))
 
     def _said(self, key: str, default: Any) -> Any:
         field = self.reader.fields.get(f"{self.architecture}.{key}")

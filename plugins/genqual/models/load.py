@@ -104,13 +104,19 @@ def _check_read(spec: ModelSpec, read: dict[str, Any]) -> None:
         said = weights.config(spec)
     except BadInput:
         return  # an architecture that is not known here is judged by what transformers says, if at all
-    other = [name for name in said if name in read and name not in _TOKENS and read[name] != said[name]]
+    other = [name for name in said if name in read and name not in _TOKENS and not _alike(read[name], said[name])]
     if other:
         told = ", ".join(f"{name} = {read[name]!r} for {said[name]!r}" for name in other)
         raise BadInput(
             f"model {spec.location}: transformers {transformers.__version__} reads {told} from GGUF, so it would be "
             "another model; use the directory that the file was converted from"
         )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of a config are equal; numbers in the 32 bits that a GGUF header has for them."""
+    numbers = isinstance(one, float) or isinstance(other, float)
+    return bool(np.float32(one) == np.float32(other)) if numbers and one is not None else bool(one == other)
 
 
 def _widened(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

@@ -71,12 +71,13 @@ def model_of(model_type: str, config: dict[str, Any]) -> dict[str, torch.Tensor]
 
 def compressed(layout: str, **args: Any) -> Callable[[torch.Tensor], Written]:
     """By compressed-tensors: observed by minimum and maximum, quantised, packed and decompressed again."""
-    from compressed_tensors.compressors import BaseCompressor
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
-
-    given = QuantizationArgs(**args)
-    scheme = QuantizationScheme(targets=["Linear"], weights=given, format=layout)
+    quantization = importlib.import_module("compressed_tensors.quantization")
+    utils = importlib.import_module("compressed_tensors.quantization.utils")
+    compressor = importlib.import_module("compressed_tensors.compressors").BaseCompressor.get_value_from_registry(
+        layout
+    )
+    given = quantization.QuantizationArgs(**args)
+    scheme = quantization.QuantizationScheme(targets=["Linear"], weights=given, format=layout)
 
     def write(weight: torch.Tensor) -> Written:
         rows, columns = weight.shape
@@ -87,14 +88,13 @@ def compressed(layout: str, **args: Any) -> Callable[[torch.Tensor], Written]:
         }.get(str(given.strategy), (1, given.group_size))
         tiles = weight.reshape(rows // block[0], block[0], columns // block[1], block[1])
         low, high = tiles.amin(dim=(1, 3)), tiles.amax(dim=(1, 3))
-        whole = generate_gparam(weight.min().reshape(1), weight.max().reshape(1)) if "nvfp4" in layout else None
-        scale, zero = calculate_qparams(low, high, given, global_scale=whole)
+        whole = utils.generate_gparam(weight.min().reshape(1), weight.max().reshape(1)) if "nvfp4" in layout else None
+        scale, zero = utils.calculate_qparams(low, high, given, global_scale=whole)
         if given.strategy == "tensor":
             scale, zero = scale.reshape(1), zero.reshape(1)
         state = {"weight": weight, "weight_scale": scale.float()}
         state |= {} if given.symmetric else {"weight_zero_point": zero}
         state |= {} if whole is None else {"weight_global_scale": whole}
-        compressor = BaseCompressor.get_value_from_registry(layout)
         stored = compressor.compress(state, scheme)
         return stored, compressor.decompress({k: v.clone() for k, v in stored.items()}, scheme)["weight"]
 
@@ -199,13 +199,13 @@ def mxfp4(weight: torch.Tensor) -> Written:
 
 def section(layout: str, **args: Any) -> dict[str, Any]:
     """The section of compressed-tensors, as it writes it."""
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
-
-    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args), format=layout)
-    config = QuantizationConfig(
+    said = importlib.import_module("compressed_tensors.quantization")
+    scheme = said.QuantizationScheme(targets=["Linear"], weights=said.QuantizationArgs(**args), format=layout)
+    config = said.QuantizationConfig(
         config_groups={"group_0": scheme}, format=layout, quantization_status="compressed", ignore=["lm_head"]
     )
-    return json.loads(config.model_dump_json())
+    made: dict[str, Any] = json.loads(config.model_dump_json())
+    return made
 
 
 COMPRESSED: Final[dict[str, tuple[str, dict[str, Any]]]] = {

@@ -42,7 +42,8 @@ def main() -> None:
     """The command line."""
     torch.set_num_threads(1)
     questions = json.loads(Path(sys.argv[1]).read_text())
-    np.savez(sys.argv[2], **{str(index): logits(question) for index, question in enumerate(questions)})
+    found: dict[str, Any] = {str(index): logits(question) for index, question in enumerate(questions)}
+    np.savez(sys.argv[2], **found)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import pytest
 
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.oracle.registry import oracle_for
+from genqual.conformance.oracle.streamed import StreamedOracle, stream_key
+from genqual.conformance.oracle.streamed_state import StreamState
 from genqual.conformance.references.make import Reference, make, with_envelope
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
@@ -88,3 +90,18 @@ def test_the_same_in_bf16_with_its_tolerance(
     made = with_envelope(references[BF16], "bf16", {"eager": right, "once more": right})
     assert judge_scores(right, made, dtype="bf16").passed
     assert not judge_scores(said[BF16, True, "bf16"], made, dtype="bf16").passed
+
+
+@pytest.mark.parametrize("name", ["fp8-block", "awq", "mxfp4"])
+def test_the_streamed_oracle_says_the_same_of_a_quantised_checkpoint(
+    name: str, references: dict[str, Reference], tmp_path: Path
+) -> None:
+    """Read layer by layer, its tables row by row."""
+    spec = resolve(str(CHECKPOINTS / name))
+    config = weights.config(spec)
+    key = stream_key(config, weights.sha256(spec), PROMPTS, STEPS)
+    oracle = StreamedOracle(config, weights.lazily(spec), PROMPTS, STEPS, StreamState(tmp_path / "state", key))
+    oracle.run()
+    made = make(name, weights.sha256(spec), oracle, PROMPTS, STEPS)
+    assert np.array_equal(made.top_logits, references[name].top_logits)
+    assert np.array_equal(made.tokens, references[name].tokens)
