@@ -84,7 +84,7 @@ def stored_config(spec: ModelSpec) -> dict[str, Json]:
     return read
 
 
-def _named(spec: ModelSpec) -> tuple[dict[str, safetensor.Entry], dict[str, str]]:
+def _named(spec: ModelSpec) -> tuple[dict[str, safetensor.TensorEntry], dict[str, str]]:
     """The tensors of a directory, and which of them are weights: transformers' name -> stored name."""
     entries = safetensor.checkpoint(_local(spec))
     tied = stored_config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
@@ -101,7 +101,7 @@ def _parameter(stored: str, architecture: str) -> str:
     return stored
 
 
-def _buffer(stored: str, entry: safetensor.Entry) -> bool:
+def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
     """Whether a stored tensor is a buffer that old checkpoints carry along and loaders compute anew.
 
     Rotary tables, and causal masks (1, 1, positions, positions) with the value that fills them: GPT-2, GPT-NeoX.

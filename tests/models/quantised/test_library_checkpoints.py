@@ -44,12 +44,12 @@ def test_every_weight_is_what_its_library_makes_of_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_scale_off_by_two_changes_what_the_oracle_says(name: str, tmp_path: Path) -> None:
-    spec, spoilt = resolve(str(CHECKPOINTS / name)), resolve(str(changed(name, tmp_path / name)))
-    right, wrong = (oracle_for(weights.config(one), weights.read(one)).logits(ROW) for one in (spec, spoilt))
+    spec, with_fault = resolve(str(CHECKPOINTS / name)), resolve(str(changed(name, tmp_path / name)))
+    right, wrong = (oracle_for(weights.config(one), weights.read(one)).logits(ROW) for one in (spec, with_fault))
     apart = np.sqrt(np.mean((right - wrong) ** 2)) / right.std()
     # bf16 itself is within 0.03 of the oracle on these models; one block of 7 matrices is to be seen beyond fp32.
     assert apart > 1e-3, f"nrms {apart:.2g}"
-    assert weights.sha256(spec) != weights.sha256(spoilt)
+    assert weights.sha256(spec) != weights.sha256(with_fault)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -51,10 +51,10 @@ def said(
     room = tmp_path_factory.mktemp("verdicts")
     asked = [(name, halved, "fp32") for name in NAMES for halved in (False, True)]
     asked += [(BF16, halved, "bf16") for halved in (False, True)]
-    spoilt = {name: changed(name, room / name) for name in NAMES}
+    with_fault = {name: changed(name, room / name) for name in NAMES}
     questions: list[dict[str, Any]] = [
         {
-            "path": str(spoilt[name] if halved else CHECKPOINTS / name),
+            "path": str(with_fault[name] if halved else CHECKPOINTS / name),
             "dtype": dtype,
             "rows": PROMPTS,
             "forced": references[name].forced.tolist(),

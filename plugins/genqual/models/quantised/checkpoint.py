@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from genqual.errors import BadInput
 from genqual.models import safetensor
 from genqual.models.quantised.base import Packed, Scheme, Shape, Tensor
-from genqual.models.safetensor import Entry
+from genqual.models.safetensor import TensorEntry
 
 _FLOATS_OF_8_BITS = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
 
@@ -21,7 +21,7 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
     The last weight is kept, so that rows of one are read without dequantising it for each.
     """
 
-    def __init__(self, entries: Mapping[str, Entry], stored_names: Mapping[str, str], scheme: Scheme) -> None:
+    def __init__(self, entries: Mapping[str, TensorEntry], stored_names: Mapping[str, str], scheme: Scheme) -> None:
         """`stored_names` maps the names to show to those in `entries`. Raises BadInput as `Scheme.find` does."""
         self._entries, self._scheme = entries, scheme
         shown = {stored: name for name, stored in stored_names.items()}
