@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, NotApplicable
 from genqual.models import embedded, gguf_tokenizer, prompt_texts
 from genqual.models.spec import ModelSpec
 from genqual.models.tokenizer_file import explained, tokenizer_of
@@ -116,6 +116,16 @@ def has_tokenizer(spec: ModelSpec) -> bool:
     if spec.source == "gguf":
         return gguf_tokenizer.has_language(spec)
     return spec.source == "directory" and (Path(spec.location) / "tokenizer.json").is_file()
+
+
+def require_tokenizer(spec: ModelSpec) -> ModelSpec:
+    """`spec`, if texts can be given to it. Raises NotApplicable where the model has no tokenizer here.
+
+    A tokenizer that is there and broken is not this: its use raises BadInput, which fails a test.
+    """
+    if spec.source != "embedded" and not has_tokenizer(spec):
+        raise NotApplicable(f"no tokenizer.json beside model {spec.name}: it cannot read a text")
+    return spec
 
 
 def special_ids(spec: ModelSpec) -> frozenset[int]:
