@@ -7,8 +7,7 @@ import pytest
 
 from genqual.cases import SCHEMES
 from genqual.conformance.judgement import ENVELOPE_FACTOR, fp32_limit_at
-from genqual.conformance.judges.self_checks import claims
-from genqual.conformance.judges.shards import judge_drift, judge_evidence
+from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_smaller
 from genqual.conformance.references.make import Reference
 from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
@@ -42,9 +41,8 @@ def test_quantised_weights_are_smaller(generator: Generator, run: Run, judge_it:
     total = run.parameters(generator.case.model)
     if total is None:
         raise NotApplicable(f"how many weights {generator.case.model} has cannot be read without an engine")
-    held, plain = sum(one.weight_bytes for one in generator.loaded), 2 * total
-    problems = [f"{held} bytes of weights, where {plain} are held without {precision}"] if held > 0.8 * plain else []
-    judge_it(claims(problems, f"{held} bytes of {plain}", 1, dtype=precision, tier="evidence"))
+    held = sum(one.weight_bytes for one in generator.loaded)
+    judge_it(judge_smaller(generator.inspect(), held, 2 * total, scheme=precision))
 
 
 @pytest.mark.conformance("precision", wants="passes")
