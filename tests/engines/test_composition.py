@@ -57,10 +57,6 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
                 ["inject", "cast", {"name": "kept_in_fp32_cast"}],
                 ["facts", "routed.cast", {}],
             ],
-                ["refused", "routed.dispatch", {"placement": "dispatch"}],
-                ["inject", "cast", {"name": "kept_in_fp32_cast"}],
-                ["facts", "routed.cast", {}],
-            ],
         },
         *(
             {"engine": engine, "model": str(tied), "dtype": dtype, "steps": [["facts", f"tied.{dtype}", {}]]}
