@@ -30,6 +30,14 @@ def config(spec: ModelSpec) -> dict[str, Json]:
     return read
 
 
+def config_if_here(spec: ModelSpec) -> dict[str, Json] | None:
+    """The config dict, None where this process cannot read it."""
+    try:
+        return config(spec)
+    except (BadInput, OSError, ValueError):
+        return None
+
+
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
     """Every parameter by transformers' name. bf16 and f16 are widened exactly. Raises BadInput as `config` does."""
     return dict(lazily(spec))
