@@ -93,7 +93,7 @@ def test_no_rank_starts(name: str, tmp_path: Path) -> None:
     case = ("--engine", name, f"--model={directory}", "--dtype", "fp32", "--ranks", "2")
     done = suite(tmp_path / "state", "-m", f"{CPU} and conformance", *case, "--no-upload", "-rs")
     said = done.stdout + done.stderr
-    assert done.returncode == 0, said
+    assert done.returncode in (1, 4), said  # nothing was judged, or nothing is left to run: never a pass
     assert re.search(r"1 key-value head\(s\) for 2 ranks \(4 attention heads\)", said)
     assert not re.search(r"\d+ (passed|failed)", said)
     assert "Traceback" not in said
