@@ -22,6 +22,7 @@ from genqual.metrics.measure import Measurement, Measurements
 from genqual.metrics.utilisation import Roofline
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
+from genqual.session.model_reads import reads_of
 from genqual.session.recorder import Recorder, evidence
 
 WARMUP: Final = 1
@@ -155,6 +156,7 @@ class Measuring:
             measured.workload,
             measured.loaded,
             rooflines=self._roofline(generator),
+            reads=reads_of(generator.plan.model, generator.case.dtype),
             peak_memory=measured.peak_memory,
             hits=measured.workload.prompts == REPEATED,
         )
