@@ -15,6 +15,7 @@ from genqual.ranks.client import Generator
 from genqual.session.fixture_types import Drawn, Judge, Passage, Text
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
+from genqual.session.windows import crossed_wrongly
 
 pytestmark = pytest.mark.conformance("cache")
 
@@ -45,12 +46,15 @@ def test_prefill_equals_decode_at_every_prefix(
 
 
 @pytest.mark.conformance("cache", wants="passes")
-def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage, drawn: Drawn) -> None:
-    """Wherever the text is cut, each part attends to all that was read before it.
+def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage, drawn: Drawn, judge_it: Judge) -> None:
+    """Wherever the text is cut, each part attends to all that was read before it, up to a layer's window.
 
     A model with a recurrent state reads all padding in the first pass: in a pass of one token upstream takes that
     token for a generated one, whatever the mask says, and padding would enter the state.
     """
+    wrong = crossed_wrongly(generator, passage, detours=False)
+    if wrong is not None:
+        judge_it(wrong)
     some = passage.few(4, 6)
     length = some.prompts.ids.shape[1] + 5
     padding = int((some.prompts.mask == 0).sum(axis=1).max()) if generator.loaded[0].state_bytes else 0
@@ -107,8 +111,13 @@ def test_later_tokens_never_alter_earlier_logits(
 
 
 @pytest.mark.conformance("cache", wants="passes")
-def test_a_cropped_cache_is_as_if_never_longer(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+def test_a_cropped_cache_is_as_if_never_longer(
+    generator: Generator, passage: Passage, drawn: Drawn, judge_it: Judge
+) -> None:
     """Reading other tokens and cropping them again, as speculative decoding does, leaves nothing behind."""
+    wrong = crossed_wrongly(generator, passage, detours=True)
+    if wrong is not None:
+        judge_it(wrong)
     some = passage.few(3, 6)
     length = some.prompts.ids.shape[1] + 5
     whole = generator.score_prefill(some.prompts, some.forced)

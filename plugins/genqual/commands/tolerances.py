@@ -11,7 +11,7 @@ from genqual.conformance.emulation import emulated_nrms
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.oracle.registry import architecture_of, supported
 from genqual.conformance.references import make as references
-from genqual.conformance.references.cost import Cost, Size, cost
+from genqual.conformance.references.cost import Cost, Rates, Size, cost
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import check_size
 from genqual.errors import BadInput
@@ -24,20 +24,20 @@ def announce(spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Seque
     """Say what the reference will take, before anything long begins."""
     found = estimate(spec, lengths, steps, schemes, stream=stream)
     if found is not None:
-        say(f"{spec.name}: {found.sentence()}; estimates, from rates measured on this host just now")
+        say(f"{spec.name}: {found[0].sentence()}; estimates, from rates measured on this host just now")
 
 
 def estimate(
     spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool
-) -> Cost | None:
-    """The cost of a reference of `spec`; None where its size cannot be read here."""
+) -> tuple[Cost, Rates] | None:
+    """The cost of a reference of `spec`, and the rates that it is of; None where its size cannot be read here."""
     files = stored_files(spec)
     size = size_of(spec)
     if size is None:
         return None
     rates = measured(files[0] if files else None)
     stored = sum(file.stat().st_size for file in files)
-    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored)
+    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored), rates
 
 
 def size_of(spec: ModelSpec) -> Size | None:

@@ -136,6 +136,15 @@ def sha256(spec: ModelSpec) -> str:
     return found
 
 
+def hash_is_kept(spec: ModelSpec) -> bool:
+    """Whether `sha256` knows the hash of a directory or a file without reading all of it again."""
+    try:
+        place = Path(spec.location) if spec.source == "gguf" else _local(spec)
+        return (cache_dir() / "hashes" / _hash_key(place)).is_file()
+    except (BadInput, OSError):
+        return False
+
+
 def _hash_key(place: Path) -> str:
     """Under which the hash of a directory or a file is kept: its path, and names, sizes and times of what it holds."""
     listed = [place]

@@ -16,6 +16,9 @@ WAYS: Final = 2
 START_S: Final = 10.0
 """Until a fresh process has imported torch and transformers, on two Xeon cores: 7 to 12 s."""
 
+START_BYTES: Final = 300 << 20
+"""What it then holds."""
+
 _CALLS: Final = 12
 """NumPy calls of a part, about."""
 
@@ -117,7 +120,9 @@ def cost(
         runs += 0.0 if stream else len(schemes) * emulated
     logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
     held = 8 * size.largest if stream else 12 * size.weights
-    memory = held + 4 * logits + (4 * size.weights if schemes and not stream else 0)
+    memory = held + 4 * logits
+    if schemes:
+        memory += START_BYTES + (0 if stream else 4 * size.weights)
     disk = len(prompts) * steps * (256 * 4 + 16 * 16)  # what the reference keeps
     if stream:
         disk += 8 * tokens * (size.kept + size.hidden)
