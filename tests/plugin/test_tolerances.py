@@ -52,12 +52,12 @@ def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: A
         order.append("fp32")
         return ran(fp32)
 
-    def honest(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
+    def fault_free(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
         order.append(scheme)
         return {"one": ran(narrow, scheme)}
 
     monkeypatch.setattr(tolerances, "fp32_run", first)
-    monkeypatch.setattr(tolerances, "honest_runs", honest)
+    monkeypatch.setattr(tolerances, "honest_runs", fault_free)
 
 
 def test_runs_that_are_wrong_together_never_become_a_tolerance(

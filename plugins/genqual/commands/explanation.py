@@ -30,8 +30,8 @@ RANKS: Final = (1, 2, 4, 8)
 STEPS: Final = 24
 SCHEMES: Final = ("bf16", "fp16")
 
-# What the conformance suite asks of one case of plain transformers, counted on llama-tiny: tokens in passes of
-# several, single-token steps and their rows, and the processes that it starts one after another.
+# What the conformance suite asks of one case of plain transformers, reckoned from the sizes of its prompts, not measured:
+# tokens in passes of several, single-token steps, and processes that start one after another.
 TOKENS: Final = 26_000
 SINGLE_STEPS: Final = 3_000
 PROCESSES: Final = 2
@@ -124,7 +124,7 @@ def _names(seen: _Seen) -> list[str]:
     return list(_entries(seen) or ())
 
 
-def _entries(seen: _Seen) -> dict[str, safetensor.Entry] | None:
+def _entries(seen: _Seen) -> dict[str, safetensor.TensorEntry] | None:
     if seen.spec is None or seen.spec.source != "directory":
         return None
     try:

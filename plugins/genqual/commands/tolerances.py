@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from genqual.commands.honest import fp32_run, honest_runs
+from genqual.commands.fault_free import fault_free_runs, fp32_run
 from genqual.commands.rates import measured
 from genqual.commands.streaming import say
 from genqual.conformance.emulation import emulated_nrms
@@ -76,7 +76,7 @@ def with_tolerances(spec: ModelSpec, made: Reference, schemes: Sequence[str], *,
         return made
     check_fp32(spec, made, stream=stream)
     for scheme in schemes:
-        made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme, stream=stream))
+        made = references.with_envelope(made, scheme, fault_free_runs(spec, made, scheme, stream=stream))
         nrms = made.envelopes[scheme].nrms
         emulated = None if stream else _emulated(spec, made, scheme)
         say(f"{spec.name}: {check_size(scheme, nrms, emulated)}")

@@ -34,7 +34,7 @@ class BadClock(GenqualError):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Measured:
     """One number about a run, the samples it came from, and how: `statistic` of `samples`, both in `unit`.
 
     `value` is None when the metric does not exist for this run; `note` then says why. `note` also carries what a
@@ -99,7 +99,7 @@ def compute(
     peak_memory: int | None = None,
     hits: bool = False,
     reads: ModelReads = ALL,
-) -> dict[str, Metric]:
+) -> dict[str, Measured]:
     """Every metric of `DEFINITIONS`, by name, from the timed repetitions `runs` (at least one, warm-up left out).
 
     Each run holds the slower rank's time of each step. `loaded` and `rooflines` have one entry a rank, in rank order;
@@ -134,14 +134,14 @@ def compute(
     return {name: found[name] for name in definitions() if name in found}
 
 
-def _added(one: Definition, steps: Array, workload: Workload) -> Metric:
+def _added(one: Definition, steps: Array, workload: Workload) -> Measured:
     """A metric of another package: the median of one sample a repetition."""
     if one.compute is None:
         raise ValueError(f"{one.name} says not how it is computed")
     samples = np.asarray(one.compute(steps, workload), dtype=np.float64)
     if samples.shape != (len(steps),):
         raise ValueError(f"{one.name}: {samples.shape} samples of {len(steps)} repetitions; one each is wanted")
-    return Metric(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
+    return Measured(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
 
 
 def time_per_token(run: Generated) -> float | None:
@@ -190,7 +190,7 @@ def _decode(
     steps: Array,
     workload: Workload,
     bound: _Bound,
-) -> dict[str, Metric]:
+) -> dict[str, Measured]:
     """TPOT, the gaps between tokens, and MBU: of the tokens after the first piece; missing where nothing tells them."""
     new = workload.new_tokens
     times = [time_per_token(run) for run in runs]
@@ -227,24 +227,24 @@ def _shared(run: Generated, stamps: Array) -> Array:
     return np.repeat(np.diff(starts) / sizes[1:], sizes[1:])
 
 
-def _of(name: str, value: float | None, samples: tuple[float, ...], note: str = "") -> Metric:
+def _of(name: str, value: float | None, samples: tuple[float, ...], note: str = "") -> Measured:
     known = DEFINITIONS[name]
-    return Metric(name, known.unit, value, samples, known.statistic, known.better, note)
+    return Measured(name, known.unit, value, samples, known.statistic, known.better, note)
 
 
-def _missing(name: str, why: str) -> Metric:
+def _missing(name: str, why: str) -> Measured:
     return _of(name, None, (), why)
 
 
-def _single(name: str, value: float | None, why: str = "") -> Metric:
+def _single(name: str, value: float | None, why: str = "") -> Measured:
     return _missing(name, why) if value is None else _of(name, float(value), (float(value),))
 
 
-def _median(name: str, samples: Array, note: str = "") -> Metric:
+def _median(name: str, samples: Array, note: str = "") -> Measured:
     return _of(name, float(np.median(samples)), tuple(samples.tolist()), note)
 
 
-def _gaps(gaps: Array, about: str = "") -> dict[str, Metric]:
+def _gaps(gaps: Array, about: str = "") -> dict[str, Measured]:
     found = {}
     for name, level in _GAPS.items():
         fewest = round(1.0 / (1.0 - level))
@@ -264,7 +264,7 @@ class _Bound:
     reads: ModelReads
 
 
-def _mbu(tpot: Array, bound: _Bound) -> Metric:
+def _mbu(tpot: Array, bound: _Bound) -> Measured:
     if not bound.rooflines:
         return _missing("mbu", "no roofline was probed in this run")
     moved, bandwidth, about = step_bandwidth(bound.workload, bound.loaded, bound.rooflines, bound.reads)
@@ -274,7 +274,7 @@ def _mbu(tpot: Array, bound: _Bound) -> Metric:
     return _median("mbu", samples, about)
 
 
-def _mfu(ttft: Array, bound: _Bound) -> Metric:
+def _mfu(ttft: Array, bound: _Bound) -> Measured:
     if not bound.rooflines:
         return _missing("mfu", "no roofline was probed in this run")
     of = (bound.workload, bound.loaded, bound.rooflines, bound.reads)

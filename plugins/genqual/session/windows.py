@@ -17,7 +17,7 @@ from genqual.models.prompts import synthetic_rows
 from genqual.models.spec import ModelSpec
 from genqual.models.windows import windows_said
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Passage
+from genqual.session.fixture_types import ScoringSample
 
 BEYOND = 24
 """Tokens read behind the first that a layer no longer sees."""
@@ -36,7 +36,7 @@ def windows_of(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(window for window in found if window is not None))
 
 
-def long_text(generator: Generator, passage: Passage, total: int) -> NDArray[np.int64]:
+def long_text(generator: Generator, passage: ScoringSample, total: int) -> NDArray[np.int64]:
     """A text (total,) for this model: ids in any order for one that is built from integers, else its own words again.
 
     To a trained model random ids are no text: its rounding on them is another at every position, near ones too.
@@ -66,7 +66,7 @@ class Crossing:
         return [self.window + BEYOND - 13, *[1] * 13], [0, *[3] * 13]
 
 
-def crossings(generator: Generator, passage: Passage) -> Iterator[Crossing]:
+def crossings(generator: Generator, passage: ScoringSample) -> Iterator[Crossing]:
     """A text for each window that the prompts do not reach, and the model's positions do.
 
     In a narrow dtype a mixture of experts has near ties of which no reference says where: only its fp32 is asked.
@@ -84,7 +84,7 @@ def crossings(generator: Generator, passage: Passage) -> Iterator[Crossing]:
         yield Crossing(window, TokenBatch.of([text[:-steps].tolist()]), text[None, -steps:])
 
 
-def crossed_wrongly(generator: Generator, passage: Passage, *, detours: bool) -> Judgement | None:
+def crossed_wrongly(generator: Generator, passage: ScoringSample, *, detours: bool) -> Judgement | None:
     """The first judgement that fails where a window is crossed by the model's own cache, against one pass without it.
 
     None where all agree, or no window is beyond the prompts. With `detours` tokens are read and taken out again.
