@@ -30,8 +30,8 @@ RANKS: Final = (1, 2, 4, 8)
 STEPS: Final = 24
 SCHEMES: Final = ("bf16", "fp16")
 
-# What the conformance suite asks of one case of plain transformers, reckoned from the sizes of its prompts, not measured:
-# tokens in passes of several, single-token steps, and processes that start one after another.
+# What the conformance suite asks of one case of plain transformers, reckoned from the sizes of its prompts and not
+# measured: tokens in passes of several, single-token steps, and processes that start one after another.
 TOKENS: Final = 26_000
 SINGLE_STEPS: Final = 3_000
 PROCESSES: Final = 2
