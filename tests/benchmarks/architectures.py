@@ -3,7 +3,7 @@
     python -m tests.benchmarks.architectures [NAME ...]
 
 Each architecture is the small odd configuration of `tests/conformance/oracle/small.py` with random weights, asked in a
-process of its own: in fp32, and in float64 with the steps that transformers keeps in fp32 made float64, too. Both
+process of transformers: in fp32, and in float64 with the steps that transformers keeps in fp32 made float64, too. Both
 lengths are past every window. What was measured is kept in a file of the cache, by architecture, configuration and
 release, so that an interrupted run goes on where it was; `--again` forgets it.
 """
@@ -34,6 +34,7 @@ PEER: Final = ROOT / "tests" / "conformance" / "oracle" / "peer.py"
 PAGE: Final = ROOT / "docs" / "models.md"
 BEGIN, END = "<!-- architectures: begin -->", "<!-- architectures: end -->"
 SHORT, LONG = 64, 2048
+AT_ONCE: Final = 6  # architectures a process of transformers: its import takes longer than they do
 POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -49,28 +50,34 @@ def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
     return float(np.sqrt((error**2).mean()) / np.sqrt(want.var(axis=-1).mean()))
 
 
-def measured(name: str) -> dict[str, dict[str, float]]:
-    """nrms of "fp32" and "fp64" by length. Raises CalledProcessError where transformers cannot."""
-    config = configuration(name)
-    weights = parameters(config)
-    ids = [int(i) for i in np.random.default_rng(5).integers(3, config["vocab_size"], LONG)]
+def measured(names: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """nrms of "fp32" and "fp64" by architecture and length, in one process of transformers.
+
+    Raises CalledProcessError where it cannot.
+    """
+    ids = [int(i) for i in np.random.default_rng(5).integers(3, 64, LONG)]
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        save_file(stacked(weights), folder / "weights")
-        cases = [
-            {
-                **{"config": config, "weights": str(folder / "weights"), "ids": ids[:length], "single": True},
-                **{"out": str(folder / f"{length}.out"), "attention": "eager", "moved": False},
-            }
-            for length in (SHORT, LONG)
-        ]
+        folder, cases = Path(scratch), []
+        for name in names:
+            config = configuration(name)
+            save_file(stacked(parameters(config)), folder / f"{name}.weights")
+            cases += [
+                {
+                    **{"config": config, "weights": str(folder / f"{name}.weights"), "ids": ids[:length]},
+                    **{"out": str(folder / f"{name}.{length}"), "attention": "eager", "single": True, "moved": False},
+                }
+                for length in (SHORT, LONG)
+            ]
         (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
         subprocess.run([sys.executable, str(PEER), str(folder / "cases.json")], check=True, capture_output=True)
-        answers = {length: load_file(str(folder / f"{length}.out")) for length in (SHORT, LONG)}
-    oracle = oracle_for(config, weights)
-    found: dict[str, dict[str, float]] = {}
-    for length, answer in answers.items():
-        right = oracle.logits(ids[:length])
+        return {name: _against(name, folder, ids) for name in names}
+
+
+def _against(name: str, folder: Path, ids: list[int]) -> dict[str, dict[str, float]]:
+    config = configuration(name)
+    oracle, found = oracle_for(config, parameters(config)), {}
+    for length in (SHORT, LONG):
+        right, answer = oracle.logits(ids[:length]), load_file(str(folder / f"{name}.{length}"))
         found[str(length)] = {kind: nrms(answer[kind].astype(np.float64), right) for kind in ("fp32", "fp64")}
     return found
 
@@ -109,16 +116,17 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     store = cache_dir() / "benchmarks" / "architectures.json"
     known: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
-    for name in asked.names:
-        if asked.again or key(name) not in known:
-            try:
-                known[key(name)] = measured(name)
-            except subprocess.CalledProcessError as error:
-                print(f"{name}: {error.stderr.decode().strip().splitlines()[-1]}", file=sys.stderr)
-                continue
-            store.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(store, json.dumps(known).encode())
-        print(name, known[key(name)], flush=True)
+    wanted = [name for name in asked.names if asked.again or key(name) not in known]
+    for start in range(0, len(wanted), AT_ONCE):
+        some = wanted[start : start + AT_ONCE]
+        try:
+            known |= {key(name): one for name, one in measured(some).items()}
+        except subprocess.CalledProcessError as error:
+            print(f"{', '.join(some)}: {error.stderr.decode().strip().splitlines()[-1]}", file=sys.stderr)
+            continue
+        store.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(store, json.dumps(known).encode())
+        print(", ".join(some), flush=True)
     found = {name: known[key(name)] for name in supported() if name in SMALL and key(name) in known}
     text = asked.page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)

@@ -57,7 +57,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: A
         return {"one": ran(narrow, scheme)}
 
     monkeypatch.setattr(tolerances, "fp32_run", first)
-    monkeypatch.setattr(tolerances, "honest_runs", fault_free)
+    monkeypatch.setattr(tolerances, "fault_free_runs", fault_free)
 
 
 def test_runs_that_are_wrong_together_never_become_a_tolerance(
