@@ -42,6 +42,14 @@ def config(spec: ModelSpec) -> dict[str, Json]:
     return quantised.plain(stored_config(spec))
 
 
+def config_if_here(spec: ModelSpec) -> dict[str, Json] | None:
+    """The config dict, None where this process cannot read it."""
+    try:
+        return config(spec)
+    except (BadInput, OSError, ValueError):
+        return None
+
+
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
     """Every parameter by transformers' name, dequantised. Raises BadInput as `lazily` does."""
     return dict(lazily(spec))
@@ -174,6 +182,15 @@ def _stored_hash(spec: ModelSpec) -> str:
         digests[SECTION] = bytes.fromhex(digest.of_text(json.dumps(section, sort_keys=True)))
     wide = {name: stored for name, stored in named.items() if name not in narrow}
     return hash_state(((name, safetensor.read(stored, entries[stored])) for name, stored in wide.items()), digests)
+
+
+def hash_is_kept(spec: ModelSpec) -> bool:
+    """Whether `sha256` knows the hash of a directory or a file without reading all of it again."""
+    try:
+        place = Path(spec.location) if spec.source == "gguf" else _local(spec)
+        return (cache_dir() / "hashes" / _hash_key(place)).is_file()
+    except (BadInput, OSError):
+        return False
 
 
 def _hash_key(place: Path) -> str:

@@ -13,6 +13,7 @@ from genqual.engines.hf.runtime import dtype_of
 from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.models.build import dtype_option
+from genqual.models.heads import Sharing, why_not_shared
 from genqual.models.load import load
 from genqual.models.quantised.registry import section_of
 
@@ -48,6 +49,20 @@ def empty(request: LoadRequest) -> Any:
         options["attn_implementation"] = request.options["attn_implementation"]
     with init_empty_weights(include_buffers=False):
         return AutoModelForCausalLM.from_config(config, **options).eval()
+
+
+def check_heads(request: LoadRequest, sharing: Sharing) -> None:
+    """Raises Unsupported, with the counts, where the ranks cannot share the model's heads out. Reads no weights."""
+    spec = request.model
+    if spec.source in ("embedded", "directory"):
+        config = dict(weights.config(spec))
+    elif spec.source == "hub":
+        config = AutoConfig.from_pretrained(spec.location, revision=spec.revision or None).to_dict()
+    else:
+        return  # a GGUF file is read whole before its configuration is known
+    reason = why_not_shared(config, request.world_size, sharing)
+    if reason is not None:
+        raise Unsupported(reason)
 
 
 def tensor_parallel_plan(request: LoadRequest) -> dict[str, str]:
