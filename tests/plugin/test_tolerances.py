@@ -19,6 +19,7 @@ from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
+from genqual.models import weights
 from genqual.models.spec import ModelSpec
 from tests.conformance.oracle.small import SMALL, parameters
 
@@ -42,8 +43,8 @@ def ran(config: Mapping[str, Any], precision: str = "") -> Scores:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which runs were asked for, in order; what they say is set by `runs`."""
     order: list[str] = []
-    monkeypatch.setattr(tolerances.weights, "config", lambda spec: CONFIG)
-    monkeypatch.setattr(tolerances.weights, "lazily", lambda spec: STATE)
+    monkeypatch.setattr(weights, "config", lambda spec: CONFIG)
+    monkeypatch.setattr(weights, "lazily", lambda spec: STATE)
     return order
 
 

@@ -15,6 +15,7 @@ from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
+from genqual.dtypes import FORMATS
 from genqual.engines.base import Scores
 
 LEAST_DRIFT: Final = 0.3
@@ -115,9 +116,10 @@ def judge_evidence(
 
 def _dtypes(rank: int, found: Mapping[str, Json], dtype: str) -> list[str]:
     """What is wrong with the dtypes of a rank's weights: another than the declared one, but by the model's own rule."""
-    wanted, held = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}.get(dtype), found.get("dtypes")
-    if wanted is None or held is None:
+    held = found.get("dtypes")
+    if dtype not in FORMATS or held is None:
         return []
+    wanted = FORMATS[dtype].torch
     rule = found.get("dtype_rule")
     if not isinstance(rule, dict):
         return [] if held == [wanted] else [f"rank {rank} holds weights of {held}, {dtype} was declared"]

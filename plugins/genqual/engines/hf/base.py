@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
-from genqual.cases import DTYPES, Json
+from genqual.cases import Json
+from genqual.dtypes import DTYPES
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.hf import caches, evidence, preflight, runtime
 from genqual.engines.hf.generate_hooks import BetweenSteps, ForcingProcessor, StepClock
