@@ -37,7 +37,7 @@ _STRETCHED: Final[Config] = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 256,
+    "original_max_position_embeddings": 1024,  # one frequency of llama-odd lies between the two factors
 }
 _EXPERTS: Final[Config] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -88,7 +88,7 @@ CONFIGS: Final[dict[str, Config]] = {
         "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh",
         "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
+        "rms_norm_eps": 1e-4,
         "attention_bias": True,
         "query_pre_attn_scalar": 20,
         "attn_logit_softcapping": 4.0,
@@ -107,6 +107,8 @@ CONFIGS: Final[dict[str, Config]] = {
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,
         "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": WINDOW,
         "norm_topk_prob": True,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [1],
@@ -161,7 +163,7 @@ CONFIGS: Final[dict[str, Config]] = {
         **_rotary(
             5e4,
             {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256}
-            | {"beta_fast": 8.0, "beta_slow": 2.0, "mscale": 0.7, "mscale_all_dim": 1.3},
+            | {"beta_fast": 8.0, "beta_slow": 2.0, "mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False},
         ),
     },
     "qwen3_next-tiny": {
@@ -186,7 +188,7 @@ CONFIGS: Final[dict[str, Config]] = {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [2],
         "tie_word_embeddings": False,
-        **_rotary(1e6, None),
+        **_rotary(1e6),
     },
 }
 # transformers 5 reads the share of a head that is rotated in the rotary dictionary.
