@@ -9,6 +9,7 @@ from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from genqual.cases import Json
+from genqual.conformance.oracle.registry import architecture_of
 from genqual.errors import BadInput
 from genqual.faults.ignored_fields import ignoring
 from genqual.faults.injectors.places import Undo, changed, replaced
@@ -28,15 +29,18 @@ def ignored(engine: Any, rank: int, *, field: str) -> Undo:
 def changed_fields(engine: Any, rank: int, *, fields: dict[str, Json]) -> Undo:
     """The engine takes `fields` of the configuration for other values."""
     config = weights.config(engine.request.model)
-    unknown = sorted(fields.keys() - config.keys())
+    _, known = architecture_of(config).declared(config)
+    unknown = sorted(fields.keys() - {name for field in known.read.values() for name in field.names})
     if unknown:
-        raise BadInput(f"fields {', '.join(unknown)}: {engine.request.model.name} does not set them")
+        raise BadInput(f"fields {', '.join(unknown)}: the architecture of {engine.request.model.name} has none")
     return _made_by(engine, {**config, **fields})
 
 
 def _made_by(engine: Any, config: Mapping[str, Any]) -> Undo:
     """In place of the engine's model one that `config` describes, with the same weights: not a byte is copied."""
-    right = engine.model
+    right, device = engine.model, getattr(engine, "_torch_device", None)
+    if device is None or not hasattr(right, "config"):
+        raise BadInput(f"{type(engine).__name__} makes no model of transformers by a config: no place for this fault")
     described = {key: value for key, value in config.items() if key != "model_type"}
     attention = {"attn_implementation": right.config._attn_implementation}
     # Buffers are real: rotary frequencies follow from the configuration, and are no weights.
@@ -52,7 +56,7 @@ def _made_by(engine: Any, config: Mapping[str, Any]) -> Undo:
     left = [name for name, parameter in made.named_parameters() if parameter.is_meta]
     if left:
         raise BadInput(f"the checkpoint has no {', '.join(left[:3])}: an engine that reads it so cannot load it")
-    made.to(engine._torch_device)
+    made.to(device)
     made.eval().requires_grad_(False)
     made.generation_config = right.generation_config
     undo = replaced(engine, "model", made)
