@@ -37,7 +37,7 @@ _STRETCHED: Final[Config] = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 1024,  # one frequency of llama-odd lies between the two factors
+    "original_max_position_embeddings": 1024,
 }
 _EXPERTS: Final[Config] = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
@@ -57,6 +57,7 @@ CONFIGS: Final[dict[str, Config]] = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         **_COMMON,
+        "head_dim": 24,
         "intermediate_size": 384,
         "max_position_embeddings": LONGEST,
         "rms_norm_eps": 1e-6,
@@ -195,7 +196,7 @@ CONFIGS: Final[dict[str, Config]] = {
 CONFIGS["qwen3_next-tiny"]["rope_parameters"]["partial_rotary_factor"] = 0.5
 
 SUMMARIES: Final[dict[str, str]] = {
-    "llama-odd": "Llama, 3 layers, no value the common one: llama3 rotary, heads of 12, biases, tied; from integers",
+    "llama-odd": "Llama, 3 layers, no value the common one: llama3 rotary, heads of 24, biases, tied; from integers",
     "qwen3-tiny": "Qwen3, 3 layers, query-key norms, windows of 16 in two, built from integers",
     "gemma2-tiny": "Gemma 2, 4 layers, windows of 16 in two, soft caps, built from integers",
     "qwen3_moe-tiny": "Qwen3 mixture, 4 layers, 2 of 8 experts in three, built from integers",

@@ -158,7 +158,9 @@ def directory(spec: ModelSpec) -> Path:
     """
     if spec.source != "embedded":
         return _local(spec)
-    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}"
+    # A folder that another version wrote may have the same weights with another configuration.
+    described = hashlib.sha256(json.dumps(config(spec), sort_keys=True).encode()).hexdigest()
+    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}-{described[:8]}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
