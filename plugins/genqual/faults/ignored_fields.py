@@ -94,6 +94,8 @@ def _others(field: Field) -> list[Any]:
         return [*found, value * 10 if value < 1e-3 else value * 0.5]
     if field.kind == "limits" and isinstance(value, tuple):
         return [*found, [value[0] * 0.5, value[1] * 0.5]]
+    if field.kind == "layers" and value:
+        return [[]]
     if field.kind == "words" and isinstance(value, list):
         return [None, [*value[1:], value[0]]]
     return found
