@@ -44,7 +44,7 @@ def read_weights(file: Path) -> dict[str, Array]:
 
 
 def frequencies(config: dict[str, Any], width: int, factor: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Radians a position of each pair, (width / 2,): Llama 3 slows those that turn less than once in its old context."""
+    """Radians a position of each pair, (width / 2,): Llama 3 slows those that turn seldom in its old context."""
     rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"], **(config.get("rope_scaling") or {})}
     plain = (rope["rope_theta"] * factor) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
     if rope.get("rope_type", "default") == "default":

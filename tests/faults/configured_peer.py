@@ -33,9 +33,7 @@ def said(engine: Any) -> np.ndarray[Any, Any]:
 def main(out: Path, models: list[str]) -> None:
     for name in models:
         engine = TransformersEager()
-        engine.load(
-            LoadRequest(resolve(name), "fp32", "cpu", 0, 1, 0, 1, 1, {"attn_implementation": "eager"})  # type: ignore[arg-type]
-        )
+        engine.load(LoadRequest(resolve(name), "fp32", "cpu", 0, 1, 0, 1, 1, {"attn_implementation": "eager"}))
         before = engine.weight_hash()
         found = {"right": said(engine)}
         for field in ignoring(embedded.config(name)):

@@ -104,7 +104,9 @@ def test_both_rotary_spellings_change_together() -> None:
 @pytest.mark.heavy
 def test_every_ignored_field_of_the_odd_llama_is_found(tmp_path: Path) -> None:
     store = tmp_path / "cells.jsonl"
-    names = [name for name, one in CATALOGUE.items() if one.group == ignored_fields.GROUP and "llama" in one.architectures]
+    names = [
+        name for name, one in CATALOGUE.items() if one.group == ignored_fields.GROUP and "llama" in one.architectures
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "genqual.cli", "faults", "matrix", "--models", "llama-odd", "--dtypes", "fp32",
          "--engines", "transformers:1", "--store", str(store), "--faults", ",".join(["honest", *names])],

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from genqual.errors import BadInput
 from genqual.conformance.oracle.registry import architecture_of
+from genqual.errors import BadInput
 from genqual.models import architectures, embedded
 
 TIED = {"llama-odd", "qwen3-tiny", "gemma2-tiny"}

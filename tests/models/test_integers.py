@@ -17,7 +17,7 @@ HASHES = {  # whoever changes one makes every committed reference and baseline o
     "llama-tiny": "09dc2558f4b811d467fe0eeaaea0c965f1ff76f69f4318e327316bdbee0a2c3e",
     "bloom-30m": "59354ce66b2b349a485cbe7974a9eeb6274440a7e6182688c63544733366b82f",
     "llama-30m": "98e06c0e8f56d30454cc442e1bf5bb4caaf1a12695fe96bd5267300b1f923cd6",
-    "llama-odd": "fcfb792624b32462b9ea94027284ca5fb914ea17fc72c51a14387040133c8a63",
+    "llama-odd": "e108da38b2ff955ca623fc33f77a8ab63d96a5122d55c6bc0e14af75ea6d893a",
     "qwen3-tiny": "786c435cbb6d3714136ad54a5d7fdf99e8f540b0ca3d1af5cfcc443796717360",
     "gemma2-tiny": "bc13e0d735906cec6b9494d29b8413360c1d2bb497a650a65f0e14291e6db3d2",
     "qwen3_moe-tiny": "6e7874007c86075aa429d97a5af3528085a7a3f432cba49b6c04e4fb10d9cf82",

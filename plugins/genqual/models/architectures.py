@@ -1,9 +1,9 @@
 """Embedded models whose configuration is nowhere the default, and models of other architectures. Standard library only.
 
 An engine that ignores its configuration and computes with what is common (rotary base 10000, heads of hidden size over
-heads, epsilon 1e-5, no biases, a head of its own) is right about `llama-tiny`, and wrong about every model here. Windows
-are of 16 tokens, so that a prompt of an ordinary length crosses them. Heads, key-value heads, experts and all sizes
-divide by 1, 2, 4 and 8 ranks. None has an end-of-text token.
+heads, epsilon 1e-5, no biases, a head of its own) is right about `llama-tiny`, and wrong about every model here.
+Windows are of 16 tokens, so that a prompt of an ordinary length crosses them. Heads, key-value heads, experts and all
+sizes divide by 1, 2, 4 and 8 ranks. None has an end-of-text token.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "gemma2-tiny": "Gemma 2, 4 layers, windows of 16 in two, soft caps, built from integers",
     "qwen3_moe-tiny": "Qwen3 mixture, 4 layers, 2 of 8 experts in three, built from integers",
     "gpt_oss-tiny": "gpt-oss, 3 layers, sinks, windows of 16, 2 of 8 clamped experts, built from integers",
-    "deepseek_v3-tiny": "DeepSeek-V3, 3 layers, latent attention, 3 of 16 experts in 2 of 4 groups, built from integers",
+    "deepseek_v3-tiny": "DeepSeek-V3, 3 layers, latent attention, 3 of 16 experts, built from integers",
     "qwen3_next-tiny": "Qwen3-Next, 4 layers, gated delta rules and one attention, experts, built from integers",
 }
 

@@ -109,7 +109,7 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
 
 
 def in_memory(name: str) -> bool:
-    """Whether transformers' modules have the parameters of `shapes`; where they stack experts, a loader of files does."""
+    """Whether transformers' modules have the parameters of `shapes`: where they stack experts, files are loaded."""
     return not any("experts" in parameter for parameter in shapes(name))
 
 
