@@ -15,7 +15,7 @@ from genqual.conformance.oracle.registry import architecture_of, oracle_for
 from genqual.faults import CATALOGUE, ignored_fields
 from genqual.faults.ignored_fields import ignoring, unloadable
 from genqual.faults.matrix.store import Store
-from genqual.faults.matrix.tables import Matrix
+from genqual.faults.matrix.tables import FaultMatrix
 from genqual.models import architectures, embedded, integers
 from tests.plugin.suite import ROOT
 
@@ -113,7 +113,7 @@ def test_every_ignored_field_of_the_odd_llama_is_found(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = Matrix(Store(store).cells.values())
+    matrix = FaultMatrix(Store(store).cells.values())
     judged = {json.loads(line)["fault"] for line in store.read_text().splitlines()}
     assert {f"ignores_{field.replace('.', '_')}" for field in ignoring(embedded.config("llama-odd"))} <= judged
     assert not matrix.survivors()
