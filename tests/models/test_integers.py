@@ -21,9 +21,9 @@ HASHES = {  # whoever changes one makes every committed reference and baseline o
     "qwen3-tiny": "786c435cbb6d3714136ad54a5d7fdf99e8f540b0ca3d1af5cfcc443796717360",
     "gemma2-tiny": "bc13e0d735906cec6b9494d29b8413360c1d2bb497a650a65f0e14291e6db3d2",
     "qwen3_moe-tiny": "6e7874007c86075aa429d97a5af3528085a7a3f432cba49b6c04e4fb10d9cf82",
-    "gpt_oss-tiny": "038339aac08a612c76daf52caffd38d7a11fdd02bead892b9efc83965ad61e88",
+    "gpt_oss-tiny": "1afa459b9be523b9cfbf5c92d209761a8b76a2771a6a4a2b8bdf48b994c1c327",
     "deepseek_v3-tiny": "6121d7639022c9f1415cb26194c518cc2719e1f4390906c96d9407d56216b452",
-    "qwen3_next-tiny": "0d4081b90f08be93e5ec89db18463e2dbd7d5db3dca2baeb9b574db290b55768",
+    "qwen3_next-tiny": "b8dd0a41b059d17a5567b6147219902550bdc83045d5890e3b4f9c7c870ad183",
 }
 
 

@@ -124,10 +124,11 @@ OWN: Final[dict[str, tuple[tuple[str, Recipe], ...]]] = {
         *_DECODER,
     ),
     "qwen3_moe-tiny": _DECODER,
-    "gpt_oss-tiny": _DECODER,
+    "gpt_oss-tiny": ((r"k_proj\.weight$", Recipe(exponent=-12)), *_DECODER),
     "deepseek_v3-tiny": _DECODER,
     "qwen3_next-tiny": (
         (r"linear_attn\.norm\.weight$", _NORM),
+        (r"in_proj_qkvz\.weight$", Recipe(exponent=-8)),  # what the norm behind the state divides by is then not tiny
         *_ONE_PLUS,
         (r"lm_head\.weight$", Recipe(exponent=-9)),
         (r"conv1d\.weight$", Recipe(exponent=-8)),

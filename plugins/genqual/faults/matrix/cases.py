@@ -59,9 +59,7 @@ HOME: Final = ("transformers", 1)
 
 RUNS: Final = (
     MatrixRun(*HOME),
-    MatrixRun(
-        *HOME, models=ARCHITECTURES, dtypes=("fp32",), groups=OWN
-    ),  # no value the common one; windows, experts, states
+    MatrixRun(*HOME, models=ARCHITECTURES, dtypes=("fp32",), groups=OWN),  # windows, experts, states, odd values
     MatrixRun("transformers:attn_implementation=eager", faults=False),  # other kernels
     MatrixRun("transformers", cores=2, faults=False),  # threads
     MatrixRun("transformers", dtypes=("int8-weight",)),
