@@ -17,7 +17,7 @@ Shapes: TypeAlias = dict[str, tuple[int, ...]]
 LONGEST: Final = 4096  # positions of llama-odd, as of the other Llamas
 WINDOW: Final = 16
 SHORT: Final = 128
-"""Positions of two mixtures. In bf16 a token of a long text takes another expert at a near tie, and later ones read it."""
+"""Positions of two mixtures: in a long text a bf16 token takes another expert at a near tie, and later ones read it."""
 
 _COMMON: Final[Config] = {
     "use_cache": True,
@@ -135,7 +135,7 @@ CONFIGS: Final[dict[str, Config]] = {
         **_rotary(
             5e4,
             {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 16}
-            | {"beta_fast": 8.0, "beta_slow": 2.0, "truncate": False},
+            | {"beta_fast": 1.5, "beta_slow": 0.25, "truncate": False},
         ),
     },
     "deepseek_v3-tiny": {
