@@ -16,7 +16,7 @@ from genqual.faults.matrix.store import FAULT_FREE
 from genqual.models.registry import resolve
 
 TINY = [run for run in cases.RUNS if run.models == cases.TINY]
-EMBEDDED = [run for run in cases.RUNS if run.models in (cases.TINY, cases.ARCHITECTURES)]
+EMBEDDED = [run for run in cases.RUNS if set(run.models) <= {*cases.TINY, *cases.ARCHITECTURES}]
 
 
 def tried(run: cases.MatrixRun, model: str, dtype: str) -> set[str]:

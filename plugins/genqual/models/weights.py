@@ -224,7 +224,7 @@ def directory(spec: ModelSpec) -> Path:
     if spec.source != "embedded":
         return _local(spec)  # a quantised checkpoint as it is: what it is loaded as is the engine's
     # A folder that another version wrote may have the same weights with another configuration.
-    described = hashlib.sha256(json.dumps(config(spec), sort_keys=True).encode()).hexdigest()
+    described = digest.of_text(json.dumps(config(spec), sort_keys=True))
     target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}-{described[:8]}"
     if target.is_dir():
         return target

@@ -60,6 +60,7 @@ HOME: Final = ("transformers", 1)
 RUNS: Final = (
     MatrixRun(*HOME),
     MatrixRun(*HOME, models=ARCHITECTURES, dtypes=("fp32",), groups=OWN),  # windows, experts, states, odd values
+    MatrixRun(*HOME, models=("deepseek_v3-tiny",), dtypes=("bf16",), groups=("precision",)),  # it keeps weights in fp32
     MatrixRun("transformers:attn_implementation=eager", faults=False),  # other kernels
     MatrixRun("transformers", cores=2, faults=False),  # threads
     MatrixRun("transformers", dtypes=("int8-weight",)),
