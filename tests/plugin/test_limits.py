@@ -161,4 +161,7 @@ def test_a_limit_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     profile.write_text(PROFILE.replace("tpot_ms", "tpot_msec"))
     run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}")
     assert run.returncode == 4
-    assert "[performance.limits] limit 'tpot_msec': may be ttft_ms, tpot_ms" in run.stdout + run.stderr
+    assert (
+        "[performance.limits]: unknown key 'tpot_msec', did you mean tpot_ms? (known are ttft_ms, tpot_ms"
+        in run.stdout + run.stderr
+    )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from genqual import digest
 from genqual.cases import Case, Json, Workload
 from genqual.conformance.judgement import Judgement
 from genqual.errors import GenqualError, OutOfMemory, Unsupported
@@ -16,7 +17,6 @@ from genqual.metrics import compute
 from genqual.metrics.registry import definition
 from genqual.ranks.errors import GroupLost
 from genqual.records import fields, judgement_record
-from genqual.records.canonical import digest
 from genqual.records.metric import Gate, Metric
 from genqual.records.outputs import Outputs, Ran
 from genqual.records.record import Record
@@ -70,7 +70,7 @@ class Recorder:
         shows in the run's manifest, whoever ended it.
         """
         protocol = dict(protocol or {})
-        what = (case, workload, digest(protocol))
+        what = (case, workload, digest.of_json(protocol))
         if what in self._begun:
             yield
             return
@@ -96,7 +96,7 @@ class Recorder:
 
     def without_numbers(self, case: Case, workload: Workload, protocol: Mapping[str, Json]) -> Path | None:
         """The record of an attempt of this run that ended without numbers, if there was one."""
-        return self._without_numbers.get((case, workload, digest(dict(protocol))))
+        return self._without_numbers.get((case, workload, digest.of_json(dict(protocol))))
 
     def judgement(
         self,
@@ -211,7 +211,7 @@ class Recorder:
                 )
             )
         protocol = dict(protocol or {})
-        what = (case, workload, digest(protocol))
+        what = (case, workload, digest.of_json(protocol))
         if what not in self._without_numbers:
             self._without_numbers[what] = self.measurement(
                 case,

@@ -17,6 +17,7 @@ from genqual.errors import BadInput, GenqualError
 from genqual.session import profiles
 from genqual.session.markers import named
 from genqual.session.options import Options
+from genqual.session.profile_file import NATIVE
 from genqual.session.profiles import Plan, Profile
 
 SUITES: Final = "genqual.suites"
@@ -93,7 +94,7 @@ class Selection:
         if self.error is not None:
             return []
         rows = (*self.profile.conformance, *(self.profile.performance if self.options.benchmark else ()))
-        if self.options.dtypes or not any(profiles.NATIVE in row.dtypes for row in rows):
+        if self.options.dtypes or not any(NATIVE in row.dtypes for row in rows):
             return []
         return [name for name in self.devices if self.presence(name).present and devices()[name].native_dtype != "bf16"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from genqual import digest
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.storage.record_dir import RecordDirectory, SetAside
@@ -91,5 +91,5 @@ def _reason(error: OSError) -> str:
 
 def _in_temporary(directory: Path) -> Path:
     """A fallback of this user and of this spool alone, so that `push` never sends the records of another project."""
-    mine = hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]
+    mine = digest.of_bytes(os.fsencode(directory))[:8]
     return Path(tempfile.gettempdir()) / f"genqual-spool-{os.getuid()}-{mine}"
