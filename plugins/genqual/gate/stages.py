@@ -7,10 +7,11 @@ and half of beta: the chance that either is wrong is at most their sum.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from genqual.gate.decision import Settings
+from genqual.gate.tolerances import Known
 
 MOST: Final = 5  # launches of stage one where stage two can follow: more of them say nothing of drift
 SHARE: Final = 0.5  # of alpha, beta and the budget that stage one may spend where stage two can follow
@@ -25,3 +26,16 @@ def stage_one(settings: Settings) -> Settings:
 def pairs_of(settings: Settings) -> Settings:
     """The settings of stage two after a stage one."""
     return replace(settings, alpha=settings.alpha * (1.0 - SHARE), beta=settings.beta * (1.0 - SHARE))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage as it is run. `known`: the drift that counts, None where both sides share the occasion.
+
+    `share` of the budget may be spent in it; `note` is said with its verdict.
+    """
+
+    settings: Settings
+    known: Known | None = None
+    share: float = 1.0
+    note: str = ""

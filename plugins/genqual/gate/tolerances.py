@@ -16,7 +16,9 @@ from genqual.gate.drift import Drift, estimated, grouped, occasions_of, prior
 from genqual.gate.evalues import threshold
 from genqual.metrics.registry import rule
 
-POWER_Z: Final = 2.6  # of the normal: 99 % of slowdowns by the tolerance are found, with what sigma is not known to
+POWER_Z: Final = (
+    2.75  # 99 % of slowdowns by the tolerance are found: 2.33 of the normal, and what sigma is not known to
+)
 NOISE: Final = 0.22  # of the tolerance: the most that launches of an occasion may vary (docs/gate.md, "Error rates")
 WIDEST: Final = 0.5  # a baseline that cannot find half as slow again is none
 _METRICS: Final = 8  # over which a run usually splits alpha

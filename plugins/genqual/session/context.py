@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,8 @@ from genqual.records.software import versions
 from genqual.session import run_manifest
 from genqual.session.benchmark import Measuring, Published
 from genqual.session.causes import Causes
-from genqual.session.failure_message import again
 from genqual.session.inspection import Inspections, ran_if_alive
+from genqual.session.judging import judging_of, keeping
 from genqual.session.options import Options
 from genqual.session.oracles import Oracles
 from genqual.session.profiles import workload_ids
@@ -78,7 +78,7 @@ class Run:
         self.waivers = Register([], date.max)
         self.stale_waivers: list[str] = []
         self._generators: dict[Case, Generator] = {}
-        self._others: dict[Case, Generator] = {}
+        self._others: dict[tuple[Case, str], Generator] = {}
         self._inspections = Inspections()
         self._oracles = Oracles(progress, lambda: self.pool.leases.taken())
 
@@ -246,17 +246,17 @@ class Run:
             under_test=options.under_test,
             budget_s=options.gate_budget or self.selection.profile.gate_budget,
         )
-        other = self._other if options.baseline_from else None
-        return Judging(question, self.progress, self._why_not_right, other, partial(again, options))
+        keep = keeping(self.state, self.id, self.warnings.append)
+        return judging_of(options, question, self.progress, self._why_not_right, self._other, keep)
 
-    def _other(self, case: Case) -> Generator:
-        """The same case in the ranks of the build that `--baseline-from` names."""
-        if case not in self._others:
-            build = build_of(str(self.options.baseline_from), self.state / "builds")
+    def _other(self, case: Case, text: str) -> Generator:
+        """The same case in the ranks of the build that `text` names: a commit, a wheel or an environment."""
+        if (case, text) not in self._others:
+            build = build_of(text, self.state / "builds")
             other = replace(self._plan(case), python=build.python, path=build.path, former_names=build.former_names)
-            self._others[case] = Generator(self.pool, other)
-            self._others[case].prompts = self.prompts
-        return self._others[case]
+            self._others[case, text] = Generator(self.pool, other)
+            self._others[case, text].prompts = self.prompts
+        return self._others[case, text]
 
     def _why_not_right(self, case: Case) -> str:
         if case in self.measuring.wrong:
