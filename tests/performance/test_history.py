@@ -98,12 +98,12 @@ def test_a_clock_that_went_back_is_told_and_makes_no_occasion(history: History) 
 def test_what_cannot_be_compared_has_another_control() -> None:
     one = launch(0.8)
     each: list[tuple[str, str, Json, str, Launch]] = [
-            ("1", "a", None, "steps", one),
-            ("2", "a", None, "steps", one),
-            ("1", "b", None, "steps", one),
-            ("1", "a", {"hidden": 64}, "steps", one),
-            ("1", "a", None, "requests", one),
-            ("1", "a", None, "steps", one.model_copy(update={"steps": 1})),
+        ("1", "a", None, "steps", one),
+        ("2", "a", None, "steps", one),
+        ("1", "b", None, "steps", one),
+        ("1", "a", {"hidden": 64}, "steps", one),
+        ("1", "a", None, "requests", one),
+        ("1", "a", None, "steps", one.model_copy(update={"steps": 1})),
     ]
     names = {control_of({"torch": torch}, source, shape, hook, kept) for torch, source, shape, hook, kept in each}
     assert len(names) == 6
