@@ -12,7 +12,7 @@ from genqual.cases import Json
 from genqual.gate import past_launches
 from genqual.gate.baseline_file import Launch
 from genqual.gate.history import History, Past, build_here, builds_of, control_of
-from genqual.gate.launch_plan import Job, frozen_shape
+from genqual.gate.launch_plan import LaunchJob, frozen_shape
 from tests.plugin.test_judging import CASE, GATED, launch, taken
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_compared_has_another_control() -> None:
 
 
 def test_a_launch_is_kept_by_metric_without_what_is_exact_or_disturbed() -> None:
-    job = Job.of(["tpot", "peak_memory"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
+    job = LaunchJob.of(["tpot", "peak_memory"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     both = taken(0.8)
     both = type(both)({**both.metrics, "peak_memory": launch(18.0)}, both.probes)
     (kept,) = past_launches.past_of(CASE, ["w" * 64], job, both, "a-run")

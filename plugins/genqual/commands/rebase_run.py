@@ -27,11 +27,11 @@ from genqual.gate.baseline_builder import (
     unfit,
     write,
 )
-from genqual.gate.baseline_file import BaselineFile, Entry, KnownDrift, Launch, Provenance, Subject
+from genqual.gate.baseline_file import BaselineEntry, BaselineFile, BaselineProvenance, KnownDrift, Launch, Subject
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
 from genqual.gate.drift import PRIOR_FREEDOM, by_time, occasions_of, prior
 from genqual.gate.history import History, builds_of, control_of
-from genqual.gate.launch_plan import Job, frozen_shape, frozen_source
+from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source
 from genqual.gate.pairing import packages_of
 from genqual.gate.rebase_state import Unfinished
 from genqual.gate.tolerances import Known, paired
@@ -62,7 +62,7 @@ class Request:
     accept: str | None
     options: Options
     target: Path
-    provenance: Provenance
+    provenance: BaselineProvenance
     limit_s: float | None = None
     state: Path | None = None
 
@@ -77,7 +77,7 @@ class RebaseRun:
         self._class_id, self._facts = hardware.class_id, hardware.facts
         self._identity = identity_here(request.device)
         self._known: BaselineFile | None = baseline_file.find(request.target, self._class_id)
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, BaselineEntry] = {}
         self._problems: list[str] = []
         self._occasions: list[int] | None = None
         self._history = History.of(request.state, self._class_id) if request.state else None
@@ -200,7 +200,9 @@ def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) ->
         generator = Generator(pool, plan(case, logs, options=asked))
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
         slowdown = decision.settings_for("tpot", case.ranks).tolerance
-        job = Job.of(set(request.metrics) - set(spec.unseen), request.gated, shape, slowdown=slowdown, ranks=case.ranks)
+        job = LaunchJob.of(
+            set(request.metrics) - set(spec.unseen), request.gated, shape, slowdown=slowdown, ranks=case.ranks
+        )
         lists = CaseLaunches(generator, job)
         _say(f"{case}: {launches} launches of about {lists.forecast_s:.0f} s; a first one warms the page cache")
         lists.extend()
@@ -277,7 +279,7 @@ def _hook(lists: CaseLaunches) -> str:
 
 def replacing(
     where: str,
-    old: Entry,
+    old: BaselineEntry,
     new: Sequence[Launch],
     settings: decision.Settings,
     metric: str,
@@ -298,7 +300,12 @@ def replacing(
 
 
 def _told(
-    new: Sequence[Launch], old: Entry | None, settings: decision.Settings, metric: str, standard: float, known: Known
+    new: Sequence[Launch],
+    old: BaselineEntry | None,
+    settings: decision.Settings,
+    metric: str,
+    standard: float,
+    known: Known,
 ) -> str:
     values = [one.z for one in new]
     middle = sum(values) / len(values)

@@ -102,7 +102,7 @@ class Launch(_Strict):
         return self
 
 
-class Provenance(_Strict):
+class BaselineProvenance(_Strict):
     """Who measured these launches, of which commit, when and why."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
@@ -124,7 +124,7 @@ class Anchor(_Strict):
     """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
 
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
-    provenance: Provenance
+    provenance: BaselineProvenance
 
 
 class KnownDrift(_Strict):
@@ -139,7 +139,7 @@ class KnownDrift(_Strict):
     occasions: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
-class Entry(_Strict):
+class BaselineEntry(_Strict):
     """The launches that one subject is judged against.
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
@@ -161,14 +161,14 @@ class Entry(_Strict):
     probes: dict[str, float]
     admission: dict[str, Range]
     identity: dict[str, JsonValue]
-    provenance: Provenance
+    provenance: BaselineProvenance
     anchor: Anchor
     digest: NonEmpty
     drift: KnownDrift | None = None
     packages: dict[str, NonEmpty] | None = None
 
     @model_validator(mode="after")
-    def _every_batch_has_an_occasion(self) -> Entry:
+    def _every_batch_has_an_occasion(self) -> BaselineEntry:
         last = max(one.batch for one in self.launches)
         if self.drift is not None and len(self.drift.occasions) <= last:
             raise ValueError(f"drift.occasions has {len(self.drift.occasions)} batches, and the launches {last + 1}")
@@ -184,7 +184,7 @@ class Entry(_Strict):
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
         return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json", exclude={"digest"}))).hexdigest()
 
-    def sealed(self) -> Entry:
+    def sealed(self) -> BaselineEntry:
         """The same entry with its digest right: for who has just made it."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
@@ -196,7 +196,7 @@ class BaselineFile(_Strict):
     version: Literal[1]
     class_id: Annotated[str, Field(pattern=f"^{_CLASS_ID.pattern}$")]
     fingerprint: dict[str, JsonValue]
-    entries: dict[str, Entry]
+    entries: dict[str, BaselineEntry]
 
     @model_validator(mode="after")
     def _keyed_by_content(self) -> BaselineFile:
@@ -207,7 +207,7 @@ class BaselineFile(_Strict):
                 raise ValueError(f"entry {key[:12]}: its digest is not that of its content; edited by hand?")
         return self
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> BaselineEntry | None:
         """The entry of a subject's key, or None: there is no baseline."""
         return self.entries.get(key)
 

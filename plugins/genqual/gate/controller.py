@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gate import admission, baseline_file, pairing, tolerances
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineFile, Entry
+from genqual.gate.baseline_file import BaselineEntry, BaselineFile
 from genqual.gate.case_launches import (
     CaseLaunches,
     Taken,
@@ -28,13 +28,13 @@ from genqual.gate.case_launches import (
 )
 from genqual.gate.comparison import blind_here, decided, good_of, hours, quiet
 from genqual.gate.decision import GATED, Decision, Settings
-from genqual.gate.launch_plan import QUICK_LAUNCHES, SECTIONS, Job, frozen_shape, frozen_source
+from genqual.gate.launch_plan import QUICK_LAUNCHES, SECTIONS, LaunchJob, frozen_shape, frozen_source
 from genqual.gate.pairing import Pairing
 from genqual.gate.stages import SHARE, Stage, pairs_of, stage_one
 from genqual.gate.tolerances import Known
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.gate.wording import Asked, result_of
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.registry import is_exact
 from genqual.ranks.client import Generator
 
@@ -74,7 +74,7 @@ class Judging:
     other: Callable[[Case], Generator] | None = None
     command: Callable[[Case, Workload, str], str] = field(default=lambda case, workload, metric: "")
     pairing: Pairing | None = None
-    keep: Callable[[Generator, Job, Taken], None] = field(default=lambda generator, job, taken: None)
+    keep: Callable[[Generator, LaunchJob, Taken], None] = field(default=lambda generator, job, taken: None)
     remake: Callable[[Case, bool], str] = field(default=lambda case, quick: "genqual rebase" + " --quick" * quick)
     _now: dict[Case, CaseLaunches] = field(default_factory=dict)
     _then: dict[str, dict[Case, CaseLaunches]] = field(default_factory=dict)  # by build: a case may have several
@@ -83,7 +83,7 @@ class Judging:
     _spent_s: float = 0.0
     _first_s: float = 0.0  # of that, in stages one that a stage two can follow
 
-    def judge(self, generator: Generator, weights: Sequence[str], workload: Workload, measured: Metric) -> GateResult:
+    def judge(self, generator: Generator, weights: Sequence[str], workload: Workload, measured: Measured) -> GateResult:
         """The verdict on one metric, with as many fresh launches as it takes. Raises BadInput on a bad baseline."""
         case, name = generator.case, measured.name
         subject = subject_of(case, weights, workload, name)
@@ -124,23 +124,23 @@ class Judging:
         case = generator.case
         metrics = set(GATED) - set(engine(case.engine).unseen)
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
-        job = Job.of(metrics, self.question.gated, shape, slowdown=0.05, ranks=case.ranks)
+        job = LaunchJob.of(metrics, self.question.gated, shape, slowdown=0.05, ranks=case.ranks)
         each = CaseLaunches(generator, job).forecast_s
         minutes = math.ceil((QUICK_LAUNCHES + 1) * each / 60.0)
         return f"`{self.remake(case, True)}` makes one in about {minutes} minutes"
 
-    def _refused(self, case: Case, entry: Entry | None) -> str:
+    def _refused(self, case: Case, entry: BaselineEntry | None) -> str:
         """Why no launch of this case may be judged at all."""
         found = [reason for reason in (disturbed_by_xdist(), self.accuracy(case)) if reason]
         if entry is not None:
-            found += admission.strangers(entry.identity, identity_here(case.device), self.question.under_test)
+            found += admission.identity_mismatches(entry.identity, identity_here(case.device), self.question.under_test)
             if entry.frozen_source not in (None, frozen_source()):
                 found.append(
                     "the reference step's source is not the baseline's, which is of a former control;"
                     f" `{self.remake(case, False)}` measures anew"
                 )
             if len(quiet(entry.launches, self.question.under_test)) < 2:
-                found.append("the host was not quiet when the baseline was made; `genqual rebase` measures anew")
+                found.append("the host was noisy when the baseline was made; `genqual rebase` measures anew")
             found += hours(case, entry, self.question.under_test)
         return admission.said(found)
 
@@ -151,7 +151,7 @@ class Judging:
         stage = Stage(settings)
         return self._launch_until_decided(item, stage, self._now, partial(self._turns, "", self.other, item))[0]
 
-    def _against_file(self, item: Asked, entry: Entry) -> GateResult:
+    def _against_file(self, item: Asked, entry: BaselineEntry) -> GateResult:
         """Stage one, and stage two where that leaves it open and there is a build to pair with."""
         asked, name, steps = self.question, item.name, entry.hook == "steps"
         settings = gate.settings_for(name, item.case.ranks, metrics=asked.metrics, hook=steps)
@@ -180,7 +180,9 @@ class Judging:
         )
         return self._launch_until_decided(item, Stage(settings, known, note=note), self._now)[0]
 
-    def _pair(self, item: Asked, entry: Entry, narrow: Settings, known: Known, first: GateResult) -> GateResult | str:
+    def _pair(
+        self, item: Asked, entry: BaselineEntry, narrow: Settings, known: Known, first: GateResult
+    ) -> GateResult | str:
         """Stage two; or why it cannot be had after all, and stage one stands."""
         assert self.pairing is not None
         commit, generator_of = entry.provenance.commit[:12], self.pairing.generator
@@ -241,7 +243,7 @@ class Judging:
         self._first_s += took if stage.share < 1.0 else 0.0
 
     def _launches(
-        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str
+        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: BaselineEntry | None, name: str
     ) -> CaseLaunches:
         """The list of the case; its launches measure everything that the run asks of the case, and this metric."""
         case = generator.case
@@ -250,7 +252,7 @@ class Judging:
             shape = entry.frozen if entry and entry.frozen else frozen_shape(generator.loaded[0].parameters, case.dtype)
             # The self-test's slowdown is of the launch, for all of its metrics, whatever tolerance a baseline has.
             slowdown = gate.settings_for("tpot", case.ranks, hook=entry is None or entry.hook == "steps").tolerance
-            job = Job.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
+            job = LaunchJob.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
             kept[case] = CaseLaunches(generator, job)
         found = kept[case]
         if SECTIONS[name] not in found.job.workloads:  # asked for by a test that has no mark to say so
@@ -266,7 +268,7 @@ class Judging:
         good: Sequence[Taken],
         stage: Stage,
         name: str,
-        entry: Entry | None,
+        entry: BaselineEntry | None,
     ) -> tuple[Verdict, str, bool] | None:
         """The verdict with its reason, and whether another stage may decide, when there is one; None: launch again."""
         settings = stage.settings

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from genqual.cases import Case, Json
 from genqual.gate.case_launches import Taken, identity_here, subject_of
 from genqual.gate.history import Past, build_here, control_of
-from genqual.gate.launch_plan import SECTIONS, Job, frozen_source
+from genqual.gate.launch_plan import SECTIONS, LaunchJob, frozen_source
 from genqual.gate.pairing import packages_of
 from genqual.metrics.registry import is_exact, rule
 
 
-def past_of(case: Case, weights: Sequence[str], job: Job, taken: Taken, run: str) -> list[Past]:
+def past_of(case: Case, weights: Sequence[str], job: LaunchJob, taken: Taken, run: str) -> list[Past]:
     """A line for each metric that this launch measured undisturbed, and whose launches vary at all."""
     now, identity = time.time(), identity_here(case.device)
     build = build_here(packages_of(case))

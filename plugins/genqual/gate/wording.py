@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from genqual.cases import Case, Workload
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import Entry
+from genqual.gate.baseline_file import BaselineEntry
 from genqual.gate.case_launches import Taken, evidence
 from genqual.gate.comparison import change_word, probes_of
 from genqual.gate.decision import Decision
 from genqual.gate.stages import Stage
 from genqual.gate.verdict import GateResult, Verdict
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.ranks.client import Generator
 
 
@@ -22,8 +22,8 @@ class Asked:
     """One metric of one case that is to be judged. `entry` None: another build answers; `key` is the metric's."""
 
     generator: Generator
-    entry: Entry | None
-    measured: Metric
+    entry: BaselineEntry | None
+    measured: Measured
     key: str
     workload: Workload
 

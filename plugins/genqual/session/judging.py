@@ -11,7 +11,7 @@ from genqual.devices.registry import devices
 from genqual.gate.case_launches import Taken
 from genqual.gate.controller import Judging, Question
 from genqual.gate.history import History
-from genqual.gate.launch_plan import Job
+from genqual.gate.launch_plan import LaunchJob
 from genqual.gate.pairing import Pairing
 from genqual.gate.past_launches import past_of
 from genqual.ranks.client import Generator
@@ -25,7 +25,7 @@ def judging_of(
     progress: Callable[[str], None],
     accuracy: Callable[[Case], str],
     other: Callable[[Case, str], Generator],
-    keep: Callable[[Generator, Job, Taken], None],
+    keep: Callable[[Generator, LaunchJob, Taken], None],
 ) -> Judging:
     """The gate of a run. `other` makes the ranks of a case in the build that a text names; `keep` is given launches."""
     build = options.baseline_from
@@ -41,11 +41,11 @@ def judging_of(
     )
 
 
-def keeping(state: Path, run: str, warn: Callable[[str], None]) -> Callable[[Generator, Job, Taken], None]:
+def keeping(state: Path, run: str, warn: Callable[[str], None]) -> Callable[[Generator, LaunchJob, Taken], None]:
     """Adds each launch to the history of its class below `state`; where that cannot be written, one warning says so."""
     told: list[str] = []
 
-    def keep(generator: Generator, job: Job, taken: Taken) -> None:
+    def keep(generator: Generator, job: LaunchJob, taken: Taken) -> None:
         if taken.failed or told:
             return
         class_id = devices()[generator.case.device].identity().class_id
