@@ -92,7 +92,7 @@ class Bench:
                 *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", CPU, "--benchmark"),
                 *(*self.case, "-k", "test_time_per_output_token", "--no-upload"),
                 *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}", f"--junitxml={junit}"),
-                *("--gate-budget", "240", *plugin, *more),
+                *("--gate-budget", "240", "--no-pair", *plugin, *more),  # the slow engine would be in both builds
             ],
             cwd=ROOT,
             env=environment(slowdown, self.directory / "work", frozen=frozen),
