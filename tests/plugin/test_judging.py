@@ -16,7 +16,7 @@ from genqual.cases import Case, Workload
 from genqual.errors import BadInput
 from genqual.gate import controller, launch_summary, pairing
 from genqual.gate.baseline_builder import entry_of, merged, provenance_of
-from genqual.gate.baseline_file import BaselineEntry, KnownDrift, Launch
+from genqual.gate.baseline_file import Entry, KnownDrift, Launch
 from genqual.gate.case_launches import Taken, subject_of
 from genqual.gate.controller import Judging, Question
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source, gated_workloads
@@ -61,7 +61,7 @@ OLD = [0.8 + 0.01 * x for x in (-1.2, -0.9, -0.5, -0.3, -0.1, 0.0, 0.1, 0.2, 0.4
 NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
 
 
-def entry(metric: str = "tpot", **changes: Any) -> BaselineEntry:
+def entry(metric: str = "tpot", **changes: Any) -> Entry:
     subject = subject_of(CASE, ["w" * 64], GATED[metric], metric)
     job = LaunchJob.of([metric], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     every = [taken(z, metric) for z in OLD]
@@ -104,7 +104,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def judge(
         script: list[Taken],
-        *entries: BaselineEntry,
+        *entries: Entry,
         measured: Measured = MEASURED,
         workload: Workload = SMALL,
         accuracy: str = "",
@@ -257,7 +257,7 @@ def on_a_shared_host(slower: float, *, medians: float = 0.0, spread: float = 0.0
     return made
 
 
-def entry_on_a_shared_host(spread: float = 0.0) -> BaselineEntry:
+def entry_on_a_shared_host(spread: float = 0.0) -> Entry:
     made = tuple(one.metrics["tpot"] for one in on_a_shared_host(0.0, spread=spread))
     return entry().model_copy(update={"launches": made}).sealed()
 
@@ -453,7 +453,7 @@ def test_peak_memory_may_grow_by_an_allocators_slack(
     assert word in found.reason
 
 
-def drifting(**changes: Any) -> BaselineEntry:
+def drifting(**changes: Any) -> Entry:
     """A baseline of one occasion of a class that drifts by 1 %, which ten further occasions told."""
     return entry(drift=KnownDrift(sd=0.01, freedom=16.0, occasions=(0,)), packages={"engine": "1"}, **changes)
 
@@ -462,9 +462,7 @@ def drifting(**changes: Any) -> BaselineEntry:
 def pair(gate: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """As `gate`, with a build to pair with: scripts of stage one, then of stage two, today's and the other build's."""
 
-    def judge(
-        first: list[Taken], today: list[Taken], other: list[Taken], *entries: BaselineEntry, **changes: Any
-    ) -> Any:
+    def judge(first: list[Taken], today: list[Taken], other: list[Taken], *entries: Entry, **changes: Any) -> Any:
         here, unknown = changes.pop("engine", "1"), changes.pop("unknown", "")
         monkeypatch.setattr(pairing, "packages_of", lambda case: {"engine": here})
         monkeypatch.setattr(pairing, "unknown_commit", lambda commit: unknown)
@@ -543,7 +541,7 @@ def test_an_older_baseline_names_no_packages_and_is_not_paired(pair: Any) -> Non
 
 
 def test_a_build_that_cannot_be_made_or_measured_leaves_stage_one(pair: Any) -> None:
-    def broken(case: Case, entry: BaselineEntry) -> Any:
+    def broken(case: Case, entry: Entry) -> Any:
         raise BadInput("its engine needs another Python")
 
     found = pair(moved(0.03), [], [], generator=broken)

@@ -27,7 +27,7 @@ from genqual.gate.baseline_builder import (
     unfit,
     write,
 )
-from genqual.gate.baseline_file import BaselineEntry, BaselineFile, BaselineProvenance, KnownDrift, Launch, Subject
+from genqual.gate.baseline_file import BaselineFile, Entry, KnownDrift, Launch, Provenance, Subject
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
 from genqual.gate.drift import PRIOR_FREEDOM, by_time, occasions_of, prior
 from genqual.gate.history import History, builds_of, control_of
@@ -62,7 +62,7 @@ class Request:
     accept: str | None
     options: Options
     target: Path
-    provenance: BaselineProvenance
+    provenance: Provenance
     limit_s: float | None = None
     state: Path | None = None
 
@@ -77,7 +77,7 @@ class RebaseRun:
         self._class_id, self._facts = hardware.class_id, hardware.facts
         self._identity = identity_here(request.device)
         self._known: BaselineFile | None = baseline_file.find(request.target, self._class_id)
-        self._entries: dict[str, BaselineEntry] = {}
+        self._entries: dict[str, Entry] = {}
         self._problems: list[str] = []
         self._occasions: list[int] | None = None
         self._history = History.of(request.state, self._class_id) if request.state else None
@@ -279,7 +279,7 @@ def _hook(lists: CaseLaunches) -> str:
 
 def replacing(
     where: str,
-    old: BaselineEntry,
+    old: Entry,
     new: Sequence[Launch],
     settings: decision.Settings,
     metric: str,
@@ -301,7 +301,7 @@ def replacing(
 
 def _told(
     new: Sequence[Launch],
-    old: BaselineEntry | None,
+    old: Entry | None,
     settings: decision.Settings,
     metric: str,
     standard: float,

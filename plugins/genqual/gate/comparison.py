@@ -10,7 +10,7 @@ from genqual.cases import Case
 from genqual.errors import BadInput
 from genqual.gate import admission, sensitivity
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineEntry, Launch
+from genqual.gate.baseline_file import Entry, Launch
 from genqual.gate.batch_variance import HOURS, Series, apart
 from genqual.gate.case_launches import CaseLaunches, Taken
 from genqual.gate.decision import Decision, Settings
@@ -29,7 +29,7 @@ def quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
     return [one for one in launches if under_test == "engine" or not admission.noisy(one.frozen, one.frozen_floor)]
 
 
-def hours(case: Case, entry: BaselineEntry, under_test: str) -> list[str]:
+def hours(case: Case, entry: Entry, under_test: str) -> list[str]:
     """Why the hours of this host say nothing of what is under test: its speed itself, which nothing cancels then."""
     name = entry.subject.metric
     if under_test == "engine" or is_exact(name):

@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gate import admission, baseline_file, pairing, tolerances
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineEntry, BaselineFile
+from genqual.gate.baseline_file import BaselineFile, Entry
 from genqual.gate.case_launches import (
     CaseLaunches,
     Taken,
@@ -129,7 +129,7 @@ class Judging:
         minutes = math.ceil((QUICK_LAUNCHES + 1) * each / 60.0)
         return f"`{self.remake(case, True)}` makes one in about {minutes} minutes"
 
-    def _refused(self, case: Case, entry: BaselineEntry | None) -> str:
+    def _refused(self, case: Case, entry: Entry | None) -> str:
         """Why no launch of this case may be judged at all."""
         found = [reason for reason in (disturbed_by_xdist(), self.accuracy(case)) if reason]
         if entry is not None:
@@ -151,7 +151,7 @@ class Judging:
         stage = Stage(settings)
         return self._launch_until_decided(item, stage, self._now, partial(self._turns, "", self.other, item))[0]
 
-    def _against_file(self, item: Asked, entry: BaselineEntry) -> GateResult:
+    def _against_file(self, item: Asked, entry: Entry) -> GateResult:
         """Stage one, and stage two where that leaves it open and there is a build to pair with."""
         asked, name, steps = self.question, item.name, entry.hook == "steps"
         settings = gate.settings_for(name, item.case.ranks, metrics=asked.metrics, hook=steps)
@@ -180,9 +180,7 @@ class Judging:
         )
         return self._launch_until_decided(item, Stage(settings, known, note=note), self._now)[0]
 
-    def _pair(
-        self, item: Asked, entry: BaselineEntry, narrow: Settings, known: Known, first: GateResult
-    ) -> GateResult | str:
+    def _pair(self, item: Asked, entry: Entry, narrow: Settings, known: Known, first: GateResult) -> GateResult | str:
         """Stage two; or why it cannot be had after all, and stage one stands."""
         assert self.pairing is not None
         commit, generator_of = entry.provenance.commit[:12], self.pairing.generator
@@ -243,7 +241,7 @@ class Judging:
         self._first_s += took if stage.share < 1.0 else 0.0
 
     def _launches(
-        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: BaselineEntry | None, name: str
+        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str
     ) -> CaseLaunches:
         """The list of the case; its launches measure everything that the run asks of the case, and this metric."""
         case = generator.case
@@ -268,7 +266,7 @@ class Judging:
         good: Sequence[Taken],
         stage: Stage,
         name: str,
-        entry: BaselineEntry | None,
+        entry: Entry | None,
     ) -> tuple[Verdict, str, bool] | None:
         """The verdict with its reason, and whether another stage may decide, when there is one; None: launch again."""
         settings = stage.settings

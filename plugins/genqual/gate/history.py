@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-import rfc8785
-
 import genqual
+from genqual import digest
 from genqual.cases import Json
 from genqual.gate.baseline_file import Launch
 from genqual.gate.drift import OCCASION_S
@@ -152,4 +151,4 @@ def _past(line: bytes) -> Past:
 
 
 def _sha256(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(rfc8785.dumps(dict(content))).hexdigest()
+    return digest.of_json(dict(content))

@@ -8,7 +8,7 @@ from typing import Final
 
 from genqual.cases import Case
 from genqual.engines.registry import engine
-from genqual.gate.baseline_file import BaselineEntry
+from genqual.gate.baseline_file import Entry
 from genqual.gate.other_build import unknown_commit
 from genqual.ranks.client import Generator
 from genqual.records.software import versions
@@ -24,7 +24,7 @@ PACKAGES: Final = (
 class Pairing:
     """How a run pairs: `generator` makes ranks of the commit that an entry names. Raises BadInput where it cannot."""
 
-    generator: Callable[[Case, BaselineEntry], Generator]
+    generator: Callable[[Case, Entry], Generator]
 
 
 def packages_of(case: Case) -> dict[str, str]:
@@ -33,7 +33,7 @@ def packages_of(case: Case) -> dict[str, str]:
     return versions(sorted({*PACKAGES, *modules}))
 
 
-def why_not(case: Case, entry: BaselineEntry) -> str:
+def why_not(case: Case, entry: Entry) -> str:
     """Why launches of the entry's own build in turns with today's would not judge today's; or nothing.
 
     The other build has the code of its commit and the packages that are installed here. What differs in those would be

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from genqual.gate.baseline_file import BaselineEntry, Launch
+from genqual.gate.baseline_file import Entry, Launch
 from genqual.gate.decision import ALPHA, FLOOR, Against, Settings, settings_for
 from genqual.gate.drift import Drift, estimated, grouped, occasions_of, prior
 from genqual.gate.evalues import threshold
@@ -32,7 +32,7 @@ class Known:
     occasions: tuple[int, ...]
 
     @classmethod
-    def of(cls, entry: BaselineEntry) -> Known:
+    def of(cls, entry: Entry) -> Known:
         """As the entry says; an older one says it by its batches, and the prior helps."""
         if entry.drift is None:
             return cls.measured(entry.launches, prior(standard(entry), stepped=rule(entry.subject.metric).stepped))
@@ -55,7 +55,7 @@ class Known:
         return cls(estimated([own, *others], prior_sd), tuple(each))
 
 
-def standard(entry: BaselineEntry) -> float:
+def standard(entry: Entry) -> float:
     """The tolerance that the entry's metric has where nothing widens it."""
     subject = entry.subject
     return settings_for(subject.metric, subject.ranks, hook=entry.hook == "steps").tolerance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from genqual.cases import Case, Workload
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineEntry
+from genqual.gate.baseline_file import Entry
 from genqual.gate.case_launches import Taken, evidence
 from genqual.gate.comparison import change_word, probes_of
 from genqual.gate.decision import Decision
@@ -22,7 +22,7 @@ class Asked:
     """One metric of one case that is to be judged. `entry` None: another build answers; `key` is the metric's."""
 
     generator: Generator
-    entry: BaselineEntry | None
+    entry: Entry | None
     measured: Measured
     key: str
     workload: Workload
