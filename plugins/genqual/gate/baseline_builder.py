@@ -72,11 +72,12 @@ def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool, know
     else:
         least = needed(launches, known, settings)
         if least > settings.tolerance + 1e-9:
+            percent = math.ceil(round(100 * least, 6))
+            allow = f", or allow it: --tolerance-up-to {percent}" if percent < 100 else ""
             return (
                 f"launches vary by {statistics.stdev(values):.2%} and occasions by {known.drift.sd:.2%}, which needs a"
-                f" tolerance of {math.ceil(round(100 * least, 6))} %, and {settings.tolerance:.0%} is the most that is"
-                " asked for. Stop what else runs here, use a host of your own, make the batches further apart"
-                f" (--batches 5 --pause 1800), or allow it: --tolerance-up-to {math.ceil(round(100 * least, 6))}"
+                f" tolerance of {percent} %, more than is accepted (--tolerance-up-to). Stop what else runs here, use a"
+                f" host of your own, make the batches further apart (--batches 5 --pause 1800){allow}"
             )
         asked = Settings(settings.tolerance, k_min=HELD_OUT, k_max=HELD_OUT)
         drift, occasions = known.drift.cautious, known.occasions[:-HELD_OUT]
