@@ -232,6 +232,13 @@ class Options(CaseOptions):
         " or the directory of a virtual environment; for a CI whose machines change",
         metavar="COMMIT|WHEEL|ENV",
     )
+    no_pair: bool = option(
+        "judge",
+        "--no-pair",
+        "never launch the baseline's own commit in turns with today's build; what its file alone leaves open at the"
+        " metric's tolerance is then judged by the wider one that the file can hold",
+        False,
+    )
     references: str | None = option("judge", "--references", "look here first for oracle references", metavar="DIR")
     waivers: str | None = option(
         "judge",
