@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import added_suites, concurrent_instances, markers, max_batch
+from genqual.session import added_suites, concurrent_instances, markers, max_batch, node_items
 from genqual.session.causes import WHOLE
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
@@ -72,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a suite's tests their cases and workloads. A case is session-scoped, so that a rank group starts once."""
+    if node_items.FIXTURE in metafunc.fixturenames:
+        metafunc.parametrize(node_items.FIXTURE, node_items.items(metafunc.config.stash[_SELECTION]))
     mark = next((mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES), None)
     if mark is None or "case" not in metafunc.fixturenames:
         return
@@ -115,9 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
     config.stash[RUN].waivers.collected.update(item.nodeid for item in items)
-    left = [item for item in items if not _wanted(item, selection.options)]
+    left = [item for item in items if not _wanted(item, selection)]
     if left:
-        items[:] = [item for item in items if _wanted(item, selection.options)]
+        items[:] = [item for item in items if _wanted(item, selection)]
         config.hook.pytest_deselected(items=left)
 
 
@@ -162,11 +164,14 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     ]
 
 
-def _wanted(item: pytest.Item, options: Options) -> bool:
+def _wanted(item: pytest.Item, selection: Selection) -> bool:
     """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
 
-    Repeated prompts are for engines whose cache outlives a request.
+    Repeated prompts are for engines whose cache outlives a request. Checks of the node are run where they are named.
     """
+    options = selection.options
+    if node_items.FIXTURE in _params(item):
+        return node_items.wanted(selection)
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
     if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"limits"}:

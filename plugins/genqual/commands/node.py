@@ -9,7 +9,6 @@ import tomllib
 from pathlib import Path
 
 import click
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from genqual.devices.registry import device as device_called
@@ -98,18 +97,14 @@ def _run(level: levels.Level, device: str | None, cores: str | None, allowed: li
         raise BadInput(f"device {chosen.name}: this version checks processors; cards are qualified by pytest -m")
     usable = tuple(sorted(os.sched_getaffinity(0)))
     wanted = _cores(cores, usable)
-    lock = FileLock(Path(tempfile.gettempdir()) / f"genqual-node-{os.getuid()}.lock", timeout=0)
-    try:
-        with lock, tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
-            return levels.run(
-                Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
-                level,
-                name=names().name(platform.node()),
-                hardware_class=chosen.identity().class_id,
-                allowed=allowed,
-            )
-    except Timeout:
-        raise BadInput(f"another `genqual node` of this user is running ({lock.lock_file}); wait for it") from None
+    with levels.alone(), tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
+        return levels.run(
+            Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
+            level,
+            name=names().name(platform.node()),
+            hardware_class=chosen.identity().class_id,
+            allowed=allowed,
+        )
 
 
 def _cores(text: str | None, usable: tuple[int, ...]) -> tuple[int, ...]:

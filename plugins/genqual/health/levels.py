@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
+from filelock import FileLock, Timeout
+
+from genqual.errors import BadInput
 from genqual.health.checks.answers import KnownAnswers
 from genqual.health.checks.base import Check, Node
 from genqual.health.checks.counters import Window
 from genqual.health.checks.generation import Generation
 from genqual.health.checks.siblings import Stragglers
-from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, allow, verdict_of
+from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, Severity, allow, verdict_of
 
 SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
 """Wall time of each level. Each runs every check; a longer one computes longer, which finds rarer faults."""
@@ -65,11 +72,34 @@ def run(
 
 def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
     start = time.monotonic()
+    found: list[Finding] = []
     try:
-        found = list(check.run(node, seconds))
+        for one in check.run(node, seconds):
+            found.append(one)  # one by one: what was found before an error is not lost with it
     except Exception as error:  # noqa: BLE001  whatever it was, this check has no signal, and the others still run
-        why = f"the check itself failed: {type(error).__name__}: {error}"
-        outcome = Outcome.UNKNOWN
-        found = [Finding(check=check.name, entity="host", outcome=outcome, required=check.required, evidence=why)]
+        found.append(_unknown(check, f"the check itself failed: {type(error).__name__}: {error}"))
+    if not found:
+        found = [_unknown(check, "the check ended without a finding")]
     took = round((time.monotonic() - start) / max(1, len(found)), 3)
     return [one.model_copy(update={"seconds": took}) for one in found]
+
+
+def _unknown(check: Check, why: str) -> Finding:
+    return Finding(
+        check=check.name, entity="host", outcome=Outcome.UNKNOWN, required=check.required, severity=Severity.DEGRADED,
+        action="run this check again; when it fails again, the command in its finding shows more", evidence=why,
+    )  # fmt: skip
+
+
+@contextmanager
+def alone(wait_s: float = 0.0) -> Iterator[None]:
+    """Hold the lock of this user's `genqual node` on this host. Raises BadInput where another run holds it too long."""
+    lock = FileLock(Path(tempfile.gettempdir()) / f"genqual-node-{os.getuid()}.lock", timeout=wait_s)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BadInput(f"another `genqual node` of this user is running ({lock.lock_file}); wait for it") from None
+    try:
+        yield
+    finally:
+        lock.release()

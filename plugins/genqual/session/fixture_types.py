@@ -17,12 +17,19 @@ from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import Envelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
+from genqual.session.node_items import NodeCheck
 
 
 class Judge(Protocol):
     """Records a judgement and makes it the outcome of the running test."""
 
     def __call__(self, judgement: Judgement) -> None: ...
+
+
+class JudgeNode(Protocol):
+    """Runs one check of the node and makes its verdict the outcome of the running test."""
+
+    def __call__(self, asked: NodeCheck) -> None: ...
 
 
 class Drawn(Protocol):
