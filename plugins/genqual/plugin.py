@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import added_suites, concurrent_instances, markers, max_batch, node_items
+from genqual.session import added_suites, concurrent_instances, hardware, markers, max_batch, node_items
 from genqual.session.causes import WHOLE
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
@@ -214,7 +214,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Tell our own errors in their own words; a traceback of ours explains nothing to the person who runs the suite."""
     with _told_plainly(item):
-        return (yield)
+        if _case_of(item) is None:
+            return (yield)
+        with hardware.judged_window(item):
+            return (yield)
 
 
 @contextmanager
@@ -285,8 +288,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     report = yield
     case, run = _case_of(item), item.config.stash[RUN]
-    if case is None or report.when != "call":
-        return report
+    if case is None or report.when != "call" or ("genqual_verdict", "hardware") in item.user_properties:
+        return report  # no waiver of a test excuses the hardware
     waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
     if waiver is None:
         return report

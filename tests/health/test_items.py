@@ -46,9 +46,12 @@ class Scripted:
                 )  # fmt: skip
 
 
-CHECKS = st.lists(
-    st.tuples(st.lists(STEPS, max_size=4).map(tuple), st.booleans()), min_size=1, max_size=4
-).map(lambda made: [Scripted(f"check {n}", script, required=must) for n, (script, must) in enumerate(made)])  # fmt: skip
+def scripted(made: list[tuple[tuple[str, ...], bool]]) -> list[Scripted]:
+    return [Scripted(f"check {number}", script, required=must) for number, (script, must) in enumerate(made)]
+
+
+SCRIPTS = st.tuples(st.lists(STEPS, max_size=4).map(tuple), st.booleans())
+CHECKS = st.lists(SCRIPTS, min_size=1, max_size=4).map(scripted)
 
 
 def run(folder: Path, checks: list[Scripted]) -> NodeVerdict:

@@ -19,14 +19,16 @@ from genqual.health.checks.answers import KnownAnswers
 from genqual.health.checks.base import Check, Node
 from genqual.health.checks.counters import Window
 from genqual.health.checks.generation import Generation
+from genqual.health.checks.rank_steps import RankSteps
+from genqual.health.checks.repeats import Repeats
 from genqual.health.checks.siblings import Stragglers
 from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, Severity, allow, verdict_of
 
 SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
-"""Wall time of each level. Each runs every check; a longer one computes longer, which finds rarer faults."""
+"""Wall time of each level. Each runs the checks that fit; a longer one computes longer, which finds rarer faults."""
 
-# The most revealing first: what computes wrong, then what generates wrong, then what is slow.
-CHECKS: Final[tuple[Check, ...]] = (KnownAnswers(), Generation(), Stragglers())
+# The most revealing first: what computes wrong, then what generates wrong, once or rarely, then what is slow.
+CHECKS: Final[tuple[Check, ...]] = (KnownAnswers(), Generation(), Repeats(), Stragglers(), RankSteps())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,16 @@ class Level:
 
     name: str
     seconds: float
+
+    def fitting(self, checks: Sequence[Check]) -> list[Check]:
+        """Every required check, and those optional ones, in order, for which there is time."""
+        left = self.seconds - sum(one.seconds for one in checks if one.required)
+        kept = []
+        for one in checks:
+            if one.required or one.seconds <= left:
+                kept.append(one)
+                left -= 0.0 if one.required else one.seconds
+        return kept
 
     def shares(self, checks: Sequence[Check]) -> list[float]:
         """Seconds for each check: what it takes at least, and an equal part of what is left where more time helps."""
@@ -56,8 +68,10 @@ def run(
     began, start = datetime.now(UTC), time.monotonic()
     window = Window.begin(node.root)
     findings: list[Finding] = []
-    for check, seconds in zip(checks, level.shares(checks), strict=True):
+    fitting = level.fitting(checks)
+    for check, seconds in zip(fitting, level.shares(fitting), strict=True):
         findings += _timed(check, node, seconds)
+    findings += [_no_time(check, level) for check in checks if check not in fitting]
     findings += window.end(node.root)
     return verdict_of(
         allow(findings, allowed, began.date()),
@@ -82,6 +96,11 @@ def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
         found = [_unknown(check, "the check ended without a finding")]
     took = round((time.monotonic() - start) / max(1, len(found)), 3)
     return [one.model_copy(update={"seconds": took}) for one in found]
+
+
+def _no_time(check: Check, level: Level) -> Finding:
+    why = f"not in {level.name}: it takes {check.seconds:.0f} s, which {level.seconds:.0f} s do not leave"
+    return Finding(check=check.name, entity="host", outcome=Outcome.UNAVAILABLE, evidence=why)
 
 
 def _unknown(check: Check, why: str) -> Finding:

@@ -58,12 +58,13 @@ def run(asked: NodeCheck, level_name: str | None, work: Path, say: Callable[[str
     """
     name = level_name or "1"
     whole = levels.Level(name, levels.SECONDS[name])
-    shares = dict(zip([one.name for one in levels.CHECKS], whole.shares(levels.CHECKS), strict=True))
+    fitting = whole.fitting(levels.CHECKS)
+    shares = dict(zip([one.name for one in fitting], whole.shares(fitting), strict=True))
     cores = tuple(sorted(os.sched_getaffinity(0)))
     with levels.alone(wait_s=3600.0):
         return levels.run(
             Node(asked.device, cores, work, say=say),
-            levels.Level(name, shares[asked.check.name]),
+            levels.Level(name, shares.get(asked.check.name, 0.0)),
             name=names().name(platform.node()),
             hardware_class=device_called(asked.device).identity().class_id,
             checks=[asked.check],

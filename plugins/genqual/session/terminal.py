@@ -35,6 +35,7 @@ JUDGED: Final = {
     "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
     # The category stays "failed": it is what pytest lists under FAILURES.
     "regressed": ("failed", "S", ("REGRESSED", {"red": True, "bold": True})),
+    "hardware": ("failed", "H", ("HARDWARE", {"red": True, "bold": True})),
 }
 
 
@@ -59,6 +60,7 @@ class Tally:
             "waived",
             "regressed",
             "improved",
+            "hardware",
         ):
             self.judged[found["genqual_device"]] += 1
         if report.when == "call" and "genqual_text" in found:
