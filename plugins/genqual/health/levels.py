@@ -23,6 +23,7 @@ from genqual.health.checks.rank_steps import RankSteps
 from genqual.health.checks.repeats import Repeats
 from genqual.health.checks.siblings import Stragglers
 from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, Severity, allow, verdict_of
+from genqual.health.run_state import RunState
 
 SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
 """Wall time of each level. Each runs the checks that fit; a longer one computes longer, which finds rarer faults."""
@@ -63,25 +64,53 @@ def run(
     hardware_class: str,
     allowed: Iterable[Allowed] = (),
     checks: Sequence[Check] = CHECKS,
+    state: RunState | None = None,
 ) -> NodeVerdict:
-    """Every check of `level` within one window of counters. A check that raises is UNKNOWN, never a pass."""
+    """Every check of `level`, each within its window of counters. A check that raises is UNKNOWN, never a pass.
+
+    `state` keeps each check's findings as soon as it has ended. Those that it holds from an interrupted run count as if
+    they were found now, and their checks do not run again.
+    """
     began, start = datetime.now(UTC), time.monotonic()
-    window = Window.begin(node.root)
+    kept = state.begin(began) if state else None
+    done = dict(kept.checks) if kept else {}
+    began, before = (kept.began, kept.seconds) if kept else (began, 0.0)
+    window = Window.of_json(kept.window) if kept and kept.window else Window.begin(node.root)
+    if state:
+        state.opened(window.as_json())
     findings: list[Finding] = []
     fitting = level.fitting(checks)
     for check, seconds in zip(fitting, level.shares(fitting), strict=True):
-        findings += _timed(check, node, seconds)
+        if check.name in done:
+            node.say(f"{check.name}: kept from the interrupted run")
+        else:
+            found = _timed(check, node, seconds)
+            following = Window.begin(node.root)  # before the other ends: told twice at worst, and never lost
+            done[check.name] = (*found, *window.end(node.root))
+            window = following
+            if state:
+                state.keep(check.name, done[check.name], before + time.monotonic() - start, window.as_json())
+        findings += done[check.name]
     findings += [_no_time(check, level) for check in checks if check not in fitting]
-    findings += window.end(node.root)
     return verdict_of(
-        allow(findings, allowed, began.date()),
+        allow(_once(findings), allowed, datetime.now(UTC).date()),
         required=[one.name for one in checks if one.required],
         node=name,
         hardware_class=hardware_class,
         level=level.name,
         began=began,
-        seconds=round(time.monotonic() - start, 3),
+        seconds=round(before + time.monotonic() - start, 3),
     )
+
+
+def _once(findings: Iterable[Finding]) -> list[Finding]:
+    """Each window's counters say the same while nothing moves: what is quiet or unavailable is told once."""
+    kept: dict[tuple[str, str, str, str], Finding] = {}
+    for number, one in enumerate(findings):
+        quiet = not one.component and one.check != "energy" and not one.required
+        key = (one.check, one.entity, str(one.outcome), one.evidence if quiet else str(number))
+        kept.setdefault(key, one)
+    return list(kept.values())
 
 
 def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:

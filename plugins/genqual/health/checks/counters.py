@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from genqual.health.counters import kernel_log
 from genqual.health.counters.aer import Aer
@@ -39,6 +39,29 @@ class Window:
         """Read every source now. Takes some milliseconds."""
         readings = tuple((source, source.read(root)) for source in SOURCES)
         return cls(readings, kernel_log.mark(root / "dev/kmsg"), read_energy(root), time.monotonic())
+
+    def as_json(self) -> dict[str, Any]:
+        """For a run that may be interrupted: what was counted when the window began. Energy is left out: it wraps."""
+        readings = {
+            source.name: {
+                "counts": [[*key, count] for key, count in reading.counts.items()],
+                "why_not": reading.why_not,
+            }
+            for source, reading in self.readings
+        }
+        return {"readings": readings, "next_record": self.log.next_record, "log_why_not": self.log.why_not}
+
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> Window:
+        """The window that `as_json` told, in another process of the same boot. Raises KeyError or TypeError."""
+        readings = []
+        for source in SOURCES:
+            one = told["readings"][source.name]
+            counts = {(str(entity), str(signal)): float(count) for entity, signal, count in one["counts"]}
+            readings.append((source, Reading(counts, one["why_not"])))
+        energy = Energy({}, {}, "the run was interrupted: its energy is not known")
+        mark = kernel_log.Mark(int(told["next_record"]), str(told["log_why_not"]))
+        return cls(tuple(readings), mark, energy, time.monotonic())
 
     def end(self, root: Path) -> list[Finding]:
         """What changed since `begin`, one finding a signal that moved, and one a source that did not."""
