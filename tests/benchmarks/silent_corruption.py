@@ -78,7 +78,7 @@ def run(generator: Generator, dtype: str, sites: int, every: int) -> Iterator[Tr
     for bit in range(0, BITS[dtype], every):
         yield {"dtype": dtype, "place": "clean", "bit": bit, **_asked(generator, {})}
         for site in range(sites):
-            where: dict[str, Json] = {"element": int(random.integers(1 << 20)), "after": int(random.integers(8, 16))}
+            where: dict[str, Json] = {"element": int(random.integers(1 << 20)), "after": _after(random)}
             part: dict[str, Json] = {"part": PARTS[site % len(PARTS)], "layer": site % 2}
             for place in ("weight", "activation", "cache"):
                 more = part if place == "weight" else {"layer": site % 2}
@@ -91,6 +91,15 @@ def run(generator: Generator, dtype: str, sites: int, every: int) -> Iterator[Tr
                 scores = generator.score(batch, reference.forced)
                 right = judge_scores(scores, reference, dtype=dtype).passed
             yield {"dtype": dtype, "place": "at start", "bit": bit, "found": not right, "beside": None}
+
+
+def _after(random: np.random.Generator) -> int:
+    """A pass of the second generation: a decode step, whose numbers all reach a logit, and not the last one.
+
+    In a prompt's pass most numbers reach none: those of padding, and the last layer's except at the last token. After
+    the last step nobody reads the cache.
+    """
+    return int(random.integers(STEPS + 1, 2 * STEPS - 1))
 
 
 def _asked(generator: Generator, params: dict[str, Json]) -> Trial:
