@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from genqual.faults.injectors.flip_bit import flip
-from genqual.health.known_answer import TILES, Event, Tile, factors, first_wrong, product
+from genqual.health.known_answer import TILES, Tile, WrongProduct, factors, first_wrong, product
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _REPEATS: Final = 16  # after a wrong product: does it come again?
@@ -32,7 +32,7 @@ class Products:
     def __len__(self) -> int:
         return len(self._tiles)
 
-    def run(self, inject: int | None = None, bit: int | None = None) -> Event | None:
+    def run(self, inject: int | None = None, bit: int | None = None) -> WrongProduct | None:
         """The next product; the event where it is wrong.
 
         `inject` is the number of a product that is made wrong for a test: by one, or by its bit number `bit`.
@@ -54,6 +54,6 @@ class Products:
         row, column, wrong = where
         again = sum(not torch.equal(torch.mm(left, right), expected) for _ in range(_REPEATS))
         value = float(got[row, column])
-        return Event(
+        return WrongProduct(
             *(tile.name, self.dtype, number, row, column, value, int(exact[row, column]), wrong, again, _REPEATS)
         )

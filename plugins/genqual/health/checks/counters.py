@@ -116,7 +116,7 @@ def _used(before: Energy, after: Energy, seconds: float) -> Finding:
     )
 
 
-def _logged(found: list[kernel_log.Event] | str, *, readable: bool) -> Iterator[Finding]:
+def _logged(found: list[kernel_log.KernelEvent] | str, *, readable: bool) -> Iterator[Finding]:
     if isinstance(found, str):
         # What may not be read cannot tell; what was read before and is lost now should have told.
         outcome = Outcome.UNKNOWN if readable else Outcome.UNAVAILABLE
