@@ -16,7 +16,7 @@ LOG = Path(__file__).with_name("root") / "dev/kmsg"
 LOG.parent.mkdir(parents=True, exist_ok=True)
 LOG.write_text("6,100,5000,-;EDAC MC0: 1 UE memory read error on OLD (channel:0)\\n")
 hardware.ROOT = LOG.parents[1]
-pytestmark = pytest.mark.conformance("stand-in", once=True)
+pytestmark = pytest.mark.conformance("stand-in")
 UE = "EDAC MC1: 1 UE memory read error on DIMM#3 (channel:0)"
 
 @pytest.fixture
