@@ -127,7 +127,7 @@ def test_an_item_fails_for_what_its_check_found(pytester: pytest.Pytester) -> No
                 from genqual.health.finding import Finding, Outcome
                 yield Finding(check="mute", entity="host", outcome=Outcome.UNAVAILABLE, evidence="no such counter")
 
-        levels.SECONDS = {"1": 10.0}
+        levels.SECONDS = {"1": 14.0}
         levels.CHECKS = (KnownAnswers(("--inject", "30")), Mute())
         """
     )

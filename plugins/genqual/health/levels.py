@@ -128,7 +128,7 @@ def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
 
 
 def _no_time(check: Check, level: Level) -> Finding:
-    why = f"not in {level.name}: it takes {check.seconds:.0f} s, which {level.seconds:.0f} s do not leave"
+    why = f"left out: it takes {check.seconds:.0f} s, which the {level.seconds:.0f} s of this level do not leave"
     return Finding(check=check.name, entity="host", outcome=Outcome.UNAVAILABLE, evidence=why)
 
 
