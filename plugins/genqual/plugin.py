@@ -16,13 +16,12 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import added_suites, concurrent_instances, hardware, markers, max_batch, node_items
-from genqual.session.causes import WHOLE
+from genqual.session import concurrent_instances, hardware, markers, max_batch, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
+from genqual.session.groups import PlannedTest, upcoming
 from genqual.session.options import Options, add_options, check_paths, misread_path
-from genqual.session.prefetch import PlannedTest, upcoming
-from genqual.session.selection import Selection
+from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
 
 _SELECTION = pytest.StashKey[Selection]()
@@ -60,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options = Options.of(config)
     try:
         check_paths(options)
-        added_suites.add(config)
+        add_suites(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     selection = Selection(options, config.getoption("markexpr") or "")
@@ -112,11 +111,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if selection.error is not None:
         raise pytest.UsageError(str(selection.error))
     try:
-        config.stash[RUN].read_waivers()
+        config.stash[RUN].waivers.read()
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
-    config.stash[RUN].waivers.collected.update(item.nodeid for item in items)
+    config.stash[RUN].waivers.collect(item.nodeid for item in items)
     left = [item for item in items if not _wanted(item, selection)]
     if left:
         items[:] = [item for item in items if _wanted(item, selection)]
@@ -131,16 +130,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         case, mark = _case_of(item), item.get_closest_marker("performance")
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None and metric not in engine(case.engine).unseen:
-            run.asked[case] = run.asked.get(case, frozenset()) | {metric}
             workload = _params(item).get("workload")
-            if isinstance(workload, Workload):
-                run.waivers.tests[case.id, workload.id, metric] = item.nodeid
+            run.gate.ask(case, workload if isinstance(workload, Workload) else None, metric, item.nodeid)
         measured = None
         if mark and markers.asked(mark, "requires_option") in (None, "limits"):
             measured = _measured(item, run)[0]
         if case is not None and measured is not None:
-            first = run.first_item.get((case, measured), item.nodeid)
-            run.first_item[case, measured] = min(first, item.nodeid)
+            run.gate.share(case, measured, item.nodeid)
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -194,7 +190,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a case whose device is absent, with what the probe found, or whose engine cannot run it, with its reason."""
     case = _case_of(item)
     if case is not None:
-        item.user_properties.append(("genqual_device", case.device))
+        outcome.tell(item, device=case.device)
         found = item.config.stash[_SELECTION].presence(case.device)
         if not found.present:
             pytest.skip(f"{case.device} is absent: {found.probe} found {found.found}")
@@ -207,7 +203,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
             unjudged(item, "not_applicable", lacking, gate=False)
         comes = item.config.stash.get(_UPCOMING, {}).get(item.nodeid)
         if comes is not None:
-            item.config.stash[RUN].begin(comes, beside=case)
+            item.config.stash[RUN].groups.begin(comes, beside=case)
     with _told_plainly(item):
         return (yield)
 
@@ -225,7 +221,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 @contextmanager
 def _told_plainly(item: pytest.Item) -> Iterator[None]:
     case = _case_of(item)
-    item.stash[WHOLE] = ""
+    outcome.tell(item, failure="")
     try:
         yield
     except Unsupported as reason:
@@ -233,17 +229,17 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
             raise
         _unsupported(item, case, str(reason))
     except NotApplicable as reason:
-        item.user_properties.append(("genqual_verdict", "not_applicable"))
-        pytest.skip(f"NOT APPLICABLE: {reason}")
+        unjudged(item, "not_applicable", str(reason), gate=False)
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
         run = item.config.stash[RUN]
         workload, protocol = _measured(item, run)
-        path = run.recorder.without_numbers(case, workload, protocol) if workload is not None else None
+        recorder = run.records.recorder
+        path = recorder.without_numbers(case, workload, protocol) if workload is not None else None
         if path is not None:
-            item.user_properties.append(("genqual_record", str(path)))
-        item.stash[WHOLE] = f"{type(error).__name__}: {error}"
+            outcome.tell_record(item, path)
+        outcome.tell(item, failure=f"{type(error).__name__}: {error}")
         raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
 
 
@@ -265,8 +261,7 @@ def _params(item: pytest.Item) -> dict[str, Any]:
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
     run = item.config.stash[RUN]
-    path = run.unsupported(case, reason, *_measured(item, run))
-    item.user_properties.append(("genqual_record", str(path)))
+    outcome.tell_record(item, run.records.unsupported(case, reason, *_measured(item, run)))
     pytest.skip(f"unsupported: {reason}")
 
 
@@ -290,23 +285,44 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     report = yield
-    case, run = _case_of(item), item.config.stash[RUN]
-    if case is None or report.when != "call" or ("genqual_verdict", "hardware") in item.user_properties:
-        return report  # no waiver of a test excuses the hardware
-    waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
+    case = _case_of(item)
+    # No waiver of a test excuses the hardware.
+    if case is not None and report.when == "call" and outcome.of_item(item).verdict != "hardware":
+        _waive(item, case, report)
+    outcome.attach(report, outcome.of_item(item))
+    return report
+
+
+def _waive(item: pytest.Item, case: Case, report: pytest.TestReport) -> None:
+    run = item.config.stash[RUN]
+    waiver = run.waivers.of(item.nodeid, partial(run.references.weights_sha256, case.model))
     if waiver is None:
-        return report
+        return
     if report.passed:
         report.outcome = "failed"
         report.longrepr = f"unexpected pass (WAIVED): remove the waiver {waiver}"
-    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{item.stash.get(WHOLE, '')}"):
+    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{outcome.of_item(item).failure}"):
         report.outcome = "skipped"
-        # JUnit writes the properties of the item, the terminal those of this report: both say the same verdict.
-        item.user_properties[:] = [one for one in item.user_properties if one[0] != "genqual_verdict"]
-        item.user_properties.append(("genqual_verdict", "waived"))
-        report.user_properties = list(item.user_properties)
+        outcome.tell(item, verdict="waived")
         path, line, _ = item.location
         report.longrepr = (path, line or 0, f"WAIVED: {waiver.reason}: {report.longreprtext}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """A worker's outcome goes to its controller as one JSON text."""
+    data = yield
+    if data is not None:
+        outcome.pack(data)
+    return data
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_from_serializable() -> Generator[None, Any, Any]:
+    """And comes out as what it was."""
+    report = yield
+    if report is not None:
+        outcome.unpack(report)
     return report
 
 
@@ -331,16 +347,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop every rank, send the records, and end non-zero when a named device was not judged."""
     config = session.config
-    run, tally = config.stash[RUN], config.stash[_TALLY]
+    run, tally, selection = config.stash[RUN], config.stash[_TALLY], config.stash[_SELECTION]
     run.close()
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     if tally.records:
-        run.keep_manifest(tally.records)
-        run.push()
+        run.records.keep_manifest(tally.records, selection.probed)
+        run.records.push(run.options.uploads)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
-        run.close_waivers(
+        run.waivers.close(
             whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
         )
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

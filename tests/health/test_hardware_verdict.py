@@ -10,7 +10,7 @@ SUITE = """
 from pathlib import Path
 import pytest
 from genqual.cases import Case
-from genqual.session import hardware
+from genqual.session import hardware, outcome
 
 LOG = Path(__file__).with_name("root") / "dev/kmsg"
 LOG.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ UE = "EDAC MC1: 1 UE memory read error on DIMM#3 (channel:0)"
 @pytest.fixture
 def said(request):
     def say(verdict):
-        request.node.user_properties.append(("genqual_verdict", verdict))
+        outcome.tell(request.node, verdict=verdict)
     return say
 
 def log(line):

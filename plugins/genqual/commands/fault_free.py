@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from genqual.cases import DTYPES
 from genqual.commands.streaming import say
 from genqual.conformance.judges.self_checks import rows_of
 from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
+from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import Unsupported
 from genqual.models.spec import ModelSpec
@@ -51,6 +51,22 @@ def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bo
             rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
             found[f"{versions} {attention} row by row"] = side_by_side(rows)
     return found
+
+
+def fp32_run(spec: ModelSpec, made: Reference, *, stream: bool = False) -> Scores:
+    """Scores of transformers in fp32 on the CPU, cached, forced on the reference's tokens; as plain as there is.
+
+    Eager where the architecture has it, else as transformers chooses. Raises Unsupported when it does not load.
+    """
+    batch = TokenBatch.of(made.prompts)
+    for attention in ("eager", None):
+        with cpu_generator(spec, "fp32", attention, progress=say, stream=stream) as generator:
+            try:
+                return generator.score(batch, made.forced)
+            except Unsupported:
+                if attention is None:
+                    raise
+    raise AssertionError("the loop returns or raises")
 
 
 def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:

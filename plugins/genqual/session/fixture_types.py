@@ -11,13 +11,15 @@ import pytest
 from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
-from genqual.conformance.judgement import Judgement
+from genqual.conformance.judgement import Judgement, fp32_limit_at
 from genqual.conformance.judges import logits
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
+from genqual.session import outcome
 from genqual.session.node_items import NodeCheck
+from genqual.session.outcome import VerdictName
 
 
 class GiveVerdict(Protocol):
@@ -122,12 +124,14 @@ class ScoringSample:
             return {"spread": None, "envelope": None}
         return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
 
-    def same(self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None) -> Judgement:
+    def same(
+        self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None, longest: int = 0
+    ) -> Judgement:
         """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one.
 
         `rows` are those of these prompts that both were forced on, in order, from the first step on: the reference then
         says where a router is near a tie. Without it, both were forced on another text. Raises ValueError when there
-        are more or fewer of them than the runs have.
+        are more or fewer of them than the runs have. `longest` positions that a long text reaches widen fp32's limit.
         """
         if rows is not None and a.top_ids.shape[1] != len(rows):
             raise ValueError(f"scores of {a.top_ids.shape[1]} rows, said to be rows {list(rows)} of the passage")
@@ -138,6 +142,7 @@ class ScoringSample:
             dtype=dtype,
             reference_spread=known.pooled_spread if known else None,
             envelope=known.envelopes.get(dtype) if known else None,
+            fp32_limit=fp32_limit_at(longest),
             text=self._text(rows, len(a.top_ids)),
         )
 
@@ -160,9 +165,9 @@ class ScoringSample:
         return self.reference is not None and self.reference.router_margins is not None
 
 
-def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:
+def unjudged(node: pytest.Item, status: VerdictName, why: str, *, gate: bool) -> NoReturn:
     """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
-    node.user_properties.append(("genqual_verdict", status))
+    outcome.tell(node, verdict=status, reason=why)
     text = unjudged_text(status, why)
     if gate:
         pytest.fail(text, pytrace=False)

@@ -10,6 +10,7 @@ import pytest
 
 from genqual.health.checks.counters import Window
 from genqual.health.finding import Finding, Outcome, Severity
+from genqual.session import outcome
 
 ROOT = Path("/")  # below which counters are found; another tree in tests
 
@@ -42,8 +43,7 @@ def fatal(findings: list[Finding]) -> list[Finding]:
 
 def words(item: pytest.Item, events: list[Finding], failure: BaseException | None) -> str:
     """The verdict in words; the item's own verdict gives way to it."""
-    item.user_properties[:] = [one for one in item.user_properties if one[0] != "genqual_verdict"]
-    item.user_properties.append(("genqual_verdict", "hardware"))
+    outcome.tell(item, verdict="hardware")
     lines = [f"HARDWARE: {one.check} of {one.entity} ({one.component}): {one.evidence}; {one.action}" for one in events]
     lines.append("The test passed within the same window." if failure is None else f"The test itself said: {failure}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genqual.cases import Case, Json
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
-from genqual.conformance.oracle.registry import Oracle, supported
+from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
 from genqual.conformance.references import file, index
 from genqual.conformance.references.make import Reference
 from genqual.conformance.scores import scores_of
@@ -61,6 +61,18 @@ class ReferenceStore:
         except BadInput:
             if spec.source in ("embedded", "directory"):
                 raise
+            return None
+
+    def parameters(self, model: str) -> int | None:
+        """Weights of the whole model, or None where it cannot be read in this process."""
+        spec = resolve(model)
+        if spec.source not in ("embedded", "directory"):
+            return None
+        # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
+        try:
+            declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+            return weights.count(spec) if declared is None else declared
+        except BadInput:  # quantised in a way that is not undone here
             return None
 
     def reference(self, model: str) -> Reference | str:
@@ -160,11 +172,16 @@ class ReferenceStore:
         )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
 
+    def close(self) -> None:
+        """Let go of the oracle that is kept; harmless twice."""
+        self._oracles.close()
+
 
 def _command(spec: ModelSpec, model: str) -> str:
-    """What makes a reference of `model`: the oracle reads no GGUF, and a file's rounded weights are another model's."""
-    if spec.source != "gguf":
-        by = "" if spec.architecture in supported() or not spec.architecture else " --by transformers"
+    """What makes a reference of `model`. A GGUF file whose config cannot be made of it has to be converted first."""
+    if spec.source != "gguf" or _config(model) is not None:
+        architecture = "" if spec.source == "gguf" else spec.architecture
+        by = "" if architecture in supported() or not architecture else " --by transformers"
         return f"`genqual reference {shlex.quote(model)}{by}` makes one"
     convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
     return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"

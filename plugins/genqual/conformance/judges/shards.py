@@ -15,6 +15,7 @@ from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
+from genqual.dtypes import FORMATS
 from genqual.engines.base import Scores
 
 LEAST_DRIFT: Final = 0.3
@@ -91,10 +92,8 @@ def judge_evidence(
     `parameters` held by each rank; `total` of the whole model, None where it cannot be read.
     """
     problems = []
-    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     for rank, found in enumerate(inspections):
-        if dtype in names and (held := found.get("dtypes")) is not None and held != [names[dtype]]:
-            problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
+        problems += _dtypes(rank, found, dtype)
         if dtype == "fp32" and found.get("fp32_exact") is False:
             problems.append(f"rank {rank} multiplies fp32 with less than fp32 (TF32 or bf16 inside)")
         if dtype == "fp32" and (allowed := _shortcuts(found)):
@@ -113,6 +112,49 @@ def judge_evidence(
         problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
     said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
     return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def _dtypes(rank: int, found: Mapping[str, Json], dtype: str) -> list[str]:
+    """What is wrong with the dtypes of a rank's weights: another than the declared one, but by the model's own rule."""
+    wanted, held = FORMATS[dtype].torch if dtype in FORMATS else None, found.get("dtypes")
+    if wanted is None or held is None:
+        return []
+    rule = found.get("dtype_rule")
+    if not isinstance(rule, dict):
+        return [] if held == [wanted] else [f"rank {rank} holds weights of {held}, {dtype} was declared"]
+    wrong = rule.get("wrong")
+    problems = [f"rank {rank} holds {one}" for one in wrong] if isinstance(wrong, list) else []
+    if isinstance(held, list) and wanted not in held:
+        problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
+    return problems
+
+
+def judge_smaller(inspections: Sequence[Mapping[str, Json]], held: int, plain: int, *, scheme: str) -> Judgement:
+    """Judge whether quantised weights take fewer bytes than 16-bit ones: those of the layers' linear matrices.
+
+    Embeddings and heads are told apart, because a tied head that is quantised is a second matrix: of a small model it
+    weighs more than its layers save. Of ranks that do not say, all `held` bytes are judged against `plain`.
+    """
+    problems, said = [], []
+    for rank, found in enumerate(inspections):
+        parts = found.get("matrices")
+        if not isinstance(parts, dict):
+            if held > 0.8 * plain:
+                problems.append(f"{held} bytes of weights, where {plain} are held without {scheme}")
+            said.append(f"{held} bytes of {plain}")
+            break
+        sizes = {name: (int(part["weights"]), int(part["bytes"])) for name, part in parts.items()}  # type: ignore
+        count, stored = sizes["layers"]
+        if not count:
+            problems.append(f"rank {rank} holds no matrix of a linear layer, so that {scheme} quantises nothing")
+        elif stored > 0.8 * 2 * count:
+            problems.append(
+                f"rank {rank} holds {stored} bytes for {count} weights of its layers' matrices, where {2 * count} are "
+                f"held without {scheme}"
+            )
+        beside = ", ".join(f"{name} {size} in {bytes_}" for name, (size, bytes_) in sizes.items() if name != "layers")
+        said.append(f"{stored} bytes for {count} weights of layers' matrices (weights in bytes beside: {beside})")
+    return claims(problems, "; ".join(said), 1, dtype=scheme, tier="evidence")
 
 
 def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:

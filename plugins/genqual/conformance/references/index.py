@@ -5,15 +5,16 @@ Only reference.json is read, never the arrays beside it: a folder may hold many 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.conformance.references.file import JSON_NAME, facts
 from genqual.errors import BadInput
+from genqual.models import embedded
 
 SHOWN: Final = 12
 """How many digits of a hash a folder's name and a message show."""
@@ -49,7 +50,7 @@ def target(
     known = find([place], name, sha256, config)
     if known is not None:
         return known
-    of_config = hashlib.sha256(json.dumps(arithmetic(config or {})).encode()).hexdigest()
+    of_config = digest.of_text(json.dumps(arithmetic(config or {})))
     longer = f"{name}-{sha256[:SHOWN]}"
     names = [name] if replace else [name, longer, f"{longer}-{of_config[:SHOWN]}"]
     return place / next((one for one in names if not (place / one / JSON_NAME).exists()), names[-1])
@@ -73,7 +74,10 @@ def why_none(places: Sequence[Path], name: str, sha256: str, config: Mapping[str
 
 def differing(folder: Path, config: Mapping[str, Json] | None) -> list[str]:
     """The keys of `config` in which the reference in `folder` was made with another value, where it says which."""
-    known = facts(folder)["generator"].get("config")
+    said = facts(folder)
+    known = said["generator"].get("config")
+    if known is None and said.get("model") in embedded.NAMES:  # made before references said it
+        known = arithmetic(embedded.config(str(said["model"])))
     if config is None or not isinstance(known, dict):
         return []
     mine = arithmetic(config)
