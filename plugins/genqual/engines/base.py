@@ -34,6 +34,7 @@ ABILITIES: Final[Mapping[str, str]] = {
 
 FAULT_PLACES: Final[Mapping[str, str]] = {
     "answers": "`generate` gives tokens, whatever computes them",
+    "config": "`model` is transformers' and made by a configuration: another may stand in its place",
     "modules": "`model` is the torch module tree of a Llama or a BLOOM as transformers has it, and its forward runs",
     "weights": "its weights lie in that tree, where one may be altered",
     "cache": "its attention is given a transformers Cache",

@@ -83,7 +83,12 @@ def build(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | Non
     tensors = {
         name: torch.from_numpy(values).to(rule.get(name, dtype)) for name, values in integers.tensors(spec.location)
     }
+    tied = bool(described.get("tie_word_embeddings"))
+    if tied:
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(tensors, strict=True, assign=True)
+    if tied:
+        model.tie_weights()
     model.generation_config = GenerationConfig(
         do_sample=False, bos_token_id=None, eos_token_id=None, pad_token_id=described["pad_token_id"]
     )

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput, Unsupported
-from genqual.models import ggufread, weights
+from genqual.models import embedded, ggufread, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
 from genqual.models.load_quantised import in_one_dtype, widening
@@ -31,13 +31,14 @@ _PROBLEMS: Final = ("missing_keys", "unexpected_keys", "mismatched_keys", "error
 def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None = None, **from_pretrained: Any) -> Any:
     """The transformers model of `spec`: eval mode, no gradients.
 
-    Embedded models are built in memory; with options of `from_pretrained` (`device_map`, `quantization_config`,
-    `tp_plan`, ...) they are loaded from the cache directory like any checkpoint. GGUF is dequantised.
+    Embedded models are built in memory; mixtures of experts, and with options of `from_pretrained` (`device_map`,
+    `quantization_config`, `tp_plan`, ...) all, are loaded from the cache directory like any checkpoint. GGUF is
+    dequantised.
 
     Raises BadInput when the checkpoint lacks a weight, has one too many or one of another shape, when this transformers
     would read its rotary base wrongly, and when a hub id cannot be found.
     """
-    if spec.source == "embedded" and not from_pretrained:
+    if spec.source == "embedded" and not from_pretrained and embedded.in_memory(spec.location):
         return build(spec, dtype, attn_implementation=attn_implementation)
     options: dict[str, Any] = dict(from_pretrained) | dtype_option(dtype)
     if attn_implementation is not None:

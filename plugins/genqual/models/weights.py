@@ -223,7 +223,9 @@ def directory(spec: ModelSpec) -> Path:
     """
     if spec.source != "embedded":
         return _local(spec)  # a quantised checkpoint as it is: what it is loaded as is the engine's
-    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}"
+    # A folder that another version wrote may have the same weights with another configuration.
+    described = digest.of_text(json.dumps(config(spec), sort_keys=True))
+    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}-{described[:8]}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

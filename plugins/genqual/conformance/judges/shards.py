@@ -116,9 +116,10 @@ def judge_evidence(
 
 def _dtypes(rank: int, found: Mapping[str, Json], dtype: str) -> list[str]:
     """What is wrong with the dtypes of a rank's weights: another than the declared one, but by the model's own rule."""
-    wanted, held = FORMATS[dtype].torch if dtype in FORMATS else None, found.get("dtypes")
-    if wanted is None or held is None:
+    held = found.get("dtypes")
+    if dtype not in FORMATS or held is None:
         return []
+    wanted = FORMATS[dtype].torch
     rule = found.get("dtype_rule")
     if not isinstance(rule, dict):
         return [] if held == [wanted] else [f"rank {rank} holds weights of {held}, {dtype} was declared"]
