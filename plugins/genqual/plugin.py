@@ -16,7 +16,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import concurrent_instances, markers, max_batch, outcome
+from genqual.session import concurrent_instances, hardware, markers, max_batch, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
@@ -71,6 +71,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a suite's tests their cases and workloads. A case is session-scoped, so that a rank group starts once."""
+    if node_items.FIXTURE in metafunc.fixturenames:
+        metafunc.parametrize(node_items.FIXTURE, node_items.items(metafunc.config.stash[_SELECTION]))
     mark = next((mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES), None)
     if mark is None or "case" not in metafunc.fixturenames:
         return
@@ -114,9 +116,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
     config.stash[RUN].waivers.collect(item.nodeid for item in items)
-    left = [item for item in items if not _wanted(item, selection.options)]
+    left = [item for item in items if not _wanted(item, selection)]
     if left:
-        items[:] = [item for item in items if _wanted(item, selection.options)]
+        items[:] = [item for item in items if _wanted(item, selection)]
         config.hook.pytest_deselected(items=left)
 
 
@@ -160,11 +162,14 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     ]
 
 
-def _wanted(item: pytest.Item, options: Options) -> bool:
+def _wanted(item: pytest.Item, selection: Selection) -> bool:
     """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
 
-    Repeated prompts are for engines whose cache outlives a request.
+    Repeated prompts are for engines whose cache outlives a request. Checks of the node are run where they are named.
     """
+    options = selection.options
+    if node_items.FIXTURE in _params(item):
+        return node_items.wanted(selection)
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
     if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"limits"}:
@@ -207,7 +212,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Tell our own errors in their own words; a traceback of ours explains nothing to the person who runs the suite."""
     with _told_plainly(item):
-        return (yield)
+        if _case_of(item) is None:
+            return (yield)
+        with hardware.judged_window(item):
+            return (yield)
 
 
 @contextmanager
@@ -278,7 +286,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     report = yield
     case = _case_of(item)
-    if case is not None and report.when == "call":
+    # No waiver of a test excuses the hardware.
+    if case is not None and report.when == "call" and outcome.of_item(item).verdict != "hardware":
         _waive(item, case, report)
     outcome.attach(report, outcome.of_item(item))
     return report

@@ -15,6 +15,7 @@ import pytest
 from genqual.cases import PRECISIONS, Json
 from genqual.errors import BadInput
 from genqual.gate.admission import UNDER_TEST
+from genqual.health.levels import SECONDS
 from genqual.models.dataset import is_file, read_prompts
 from genqual.session.option_types import (
     count,
@@ -107,6 +108,13 @@ class CaseOptions:
         "with -m hpu: simulated Gaudis, CPU arithmetic under a stand-in for Habana's packages, in a checkout only;"
         " records say `simulated` and are never compared; GENQUAL_SIMULATED_CARDS=N for fewer than 8",
         False,
+    )
+    level: str | None = option(
+        "what",
+        "--level",
+        "run the checks of the node (suites/qualification) for 60 s, 2 min or 15 min in all; without it they run where"
+        " -m names `qualification`, at level 1",
+        choices=tuple(SECONDS),
     )
     batch_sizes: tuple[int, ...] = option(
         "workload",
