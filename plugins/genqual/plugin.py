@@ -20,6 +20,7 @@ from genqual.session import added_suites, concurrent_instances, markers, max_bat
 from genqual.session.causes import WHOLE
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
+from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, check_paths, misread_path
 from genqual.session.prefetch import Step, upcoming
 from genqual.session.selection import Selection
@@ -277,11 +278,23 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
+    """Excuse what is known, and name the next command of what failed or was not judged."""
     report = yield
     case, run = _case_of(item), item.config.stash[RUN]
-    if case is None or report.when != "call":
+    if case is None:
         return report
+    if report.when == "call":
+        report = _excused(item, case, run, report)
+    if report.when == "call" or not report.passed:
+        metric, workload = _asked(item, "metric", None), _params(item).get("workload")
+        timed = (workload, metric) if metric is not None and isinstance(workload, Workload) else None
+        item.user_properties += for_reader(item, case, run, timed, failed=report.failed)
+        report.user_properties = list(item.user_properties)
+    return report
+
+
+def _excused(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> pytest.TestReport:
+    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
     if waiver is None:
         return report

@@ -129,6 +129,10 @@ class Measuring:
             self._published[key] = Published(measured, found, gates, path)
         return self._published[key]
 
+    def gate_at_most_s(self, case: Case, metric: str) -> float | None:
+        """Seconds of the most launches that the gate makes of a case, by those that it made; None before the first."""
+        return self._judging.at_most_s(case, metric)
+
     def _measure(self, generator: Generator, workload: Workload) -> Measurement:
         case = generator.case
         shape = (generator.loaded[0].vocabulary, workload.batch, workload.input_length)

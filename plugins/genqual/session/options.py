@@ -275,6 +275,13 @@ class Options(CaseOptions):
         type=page,
         metavar="FILE",
     )
+    summary_markdown: str | None = option(
+        "results",
+        "--summary-markdown",
+        "add a table of the verdicts, in Markdown, to the end of FILE; default: $GITHUB_STEP_SUMMARY where it is set."
+        " Under GITHUB_ACTIONS=true failures and what was not judged are annotated as well",
+        metavar="FILE",
+    )
     state_dir: str = option(
         "results", "--state-dir", "spool, logs and generated pairs; default: %(default)s", ".genqual", metavar="DIR"
     )
@@ -333,7 +340,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 PATH_OPTIONS = (
     *("--baseline-from", "--baselines", "--compare-to", "--model", "--profile", "--prompts", "--references"),
-    *("--report", "--served-model", "--state-dir", "--waivers"),
+    *("--report", "--served-model", "--state-dir", "--summary-markdown", "--waivers"),
 )
 
 
