@@ -101,9 +101,10 @@ def _text(text: str) -> str:
 
 def _code(text: str) -> str:
     """A code span in a cell: longer fences than any run of backticks within, and no bare bar."""
-    if not text:
+    # Whole, and with its spaces: a command that is cut cannot be run.
+    short = text.replace("\r", " ").replace("\n", " ").strip().replace("|", "\\|")
+    if not short:
         return ""
-    short = " ".join(text.split()).replace("|", "\\|")  # whole: a command that is cut cannot be run
     fence = "`"
     while fence in short:
         fence += "`"

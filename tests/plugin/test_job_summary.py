@@ -1,0 +1,225 @@
+"""The job summary and the annotations, read back as GitHub does: by a Markdown parser, and by the runner's rule."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from genqual.cases import Case, Workload
+from genqual.commands.rebase import rebase
+from genqual.session.job_summary import MOST_ROWS, append, markdown, target, workflow_commands
+from genqual.session.next_step import next_step
+from genqual.session.options import Options
+from genqual.session.verdict_rows import Row, VerdictRows
+from tests.here import CPU
+from tests.plugin.suite import suite
+from tests.results.make import record, timing, verdict
+
+CASE = f"{CPU}-transformers-llama-30m-fp32"
+TPOT = f"suites/performance/test_latency.py::test_time_per_output_token[{CASE}-b1-i128-n32]"
+ALIKE = f"suites/conformance/test_greedy.py::test_every_logit_is_finite[{CASE}]"
+READER = MarkdownIt("commonmark").enable("table")
+
+
+def report(nodeid: str, outcome: str, text: str = "", when: str = "call", **properties: str) -> Any:
+    longrepr = ("suite.py", 3, f"Skipped: {text}") if outcome == "skipped" else text
+    return pytest.TestReport(
+        nodeid, ("suite.py", 3, nodeid), {}, outcome, longrepr, when,  # type: ignore[arg-type]
+        user_properties=[("genqual_device", CPU), *((f"genqual_{name}", value) for name, value in properties.items())],
+    )  # fmt: skip
+
+
+def row(**changes: Any) -> Row:
+    return Row(
+        **({"verdict": "REGRESSED", "nodeid": TPOT, "failed": True, "why": "slower", "metric": "tpot"} | changes)
+    )
+
+
+def cells(text: str) -> list[list[str]]:
+    """The table as a reader sees it: what each cell shows, its code spans and text joined."""
+    found: list[list[str]] = []
+    for token in READER.parse(text):
+        if token.type == "tr_open":
+            found.append([])
+        if token.type == "inline" and token.level == 4 and found:
+            assert not [child for child in token.children or [] if child.type in ("html_inline", "link_open")], token
+            found[-1].append("".join(child.content for child in token.children or []))
+    return found
+
+
+def command_read(line: str) -> tuple[str, str, str]:
+    """Kind, title and message as the runner reads a workflow command."""
+    match = re.fullmatch(r"::(error|warning) title=([^:,\r\n]*)::([^\r\n]*)", line)
+    assert match, line
+    kind, title, message = match.groups()
+
+    def plain(text: str, also: dict[str, str]) -> str:
+        codes = {"0D": "\r", "0A": "\n", "25": "%"} | also
+        return re.sub(r"%([0-9A-F]{2})", lambda found: codes[found[1]], text)
+
+    return kind, plain(title, {"3A": ":", "2C": ","}), plain(message, {})
+
+
+def test_the_worst_stands_first_with_its_numbers_and_the_next_command(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.json", tmp_path / "b.json"
+    rows = VerdictRows()
+    rows.add(report(TPOT.replace("b1", "b4"), "skipped", "RECORDED: follows", verdict="recorded", metric="tpot"))
+    rows.add(report(ALIKE, "passed", verdict="pass", record=str(other)))
+    rows.add(report(ALIKE.replace("fp32", "bf16"), "failed", "wrong", verdict="fail", record=str(other)))
+    rows.add(report(TPOT, "failed", "6 % slower", verdict="regressed", estimate="+0.0500", record=str(path),
+                    metric="tpot", next="pytest -k tpot  # 2 min"))  # fmt: skip
+    records = {path: record(metrics=(timing(samples=(0.021, 0.021, 0.021)),)), other: verdict(word="fail", nrms=0.05)}
+    text = markdown(rows.rows, records, "genqual: run x", ["a note"])
+    head, first, second = cells(text)
+    assert head == ["verdict", "case", "metric", "baseline", "now", "ratio", "next"]
+    assert first[:3] == ["FAIL", CASE.replace("fp32", "bf16"), "every logit is finite"]
+    assert first[3:6] == ["error up to 0.02", "0.05", "2.5"]
+    assert second == ["REGRESSED", CASE, "tpot b1-i128-n32", "20.0 ms", "21.0 ms", "1.050", "pytest -k tpot  # 2 min"]
+    assert "1 FAIL, 1 REGRESSED, 1 PASS, 1 RECORDED" in text
+    assert f"Correct: `{CASE}` 1 properties" in text
+    assert "6 % slower" in text
+    assert text.rstrip().endswith("- a note")
+
+
+ODD = st.text(st.sampled_from("ab |`*_<>&[]\\\n\r%:,~!-#"), max_size=30)
+
+
+@given(why=ODD, next_command=ODD, title=ODD)
+def test_no_text_breaks_the_table_or_adds_markup(why: str, next_command: str, title: str) -> None:
+    text = markdown([row(why=why, next=next_command)], {}, title, [why])
+    head, only = cells(text)
+    assert len(head) == len(only) == 7
+    assert only[0] == "REGRESSED"
+    if "\\" not in next_command:  # a backslash before a bar is the one thing that a cell cannot show
+        assert only[6].strip() == next_command.replace("\r", " ").replace("\n", " ").strip()
+    assert not [token for token in READER.parse(text) if token.type in ("html_block", "fence", "blockquote_open")]
+
+
+@given(ODD, ODD)
+def test_an_annotation_is_read_back_by_the_runner_s_rule(why: str, parameter: str) -> None:
+    nodeid = TPOT.replace("b1", parameter)
+    (line,) = workflow_commands([row(why=why, nodeid=nodeid, next="again")])
+    kind, title, message = command_read(line)
+    assert kind == "error"
+    assert title.startswith("REGRESSED ")
+    assert " ".join(f"{row(nodeid=nodeid).case}: {row(nodeid=nodeid).what}".split()) in title
+    assert message == f"{why}\nnext: again"
+
+
+def test_ten_of_a_kind_are_annotated_and_the_rest_is_counted() -> None:
+    rows = [row(nodeid=f"{TPOT}{index}") for index in range(12)]
+    rows += [row(verdict="NO BASELINE", failed=False, nodeid=f"{ALIKE}{index}") for index in range(10)]
+    rows += [row(verdict="PASS", failed=False), row(verdict="WAIVED", failed=False)]
+    read = [command_read(line) for line in workflow_commands(rows)]
+    assert [kind for kind, _, _ in read] == ["error"] * 10 + ["warning"] * 10
+    assert read[9][1] == "3 more"
+
+
+def test_a_long_run_has_a_summary_that_github_takes() -> None:
+    rows = [row(nodeid=f"{TPOT}{index}", why="x" * 9000 + str(index)) for index in range(3000)]
+    text = markdown(rows, {}, "genqual")
+    assert len(text.encode()) < 1 << 20
+    assert len(cells(text)) == MOST_ROWS + 1
+    assert f"{3000 - MOST_ROWS} more rows" in text
+
+
+def test_the_summary_is_added_to_and_what_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "of all steps.md"
+    file.write_text("before\n")
+    assert append(file, "é after\n") == ""
+    assert file.read_text(encoding="utf-8") == "before\né after\n"
+    assert "cannot be written (No such file" in append(tmp_path / "none" / "x.md", "")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
+    assert target(None) == file
+    assert target("mine.md") == Path("mine.md")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    assert target(None) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "when", "verdict_said", "text", "wanted"),
+    [
+        ("failed", "setup", "", "rank 0 died", "ERROR"),
+        ("failed", "call", "", "rank 0 died", "FAIL"),
+        ("failed", "call", "pass", "unexpected pass", "FAIL"),
+        ("failed", "call", "no_baseline", "NO BASELINE: none", "NO BASELINE"),
+        ("skipped", "call", "waived", "WAIVED: known", "WAIVED"),
+        ("skipped", "setup", "", "unsupported: x", "UNSUPPORTED"),
+        ("skipped", "setup", "", "hpu is absent: hl-smi found nothing", "ABSENT"),
+        ("skipped", "call", "", "for a reason of its own", "SKIPPED"),
+    ],
+)
+def test_each_report_has_one_verdict(outcome: str, when: str, verdict_said: str, text: str, wanted: str) -> None:
+    rows = VerdictRows()
+    rows.add(report(ALIKE, outcome, text, when, **({"verdict": verdict_said} if verdict_said else {})))
+    rows.add(report(ALIKE, "passed", when="teardown"))
+    (only,) = rows.rows
+    assert (only.verdict, only.why, only.failed) == (wanted, text, outcome == "failed")
+
+
+def test_a_teardown_that_fails_is_told_and_others_tests_are_not() -> None:
+    rows = VerdictRows()
+    rows.add(report(ALIKE, "passed", verdict="pass"))
+    rows.add(report(ALIKE, "failed", "the ranks did not end", "teardown", verdict="pass"))
+    theirs = report("test_theirs.py::test_x", "failed", "wrong")
+    theirs.user_properties = []
+    rows.add(theirs)
+    assert [(one.verdict, one.nodeid) for one in rows.rows] == [("ERROR", ALIKE)]
+
+
+def config(*pyargs: str) -> Any:
+    return SimpleNamespace(option=SimpleNamespace(pyargs=bool(pyargs)), args=list(pyargs))
+
+
+def test_the_next_command_is_one_that_the_programs_take() -> None:
+    case, workload = Case("cpu", "transformers", "a model/of mine", "bf16", 2), Workload(1, 16, 4)
+    options = Options(batch_sizes=(1, 4), baselines="my baselines", benchmark=True)
+    said = next_step(options, config(), case, "no_baseline", "test_x", (workload, "tpot"))
+    words = shlex.split(said, comments=True)
+    assert words[:2] == ["genqual", "rebase"]
+    parsed = rebase.make_context("rebase", words[2:])
+    assert parsed.params["models"] == ("a model/of mine",)
+    assert (parsed.params["dtypes"], parsed.params["ranks"], parsed.params["device"]) == (("bf16",), (2,), "cpu")
+    assert parsed.params["out"] == Path("my baselines")
+    assert re.search(r"# \d+ to \d+ min$", said)
+    again = next_step(options, config("genqual.suites"), case, "inconclusive", "test_x", (workload, "tpot"), 754.0)
+    assert again.startswith("pytest --pyargs genqual.suites -m cpu --benchmark")
+    assert again.endswith("# at most 13 min")
+    help_of = subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True)
+    for word in shlex.split(again, comments=True):
+        if word.startswith("--"):
+            assert word.partition("=")[0] in help_of.stdout
+
+
+def test_a_server_s_next_command_reaches_the_server() -> None:
+    case = Case("cpu", "server", "llama-tiny", "bf16")
+    options = Options(endpoint="http://127.0.0.1:8000/v1", served_model="my model")
+    said = next_step(options, config(), case, "fail", "test_x")
+    assert shlex.split(said)[-4:] == ["--endpoint", "http://127.0.0.1:8000/v1", "--served-model", "my model"]
+    assert next_step(options, config(), case, "pass", "test_x") == "", "an unexpected pass asks for no command"
+
+
+def test_a_run_appends_its_summary_under_xdist_too(tmp_path: Path) -> None:
+    file = tmp_path / "summary.md"
+    run = suite(
+        tmp_path, "-m", CPU, "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload",
+        "-k", "test_every_logit_is_finite or test_free_run", "-n", "1", f"--summary-markdown={file}",
+        f"--references={tmp_path}", env={"GITHUB_ACTIONS": "true"},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = file.read_text(encoding="utf-8")
+    assert "2 PASS" in text
+    assert text.startswith("### genqual: run ")
+    assert "::" not in [line[:2] for line in run.stdout.splitlines()]
