@@ -335,7 +335,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     run, tally = config.stash[RUN], config.stash[_TALLY]
     run.close()
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    if config.option.collectonly:
+        return
+    if hasattr(config, "workerinput"):
+        from genqual.session.xdist import tell
+
+        tell(config, run)
         return
     if tally.records:
         run.keep_manifest(tally.records)
@@ -371,6 +376,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker which run it belongs to."""
     node.workerinput["genqual_run"] = node.config.stash[RUN].id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker warns of: its own summary is shown nowhere."""
+    from genqual.session.xdist import hear
+
+    hear(node, node.config.stash[RUN])
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -98,8 +98,8 @@ def publish(self: Run, case: Any, workload: Any, metric: str, *, label: str) -> 
     """In place of `Run.publish`: a measurement that was never made, with the gate's verdict on it."""
     oom = _row == "out of memory (timed)"
     verdict = Verdict.PASS if oom else TIMED[_row]
-    estimate = (0.06, (0.05, 0.07)) if verdict.judged else (None, None)
-    gate = GateResult(verdict, "as written down", "key", *estimate, launches=3)
+    estimate, interval = (0.06, (0.05, 0.07)) if verdict.judged else (None, None)
+    gate = GateResult(verdict, "as written down", "key", estimate, interval, launches=3)
     return SimpleNamespace(
         record=Path("none.json"),
         measurement=SimpleNamespace(status="oom" if oom else "ok", message="rank 0 ran out of memory"),

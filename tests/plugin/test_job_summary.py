@@ -40,9 +40,8 @@ def report(nodeid: str, outcome: str, text: str = "", when: str = "call", **prop
 
 
 def row(**changes: Any) -> Row:
-    return Row(
-        **({"verdict": "REGRESSED", "nodeid": TPOT, "failed": True, "why": "slower", "metric": "tpot"} | changes)
-    )
+    fields: dict[str, Any] = {"verdict": "REGRESSED", "nodeid": TPOT, "failed": True, "why": "slower", "metric": "tpot"}
+    return Row(**(fields | changes))
 
 
 def cells(text: str) -> list[list[str]]:

@@ -196,6 +196,23 @@ def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> N
     assert "1 passed" in run.stdout
 
 
+def test_what_a_worker_warns_of_is_said_by_the_controller(tmp_path: Path) -> None:
+    """The spool's other place and an expired waiver are known to the worker alone."""
+    waived = f"test_greedy.py::test_every_logit_is_finite[{CPU}-transformers-llama-tiny-fp32]"
+    (tmp_path / f"{CPU}.toml").write_text(
+        f'[[waiver]]\ntest = "{waived}"\nsays = "finite"\nissue = "tracker 12"\nexpires = 2001-01-01\n'
+    )
+    run = suite(
+        Path("/proc/genqual"), "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", "-n", "2", "--no-upload",
+        f"--waivers={tmp_path}", env={"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    said = run.stdout
+    assert "1 passed" in said, said + run.stderr
+    assert said.count("the spool /proc/genqual/spool cannot be written") == 1
+    assert said.count("has expired") == 1
+    assert run.returncode == 1, said
+
+
 def test_xdist_keeps_a_case_on_one_worker(tmp_path: Path) -> None:
     run = suite(
         tmp_path, "-m", CPU, "--engine", "transformers", "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits"

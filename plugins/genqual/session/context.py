@@ -215,7 +215,7 @@ class Run:
     def close_waivers(self, *, whole: Collection[str], selected: Collection[str]) -> None:
         """After the last test: what of the waivers fails the run."""
         workloads = None if self.options.own_workloads else workload_ids(self.options.profile)
-        self.stale_waivers = self.waivers.problems(whole=whole, selected=selected, workloads=workloads)
+        self.stale_waivers += self.waivers.problems(whole=whole, selected=selected, workloads=workloads)
 
     def inspection(self, case: Case) -> dict[str, Json]:
         """What rank 0 says really runs, for a verdict; see `Inspections`."""
