@@ -27,7 +27,8 @@ def environment(wheel: Path, place: Path) -> Path:
     site = Path(sysconfig.get_path("purelib", vars={"base": str(place)}))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    (site / "others.pth").write_text("\n".join(others) + "\n")
     return place / "bin" / "python"
 
 

@@ -150,7 +150,7 @@ def test_steps_run_from_an_empty_folder(service: str, python: Path, tmp_path: Pa
 
     code, said, summary = step("engine")
     assert code == 1, said
-    assert "**NO BASELINE**" in summary
+    assert "**NO BASELINE**" in summary, said
     assert re.search(r"`genqual rebase .*--out=baselines  # \d+ to \d+ min`", summary), summary
     code, said, _ = step("before")
     assert code == 0, said
