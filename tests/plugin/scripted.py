@@ -56,6 +56,7 @@ SESSIONS: Final = {
     "no test is selected of the device in `-m`": ("-k", "no_such_test"),
     "the same with `--allow-absent`": ("-k", "no_such_test", "--allow-absent"),
     "an option is wrong": ("--ranks=x",),
+    "the directory of `--baselines` is not there": ("--baselines=nowhere",),
 }
 SMALL: Final = (
     *("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--batch-sizes", "1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -364,5 +365,8 @@ def check_paths(options: Options) -> None:
     for option, value in (("--references", options.references), ("--waivers", options.waivers)):
         if value is not None and not Path(value).is_dir():
             raise BadInput(f"{option}={value}: no such directory; check the path, or leave {option} out")
+    if options.baselines is not None and not Path(options.baselines).is_dir():
+        made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
+        raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
     if options.prompts is not None and is_file(options.prompts):
         read_prompts(options.prompts)
