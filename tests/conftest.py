@@ -1,4 +1,4 @@
-"""Settings of the suite's own tests; no fixture, because every room has its own."""
+"""Settings of the suite's own tests; no fixture, because every package has its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that every room shares: dtype, workload, case. Pure: the standard library only."""
+"""The words that every package shares: dtype, workload, case. Pure: the standard library only."""
 
 from __future__ import annotations
 

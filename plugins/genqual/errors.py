@@ -1,4 +1,4 @@
-"""The ways genqual says no. Imports the standard library only, so every room may raise them.
+"""The ways genqual says no. Imports the standard library only, so every package may raise them.
 
 Each message is one paragraph for the person who runs the suite: the value at fault, why, and the next step.
 """

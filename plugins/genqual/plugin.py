@@ -22,7 +22,7 @@ from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, check_paths, misread_path
-from genqual.session.prefetch import Step, upcoming
+from genqual.session.prefetch import PlannedTest, upcoming
 from genqual.session.selection import Selection
 from genqual.session.terminal import Tally, summarise
 
@@ -145,7 +145,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _upcoming(items: list[pytest.Item]) -> dict[str, Case]:
     """By node id, the case whose group may be begun beside this test."""
     run = [
-        (item.nodeid, Step(case, timed=item.get_closest_marker("conformance") is None))
+        (item.nodeid, PlannedTest(case, timed=item.get_closest_marker("conformance") is None))
         for item in items
         if (case := _case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
     ]

@@ -13,7 +13,7 @@ from genqual.conformance.judges.free_run import Rescore
 from genqual.conformance.judges.self_checks import rows_of
 from genqual.engines.base import TokenBatch
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Drawn, Judge, Passage, Text
+from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import rows
 from genqual.session.token_evidence import asked_alone, asked_between, tokens_only
 
@@ -24,35 +24,37 @@ WIDTHS = (31, 32, 33, 63, 64, 65, 127, 128, 129)  # of the whole batch: tiles of
 
 @pytest.mark.parametrize("row", [0, 3], ids="row{}".format)
 def test_a_row_does_not_see_its_neighbours(
-    generator: Generator, passage: Passage, rescore: Rescore, row: int, judge_it: Judge
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, row: int, verdict: GiveVerdict
 ) -> None:
     """The row alone against the row in its batch."""
     if tokens_only(generator):
-        judge_it(asked_alone(generator, passage.reference, rescore, row))
+        verdict(asked_alone(generator, scoring_sample.reference, rescore, row))
         return
-    together = generator.score_once(passage.prompts, passage.forced)
-    alone = generator.score(*passage.row(row))
-    judge_it(passage.same(alone, rows_of(together, [row]), dtype=generator.case.dtype, rows=[row]))
+    together = generator.score_once(scoring_sample.prompts, scoring_sample.forced)
+    alone = generator.score(*scoring_sample.row(row))
+    verdict(scoring_sample.same(alone, rows_of(together, [row]), dtype=generator.case.dtype, rows=[row]))
 
 
 def test_a_row_is_itself_in_any_company(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], drawn: Drawn
+    generator: Generator, scoring_sample: ScoringSample, token: SearchStrategy[int], examples: Examples
 ) -> None:
     """Drawn neighbours, as many as drawn, before it and after it."""
-    prompt, forced = passage.prompts.rows[1], passage.forced[[1], :5]
+    prompt, forced = scoring_sample.prompts.rows[1], scoring_sample.forced[[1], :5]
     alone = generator.score(TokenBatch.of([prompt]), forced)
 
     def check(before: list[list[int]], after: list[list[int]]) -> Judgement:
         batch = TokenBatch.of([*before, prompt, *after])
         together = generator.score(batch, np.repeat(forced, len(batch.ids), axis=0))
-        return passage.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype)
+        return scoring_sample.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype)
 
-    drawn(check, before=rows(token), after=rows(token))
+    examples(check, before=rows(token), after=rows(token))
 
 
-def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+def test_the_order_of_rows_is_only_their_order(
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+) -> None:
     """The same rows in another order: each takes its own results along."""
-    some = passage.few(4, 5)
+    some = scoring_sample.few(4, 5)
     plain = generator.score(some.prompts, some.forced)
 
     def check(order: list[int]) -> Judgement:
@@ -60,20 +62,24 @@ def test_the_order_of_rows_is_only_their_order(generator: Generator, passage: Pa
         moved = generator.score(batch, some.forced[order])
         return some.same(moved, rows_of(plain, order), dtype=generator.case.dtype, rows=order)
 
-    drawn(check, most=3, order=st.permutations(range(4)))
+    examples(check, most=3, order=st.permutations(range(4)))
 
 
 @pytest.mark.parametrize("padding", [1, 31, 64], ids="pad{}".format)
-def test_left_padding_changes_nothing(generator: Generator, passage: Passage, padding: int, judge_it: Judge) -> None:
+def test_left_padding_changes_nothing(
+    generator: Generator, scoring_sample: ScoringSample, padding: int, verdict: GiveVerdict
+) -> None:
     """More padding on the left, and so other places in the cache, but the same tokens to attend to."""
-    plain = generator.score_once(passage.prompts, passage.forced)
-    padded = generator.score(passage.padded(padding), passage.forced)
-    judge_it(passage.same(padded, plain, dtype=generator.case.dtype, rows=passage.every_row))
+    plain = generator.score_once(scoring_sample.prompts, scoring_sample.forced)
+    padded = generator.score(scoring_sample.padded(padding), scoring_sample.forced)
+    verdict(scoring_sample.same(padded, plain, dtype=generator.case.dtype, rows=scoring_sample.every_row))
 
 
-def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+def test_padding_to_a_tile_changes_nothing(
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+) -> None:
     """Batches padded to one below, at and above 32, 64 and 128."""
-    some = passage.few(2, 4)
+    some = scoring_sample.few(2, 4)
     plain = generator.score(some.prompts, some.forced)
 
     def check(width: int) -> Judgement:
@@ -81,21 +87,25 @@ def test_padding_to_a_tile_changes_nothing(generator: Generator, passage: Passag
         padded = generator.score(batch, some.forced)
         return some.same(padded, plain, dtype=generator.case.dtype, rows=some.every_row)
 
-    drawn(check, most=4, width=st.sampled_from(WIDTHS))
+    examples(check, most=4, width=st.sampled_from(WIDTHS))
 
 
 def test_a_request_leaves_nothing_behind(
-    generator: Generator, passage: Passage, token: SearchStrategy[int], rescore: Rescore, drawn: Drawn
+    generator: Generator,
+    scoring_sample: ScoringSample,
+    token: SearchStrategy[int],
+    rescore: Rescore,
+    examples: Examples,
 ) -> None:
     """A request, any other, and the first again: the same bits as before."""
-    some = passage.few(2, 5)
+    some = scoring_sample.few(2, 5)
     if tokens_only(generator):
-        known = passage.reference.select(rows=[0, 1], steps=5) if passage.reference else None
+        known = scoring_sample.reference.select(rows=[0, 1], steps=5) if scoring_sample.reference else None
 
         def judged(other: list[list[int]], steps: int) -> Judgement:
             return asked_between(generator, known, rescore, TokenBatch.of(other), steps)
 
-        drawn(judged, most=3, other=rows(token, most_rows=4), steps=st.integers(1, 6))
+        examples(judged, most=3, other=rows(token, most_rows=4), steps=st.integers(1, 6))
         return
     first = generator.score(some.prompts, some.forced)
 
@@ -103,10 +113,12 @@ def test_a_request_leaves_nothing_behind(
         generator.generate(TokenBatch.of(other), steps)
         return logits.judge_bitwise(first, generator.score(some.prompts, some.forced), dtype=generator.case.dtype)
 
-    drawn(check, other=rows(token, most_rows=4), steps=st.integers(1, 6))
+    examples(check, other=rows(token, most_rows=4), steps=st.integers(1, 6))
 
 
-def test_requests_of_different_shapes(generator: Generator, passage: Passage, text: Text, drawn: Drawn) -> None:
+def test_requests_of_different_shapes(
+    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
+) -> None:
     """Requests of other rows and lengths, one after the other, each as a single pass without a cache says."""
 
     def check(requests: list[list[list[int]]]) -> Judgement:
@@ -114,7 +126,7 @@ def test_requests_of_different_shapes(generator: Generator, passage: Passage, te
         for request in requests:
             batch, forced = TokenBatch.of([row[:-3] for row in request]), np.array([row[-3:] for row in request])
             got = generator.score(batch, forced)
-            one = passage.same(got, generator.score_prefill(batch, forced), dtype=generator.case.dtype)
+            one = scoring_sample.same(got, generator.score_prefill(batch, forced), dtype=generator.case.dtype)
             if not one.passed:
                 return one
             worst = max((worst, one), key=lambda judgement: judgement.ratio or 0.0) if worst else one
@@ -122,4 +134,4 @@ def test_requests_of_different_shapes(generator: Generator, passage: Passage, te
         return worst
 
     request = st.lists(text(least=4, most=12), min_size=1, max_size=4)
-    drawn(check, most=3, requests=st.lists(request, min_size=2, max_size=3))
+    examples(check, most=3, requests=st.lists(request, min_size=2, max_size=3))

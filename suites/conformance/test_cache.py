@@ -12,7 +12,7 @@ from genqual.conformance.judges import logits
 from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.base import TokenBatch
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Drawn, Judge, Passage, Text
+from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
 
@@ -21,37 +21,41 @@ pytestmark = pytest.mark.conformance("cache")
 EDGES = (32, 64, 128)
 
 
-def test_cache_equals_no_cache(generator: Generator, passage: Passage, rescore: Rescore, judge_it: Judge) -> None:
+def test_cache_equals_no_cache(
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, verdict: GiveVerdict
+) -> None:
     """The decode loop with its cache against a single pass that has none; of a server, its cache of prefixes."""
     if tokens_only(generator):
-        judge_it(asked_on(generator, passage.reference, rescore))
+        verdict(asked_on(generator, scoring_sample.reference, rescore))
         return
-    cached = generator.score_once(passage.prompts, passage.forced)
-    single = generator.score_prefill(passage.prompts, passage.forced)
-    judge_it(passage.same(cached, single, dtype=generator.case.dtype, rows=passage.every_row))
+    cached = generator.score_once(scoring_sample.prompts, scoring_sample.forced)
+    single = generator.score_prefill(scoring_sample.prompts, scoring_sample.forced)
+    verdict(scoring_sample.same(cached, single, dtype=generator.case.dtype, rows=scoring_sample.every_row))
 
 
 def test_prefill_equals_decode_at_every_prefix(
-    generator: Generator, passage: Passage, text: Text, drawn: Drawn
+    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
 ) -> None:
     """Decoding a whole text after its first token alone: position 1 is decoded as often as position 10 is."""
 
     def check(text: list[int]) -> Judgement:
         batch, rest = TokenBatch.of([text[:1]]), np.array([text[1:]])
         decoded, read = generator.score(batch, rest), generator.score_prefill(batch, rest)
-        return passage.same(decoded, read, dtype=generator.case.dtype)
+        return scoring_sample.same(decoded, read, dtype=generator.case.dtype)
 
-    drawn(check, most=3, text=text(least=6, most=12))
+    examples(check, most=3, text=text(least=6, most=12))
 
 
-@pytest.mark.conformance("cache", wants="passes")
-def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+@pytest.mark.conformance("cache", requires_ability="passes")
+def test_chunked_prefill_equals_one_pass(
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+) -> None:
     """Wherever the text is cut, each part attends to all that was read before it.
 
     A model with a recurrent state reads all padding in the first pass: in a pass of one token upstream takes that
     token for a generated one, whatever the mask says, and padding would enter the state.
     """
-    some = passage.few(4, 6)
+    some = scoring_sample.few(4, 6)
     length = some.prompts.ids.shape[1] + 5
     padding = int((some.prompts.mask == 0).sum(axis=1).max()) if generator.loaded[0].state_bytes else 0
     whole = generator.score_prefill(some.prompts, some.forced)
@@ -60,36 +64,42 @@ def test_chunked_prefill_equals_one_pass(generator: Generator, passage: Passage,
         parts = generator.score_passes(some.prompts, some.forced, widths)
         return some.same(parts, whole, dtype=generator.case.dtype, rows=some.every_row)
 
-    drawn(check, most=6, widths=cuts(length, first=padding + 1))
+    examples(check, most=6, widths=cuts(length, first=padding + 1))
 
 
-@pytest.mark.conformance("cache", wants="graph")
+@pytest.mark.conformance("cache", requires_ability="graph")
 def test_a_replayed_graph_equals_eager(
-    generator: Generator, one_rank: Generator, passage: Passage, judge_it: Judge
+    generator: Generator, one_rank: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
 ) -> None:
     """Static cache and captured graph against an eager cache that grows."""
-    replayed = generator.score_once(passage.prompts, passage.forced)
-    eager = one_rank.score_once(passage.prompts, passage.forced)
-    judge_it(passage.same(replayed, eager, dtype=generator.case.dtype, rows=passage.every_row))
+    replayed = generator.score_once(scoring_sample.prompts, scoring_sample.forced)
+    eager = one_rank.score_once(scoring_sample.prompts, scoring_sample.forced)
+    verdict(scoring_sample.same(replayed, eager, dtype=generator.case.dtype, rows=scoring_sample.every_row))
 
 
-@pytest.mark.conformance("cache", wants="graph")
-def test_a_graph_replayed_twice_gives_the_same_bits(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("cache", requires_ability="graph")
+def test_a_graph_replayed_twice_gives_the_same_bits(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """With another text in between, so that inputs left in its buffers show."""
-    first = generator.score(passage.prompts, passage.forced)
-    generator.score(passage.prompts, passage.forced[:, ::-1].copy())
-    judge_it(logits.judge_bitwise(first, generator.score(passage.prompts, passage.forced), dtype=generator.case.dtype))
+    first = generator.score(scoring_sample.prompts, scoring_sample.forced)
+    generator.score(scoring_sample.prompts, scoring_sample.forced[:, ::-1].copy())
+    verdict(
+        logits.judge_bitwise(
+            first, generator.score(scoring_sample.prompts, scoring_sample.forced), dtype=generator.case.dtype
+        )
+    )
 
 
 def test_later_tokens_never_alter_earlier_logits(
-    generator: Generator, passage: Passage, vocabulary: int, drawn: Drawn
+    generator: Generator, scoring_sample: ScoringSample, vocabulary: int, examples: Examples
 ) -> None:
     """Causality: one pass over a text, and over another that differs from some place on; before it, to the bit.
 
     A scheme that rounds a token by the others of its pass is held to what fault-free runs of it differ by, and so is a
     mixture of experts: an expert's product is as long as the tokens that chose it are many, and its kernel with it.
     """
-    some, dtype = passage.few(3, 9), generator.case.dtype
+    some, dtype = scoring_sample.few(3, 9), generator.case.dtype
     first = generator.score_prefill(some.prompts, some.forced)
 
     def check(place: int, other: int) -> Judgement:
@@ -103,13 +113,15 @@ def test_later_tokens_never_alter_earlier_logits(
             return some.same(a, b, dtype=dtype, rows=some.every_row)
         return logits.judge_bitwise(a, b, dtype=dtype, forced=False)
 
-    drawn(check, most=4, place=st.integers(0, 7), other=st.integers(0, vocabulary - 2))
+    examples(check, most=4, place=st.integers(0, 7), other=st.integers(0, vocabulary - 2))
 
 
-@pytest.mark.conformance("cache", wants="passes")
-def test_a_cropped_cache_is_as_if_never_longer(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+@pytest.mark.conformance("cache", requires_ability="passes")
+def test_a_cropped_cache_is_as_if_never_longer(
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+) -> None:
     """Reading other tokens and cropping them again, as speculative decoding does, leaves nothing behind."""
-    some = passage.few(3, 6)
+    some = scoring_sample.few(3, 6)
     length = some.prompts.ids.shape[1] + 5
     whole = generator.score_prefill(some.prompts, some.forced)
 
@@ -119,13 +131,13 @@ def test_a_cropped_cache_is_as_if_never_longer(generator: Generator, passage: Pa
         got = generator.score_passes(some.prompts, some.forced, widths, detours)
         return some.same(got, whole, dtype=generator.case.dtype, rows=some.every_row)
 
-    drawn(check, most=3, first=st.integers(length - 4, length - 2), detour=st.integers(1, 5))
+    examples(check, most=3, first=st.integers(length - 4, length - 2), detour=st.integers(1, 5))
 
 
 @pytest.mark.parametrize("edge", EDGES, ids="edge{}".format)
-def test_bucket_edges(generator: Generator, passage: Passage, edge: int, judge_it: Judge) -> None:
+def test_bucket_edges(generator: Generator, scoring_sample: ScoringSample, edge: int, verdict: GiveVerdict) -> None:
     """Prompts one below, at and above a length where kernels and static caches change their shape."""
-    row = np.resize(np.concatenate([passage.forced[0], passage.forced[-1]]), edge + 1).tolist()
-    batch, rest = TokenBatch.of([row[2:], row[1:], row]), passage.forced[:3, :3]
+    row = np.resize(np.concatenate([scoring_sample.forced[0], scoring_sample.forced[-1]]), edge + 1).tolist()
+    batch, rest = TokenBatch.of([row[2:], row[1:], row]), scoring_sample.forced[:3, :3]
     together = [generator.score(batch, rest), generator.score_prefill(batch, rest)]
-    judge_it(passage.same(together[0], together[1], dtype=generator.case.dtype))
+    verdict(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype))

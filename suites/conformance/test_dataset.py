@@ -11,21 +11,23 @@ from genqual.conformance.judges.text import judge_same_text
 from genqual.engines.base import TokenBatch
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
-from genqual.session.dataset_run import Job, generate_pairs, problems, read_pairs
-from genqual.session.fixture_types import Judge, Passage
+from genqual.session.dataset_run import DatasetRun, generate_pairs, problems, read_pairs
+from genqual.session.fixture_types import GiveVerdict, ScoringSample
 
 
-@pytest.mark.conformance("text", needs="prompts")
-def test_every_prompt_of_a_data_set_has_its_pair(generator: Generator, run: Run, dataset: Job, judge_it: Judge) -> None:
+@pytest.mark.conformance("text", requires_option="prompts")
+def test_every_prompt_of_a_data_set_has_its_pair(
+    generator: Generator, run: Run, dataset: DatasetRun, verdict: GiveVerdict
+) -> None:
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
     count = generate_pairs(generator, dataset, run.progress, run.warnings.append)
     found, dtype = list(problems(dataset, generator.plan.model)), generator.case.dtype
-    judge_it(self_checks.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
+    verdict(self_checks.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
 
 
-@pytest.mark.conformance("text", once=True)
+@pytest.mark.conformance("text", one_dtype=True)
 def test_a_data_set_equals_its_prompts_one_by_one(
-    generator: Generator, run: Run, passage: Passage, few_pairs: Job, judge_it: Judge
+    generator: Generator, run: Run, scoring_sample: ScoringSample, few_pairs: DatasetRun, verdict: GiveVerdict
 ) -> None:
     """Batches that do not divide the prompts: complete, in order, and each the text that its prompt gives alone."""
     count = generate_pairs(generator, few_pairs, run.progress)
@@ -33,13 +35,13 @@ def test_a_data_set_equals_its_prompts_one_by_one(
     found = list(problems(few_pairs, generator.plan.model))
     whole = self_checks.judge_whole(found, count, dtype=dtype, steps=few_pairs.new_tokens)
     if not whole.passed:
-        judge_it(whole)
+        verdict(whole)
     rows, tokens = read_pairs(few_pairs)
     verdicts = []
     for row, new in zip(rows, tokens, strict=True):
         batch = TokenBatch.of([row])
         alone = generator.generate(batch, few_pairs.new_tokens).tokens
         scores = generator.score(batch, alone)
-        verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, **passage.tolerance(dtype)))
-    verdict = next((one for one in verdicts if not one.passed), whole)
-    judge_it(replace(verdict, shape=whole.shape))
+        verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, **scoring_sample.tolerance(dtype)))
+    worst = next((one for one in verdicts if not one.passed), whole)
+    verdict(replace(worst, shape=whole.shape))

@@ -16,25 +16,29 @@ from genqual.errors import NotApplicable
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
-from genqual.session.fixture_types import Judge, Passage
+from genqual.session.fixture_types import GiveVerdict, ScoringSample
 
 pytestmark = pytest.mark.conformance("precision")
 
 FARTHEST = 1024  # rotary positions: the limit of most models is further than a quick run can go
-FARTHEST_ALIBI = 512  # honest fp32 reads 5e-6 there; its biases are as large as the position, and so is their rounding
+FARTHEST_ALIBI = 512  # right fp32 reads 5e-6 there; its biases are as large as the position, as is their rounding
 STEPS = 16
-LONG = 2.5  # envelopes: a trained model rounds honestly by up to 2.1 on one long text (docs/judge.md, "Long rows")
+LONG = 2.5  # envelopes: a trained model rounds rightly by up to 2.1 on one long text (docs/judge.md, "Long rows")
 PART = 256  # tokens a pass, so that a long text needs no square of scores
 
 
 def test_drift_is_that_of_the_dtype(
-    generator: Generator, reference: Reference, passage: Passage, judge_it: Judge
+    generator: Generator, reference: Reference, scoring_sample: ScoringSample, verdict: GiveVerdict
 ) -> None:
     """As far from the oracle as the declared dtype takes it, and not nearer: nothing else ran in its place."""
-    judge_it(judge_drift(generator.score_once(passage.prompts, passage.forced), reference, dtype=generator.case.dtype))
+    verdict(
+        judge_drift(
+            generator.score_once(scoring_sample.prompts, scoring_sample.forced), reference, dtype=generator.case.dtype
+        )
+    )
 
 
-def test_quantised_weights_are_smaller(generator: Generator, run: Run, judge_it: Judge) -> None:
+def test_quantised_weights_are_smaller(generator: Generator, run: Run, verdict: GiveVerdict) -> None:
     """Quantisation that only rounds, and keeps wide weights, is neither faster nor smaller."""
     precision = generator.case.dtype
     if precision not in SCHEMES:
@@ -44,41 +48,45 @@ def test_quantised_weights_are_smaller(generator: Generator, run: Run, judge_it:
         raise NotApplicable(f"how many weights {generator.case.model} has cannot be read without an engine")
     held, plain = sum(one.weight_bytes for one in generator.loaded), 2 * total
     problems = [f"{held} bytes of weights, where {plain} are held without {precision}"] if held > 0.8 * plain else []
-    judge_it(claims(problems, f"{held} bytes of {plain}", 1, dtype=precision, tier="evidence"))
+    verdict(claims(problems, f"{held} bytes of {plain}", 1, dtype=precision, tier="evidence"))
 
 
-@pytest.mark.conformance("precision", wants="passes")
-def test_positions_near_the_limit(generator: Generator, passage: Passage, run: Run, judge_it: Judge) -> None:
+@pytest.mark.conformance("precision", requires_ability="passes")
+def test_positions_near_the_limit(
+    generator: Generator, scoring_sample: ScoringSample, run: Run, verdict: GiveVerdict
+) -> None:
     """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text."""
     declared, dtype = generator.loaded[0].max_positions, generator.case.dtype
     if declared is None and dtype != "fp32":
         raise NotApplicable(
             f"ALiBi's biases in {dtype} are coarser than a position beyond a few hundred, in transformers itself "
-            "(bf16 reads nrms 0.16 at 256 positions, 0.6 at 1024): no honest envelope exists there"
+            "(bf16 reads nrms 0.16 at 256 positions, 0.6 at 1024): no fault-free envelope exists there"
         )
     total = FARTHEST_ALIBI if declared is None else min(declared, FARTHEST)
     if generator.plan.model.source == "embedded":
         text = np.array(synthetic_rows(generator.loaded[0].vocabulary, 1, total + 1, seed=25)[0])
     else:  # to a trained model random ids are no text: its rounding on them is another at every position, near ones too
-        rows = zip(passage.prompts.rows, passage.forced, strict=True)
+        rows = zip(scoring_sample.prompts.rows, scoring_sample.forced, strict=True)
         text = np.resize([*(token for prompt, new in rows for token in (*prompt, *new))], total + 1)
     widths = [min(PART, total - start) for start in range(0, total, PART)]
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG
-    judge_it(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
+    verdict(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
 
 
-def test_what_was_asked_for_really_ran(generator: Generator, passage: Passage, run: Run, judge_it: Judge) -> None:
+def test_what_was_asked_for_really_ran(
+    generator: Generator, scoring_sample: ScoringSample, run: Run, verdict: GiveVerdict
+) -> None:
     """The evidence of each rank: dtype of its weights, exact fp32, its share of them, its graphs."""
     if generator.plan.tier == "tokens":
         raise NotApplicable(f"{generator.case.engine} shows tokens only: what it holds is its own word")
-    generator.generate(passage.few(1, 3).prompts, 3)
+    generator.generate(scoring_sample.few(1, 3).prompts, 3)
     loaded = generator.loaded
     found = generator.inspect()
     if any(one.get("engine") is None for one in found):
         raise NotApplicable(f"{generator.case.engine} says nothing of what ran")
-    judge_it(
+    verdict(
         judge_evidence(
             list(found),
             [one.parameters for one in loaded],

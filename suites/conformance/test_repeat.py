@@ -8,28 +8,30 @@ from genqual.conformance.judges import logits, self_checks
 from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.registry import engine
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Judge, Passage
+from genqual.session.fixture_types import GiveVerdict, ScoringSample
 from genqual.session.token_evidence import asked_again, tokens_only
 
 pytestmark = pytest.mark.conformance("repeat")
 
 
 def test_a_repeated_request_gives_the_same_bits(
-    generator: Generator, passage: Passage, rescore: Rescore, judge_it: Judge
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, verdict: GiveVerdict
 ) -> None:
     """Not only the same tokens: every statistic of every logit row, to the last bit; without logits, what is shown."""
     if tokens_only(generator):
-        judge_it(asked_again(generator, passage.reference, rescore))
+        verdict(asked_again(generator, scoring_sample.reference, rescore))
         return
-    first = generator.score(passage.prompts, passage.forced)
-    second = generator.score(passage.prompts, passage.forced)
-    judge_it(logits.judge_bitwise(first, second, dtype=generator.case.dtype))
+    first = generator.score(scoring_sample.prompts, scoring_sample.forced)
+    second = generator.score(scoring_sample.prompts, scoring_sample.forced)
+    verdict(logits.judge_bitwise(first, second, dtype=generator.case.dtype))
 
 
-@pytest.mark.conformance("repeat", once=True)
-def test_a_fresh_process_gives_the_same_bits(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("repeat", one_dtype=True)
+def test_a_fresh_process_gives_the_same_bits(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """Other addresses, other seeds of Python's hashes, other threads: no other number, from its first answer on."""
-    some, dtype = passage.few(4, 8), generator.case.dtype
+    some, dtype = scoring_sample.few(4, 8), generator.case.dtype
     before = generator.score(some.prompts, some.forced)
     generator.restart()
     first = generator.score(some.prompts, some.forced)  # nothing else was asked of these processes
@@ -38,19 +40,23 @@ def test_a_fresh_process_gives_the_same_bits(generator: Generator, passage: Pass
     verdicts = [logits.judge_bitwise(before, first, dtype=dtype), logits.judge_bitwise(first, again, dtype=dtype)]
     if engine(generator.case.engine).lacking("first") is None:
         verdicts.append(self_checks.judge_first(generator.first_answers(), dtype=dtype))
-    judge_it(next((one for one in verdicts if not one.passed), verdicts[0]))
+    verdict(next((one for one in verdicts if not one.passed), verdicts[0]))
 
 
-def test_weights_stay_as_they_were_loaded(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+def test_weights_stay_as_they_were_loaded(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """Generating may not write to the weights of any rank."""
-    generator.generate(passage.prompts, 2)
+    generator.generate(scoring_sample.prompts, 2)
     hashes = [rank.weight_hash for rank in generator.loaded]
-    judge_it(self_checks.judge_unmutated(hashes, generator.weight_hash(), dtype=generator.case.dtype))
+    verdict(self_checks.judge_unmutated(hashes, generator.weight_hash(), dtype=generator.case.dtype))
 
 
-@pytest.mark.conformance("repeat", wants="inputs")
-def test_inputs_stay_as_they_were_given(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("repeat", requires_ability="inputs")
+def test_inputs_stay_as_they_were_given(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """Nor to the tokens and the mask that it was given: a server's next request may hold the same arrays."""
-    some = passage.few(3, 4)
+    some = scoring_sample.few(3, 4)
     written = generator.written_inputs(some.prompts, some.forced)
-    judge_it(self_checks.judge_inputs(written, dtype=generator.case.dtype))
+    verdict(self_checks.judge_inputs(written, dtype=generator.case.dtype))

@@ -13,17 +13,17 @@ from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Drawn, Judge, Passage
+from genqual.session.fixture_types import Examples, GiveVerdict, ScoringSample
 
 pytestmark = pytest.mark.conformance("stopping")
 
 STEPS = 8
 
 
-@pytest.mark.conformance("stopping", wants="stops", once=True)
-def test_a_row_ends_at_its_end_of_text(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+@pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
+def test_a_row_ends_at_its_end_of_text(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
     """Any token of the run made an end-of-text id: the row stops there, and nothing but padding follows it."""
-    some = passage.few(3, STEPS)
+    some = scoring_sample.few(3, STEPS)
     tokens = generator.generate(some.prompts, STEPS).tokens
 
     def check(row: int, step: int, pad: int) -> Judgement:
@@ -32,26 +32,26 @@ def test_a_row_ends_at_its_end_of_text(generator: Generator, passage: Passage, d
         want = stopped(tokens, eos=eos, pad=pad)
         return judge_stopped(got, want, dtype=generator.case.dtype, what=f"eos {eos}, pad {pad}")
 
-    drawn(check, row=st.integers(0, 2), step=st.integers(0, STEPS - 1), pad=st.integers(0, 2))
+    examples(check, row=st.integers(0, 2), step=st.integers(0, STEPS - 1), pad=st.integers(0, 2))
 
 
-@pytest.mark.conformance("stopping", wants="stops", once=True)
-def test_a_length_is_kept(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+@pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
+def test_a_length_is_kept(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
     """`max_new_tokens` counts what is new, `max_length` the prompt as well."""
-    some = passage.few(2, STEPS)
+    some = scoring_sample.few(2, STEPS)
     tokens = generator.generate(some.prompts, STEPS).tokens
 
     def check(length: int, whole: bool) -> Judgement:
         got = generator.generate_until(some.prompts, length, max_length=whole)
         return judge_stopped(got, tokens[:, :length], dtype=generator.case.dtype, what=f"{length} new tokens")
 
-    drawn(check, most=4, length=st.integers(1, STEPS), whole=st.booleans())
+    examples(check, most=4, length=st.integers(1, STEPS), whole=st.booleans())
 
 
-@pytest.mark.conformance("stopping", wants="stops", once=True)
-def test_a_least_length_is_kept(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
+def test_a_least_length_is_kept(generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict) -> None:
     """Before `min_new_tokens` the end of text cannot be chosen, and what comes before it is as without."""
-    one = passage.few(1, STEPS)
+    one = scoring_sample.few(1, STEPS)
     tokens = generator.generate(one.prompts, STEPS).tokens[0]
     eos, least = int(tokens[1]), 5
     problems = []
@@ -62,13 +62,13 @@ def test_a_least_length_is_kept(generator: Generator, passage: Passage, judge_it
         elif not np.array_equal(got[0, :first], tokens[:first]):
             problems.append(f"rank {rank} wrote another text before the end of text was ever due")
     said, dtype = f"{least} tokens at least", generator.case.dtype
-    judge_it(claims(problems, said, STEPS, dtype=dtype, tier="tokens", shape=(STEPS, 1)))
+    verdict(claims(problems, said, STEPS, dtype=dtype, tier="tokens", shape=(STEPS, 1)))
 
 
-@pytest.mark.conformance("stopping", wants="stops", once=True)
-def test_a_row_ends_at_a_stop_string(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
+def test_a_row_ends_at_a_stop_string(generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict) -> None:
     """A string that a row writes stops it there, and stops no row before its text has it."""
-    some = passage.few(6, STEPS)  # rows enough that one writes whole characters
+    some = scoring_sample.few(6, STEPS)  # rows enough that one writes whole characters
     tokens = generator.generate(some.prompts, STEPS).tokens
     chosen = stop_string(some.prompts.rows, tokens, generator.text_of)
     if chosen is None:
@@ -78,12 +78,12 @@ def test_a_row_ends_at_a_stop_string(generator: Generator, passage: Passage, jud
     unused = next(token for token in range(tokens.size + 1) if token not in tokens)
     got = generator.generate_until(some.prompts, STEPS, eos=[unused], strings=[string])
     want = stopped(tokens, ends=ends)
-    judge_it(judge_stopped(got, want, dtype=generator.case.dtype, what=f"stop string {string!r}"))
+    verdict(judge_stopped(got, want, dtype=generator.case.dtype, what=f"stop string {string!r}"))
 
 
-def test_a_shorter_run_is_a_prefix(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+def test_a_shorter_run_is_a_prefix(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
     """Asking for more tokens changes none of those that come first."""
-    some = passage.few(4, STEPS)
+    some = scoring_sample.few(4, STEPS)
     tokens = generator.generate(some.prompts, STEPS).tokens
     scores = generator.score(some.prompts, tokens)
 
@@ -93,12 +93,14 @@ def test_a_shorter_run_is_a_prefix(generator: Generator, passage: Passage, drawn
             tokens, short, scores, dtype=generator.case.dtype, **some.tolerance(generator.case.dtype)
         )
 
-    drawn(check, most=3, length=st.integers(1, STEPS - 1))
+    examples(check, most=3, length=st.integers(1, STEPS - 1))
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(generator: Generator, passage: Passage, drawn: Drawn) -> None:
+def test_a_run_in_two_parts_is_the_run_in_one(
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+) -> None:
     """Going on from a prompt and what was generated after it, at a drawn place."""
-    some = passage.few(4, STEPS)
+    some = scoring_sample.few(4, STEPS)
     whole = generator.score(some.prompts, some.forced)
 
     def check(place: int) -> Judgement:
@@ -111,4 +113,4 @@ def test_a_run_in_two_parts_is_the_run_in_one(generator: Generator, passage: Pas
         second = generator.score(longer, some.forced[:, place:])
         return some.same(second, steps_of(whole, STEPS, first=place), dtype=generator.case.dtype)
 
-    drawn(check, most=3, place=st.integers(1, STEPS - 1))
+    examples(check, most=3, place=st.integers(1, STEPS - 1))

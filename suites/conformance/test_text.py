@@ -14,7 +14,7 @@ from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.session.context import Run
-from genqual.session.fixture_types import Drawn, Judge, Passage, Text
+from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 
 pytestmark = pytest.mark.conformance("text")
 
@@ -30,58 +30,66 @@ RARE = (
 )
 
 
-@pytest.mark.conformance("text", once=True)
-def test_texts_of_46_languages_round_trip(generator: Generator, judge_it: Judge) -> None:
+@pytest.mark.conformance("text", one_dtype=True)
+def test_texts_of_46_languages_round_trip(generator: Generator, verdict: GiveVerdict) -> None:
     """To tokens and back, rare code points too; a tokenizer that normalises says so, and is held to what it says."""
     texts = [*prompt_set("languages").texts, *RARE]
     lost = lost_texts(_with_tokenizer(generator), texts)
     problems = [f"{before!r} comes back as {after!r}" for before, after in lost]
-    judge_it(claims(problems, f"{len(texts)} texts come back", len(texts), dtype=generator.case.dtype, tier="text"))
+    verdict(claims(problems, f"{len(texts)} texts come back", len(texts), dtype=generator.case.dtype, tier="text"))
 
 
-@pytest.mark.conformance("text", once=True)
-def test_rare_texts_are_read_like_any_other(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("text", one_dtype=True)
+def test_rare_texts_are_read_like_any_other(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """Their tokens, seldom used, have finite logits, and decode as they are read in one pass."""
     tokens = token_rows(_with_tokenizer(generator), RARE, max_tokens=12)
-    batch, forced = TokenBatch.of(tokens), np.resize(passage.forced, (len(RARE), 3))
+    batch, forced = TokenBatch.of(tokens), np.resize(scoring_sample.forced, (len(RARE), 3))
     decoded = generator.score(batch, forced)
-    judge_it(passage.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
+    verdict(scoring_sample.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
 
 
-def test_a_prompt_of_one_token(generator: Generator, passage: Passage, text: Text, drawn: Drawn) -> None:
+def test_a_prompt_of_one_token(
+    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
+) -> None:
     """Alone, and behind the padding that a longer neighbour needs."""
 
     def check(text: list[int]) -> Judgement:
-        forced = np.array([text[1:], passage.forced[1, :4]])
+        forced = np.array([text[1:], scoring_sample.forced[1, :4]])
         alone = generator.score(TokenBatch.of([text[:1]]), forced[:1])
-        beside = generator.score(TokenBatch.of([text[:1], passage.prompts.rows[1]]), forced)
-        finite = judge_finite(beside, dtype=generator.case.dtype)
-        return passage.same(alone, rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
+        both = generator.score(TokenBatch.of([text[:1], scoring_sample.prompts.rows[1]]), forced)
+        finite = judge_finite(both, dtype=generator.case.dtype)
+        return scoring_sample.same(alone, rows_of(both, [0]), dtype=generator.case.dtype) if finite.passed else finite
 
-    drawn(check, most=3, text=text(least=5, most=5))
+    examples(check, most=3, text=text(least=5, most=5))
 
 
-@pytest.mark.conformance("text", once=True)
-def test_a_prompt_of_nothing_has_a_declared_outcome(generator: Generator, passage: Passage, judge_it: Judge) -> None:
+@pytest.mark.conformance("text", one_dtype=True)
+def test_a_prompt_of_nothing_has_a_declared_outcome(
+    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+) -> None:
     """A row of padding alone: a plain refusal, or finite logits while its neighbour is what it is without it."""
-    batch = TokenBatch.of([passage.prompts.rows[0], [0]])
+    batch = TokenBatch.of([scoring_sample.prompts.rows[0], [0]])
     empty = TokenBatch.unchecked(batch.ids, np.stack([batch.mask[0], np.zeros_like(batch.mask[1])]))
-    forced = passage.forced[:2, :3]
+    forced = scoring_sample.forced[:2, :3]
     try:
         got = generator.score(empty, forced)
     except (BadInput, Unsupported) as refusal:
-        judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
+        verdict(claims([], _refused(generator, scoring_sample, refusal), 1, dtype=generator.case.dtype, tier="text"))
         return
     finite = judge_finite(got, dtype=generator.case.dtype)
-    beside = generator.score(TokenBatch.of([passage.prompts.rows[0], [0]]), forced)
-    judge_it(
-        passage.same(rows_of(got, [0]), rows_of(beside, [0]), dtype=generator.case.dtype) if finite.passed else finite
+    both = generator.score(TokenBatch.of([scoring_sample.prompts.rows[0], [0]]), forced)
+    verdict(
+        scoring_sample.same(rows_of(got, [0]), rows_of(both, [0]), dtype=generator.case.dtype)
+        if finite.passed
+        else finite
     )
 
 
-@pytest.mark.conformance("text", once=True)
+@pytest.mark.conformance("text", one_dtype=True)
 def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
-    generator: Generator, passage: Passage, run: Run, judge_it: Judge
+    generator: Generator, scoring_sample: ScoringSample, run: Run, verdict: GiveVerdict
 ) -> None:
     """One token more than the declared positions: a refusal or an error of the engine, or finite logits.
 
@@ -96,20 +104,20 @@ def test_a_prompt_beyond_the_limit_has_a_declared_outcome(
             f"{limit} positions of {held / 1e6:.0f} M weights: beyond them is further than a quick run can go; "
             "--explore goes there"
         )
-    batch = TokenBatch.of([np.resize(passage.forced, limit + 1).tolist()])
+    batch = TokenBatch.of([np.resize(scoring_sample.forced, limit + 1).tolist()])
     try:
-        got = generator.score(batch, passage.forced[:1, :2])
+        got = generator.score(batch, scoring_sample.forced[:1, :2])
     except GroupLost:  # ended by the kernel for want of memory, which nobody declared
         raise
     except (BadInput, Unsupported, OutOfMemory, EngineFailed) as refusal:
-        judge_it(claims([], _refused(generator, passage, refusal), 1, dtype=generator.case.dtype, tier="text"))
+        verdict(claims([], _refused(generator, scoring_sample, refusal), 1, dtype=generator.case.dtype, tier="text"))
         return
-    judge_it(judge_finite(got, dtype=generator.case.dtype))
+    verdict(judge_finite(got, dtype=generator.case.dtype))
 
 
-def _refused(generator: Generator, passage: Passage, refusal: GenqualError) -> str:
+def _refused(generator: Generator, scoring_sample: ScoringSample, refusal: GenqualError) -> str:
     """The refusal in a word, once the same ranks have answered again."""
-    generator.generate(passage.few(1, 1).prompts, 1)
+    generator.generate(scoring_sample.few(1, 1).prompts, 1)
     return f"refused, and the ranks still answer: {str(refusal).splitlines()[0]}"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.session.fixture_types import Beside
+from genqual.session.fixture_types import ConcurrentInstances
 
 
-@pytest.mark.performance("throughput", needs="instances")
-def test_instances_side_by_side(beside: Beside) -> None:
+@pytest.mark.performance("throughput", requires_option="instances")
+def test_instances_side_by_side(concurrent_instances: ConcurrentInstances) -> None:
     """`--instances N`: tokens a second of all together, and the TPOT of each."""
-    beside()
+    concurrent_instances()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from genqual.metrics.slo import Limit
-from genqual.session.fixture_types import Promised
+from genqual.session.fixture_types import SloVerdict
 
 
-@pytest.mark.performance("limits", needs="limits")
-def test_a_limit_of_the_profile(promised: Promised, limit: Limit) -> None:
+@pytest.mark.performance("limits", requires_option="limits")
+def test_a_limit_of_the_profile(slo: SloVerdict, limit: Limit) -> None:
     """`[performance.limits]` of the profile, each metric of each workload."""
-    promised(limit)
+    slo(limit)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.session.fixture_types import Timed
+from genqual.session.fixture_types import BenchmarkMetric
 
 
 @pytest.mark.performance("memory", metric="load_s", workloads=1)
-def test_load_time(timed: Timed) -> None:
+def test_load_time(benchmark_metric: BenchmarkMetric) -> None:
     """From the request to load until the slowest rank can generate."""
-    timed("load_s")
+    benchmark_metric("load_s")
 
 
 @pytest.mark.performance("memory", metric="peak_memory")
-def test_peak_memory(timed: Timed) -> None:
+def test_peak_memory(benchmark_metric: BenchmarkMetric) -> None:
     """The rank that used most; running out of memory is an outcome of its own."""
-    timed("peak_memory")
+    benchmark_metric("peak_memory")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from genqual.session.fixture_types import Timed
+from genqual.session.fixture_types import BenchmarkMetric
 
 
 @pytest.mark.performance("throughput", metric="tokens_per_s")
-def test_output_tokens_per_second(timed: Timed) -> None:
+def test_output_tokens_per_second(benchmark_metric: BenchmarkMetric) -> None:
     """New tokens of all rows over end-to-end latency; msec per token, MBU and MFU are in the same record."""
-    timed("tokens_per_s")
+    benchmark_metric("tokens_per_s")

@@ -1,10 +1,10 @@
-"""What each fault of the catalogue reads in both lanes, beside fault-free runs: where 1.25 and 8 come from.
+"""What each fault of the catalogue reads in both modes, beside fault-free runs: where 1.25 and 8 come from.
 
     python -m tests.benchmarks.fault_table llama-tiny bloom-tiny smollm2-135m
 
 One rank of transformers a model and dtype (two ranks of DeepSpeed for faults of collectives), teacher forced on the
-committed reference, statistics on the 256 projections. `ratio` is nrms over the honest envelope (declared lane) or over
-the limit (fp32 lane); `sigmas` is the largest (step, prompt) error and the largest margin of a flip, in sigma_t.
+committed reference, statistics on the 256 projections. `ratio` is nrms over the fault-free envelope (declared mode) or
+over the limit (fp32 mode); `sigmas` is the largest (step, prompt) error and the largest margin of a flip, in sigma_t.
 Nothing here is timed.
 """
 
@@ -40,7 +40,7 @@ HEAD: Line = ("model", "dtype", "what", "nrms", "ratio", "flips", "sigmas", "ver
 
 
 def main(arguments: list[str]) -> int:
-    """Print a Markdown table; exit 1 when a fault-free run fails or a fault passes both lanes."""
+    """Print a Markdown table; exit 1 when a fault-free run fails or a fault passes both modes."""
     parser = argparse.ArgumentParser("python -m tests.benchmarks.fault_table", description=__doc__)
     parser.add_argument("models", nargs="+")
     models = parser.parse_args(arguments).models

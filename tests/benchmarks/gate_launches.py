@@ -21,7 +21,7 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.gate import decision
 from genqual.gate.case_launches import CaseLaunches
-from genqual.gate.launch_plan import Job, frozen_shape
+from genqual.gate.launch_plan import LaunchJob, frozen_shape
 from genqual.models.registry import resolve
 from genqual.ranks.client import Generator
 from genqual.ranks.connections import Reply
@@ -93,7 +93,7 @@ class Collector:
                 shape = frozen_shape(generator.loaded[0].parameters, self._case.dtype)
                 ranks = self._case.ranks
                 slowdown = decision.settings_for("tpot", ranks).tolerance
-                job = Job.of(["tpot"], {"tpot": DECODE}, shape, slowdown=slowdown, ranks=ranks)
+                job = LaunchJob.of(["tpot"], {"tpot": DECODE}, shape, slowdown=slowdown, ranks=ranks)
                 replies: list[Sequence[Reply]] = []
                 lists = CaseLaunches(generator, job, seen=replies.append)
                 yield lists, replies

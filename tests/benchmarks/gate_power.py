@@ -81,7 +81,7 @@ RULES: Final[dict[str, Rule]] = {
 }
 
 
-def replay(honest: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int, ranks: int) -> dict[str, Any]:
+def replay(fault_free: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int, ranks: int) -> dict[str, Any]:
     """Verdicts of each rule by name, on no change and on a real slowdown."""
     rng = np.random.default_rng(seed)
     settings = settings_for("tpot", ranks)
@@ -89,8 +89,8 @@ def replay(honest: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int
         name: {"null": Counter(), "slow": Counter()} for name in ("genqual", *RULES)
     }
     for _ in range(replays):
-        order = rng.permutation(len(honest))
-        old, rest = [honest[i] for i in order[:BASELINE]], [honest[i] for i in order[BASELINE:]]
+        order = rng.permutation(len(fault_free))
+        old, rest = [fault_free[i] for i in order[:BASELINE]], [fault_free[i] for i in order[BASELINE:]]
         changed = [slow[i] for i in rng.permutation(len(slow))]
         for kind, new in (("null", rest), ("slow", changed)):
             counts["genqual"][kind][gate_rule(old, new, settings)] += 1
@@ -116,7 +116,7 @@ def levels(launches: Sequence[Kept]) -> str:
 
     def disturbed(one: Kept) -> bool:
         clock = np.log(one["frozen_s"])
-        return bool(admission.unquiet(float(np.median(clock)), float(np.quantile(clock, 0.05))))
+        return bool(admission.noisy(float(np.median(clock)), float(np.quantile(clock, 0.05))))
 
     timed = [one for one in launches if "frozen_s" in one]
     quiet = [one for one in timed if not disturbed(one)]
@@ -127,10 +127,12 @@ def levels(launches: Sequence[Kept]) -> str:
     return table(rows)
 
 
-def report(condition: str, honest: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int, ranks: int) -> bool:
-    good = [[one for one in arm if "failed" not in one] for arm in (honest, slow)]
+def report(
+    condition: str, fault_free: Sequence[Kept], slow: Sequence[Kept], replays: int, seed: int, ranks: int
+) -> bool:
+    good = [[one for one in arm if "failed" not in one] for arm in (fault_free, slow)]
     if len(good[0]) < BASELINE + 3 or len(good[1]) < 3:
-        print(f"{condition}: {len(good[0])} honest and {len(good[1])} slowed launches are too few to replay")
+        print(f"{condition}: {len(good[0])} fault-free and {len(good[1])} slowed launches are too few to replay")
         if len(good[0]) > 2:
             sigma = float(np.std([one["z"] for one in good[0]], ddof=1))
             print(f"sigma of z {sigma:.2%} (of log latency {np.std([one['raw'] for one in good[0]], ddof=1):.1%})")
@@ -139,7 +141,7 @@ def report(condition: str, honest: Sequence[Kept], slow: Sequence[Kept], replays
     raw = float(np.std([one["raw"] for one in good[0]], ddof=1))
     shift = float(np.mean([one["z"] for one in good[1]]) - np.mean([one["z"] for one in good[0]]))
     print(
-        f"\n{condition}: {len(good[0])} honest launches, sigma of z {spread[0]:.2%} (of log latency {raw:.1%}); "
+        f"\n{condition}: {len(good[0])} fault-free launches, sigma of z {spread[0]:.2%} (of log latency {raw:.1%}); "
         f"{len(good[1])} slowed, sigma {spread[1]:.2%}, slower by {np.expm1(shift):.1%}; {replays} replays"
     )
     print(levels(good[0]))
@@ -174,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--engine", default="transformers", help="the slowed arm needs transformers")
     made.add_argument("--dtype", default="bf16", help="of the engine (default: %(default)s)")
     made.add_argument("--ranks", type=int, default=1)
-    made.add_argument("--honest", type=int, default=36, help="launches a condition (default: %(default)s)")
+    made.add_argument("--fault-free", type=int, default=36, help="launches a condition (default: %(default)s)")
     made.add_argument("--slow", type=int, default=24, help="launches a condition (default: %(default)s)")
     made.add_argument("--conditions", default="quiet,busy", help="quiet, busy or both (default: %(default)s)")
     made.add_argument("--replays", type=int, default=2000)
@@ -194,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fine = True
     for condition in options.conditions.split(","):
         if not options.replay_only:
-            collector.collect({"honest": options.honest, "slow": options.slow}, condition)
+            collector.collect({"honest": options.fault_free, "slow": options.slow}, condition)
         fine &= report(
             condition,
             collector.of("honest", condition),

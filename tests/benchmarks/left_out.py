@@ -1,4 +1,4 @@
-"""How far an honest list of the best tokens leaves out a better one, in sigma and in the list's own error.
+"""How far a fault-free list of the best tokens leaves out a better one, in sigma and in the list's own error.
 
     python -m tests.benchmarks.left_out     # two minutes
 

@@ -1,4 +1,4 @@
-"""What honest rounding reads at the end of one long text, and what faults of its positions read there.
+"""What fault-free rounding reads at the end of one long text, and what faults of its positions read there.
 
     python -m tests.benchmarks.long_rows smollm2-135m     # four minutes on two cores
 

@@ -162,7 +162,7 @@ def _said(outcomes: Counter[str]) -> str:
 
 
 def _begun(name: str, tree: Path) -> int:
-    """Write the configuration and list the mutants; how many there are. Ends here when the honest tree fails."""
+    """Write the configuration and list the mutants; how many there are. Ends here when the fault-free tree fails."""
     config, session = tree / f"{name}.toml", tree / f"{name}.sqlite"
     config.write_text(_config(name), encoding="utf-8")
     _cosmic(["init", str(config), str(session)], tree)

@@ -1,4 +1,4 @@
-"""How far honest rounding moves routers: the numbers of docs/judge.md, "Routers".
+"""How far fault-free rounding moves routers: the numbers of docs/judge.md, "Routers".
 
     python -m tests.benchmarks.router_ties [MODEL ...]
 

@@ -96,7 +96,7 @@ class SlowEager(TransformersEager):
 
     def _slow_node(self, share: float) -> None:
         """A decode step is longer than the forward pass in it, and `share` is of the step: the pass gets more."""
-        began, passes, honest = [0.0], [], frozen.Step.__call__
+        began, passes, fault_free = [0.0], [], frozen.Step.__call__
 
         def begin(module: Any, args: Any) -> None:
             began[0] = time.perf_counter()
@@ -115,7 +115,7 @@ class SlowEager(TransformersEager):
 
         def slow(step: Any) -> float:
             start = time.perf_counter()
-            mean = honest(step)
+            mean = fault_free(step)
             now = time.perf_counter()
             work_until(now + share * (now - start))
             return mean

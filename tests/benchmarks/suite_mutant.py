@@ -1,4 +1,4 @@
-"""Is a change of suites/conformance noticed? Judges the properties that changed by a fault of their own, and honestly.
+"""Is a change of suites/conformance noticed? Judges the properties that changed by a fault of their own, and rightly.
 
     python -m tests.benchmarks.suite_mutant PRISTINE_FILE CHANGED_FILE [--test NAME]
 
@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from genqual.faults.matrix.store import HONEST, Store
-from genqual.faults.matrix.tables import Matrix
+from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.tables import FaultMatrix
 from tests.faults.finders import ELSEWHERE, FINDERS, where
 from tests.here import CPU
 
 LIMIT_S: Final = 240
 NOTICED: Final = 1
 TOO_LONG: Final = 3
-CHECKS: Final = {"judge_it", "drawn"}
+CHECKS: Final = {"verdict", "examples"}
 COMPARISONS: Final = {"same", "judge_bitwise", "judge_same_text", "judge_stopped", "judge_shards", "judge_unmutated"}
 
 
@@ -97,17 +97,17 @@ def noticed(test: str, file: Path) -> bool:
             [
                 *(sys.executable, "-m", "pytest", f"{file}::{test}", "-p", "genqual.faults.matrix.plugin", "-q"),
                 *("-m", f"conformance and {CPU}", "--engine", engine, "--model", "llama-tiny", "--dtype", dtype),
-                *("--ranks", ranks, "--faults", ",".join([HONEST, *faults]), "--faults-store", str(store)),
+                *("--ranks", ranks, "--faults", ",".join([FAULT_FREE, *faults]), "--faults-store", str(store)),
                 *("--no-upload", "--no-shrink", "-p", "no:cacheprovider", f"--state-dir={folder}/state"),
             ],
             check=False,
             timeout=LIMIT_S,
             capture_output=True,
         )
-        matrix = Matrix(Store(store).cells.values())
-        honest = [cell for cell in matrix.honest() if cell.outcome == "pass"]
+        matrix = FaultMatrix(Store(store).cells.values())
+        fault_free = [cell for cell in matrix.fault_free() if cell.outcome == "pass"]
         missed = [fault for fault in faults if matrix.lanes(fault, test) not in ("F", "D")]
-        return not honest or bool(matrix.false_alarms()) or bool(missed)
+        return not fault_free or bool(matrix.false_alarms()) or bool(missed)
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ from genqual.engines.base import Scores
 VOCABULARY = 64
 PROMPTS = [[1], [2, 3], [4, 5, 6]]
 STEPS = 6
-SIGMA = 0.02  # RMS error, logit units, of the pretended honest bf16
+SIGMA = 0.02  # RMS error, logit units, of the pretended fault-free bf16
 
 F64 = NDArray[np.float64]
 
@@ -61,8 +61,8 @@ def referred(prompts: list[list[int]] = PROMPTS, steps: int = STEPS) -> tuple[Re
     oracle = TableOracle(table())
     bare = make("table", "f" * 64, oracle, prompts, steps)
     logits = forced_logits(oracle, bare)
-    honest = {f"pretended run {n}": scores_of(logits + noise(logits.shape, 1000 + n), bare.forced) for n in (1, 2)}
-    return with_envelope(bare, "bf16", honest), logits
+    fault_free = {f"pretended run {n}": scores_of(logits + noise(logits.shape, 1000 + n), bare.forced) for n in (1, 2)}
+    return with_envelope(bare, "bf16", fault_free), logits
 
 
 def scored(logits: F64, reference: Reference) -> Scores:

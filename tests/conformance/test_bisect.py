@@ -1,11 +1,11 @@
-"""Layer by layer: the first that is wrong is named, an honest engine has none."""
+"""Layer by layer: the first that is wrong is named, a fault-free engine has none."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from genqual.conformance.bisect import ALLOWED, Step, compare, first_bad, oracle_states, said
+from genqual.conformance.bisect import ALLOWED, LayerError, compare, first_bad, oracle_states, said
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.errors import BadInput
 
@@ -74,7 +74,7 @@ def test_a_place_has_left_above_what_its_dtype_allows(dtype: str, allowed: float
 )
 def test_an_error_that_jumps_is_where_the_fault_is(errors: tuple[float, ...], bad: str | None) -> None:
     places = ("embedding", "layer 0", "layer 1")
-    steps = [Step(place, error, 0, left=False) for place, error in zip(places, errors, strict=True)]
+    steps = [LayerError(place, error, 0, left=False) for place, error in zip(places, errors, strict=True)]
     found = first_bad(steps)
     assert (found and found.place) == bad
 

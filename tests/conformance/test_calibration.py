@@ -1,4 +1,4 @@
-"""Faults in the oracle itself: what the fp32 lane reads of each, far above its limit. docs/judge.md lists them."""
+"""Faults in the oracle itself: what fp32 mode reads of each, far above its limit. docs/judge.md lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole path against real runs: transformers in fp32 and bf16, honest and with the two smallest known faults."""
+"""The whole path against real runs: transformers in fp32 and bf16, without a fault and with the two smallest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from genqual.engines.base import Scores
 
 from .peers import MODELS, PROMPTS, STEPS, Peers, bf16_exact
 
-HONEST = ("eager-prefill", "sdpa-decode")
-WAYS = (*HONEST, "padded-decode")
+FAULT_FREE = ("eager-prefill", "sdpa-decode")
+WAYS = (*FAULT_FREE, "padded-decode")
 
 
 def referred(name: str, peers: Peers) -> Reference:
     """A small model's reference, its bf16 envelope from two of transformers' three bf16 runs."""
     bare = make(name, "0", oracle_for(MODELS[name], bf16_exact(MODELS[name])), PROMPTS, STEPS)
-    runs = {way: scores_of(peers[f"runs-{name}"][f"bf16.{way}"], bare.forced) for way in HONEST}
+    runs = {way: scores_of(peers[f"runs-{name}"][f"bf16.{way}"], bare.forced) for way in FAULT_FREE}
     return with_envelope(bare, "bf16", runs)
 
 

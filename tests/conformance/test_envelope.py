@@ -9,7 +9,7 @@ import pytest
 
 from genqual.conformance.references.make import with_envelope
 from genqual.conformance.scores import scores_of
-from genqual.conformance.tolerance import Envelope
+from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.errors import BadInput
 
 from .pretend import SIGMA, noise, referred, scored
@@ -26,7 +26,7 @@ def test_sigma_and_nrms_are_those_of_whole_logits() -> None:
     envelope = made.envelopes["x"]
     np.testing.assert_allclose(envelope.sigma, sigma, rtol=0.1)
     assert envelope.nrms == pytest.approx(pooled, rel=0.05)
-    assert envelope.honest_runs == ("0", "1")
+    assert envelope.fault_free_runs == ("0", "1")
     assert envelope.errors.shape == (2, *REFERENCE.tokens.shape)
     assert set(made.envelopes) == {"bf16", "x"}
 
@@ -73,7 +73,7 @@ def test_an_envelope_that_contradicts_itself_cannot_be_built() -> None:
         with pytest.raises(ValueError, match=r"envelope|errors"):
             replace(good, **change)
     with pytest.raises(ValueError, match="errors"):
-        Envelope(good.nrms, good.sigma, good.errors, ("one",))
+        RoundingEnvelope(good.nrms, good.sigma, good.errors, ("one",))
 
 
 def test_scores_are_those_of_the_logits() -> None:

@@ -1,4 +1,4 @@
-"""Free greedy runs on hand-made references: equal, honest divergence, and each way to be wrong."""
+"""Free greedy runs on hand-made references: equal, fault-free divergence, and each way to be wrong."""
 
 from __future__ import annotations
 
@@ -153,9 +153,9 @@ def test_an_id_at_the_edge_of_the_vocabulary_is_not_a_token() -> None:
 
 
 def test_what_was_judged_and_what_left_is_counted_where_nothing_is_scored_again() -> None:
-    honest = judged(changed(0, s2=50), rescore=False)
-    assert honest.passed
-    assert (honest.judged, honest.flips, honest.flips_beyond_margin) == (6 + 3, 1, 0)
+    fault_free = judged(changed(0, s2=50), rescore=False)
+    assert fault_free.passed
+    assert (fault_free.judged, fault_free.flips, fault_free.flips_beyond_margin) == (6 + 3, 1, 0)
     wrong = judged(changed(0, s2=7), rescore=False)
     assert wrong.status == "fail"
     assert (wrong.judged, wrong.flips, wrong.flips_beyond_margin, wrong.worst) == (6 + 3, 1, 1, (2, 0))

@@ -19,7 +19,7 @@ from genqual.engines.projection import project
 from .pretend import PROMPTS, SIGMA, STEPS, TableOracle, forced_logits, noise, referred, scored, table
 
 REFERENCE, LOGITS = referred()
-LANES = pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+PRECISION_MODES = pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 SEEDS = st.integers(0, 2**32 - 1)
 STEP, ROW, COLUMN = st.integers(0, STEPS - 1), st.integers(0, len(PROMPTS) - 1), st.integers(0, 63)
 
@@ -28,7 +28,7 @@ def judged(logits: NDArray[Any], dtype: str = "bf16", reference: Reference = REF
     return judge_scores(scored(logits, reference), reference, dtype=dtype)
 
 
-@LANES
+@PRECISION_MODES
 def test_the_oracle_itself_passes(dtype: str) -> None:
     verdict = judged(LOGITS, dtype)
     assert verdict.passed
@@ -38,10 +38,10 @@ def test_the_oracle_itself_passes(dtype: str) -> None:
 @given(seed=SEEDS)
 def test_an_honest_run_passes_its_lane_and_not_the_other(seed: int) -> None:
     run = LOGITS + noise(LOGITS.shape, seed)
-    honest = judged(run)
-    assert honest.passed, honest.explanation
-    assert honest.lane == "declared"
-    assert 0.8 < honest.ratio < 1.2
+    fault_free = judged(run)
+    assert fault_free.passed, fault_free.explanation
+    assert fault_free.lane == "declared"
+    assert 0.8 < fault_free.ratio < 1.2
     assert not judged(run, "fp32").passed
 
 
@@ -84,7 +84,7 @@ def test_one_logit_that_is_not_finite_fails(step: int, row: int, column: int, va
         assert f"first at step {step} of prompt {row}" in verdict.explanation
 
 
-@LANES
+@PRECISION_MODES
 @pytest.mark.parametrize("name", ["projections", "top_logits", "logsumexp"])
 def test_a_rank_that_calls_nan_finite_fails(name: str, dtype: str) -> None:
     scores = scored(LOGITS, REFERENCE)
@@ -207,7 +207,7 @@ def test_nothing_to_judge_by_is_a_status_and_no_pass() -> None:
         assert verdict.nrms is None
 
 
-@LANES
+@PRECISION_MODES
 def test_scores_of_another_shape_fail(dtype: str) -> None:
     short = scores_of(LOGITS[:-1], REFERENCE.forced[:, :-1])
     verdict = judge_scores(short, REFERENCE, dtype=dtype)

@@ -98,9 +98,9 @@ def test_texts_may_part_only_where_the_margin_allows() -> None:
 
 def test_a_drift_that_is_too_small_is_another_dtype() -> None:
     reference, logits = referred()
-    honest = scored(logits + noise(logits.shape, 7), reference)
+    fault_free = scored(logits + noise(logits.shape, 7), reference)
     exact = scored(logits + noise(logits.shape, 7, sigma=0.002), reference)
-    assert judge_drift(honest, reference, dtype="bf16").passed
+    assert judge_drift(fault_free, reference, dtype="bf16").passed
     verdict = judge_drift(exact, reference, dtype="bf16")
     assert not verdict.passed
     assert "more exact than bf16 can be" in verdict.explanation
@@ -114,8 +114,8 @@ def test_a_damaged_share_of_the_vocabulary_is_named() -> None:
     assert judge_shards(whole, whole, dtype="fp32", parts=8, limit=1e-5).passed
     wrong = logits.copy()
     wrong[..., 24:32] += 0.01 * np.sin(np.arange(8))
-    spoilt = replace(scored(wrong, reference), logits=wrong.astype("f4"))
-    verdict = judge_shards(spoilt, whole, dtype="fp32", parts=8, limit=1e-5)
+    with_fault = replace(scored(wrong, reference), logits=wrong.astype("f4"))
+    verdict = judge_shards(with_fault, whole, dtype="fp32", parts=8, limit=1e-5)
     assert not verdict.passed
     assert "ids 24 to 31" in verdict.explanation
     assert not judge_shards(replace(whole, logits=None), whole, dtype="fp32", parts=8, limit=1e-5).passed
@@ -218,9 +218,9 @@ def test_bits_of_other_forced_tokens_may_be_left_out() -> None:
     b = scores_of(logits, (reference.forced + 1) % 64)
     assert not judge_bitwise(a, b, dtype="fp32").passed
     assert judge_bitwise(a, b, dtype="fp32", forced=False).passed
-    spoilt = logits.copy()
-    spoilt[4] += 1e-9
-    late = scored(spoilt, reference)
+    with_fault = logits.copy()
+    with_fault[4] += 1e-9
+    late = scored(with_fault, reference)
     assert judge_bitwise(steps_of(a, 4), steps_of(late, 4), dtype="fp32").passed
     assert not judge_bitwise(steps_of(a, 6, first=3), steps_of(late, 6, first=3), dtype="fp32").passed
 

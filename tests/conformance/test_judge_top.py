@@ -1,4 +1,4 @@
-"""The judge of the best log-probabilities: honest noise passes, each error fails, each limit is where it is said."""
+"""The judge of the best log-probabilities: rounding passes, each error fails, each limit is where it is said."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ I64 = NDArray[np.int64]
 PROMPTS = [[n, n + 7] for n in range(0, 48, 6)]
 STEPS, BEST = 24, 5
 ORACLE = TableOracle(table(5))
-LANES = pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+PRECISION_MODES = pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 
 
 def referred(oracle: TableOracle) -> Reference:
     bare = make("table", "f" * 64, oracle, PROMPTS, STEPS)
     logits = forced_logits(oracle, bare)
-    honest = {str(n): scores_of(logits + noise(logits.shape, n), bare.forced) for n in (1, 2)}
-    return with_envelope(bare, "bf16", honest)
+    fault_free = {str(n): scores_of(logits + noise(logits.shape, n), bare.forced) for n in (1, 2)}
+    return with_envelope(bare, "bf16", fault_free)
 
 
 REFERENCE = referred(ORACLE)
@@ -89,7 +89,7 @@ def rms(values: F64, axis: Any = None) -> Any:
     return np.sqrt((values * values).mean(axis=axis))
 
 
-@LANES
+@PRECISION_MODES
 def test_the_oracle_itself_passes(dtype: str) -> None:
     verdict = judged(dtype=dtype)
     assert verdict.passed, verdict.explanation
@@ -121,7 +121,7 @@ def test_a_row_that_left_the_reference_is_judged_on_its_own_text() -> None:
         assert verdict.flips_beyond_margin == 0
 
 
-@LANES
+@PRECISION_MODES
 @pytest.mark.parametrize("by", [1 - 1e-3, 1 + 1e-3])
 def test_the_limit_on_all_is_the_lanes_times_the_gain_and_fp32s_rounding(dtype: str, by: float) -> None:
     """All log-probabilities are off by one constant, as by a wrong logsumexp: its size is their RMS error."""
@@ -137,7 +137,7 @@ def test_the_limit_on_all_is_the_lanes_times_the_gain_and_fp32s_rounding(dtype: 
     assert ("nrms of the log-probabilities" in verdict.explanation) == (by > 1)
 
 
-@LANES
+@PRECISION_MODES
 @pytest.mark.parametrize("by", [1 - 1e-3, 1 + 1e-3])
 def test_no_single_cell_may_be_off_by_more_than_eight_sigma(dtype: str, by: float) -> None:
     step, row = 7, 3
@@ -224,7 +224,7 @@ def test_a_choice_that_is_not_even_listed_fails() -> None:
     assert judged(tokens, k=1000.0, factor=1000.0).status == "fail"
 
 
-@LANES
+@PRECISION_MODES
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_fails_first(value: float, dtype: str) -> None:
     wrong = EXACT.copy()

@@ -1,4 +1,4 @@
-"""Fault-free runs judged by each other: the spread is said, a run that is not honest stands out."""
+"""Fault-free runs judged by each other: the spread is said, a run that is not fault-free stands out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .pretend import noise, referred, scored
 
 def test_honest_runs_pass_by_each_others_envelope() -> None:
     reference, logits = referred()
-    honest = {f"run {n}": scored(logits + noise(logits.shape, n), reference) for n in range(6)}
-    found = leave_one_out(reference, "bf16", honest)
-    assert [one.run for one in found] == list(honest)
+    fault_free = {f"run {n}": scored(logits + noise(logits.shape, n), reference) for n in range(6)}
+    found = leave_one_out(reference, "bf16", fault_free)
+    assert [one.run for one in found] == list(fault_free)
     assert all(0.8 < one.ratio < 1.2 and not one.alarm for one in found)
     assert all(0 < one.cell_sigmas < 3 for one in found)
     said = summary("bf16", found)

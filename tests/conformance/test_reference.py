@@ -34,7 +34,7 @@ def assert_same(a: Reference, b: Reference) -> None:
     assert a.envelopes.keys() == b.envelopes.keys()
     for scheme, envelope in a.envelopes.items():
         other = b.envelopes[scheme]
-        assert (envelope.nrms, envelope.honest_runs) == (other.nrms, other.honest_runs)
+        assert (envelope.nrms, envelope.fault_free_runs) == (other.nrms, other.fault_free_runs)
         np.testing.assert_array_equal(envelope.sigma, other.sigma)
         np.testing.assert_array_equal(envelope.errors, other.errors)
 

@@ -27,7 +27,7 @@ from genqual.conformance.router_ties import near_cells, near_ties
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
-from genqual.session.fixture_types import Passage
+from genqual.session.fixture_types import ScoringSample
 
 from .pretend import noise, referred
 
@@ -301,7 +301,7 @@ def test_a_passage_knows_the_ties_of_the_rows_it_is_told() -> None:
     def scored(places: dict[int, Places], seed: int) -> Any:
         return scores_of(engine(MIDDLE, OF_MIDDLE, places, seed=seed), OF_MIDDLE.forced)
 
-    passage = Passage(TokenBatch.of(PROMPTS), OF_MIDDLE.forced, OF_MIDDLE)
+    passage = ScoringSample(TokenBatch.of(PROMPTS), OF_MIDDLE.forced, OF_MIDDLE)
     plain, tie = scored({}, 1), scored({TIED: {(1, 1)}}, 2)
     assert passage.of_experts
     assert passage.same(plain, tie, dtype="fp32", rows=passage.every_row).passed
@@ -311,7 +311,7 @@ def test_a_passage_knows_the_ties_of_the_rows_it_is_told() -> None:
         assert passage.same(plain, tie, dtype="fp32", rows=rows).status == "fail", rows
     with pytest.raises(ValueError, match="scores of 4 rows"):
         passage.same(plain, tie, dtype="fp32", rows=[0, 1, 2])
-    other = Passage(TokenBatch.of(PROMPTS), (OF_MIDDLE.forced + 1) % 64, OF_MIDDLE)
+    other = ScoringSample(TokenBatch.of(PROMPTS), (OF_MIDDLE.forced + 1) % 64, OF_MIDDLE)
     assert other.same(plain, tie, dtype="fp32", rows=other.every_row).status == "fail", "another text"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .harness import Answers, nrms
 
-FLOOR = 3e-6  # honest fp32 against float64 reads 1e-6 and less; the smallest fault tried reads 1e-4
+FLOOR = 3e-6  # fault-free fp32 against float64 reads 1e-6 and less; the smallest fault tried reads 1e-4
 
 
 def decoding_is_right(answers: Answers, model: str) -> None:
@@ -26,10 +26,10 @@ def same_tokens(answers: Answers, reference: Answers, model: str) -> None:
 
 def fault_shows(answers: Answers, model: str, name: str) -> None:
     """The fault moves the statistics, and taking it back restores them bit by bit, weights included."""
-    honest = answers[f"{model}.score.projections"]
-    spoilt, finite = answers[f"{model}.{name}.decode"], answers[f"{model}.{name}.finite"]
-    assert not finite.all() if name.startswith("nan") else nrms(spoilt, honest) > 1e-4
-    assert np.array_equal(answers[f"{model}.{name}.healed"], honest)
+    fault_free = answers[f"{model}.score.projections"]
+    with_fault, finite = answers[f"{model}.{name}.decode"], answers[f"{model}.{name}.finite"]
+    assert not finite.all() if name.startswith("nan") else nrms(with_fault, fault_free) > 1e-4
+    assert np.array_equal(answers[f"{model}.{name}.healed"], fault_free)
     assert answers[f"{model}.{name}.hash_after"] == answers[f"{model}.facts.weight_hash"]
 
 

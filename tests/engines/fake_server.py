@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def honest(handler: Handler, body: dict[str, Any]) -> None:
+def fault_free(handler: Handler, body: dict[str, Any]) -> None:
     """Token ids in, token ids out."""
     handler.begin()
     for token in next_tokens(body["prompt"], body["max_tokens"]):
@@ -94,7 +94,7 @@ def generous(handler: Handler, body: dict[str, Any]) -> None:
 
 
 @contextmanager
-def serving(answer: Answer = honest, models: tuple[str, ...] = ("only",)) -> Iterator[Any]:
+def serving(answer: Answer = fault_free, models: tuple[str, ...] = ("only",)) -> Iterator[Any]:
     """A server on a free port, with `url` and the requests that it has `seen`."""
     server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.answer, server.models, server.seen = answer, models, []

@@ -74,12 +74,12 @@ class Model:
             most = max(most, min(same, len(row), len(prompt) - 1))
         return most // self.how.block * self.how.block
 
-    def answer(self, prompt: list[int], count: int, penalty: float, best: int, *, spoilt: bool) -> list[Any]:
+    def answer(self, prompt: list[int], count: int, penalty: float, best: int, *, with_fault: bool) -> list[Any]:
         """(token, its best with log-probabilities) of each step."""
         row, found, cache, new = list(prompt), [], self.oracle.cache(), np.array(prompt)
         for _ in range(count):
             logits = np.array(self.oracle.head(self.oracle.states(new, cache)[-1:])[0])
-            if spoilt:
+            if with_fault:
                 logits = np.roll(logits, 1)
             seen = np.unique(row)
             if penalty != 1.0:
@@ -141,10 +141,10 @@ class Handler(BaseHTTPRequestHandler):
             model.asked.add(tuple(prompt))
             model.running += 1
         time.sleep(0.03 if how.wrong == "beside" else 0)  # so that others come beside
-        spoilt = {"prefix": cached > 0, "beside": model.running > 1, "again": again}.get(how.wrong, False)
+        with_fault = {"prefix": cached > 0, "beside": model.running > 1, "again": again}.get(how.wrong, False)
         penalty = body.get("repetition_penalty", how.penalty)
         with model.lock:
-            steps = model.answer(prompt, count, penalty, best, spoilt=spoilt)
+            steps = model.answer(prompt, count, penalty, best, with_fault=with_fault)
             model.known.append(prompt + [token for token, _ in steps])
         time.sleep(how.prefill_s * (len(prompt) - cached))
         self.send_response(200)

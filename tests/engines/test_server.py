@@ -17,7 +17,7 @@ from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
 from genqual.models.registry import resolve
 
-from .fake_server import VOCABULARY, Handler, best_of, generous, honest, next_tokens, serving
+from .fake_server import VOCABULARY, Handler, best_of, fault_free, generous, next_tokens, serving
 
 MODEL = resolve("llama-tiny")
 ROWS = [[3, 141, 59, 26], [535, 89, 79]]
@@ -78,7 +78,7 @@ def test_a_server_of_text_only_is_spoken_to_in_text(servers: list[Server]) -> No
 def test_rows_are_asked_for_at_the_same_time(servers: list[Server]) -> None:
     def slow(handler: Handler, body: dict[str, Any]) -> None:
         time.sleep(0.2)  # what must overlap
-        honest(handler, body)
+        fault_free(handler, body)
 
     with serving(slow) as fake:
         engine = load(servers, fake.url)
@@ -173,7 +173,7 @@ def test_the_served_model_must_be_known(models: tuple[str, ...], words: str, ser
 
 def test_another_prompt_than_ours_is_no_ground_for_a_verdict(servers: list[Server]) -> None:
     def one_more(handler: Handler, body: dict[str, Any]) -> None:
-        honest(handler, body)
+        fault_free(handler, body)
         usage = {"prompt_tokens": len(body["prompt"]) + 1, "completion_tokens": 2, "total_tokens": 0}
         handler.raw(f'data: {{"choices": [], "usage": {str(usage).replace(chr(39), chr(34))}}}\n\n')
 
@@ -350,7 +350,7 @@ def test_what_is_not_certain_is_left_out(make: Any, servers: list[Server]) -> No
 
 def test_a_server_that_breaks_off_has_not_refused(servers: list[Server]) -> None:
     def breaks(handler: Handler, body: dict[str, Any]) -> None:
-        (breaks_off if "logprobs" in body else honest)(handler, body)
+        (breaks_off if "logprobs" in body else fault_free)(handler, body)
 
     with pytest.raises(EngineFailed, match=r"after 1 pieces|gave 1 tokens"):
         told(servers, breaks)

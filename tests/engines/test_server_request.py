@@ -9,12 +9,12 @@ import pytest
 
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.engines.base import TokenBatch
-from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, Fields, suspicion
+from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, RequestFields, suspicion
 from genqual.engines.remote.openai_server import Server
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import weights
 
-from .fake_server import Handler, honest, next_tokens, serving
+from .fake_server import Handler, fault_free, next_tokens, serving
 from .served_model import seen, served
 from .test_server import MODEL, ROWS, load, servers
 
@@ -31,7 +31,7 @@ def refuses(how: Any) -> Any:
         if wrong:
             handler.whole(*wrong)
         else:
-            honest(handler, body)
+            fault_free(handler, body)
 
     return answer
 
@@ -116,7 +116,7 @@ def test_another_value_that_is_greedy_is_tried(servers: list[Server]) -> None:
 
 
 def test_a_part_of_a_name_is_not_the_name(servers: list[Server]) -> None:
-    left = Fields({"top_p": (1.0,), "top_probabilities": (5,)})
+    left = RequestFields({"top_p": (1.0,), "top_probabilities": (5,)})
     said = iter(["top_probabilities is unknown", ""])
     assert (
         left.settle(lambda: None if "top_probabilities" not in left.sent else BadInput("no"), lambda: next(said))
@@ -231,7 +231,7 @@ def test_an_error_inside_a_stream_names_its_field_too(servers: list[Server]) -> 
             handler.begin()
             handler.raw('data: {"error": {"message": "min_p is not for me"}}\n\n')
         else:
-            honest(handler, body)
+            fault_free(handler, body)
 
     with serving(answer) as fake:
         assert load(servers, fake.url).inspect()["refused"] == ["min_p"]

@@ -13,7 +13,7 @@ from genqual.cases import REPEATED, Workload
 from genqual.engines.base import Generated, TokenBatch
 from genqual.engines.remote.openai_server import Server
 from genqual.engines.remote.openai_stream import Stream
-from genqual.metrics.compute import Metric, compute
+from genqual.metrics.compute import Measured, compute
 from genqual.models import token_text
 from tests.performance.runs import rank, value
 
@@ -27,7 +27,7 @@ SIZES = [16, 8, 4, 4]
 ROW = [[3, 141, 59, 26]]
 
 
-def of(run: Generated, *, hits: bool = False) -> dict[str, Metric]:
+def of(run: Generated, *, hits: bool = False) -> dict[str, Measured]:
     return compute(
         [run], Workload(len(run.tokens), 4, run.tokens.shape[1], REPEATED if hits else ""), [rank()], hits=hits
     )

@@ -106,9 +106,9 @@ def test_a_property_is_run_with_ours_and_finds_its_fault(tmp_path: Path) -> None
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 passed" in run.stdout
     env = {**installed("toy_property"), "GENQUAL_TEST_FAULT": json.dumps({"name": "toy_pad_seen"})}
-    spoilt = suite(tmp_path / "spoilt", *asked, "-p", "tests.faults.inject", env=env)
-    assert spoilt.returncode == 1, spoilt.stdout + spoilt.stderr
-    assert "1 failed" in spoilt.stdout
+    with_fault = suite(tmp_path / "spoilt", *asked, "-p", "tests.faults.inject", env=env)
+    assert with_fault.returncode == 1, with_fault.stdout + with_fault.stderr
+    assert "1 failed" in with_fault.stdout
 
 
 def test_an_engine_is_judged_by_the_same_suite(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fault that only one kind of engine can have fails its conformance, through the real suite; and honest ones pass."""
+"""A fault that only one kind of engine can have fails its conformance, through the real suite; engines without one pass."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from genqual.faults import CATALOGUE
-from genqual.faults.matrix.store import HONEST, Store
-from genqual.faults.matrix.tables import Matrix
+from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.tables import FaultMatrix
 from tests.faults.finders import ELSEWHERE, FINDERS, where
 from tests.here import CPU
 from tests.plugin.suite import ROOT, suite
@@ -40,14 +40,14 @@ def test_each_property_finds_its_fault_and_honest_runs_pass(run: str, tmp_path: 
     store = tmp_path / "cells.jsonl"
     engine, ranks, dtype = where(run)
     own = [(test, fault) for test, (place, *faults) in FINDERS.items() if place == run for fault in faults]
-    names = ",".join([HONEST, *dict.fromkeys(fault for _, fault in own)])
+    names = ",".join([FAULT_FREE, *dict.fromkeys(fault for _, fault in own)])
     done = subprocess.run(
         [sys.executable, "-m", "genqual.cli", "faults", "matrix", "--models", "llama-tiny", "--dtypes", dtype,
          "--engines", f"{engine}:{ranks}", "--store", str(store), "--faults", names],
         cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = Matrix(Store(store).cells.values())
+    matrix = FaultMatrix(Store(store).cells.values())
     assert [(test, fault) for test, fault in own if matrix.lanes(fault, test) not in ("F", "D")] == []
     assert not matrix.false_alarms()
 

@@ -13,8 +13,8 @@ import pytest
 
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix.cases import runs_of
-from genqual.faults.matrix.store import HONEST, Store
-from genqual.faults.matrix.tables import Matrix
+from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.tables import FaultMatrix
 from tests.here import CPU, PYTHON
 from tests.plugin.suite import ROOT
 
@@ -111,7 +111,7 @@ def test_an_engine_that_no_fault_fits_is_unproved(tmp_path: Path, installed: dic
     done = matrix(store, installed, "--engines", "external:1", "--faults", "honest,stale_kv", *command)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "external x1 is unproved: no fault could be put into it" in done.stdout
-    assert {cell.fault for cell in Store(store).cells.values()} == {HONEST}
+    assert {cell.fault for cell in Store(store).cells.values()} == {FAULT_FREE}
 
 
 @pytest.mark.heavy
@@ -120,7 +120,7 @@ def test_every_fault_of_an_engine_that_shows_tokens_only_is_found(tmp_path: Path
     command = ("--engine-command", f"{PYTHON} docs/examples/numpy_engine.py")
     done = matrix(store, installed, "--engines", "external:1", *command)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = Matrix(Store(store).cells.values())
+    found = FaultMatrix(Store(store).cells.values())
     assert len(found.faults) == 10
     assert (found.survivors(), found.false_alarms(), found.errors) == ([], [], [])
 
@@ -130,6 +130,6 @@ def test_a_sample_of_faults_in_a_third_partys_engine_is_found(tmp_path: Path, in
     names = ("stale_kv", "sign_flip", "answers_swapped")
     done = matrix(store, installed, "--engines", "theirs:1", "--faults", ",".join(names))
     assert done.returncode == 0, done.stdout + done.stderr
-    found = Matrix(Store(store).cells.values())
+    found = FaultMatrix(Store(store).cells.values())
     assert set(found.faults) == set(names)
     assert (found.survivors(), found.errors) == ([], [])

@@ -1,4 +1,4 @@
-"""Asked by conftest.peer in a process of its own: what torch and transformers say of the models room.
+"""Asked by conftest.peer in a process of its own: what torch and transformers say of the models package.
 
 `python peer_torch.py ROOM`: reads ROOM/questions.json, writes ROOM/answers.json and arrays beside it.
 """

@@ -66,7 +66,7 @@ def per_tensor(matrix: Array) -> Array:
 
 
 def quantised(model: str, said: Said, scale: Callable[[Array], Array]) -> float:
-    """nrms of the model with int8 weights, embeddings and head left alone, forced along the honest tokens."""
+    """nrms of the model with int8 weights, embeddings and head left alone, forced along the fault-free tokens."""
     state = {
         name: np.round(w / scale(w)) * scale(w) if w.ndim == 2 and "embed" not in name and "lm_head" not in name else w
         for name, w in weights.read(resolve(model)).items()
@@ -101,8 +101,8 @@ def test_transformers_in_fp32_is_as_right_as_fp32_can_be(peer: Peer, model: str,
 
 
 def test_int8_shows_and_one_scale_a_tensor_shows_more(peer: Peer, model: str, said: Said) -> None:
-    honest = nrms(np.load(peer.room / f"{model}-bf16.npy"), said.truth[:, :STEPS])
+    fault_free = nrms(np.load(peer.room / f"{model}-bf16.npy"), said.truth[:, :STEPS])
     row, tensor = quantised(model, said, per_row), quantised(model, said, per_tensor)
-    assert row > 1.5 * honest, "int8 with a scale a row passes for bf16"
-    assert tensor > 5 * honest
+    assert row > 1.5 * fault_free, "int8 with a scale a row passes for bf16"
+    assert tensor > 5 * fault_free
     assert tensor > 2.5 * row

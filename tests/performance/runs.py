@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genqual.engines.base import Generated, Loaded
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.utilisation import Read, Roofline
 
 MIB = 1 << 20
@@ -19,7 +19,7 @@ def run(step_s: Sequence[float], *, batch: int = 1, wall_s: float | None = None,
     return Generated(tokens, np.array(step_s, dtype=np.float64), wall_s if wall_s is not None else step_s[-1], cpu_s)
 
 
-def value(metric: Metric) -> float:
+def value(metric: Measured) -> float:
     assert metric.value is not None, metric.note
     return metric.value
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genqual.gate.admission import UNDER_TEST, disturbance, identity, ranges, refused, strangers, unquiet
+from genqual.gate.admission import UNDER_TEST, disturbance, identity, identity_mismatches, noisy, ranges, refused
 
 FACTS: dict[str, Any] = {"kernel": "6.18.44-fc-v595", "microcode": "0x1", "governor": None}
 HERE = identity(FACTS, {"torch": "2.13.0"}, "3.11.7")
@@ -14,7 +14,7 @@ HERE = identity(FACTS, {"torch": "2.13.0"}, "3.11.7")
 
 def test_a_patch_of_the_kernel_or_of_python_is_no_other_host() -> None:
     again = identity(FACTS | {"kernel": "6.18.45-other"}, {"torch": "2.13.0"}, "3.11.9")
-    assert not strangers(HERE, again, "engine")
+    assert not identity_mismatches(HERE, again, "engine")
     assert identity(FACTS | {"kernel": "6.19.0"}, {"torch": "2.13.0"}, "3.11.7") != HERE
 
 
@@ -32,15 +32,15 @@ def test_a_patch_of_the_kernel_or_of_python_is_no_other_host() -> None:
 )
 def test_only_the_question_asked_frees_a_field(field: str, judged_under: set[str]) -> None:
     other = HERE | {field: "another"}
-    free = {question for question in UNDER_TEST if not strangers(HERE, other, question)}
+    free = {question for question in UNDER_TEST if not identity_mismatches(HERE, other, question)}
     assert free == judged_under
-    (said,) = strangers(HERE, other, "engine")
+    (said,) = identity_mismatches(HERE, other, "engine")
     assert said.startswith(f"{field} was {HERE[field]} and is another")
     assert ("--under-test" in said) == bool(judged_under)
 
 
 def test_a_field_that_only_one_side_has_is_a_difference() -> None:
-    assert strangers({**HERE, "more": 1}, HERE, "node") == ["more was 1 and is None"]
+    assert identity_mismatches({**HERE, "more": 1}, HERE, "node") == ["more was 1 and is None"]
 
 
 PROBES = [{"cpu_share": 0.97, "frozen_log_s": -5.0, "steal_share": 0.0}, {"cpu_share": 0.93, "frozen_log_s": -4.9}]
@@ -83,7 +83,7 @@ def test_a_disturbed_launch_is_refused_with_its_reason(probes: dict[str, float],
 def test_a_host_that_others_slow_now_and_then_is_not_quiet(
     frozen: float | None, floor: float | None, said: list[str]
 ) -> None:
-    assert unquiet(frozen, floor) == said
+    assert noisy(frozen, floor) == said
 
 
 def test_the_ranges_hold_the_launches_they_were_made_of() -> None:

@@ -113,16 +113,16 @@ def kept(z: float, seed: int) -> dict[str, Any]:
 
 
 def test_the_rules_are_replayed_on_the_same_launches(capsys: pytest.CaptureFixture[str]) -> None:
-    honest = [kept(0.8, seed) for seed in range(24)]
+    fault_free = [kept(0.8, seed) for seed in range(24)]
     slow = [kept(0.8 + math.log(1.05), 100 + seed) for seed in range(12)]
-    assert gate_power.report("quiet", [*honest, {"failed": "it died"}], slow, 20, 1, 1)
+    assert gate_power.report("quiet", [*fault_free, {"failed": "it died"}], slow, 20, 1, 1)
     said = capsys.readouterr().out
-    assert "24 honest launches, sigma of z 0.76%" in said
+    assert "24 fault-free launches, sigma of z 0.76%" in said
     rows = {line.split("  ")[0]: line.split() for line in said.splitlines() if "%" in line and "to" in line}
     assert rows["genqual"][1] == "0.00%"
     assert "100.00%" in rows["genqual"]
     assert len(rows) == 5
-    counts = gate_power.replay(honest, slow, 20, 1, 1)
+    counts = gate_power.replay(fault_free, slow, 20, 1, 1)
     assert counts["mean * 1.05"]["null"]["regressed"] > 0  # what one launch against one does on such a host
 
 

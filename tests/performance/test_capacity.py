@@ -1,4 +1,4 @@
-"""Bisection for the largest batch: exact, each size tried once, and honest about a cap."""
+"""Bisection for the largest batch: exact, each size tried once, and fault-free about a cap."""
 
 from __future__ import annotations
 

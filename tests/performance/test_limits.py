@@ -8,12 +8,12 @@ import pytest
 
 from genqual.errors import BadInput
 from genqual.metrics import slo
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 
 
-def of(metric: str, value: float) -> Metric:
+def of(metric: str, value: float) -> Measured:
     """A metric of that value; its other fields do not matter here."""
-    return Metric(metric, "", value, (value,), "", "lower")
+    return Measured(metric, "", value, (value,), "", "lower")
 
 
 @pytest.mark.parametrize(

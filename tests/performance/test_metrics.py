@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from genqual.cases import Workload
 from genqual.engines.base import Generated
-from genqual.metrics.compute import BadClock, Metric, compute
+from genqual.metrics.compute import BadClock, Measured, compute
 from genqual.metrics.definitions import DEFINITIONS, table
 from tests.performance.runs import rank, roofline, run, value
 
@@ -32,7 +32,7 @@ def repetitions(draw: st.DrawFn) -> list[list[float]]:
     return draw(st.lists(st.lists(gaps, min_size=tokens, max_size=tokens), min_size=1, max_size=5))
 
 
-def of(runs_gaps: list[list[float]], *, batch: int = 1, scale: float = 1.0) -> dict[str, Metric]:
+def of(runs_gaps: list[list[float]], *, batch: int = 1, scale: float = 1.0) -> dict[str, Measured]:
     steps = [np.cumsum(np.array(one) * scale).tolist() for one in runs_gaps]
     workload = Workload(batch=batch, input_length=8, new_tokens=len(runs_gaps[0]))
     return compute([run(one, batch=batch) for one in steps], workload, [rank()], rooflines=[roofline()], peak_memory=7)
@@ -222,11 +222,11 @@ def test_nothing_to_compute_from_is_refused(runs: int, ranks: int, rooflines: in
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_metric_is_finite_or_absent_with_a_reason(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
-        Metric("ttft", "s", bad, (), "median", "lower")
+        Measured("ttft", "s", bad, (), "median", "lower")
     with pytest.raises(ValueError, match="finite"):
-        Metric("ttft", "s", 1.0, (bad,), "median", "lower")
+        Measured("ttft", "s", 1.0, (bad,), "median", "lower")
     with pytest.raises(ValueError, match="why"):
-        Metric("ttft", "s", None, (), "median", "lower")
+        Measured("ttft", "s", None, (), "median", "lower")
 
 
 def test_only_durations_in_seconds_can_be_replayed() -> None:

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = """
 LIMIT = 3
 
-def test_one(generator, judge_it):
+def test_one(generator, verdict):
     first, second = generator.score(1), generator.score(2)
-    judge_it(judge.judge_bitwise(first, second, dtype="fp32"))
+    verdict(judge.judge_bitwise(first, second, dtype="fp32"))
 
 def test_two(drawn):
     drawn(check, row=LIMIT)
@@ -43,7 +43,7 @@ def test_weakening_takes_out_the_check_or_compares_a_thing_with_itself() -> None
         ("test_one", "compared with itself"),
         ("test_two", "its check removed"),
     }
-    assert "judge_it(" not in found["test_one", "its check removed"].split("def test_two")[0]
+    assert "verdict(" not in found["test_one", "its check removed"].split("def test_two")[0]
     assert "judge_bitwise(first, first" in found["test_one", "compared with itself"]
 
 

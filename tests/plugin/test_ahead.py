@@ -15,7 +15,7 @@ from genqual.devices.registry import processor
 from genqual.ranks.pool import Pool
 from genqual.session.context import Run
 from genqual.session.options import Options
-from genqual.session.prefetch import Step, upcoming
+from genqual.session.prefetch import PlannedTest, upcoming
 from genqual.session.selection import Selection
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -47,23 +47,31 @@ A, B, C = (Case(CPU, "transformers", name, "fp32") for name in ("a", "b", "c"))
 
 
 def test_the_next_case_is_begun_when_the_first_test_has_started_its_own() -> None:
-    steps = [Step(A), Step(A), Step(A), Step(B), Step(B), Step(C)]
+    steps = [PlannedTest(A), PlannedTest(A), PlannedTest(A), PlannedTest(B), PlannedTest(B), PlannedTest(C)]
     assert upcoming(steps) == [None, B, None, None, C, None]
 
 
 def test_nothing_is_begun_beside_or_before_what_is_timed() -> None:
-    timed = Step(B, timed=True)
-    assert upcoming([Step(A), Step(A), timed, timed, Step(C), Step(C)]) == [None] * 6
+    timed = PlannedTest(B, timed=True)
+    assert upcoming([PlannedTest(A), PlannedTest(A), timed, timed, PlannedTest(C), PlannedTest(C)]) == [None] * 6
 
 
 def test_nothing_is_begun_for_a_case_that_is_timed_later() -> None:
-    steps = [Step(A), Step(A), Step(B), Step(B), Step(C), Step(C), Step(B, timed=True)]
+    steps = [
+        PlannedTest(A),
+        PlannedTest(A),
+        PlannedTest(B),
+        PlannedTest(B),
+        PlannedTest(C),
+        PlannedTest(C),
+        PlannedTest(B, timed=True),
+    ]
     assert upcoming(steps) == [None, None, None, C, None, None, None]
 
 
 def test_no_tests_no_groups() -> None:
     assert upcoming([]) == []
-    assert upcoming([Step(A)]) == [None]
+    assert upcoming([PlannedTest(A)]) == [None]
 
 
 @pytest.fixture

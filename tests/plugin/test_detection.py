@@ -23,8 +23,8 @@ from genqual.errors import BadInput
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix import plugin, tiers
 from genqual.faults.matrix.page import page
-from genqual.faults.matrix.store import HONEST, Cell, Store
-from genqual.faults.matrix.tables import Matrix, draw
+from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Store
+from genqual.faults.matrix.tables import FaultMatrix, draw
 from genqual.session.context import RUN
 from genqual.session.waivers import Register, Waiver
 from tests.conformance.pretend import TableOracle, forced_logits, noise, table
@@ -33,13 +33,13 @@ from tests.here import CPU
 from tests.plugin.suite import ROOT
 
 
-def cell(fault: str, check: str, outcome: str, dtype: str = "fp32") -> Cell:
-    return Cell("transformers", 1, "llama-tiny", dtype, fault, check, outcome, "said")  # type: ignore[arg-type]
+def cell(fault: str, check: str, outcome: str, dtype: str = "fp32") -> MatrixCell:
+    return MatrixCell("transformers", 1, "llama-tiny", dtype, fault, check, outcome, "said")  # type: ignore[arg-type]
 
 
 CELLS = [
-    cell(HONEST, "test_a", "pass"),
-    cell(HONEST, "test_b", "alarm"),
+    cell(FAULT_FREE, "test_a", "pass"),
+    cell(FAULT_FREE, "test_b", "alarm"),
     cell("logits_plus_constant", "test_a", "alarm"),
     cell("logits_plus_constant", "rule dlogit 0.1", "alarm"),
     cell("stale_kv", "test_a[x=1]", "alarm"),
@@ -52,8 +52,8 @@ CELLS = [
 ]
 TIERED = [
     *CELLS,
-    cell(HONEST, "tier top 5", "pass"),
-    cell(HONEST, "tier tokens", "pass"),
+    cell(FAULT_FREE, "tier top 5", "pass"),
+    cell(FAULT_FREE, "tier tokens", "pass"),
     cell("logits_plus_constant", "tier top 5", "pass"),
     cell("logits_plus_constant", "tier tokens", "alarm"),
     cell("stale_kv", "tier top 5", "alarm"),
@@ -66,10 +66,10 @@ TIERED = [
 
 
 def test_survivors_and_false_alarms_are_named() -> None:
-    matrix = Matrix(CELLS)
+    matrix = FaultMatrix(CELLS)
     assert matrix.survivors() == ["sign_flip"], "a rule of others saves nobody"
     assert [(one.fault, one.check) for one in matrix.false_alarms()] == [
-        (HONEST, "test_b"),
+        (FAULT_FREE, "test_b"),
         ("logits_plus_constant", "test_a"),
     ]
     assert matrix.lanes("stale_kv", "test_a") == "FD"
@@ -83,22 +83,22 @@ def test_survivors_and_false_alarms_are_named() -> None:
 
 
 def test_a_known_failure_of_an_engine_is_no_false_alarm_and_is_listed() -> None:
-    matrix = Matrix([*CELLS[:1], cell(HONEST, "test_c", "known"), cell("stale_kv", "test_a", "alarm")])
+    matrix = FaultMatrix([*CELLS[:1], cell(FAULT_FREE, "test_c", "known"), cell("stale_kv", "test_a", "alarm")])
     assert matrix.false_alarms() == []
-    assert [one.check for one in matrix.honest()] == ["test_a", "test_c"]
+    assert [one.check for one in matrix.fault_free()] == ["test_a", "test_c"]
     text = page(matrix, "detection.svg")
-    assert "2 judgements of honest and equivalent runs, 0 false alarms, 1 known" in text
+    assert "2 judgements of fault-free and equivalent runs, 0 false alarms, 1 known" in text
     assert "### Known failures of engines" in text
     assert "c on transformers x1 llama-tiny fp32, honest: said" in text
-    assert "Known failures" not in page(Matrix(CELLS), "detection.svg")
+    assert "Known failures" not in page(FaultMatrix(CELLS), "detection.svg")
 
 
 @pytest.mark.parametrize(
     ("fault", "said", "known"),
     [
-        (HONEST, "nrms 0.0495 exceeds 0.0296", "rounded angles"),
+        (FAULT_FREE, "nrms 0.0495 exceeds 0.0296", "rounded angles"),
         ("logits_plus_constant", "nrms 0.0495 exceeds 0.0296", "rounded angles"),
-        (HONEST, "nrms 0.2 exceeds 0.0296", ""),  # not the failure that is known
+        (FAULT_FREE, "nrms 0.2 exceeds 0.0296", ""),  # not the failure that is known
         ("stale_kv", "nrms 0.0495 exceeds 0.0296", ""),  # a fault of ours: found, whatever is known
     ],
 )
@@ -115,12 +115,12 @@ def test_only_a_run_without_a_fault_of_ours_is_excused_by_a_waiver(fault: str, s
 
 
 def test_less_evidence_is_a_table_of_its_own_and_nobody_elses_rule() -> None:
-    matrix = Matrix(TIERED)
+    matrix = FaultMatrix(TIERED)
     # By hand: of stale_kv and sign_flip the suite finds the first, the best five both, tokens the first in bf16.
     assert matrix.tiers() == [("logits", 1, 2, 2, 2), ("top 5", 2, 2, 0, 2), ("tokens", 1, 2, 1, 2)]
-    assert matrix.judges() == Matrix(CELLS).judges()
+    assert matrix.judges() == FaultMatrix(CELLS).judges()
     assert matrix.survivors() == ["sign_flip"], "a tier saves nobody"
-    assert matrix.false_alarms() == Matrix(CELLS).false_alarms()
+    assert matrix.false_alarms() == FaultMatrix(CELLS).false_alarms()
     assert matrix.lanes("stale_kv", "tier tokens") == "D"
     assert matrix.checks[-2:] == ["tier top 5", "tier tokens"]
     text = page(matrix, "detection.svg")
@@ -133,8 +133,8 @@ def test_less_evidence_is_a_table_of_its_own_and_nobody_elses_rule() -> None:
 
 
 def test_a_store_of_before_has_no_tiers() -> None:
-    assert Matrix(CELLS).tiers() == []
-    assert "tier of evidence" not in page(Matrix(CELLS), "detection.svg")
+    assert FaultMatrix(CELLS).tiers() == []
+    assert "tier of evidence" not in page(FaultMatrix(CELLS), "detection.svg")
 
 
 def referred() -> tuple[Any, Any]:
@@ -190,7 +190,7 @@ def test_the_report_says_what_its_verdicts_are_worth(tmp_path: Path) -> None:
         store.add(one)
     out = tmp_path / "page.html"
     # By hand: stale_kv is found, sign_flip is not; the fault-free run and the equivalent one both alarm.
-    assert Matrix(CELLS).judges()[:2] == [("this suite", 1, 2, 2, 2), ("exact text", 1, 2, 0, 0)]
+    assert FaultMatrix(CELLS).judges()[:2] == [("this suite", 1, 2, 2, 2), ("exact text", 1, 2, 0, 0)]
     arguments = ["--published", "published", "-o", str(out), "--detection"]
     done = CliRunner().invoke(report, [*arguments, str(store.path)])
     assert done.exit_code == 0, done.output
@@ -203,7 +203,7 @@ def test_the_report_says_what_its_verdicts_are_worth(tmp_path: Path) -> None:
 
 def test_the_heat_map_is_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("vl_convert")
-    draw(Matrix(CELLS), tmp_path / "map.svg")
+    draw(FaultMatrix(CELLS), tmp_path / "map.svg")
     assert (tmp_path / "map.svg").read_text().startswith("<svg")
 
 
@@ -211,12 +211,12 @@ def test_a_store_goes_on_after_a_kill(tmp_path: Path) -> None:
     store = Store(tmp_path / "cells.jsonl")
     for one in CELLS:
         store.add(one)
-    store.add(cell(HONEST, "test_b", "pass"))
+    store.add(cell(FAULT_FREE, "test_b", "pass"))
     with store.path.open("a") as stream:
         stream.write('{"engine": "tr')
     again = Store(store.path)
     assert len(again.cells) == len(CELLS)
-    assert Matrix(again.cells.values()).false_alarms()[0].fault == "logits_plus_constant"
+    assert FaultMatrix(again.cells.values()).false_alarms()[0].fault == "logits_plus_constant"
     store.path.write_text("{}\n" + store.path.read_text())
     with pytest.raises(BadInput, match="line 1"):
         Store(store.path)
@@ -250,20 +250,20 @@ def run(tmp_path: Path, *names: str, more: tuple[str, ...] = ()) -> subprocess.C
 @pytest.mark.heavy
 def test_real_faults_are_found_one_after_the_other_and_honest_runs_pass(tmp_path: Path) -> None:
     """Several in one live group: each is found, by its own property, and none reaches the next."""
-    done = run(tmp_path, HONEST, "causal_leak", "eos_late", "remembered", "logits_plus_constant", "sign_flip")
+    done = run(tmp_path, FAULT_FREE, "causal_leak", "eos_late", "remembered", "logits_plus_constant", "sign_flip")
     assert done.returncode == 0, done.stdout + done.stderr
-    matrix = Matrix(Store(tmp_path / "cells.jsonl").cells.values())
+    matrix = FaultMatrix(Store(tmp_path / "cells.jsonl").cells.values())
     assert matrix.lanes("causal_leak", "test_later_tokens_never_alter_earlier_logits") == "F"
     assert matrix.lanes("eos_late", "test_a_row_ends_at_its_end_of_text") == "F"
     assert matrix.lanes("eos_late", "test_logits_match_the_oracle") == "."
     assert matrix.lanes("remembered", "test_a_request_leaves_nothing_behind") == "F"
     assert matrix.lanes("sign_flip", "test_logits_match_the_oracle") == "F"
-    assert len(matrix.honest()) > 60
+    assert len(matrix.fault_free()) > 60
     assert not [cell for cell in matrix.cells if "Traceback" in cell.why or str(Path(__file__).parents[2]) in cell.why]
     before = len(matrix.cells)
-    again = run(tmp_path, HONEST, "causal_leak", more=("--out", str(tmp_path)))
+    again = run(tmp_path, FAULT_FREE, "causal_leak", more=("--out", str(tmp_path)))
     assert again.returncode == 0, again.stdout + again.stderr
-    assert len(Matrix(Store(tmp_path / "cells.jsonl").cells.values()).cells) == before
+    assert len(FaultMatrix(Store(tmp_path / "cells.jsonl").cells.values()).cells) == before
     assert (tmp_path / "detection.md").is_file()
 
 
@@ -273,14 +273,14 @@ def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None
     def refused(entry: str, params: dict[str, Any]) -> Any:
         raise BadInput(f"no place for {entry}")
 
-    run = SimpleNamespace(generator=lambda case: SimpleNamespace(spoilt=refused))
+    run = SimpleNamespace(generator=lambda case: SimpleNamespace(with_fault=refused))
     item: Any = SimpleNamespace(config=SimpleNamespace(stash={RUN: run, plugin.STORE: SimpleNamespace()}))
     stage, case = plugin.Stage(), Case("cpu", "transformers", "llama-tiny", "fp32")
-    assert stage.enter(item, case, HONEST)
+    assert stage.enter(item, case, FAULT_FREE)
     for _ in range(2):
         with pytest.raises(BadInput, match="no place"):
             stage.enter(item, case, "sign_flip")
-    assert stage.enter(item, case, HONEST)
+    assert stage.enter(item, case, FAULT_FREE)
 
 
 def judged_with(names: str, store: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -311,7 +311,7 @@ def test_an_injector_that_breaks_is_an_error_of_the_matrix_and_finds_nothing(
     assert [cell.check for cell in cells if cell.fault == "broken_undo" and cell.outcome == "error"] == [plugin.UNDOING]
     assert "alarm" in outcomes["nan_logit"], "the group lives on, and what is judged there is judged"
     assert all("TypeError" in cell.why for cell in cells if cell.outcome == "error")
-    matrix = Matrix(cells)
+    matrix = FaultMatrix(cells)
     assert "broken_later" not in matrix.faults
     assert "### Errors" in page(matrix, "detection.svg")
     told = CliRunner().invoke(faults, ["matrix", "--show", "--store", str(store)])
@@ -329,8 +329,8 @@ def test_an_injector_that_breaks_is_an_error_of_the_matrix_and_finds_nothing(
         ("stale_kv", "failed", "fail", "alarm"),
         ("stale_kv", "failed", None, "error"),  # EngineFailed, GroupLost, a TypeError of the test
         ("rank_exit", "failed", None, "alarm"),  # meant to end the group
-        (HONEST, "failed", None, "error"),
-        (HONEST, "failed", "fail", "alarm"),
+        (FAULT_FREE, "failed", None, "error"),
+        (FAULT_FREE, "failed", "fail", "alarm"),
         ("stale_kv", "passed", "pass", "pass"),
         ("stale_kv", "skipped", "not_applicable", "not applicable"),
         ("stale_kv", "skipped", "no_reference", "not judged"),

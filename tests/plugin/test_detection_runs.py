@@ -12,13 +12,13 @@ from genqual.errors import BadInput
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix import cases
 from genqual.faults.matrix.plugin import fits
-from genqual.faults.matrix.store import HONEST
+from genqual.faults.matrix.store import FAULT_FREE
 from genqual.models.registry import resolve
 
 TINY = [run for run in cases.RUNS if run.models == cases.TINY]
 
 
-def tried(run: cases.Run, model: str, dtype: str) -> set[str]:
+def tried(run: cases.MatrixRun, model: str, dtype: str) -> set[str]:
     architecture = resolve(model).architecture
     fitting = {
         name
@@ -45,8 +45,8 @@ def test_each_way_is_tried_with_its_own_faults_and_with_what_is_harmless() -> No
         names = tried(run, "llama-tiny", run.dtypes[0])
         assert own.get((run.engine, run.ranks), set()) <= names
         assert any(CATALOGUE[name].equivalent for name in names)
-        assert run.takes(HONEST, "llama-tiny", run.dtypes[0])
-        if (run.engine, run.ranks, run.cores, run.dtypes) == (*cases.HOME, 1, cases.LANES):
+        assert run.takes(FAULT_FREE, "llama-tiny", run.dtypes[0])
+        if (run.engine, run.ranks, run.cores, run.dtypes) == (*cases.HOME, 1, cases.PRECISION_MODES):
             assert len(names) >= 60
         elif not run.sample:
             assert "stale_kv" not in names
@@ -67,12 +67,12 @@ def test_a_matrix_is_narrowed_or_asked_for_by_name() -> None:
     assert {run.models for run in narrowed} == {("bloom-tiny",)}
     assert {dtype for run in narrowed for dtype in run.dtypes} == {"fp32", "int8-weight"}
     assert cases.runs_of("transformers-tp:2", "llama-tiny", "fp32") == [
-        cases.Run("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=("fp32",))
+        cases.MatrixRun("transformers-tp", 2, ("llama-tiny",), ("fp32",), sample=("fp32",))
     ]
     (both,) = cases.runs_of("deepspeed-inference:2", None, None)
-    assert both.dtypes == cases.LANES
-    assert [both.takes("stale_kv", "llama-tiny", lane) for lane in cases.LANES] == [True, False]
-    assert [both.takes("half_allreduce", "llama-tiny", lane) for lane in cases.LANES] == [True, True]
+    assert both.dtypes == cases.PRECISION_MODES
+    assert [both.takes("stale_kv", "llama-tiny", lane) for lane in cases.PRECISION_MODES] == [True, False]
+    assert [both.takes("half_allreduce", "llama-tiny", lane) for lane in cases.PRECISION_MODES] == [True, True]
     (own,) = cases.runs_of("transformers:attn_implementation=eager:1", None, "bf16")
     assert (own.models, own.dtypes, own.faults) == (cases.TINY, ("bf16",), False)
     for pair in ("transformers", ":2", "transformers:two"):
@@ -87,7 +87,7 @@ def test_a_control_is_not_compared_to_the_bit_with_a_group_that_has_none() -> No
         for name in ("test_offloaded_weights_give_the_same_bits", "test_cache_equals_no_cache")
     )
     assert not fits(case, "logits_plus_constant", beside)  # type: ignore[arg-type]
-    for name, item in (("not_fetched_back", beside), (HONEST, beside), ("logits_plus_constant", alone)):
+    for name, item in (("not_fetched_back", beside), (FAULT_FREE, beside), ("logits_plus_constant", alone)):
         assert fits(case, name, item)  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_a_control_is_not_compared_to_the_bit_with_what_ran_before_it() -> None:
     fresh: Any = SimpleNamespace(originalname="test_a_fresh_process_gives_the_same_bits")
     assert not fits(case, "logits_plus_constant", fresh)
     assert fits(case, "remembered", fresh)
-    assert fits(case, HONEST, fresh)
+    assert fits(case, FAULT_FREE, fresh)
 
 
 def test_a_control_that_cuts_a_matrix_is_not_put_into_a_quantised_one() -> None:

@@ -12,7 +12,7 @@ from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.self_checks import judge_first
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores, TokenBatch
-from genqual.session.fixture_types import Passage
+from genqual.session.fixture_types import ScoringSample
 from suites.conformance import test_repeat as repeat
 from tests.here import CPU
 
@@ -42,7 +42,7 @@ class Process:
 
 def judged(process: Process) -> Judgement:
     said: list[Judgement] = []
-    passage = Passage(PROMPTS, FORCED, None)
+    passage = ScoringSample(PROMPTS, FORCED, None)
     repeat.test_a_fresh_process_gives_the_same_bits(process, passage, said.append)  # type: ignore[arg-type]
     assert process.starts == 1, "a process is expensive"
     (one,) = said

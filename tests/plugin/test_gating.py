@@ -13,7 +13,7 @@ import pytest
 
 from genqual.cases import Case, Workload
 from genqual.gate.case_launches import CaseLaunches
-from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source, gated_workloads
 from genqual.models.fresh_prompts import FreshPrompts
 from genqual.ranks.connections import Reply
 from genqual.ranks.errors import GroupLost
@@ -66,7 +66,7 @@ class Ranks:
 
 
 def launches(ranks: Ranks, *metrics: str) -> CaseLaunches:
-    job = Job.of(metrics, GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=len(ranks.loaded))
+    job = LaunchJob.of(metrics, GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=len(ranks.loaded))
     return CaseLaunches(ranks, job)  # type: ignore[arg-type]
 
 

@@ -14,19 +14,19 @@ import pytest
 from genqual.cases import Case, Workload
 from genqual.gate import controller, launch_summary
 from genqual.gate.baseline_builder import entry_of, merged, provenance_of
-from genqual.gate.baseline_file import Entry, Launch
+from genqual.gate.baseline_file import BaselineEntry, Launch
 from genqual.gate.case_launches import Taken, subject_of
 from genqual.gate.controller import Judging, Question
-from genqual.gate.launch_plan import Job, frozen_shape, frozen_source, gated_workloads
+from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source, gated_workloads
 from genqual.gate.verdict import Verdict
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from tests.here import CPU
 
 FOUR = ("raw", "frozen", "floor", "frozen_floor")
 CASE = Case(CPU, "transformers", "llama-30m", "bf16")
 SMALL, LARGE = Workload(1, 128, 32), Workload(4, 128, 32)
 GATED = gated_workloads([Workload(1, 32, 32), SMALL, LARGE])
-MEASURED = Metric("tpot", "s", 0.01, (0.01,), "median", "lower")
+MEASURED = Measured("tpot", "s", 0.01, (0.01,), "median", "lower")
 IDENTITY = {"torch": "2.13.0", "driver": None}
 WHO = provenance_of(commit="488b0751", author="A. Person", reason="first baseline")
 
@@ -54,9 +54,9 @@ OLD = [0.8 + 0.01 * x for x in (-1.2, -0.9, -0.5, -0.3, -0.1, 0.0, 0.1, 0.2, 0.4
 NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
 
 
-def entry(metric: str = "tpot", **changes: Any) -> Entry:
+def entry(metric: str = "tpot", **changes: Any) -> BaselineEntry:
     subject = subject_of(CASE, ["w" * 64], GATED[metric], metric)
-    job = Job.of([metric], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
+    job = LaunchJob.of([metric], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     every = [taken(z, metric) for z in OLD]
     made = entry_of(
         subject,
@@ -76,7 +76,7 @@ class Fake:
     """Launches that were written down beforehand."""
 
     generator: Any
-    job: Job
+    job: LaunchJob
     script: Any = ()
     taken: list[Taken] = field(default_factory=list)
     forecast_s: float = 5.0
@@ -96,8 +96,8 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def judge(
         script: list[Taken],
-        *entries: Entry,
-        measured: Metric = MEASURED,
+        *entries: BaselineEntry,
+        measured: Measured = MEASURED,
         workload: Workload = SMALL,
         accuracy: str = "",
         other: list[Taken] | None = None,
@@ -166,7 +166,7 @@ def test_a_baseline_of_an_uneven_host_is_judged_by_its_own_tolerance(
 
 
 def test_more_tokens_a_second_is_an_improvement(gate: Any) -> None:
-    measured = Metric("tokens_per_s", "1/s", 90.0, (90.0,), "median", "higher")
+    measured = Measured("tokens_per_s", "1/s", 90.0, (90.0,), "median", "higher")
     script = [taken(z + math.log(0.9), "tokens_per_s") for z in NEW]
     found = gate(script, entry("tokens_per_s"), measured=measured, workload=LARGE)
     assert found.verdict is Verdict.IMPROVED
@@ -176,7 +176,7 @@ def test_more_tokens_a_second_is_an_improvement(gate: Any) -> None:
 
 def test_what_no_launch_can_measure_is_said_after_the_first(gate: Any) -> None:
     blind = Taken({}, {}, unmeasured={"load_s": "model m: no snapshot in the local hub cache"})
-    measured = Metric("load_s", "s", 3.0, (3.0,), "single", "lower")
+    measured = Measured("load_s", "s", 3.0, (3.0,), "single", "lower")
     found = gate([blind], entry("load_s"), measured=measured, workload=GATED["load_s"])
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "not admitted: model m: no snapshot" in found.reason
@@ -189,7 +189,7 @@ def test_nothing_to_compare_with_starts_nothing(gate: Any) -> None:
 
 @pytest.mark.parametrize(("name", "workload"), [("tpot", LARGE), ("tokens_per_s", SMALL), ("e2e", SMALL)])
 def test_what_no_gate_judges_is_recorded(gate: Any, name: str, workload: Workload) -> None:
-    found = gate([], entry(), measured=Metric(name, "s", 1.0, (1.0,), "median", "lower"), workload=workload)
+    found = gate([], entry(), measured=Measured(name, "s", 1.0, (1.0,), "median", "lower"), workload=workload)
     assert found.verdict is Verdict.RECORDED
 
 
@@ -243,7 +243,7 @@ def on_a_shared_host(slower: float, *, medians: float = 0.0, spread: float = 0.0
     return made
 
 
-def entry_on_a_shared_host(spread: float = 0.0) -> Entry:
+def entry_on_a_shared_host(spread: float = 0.0) -> BaselineEntry:
     made = tuple(one.metrics["tpot"] for one in on_a_shared_host(0.0, spread=spread))
     return entry().model_copy(update={"launches": made}).sealed()
 
@@ -322,7 +322,7 @@ def test_a_host_that_is_not_quiet_judges_no_node(gate: Any) -> None:
     assert gate(loud, entry_on_a_shared_host()).verdict is Verdict.PASS  # the ratio is as good there
     found = gate(quiet, entry_on_a_shared_host(spread=0.1), under_test="node")
     assert found.verdict is Verdict.INCONCLUSIVE
-    assert "the host was not quiet when the baseline was made" in found.reason
+    assert "the host was noisy when the baseline was made" in found.reason
     assert gate(quiet, entry_on_a_shared_host(spread=0.1)).verdict is Verdict.PASS
 
 
@@ -432,7 +432,7 @@ def test_peak_memory_may_grow_by_an_allocators_slack(
 ) -> None:
     """Baselines of 100 to 104: what is least of now is held against 106.08, what is most against 98."""
     old = entry("peak_memory", launches=tuple(held(100.0 + i % 5).metrics["peak_memory"] for i in range(12)))
-    asked = Metric("peak_memory", "B", 1e8, (1e8,), "single", "lower")
+    asked = Measured("peak_memory", "B", 1e8, (1e8,), "single", "lower")
     now = [held(least + more) for more in (1.0, 0.0, 2.0)]
     found = gate(now, old, measured=asked, workload=LARGE, under_test=under_test)
     assert (found.verdict, found.launches) == (verdict, 3)

@@ -14,7 +14,7 @@ from genqual.cases import Case, Workload
 from genqual.gate.controller import Question
 from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.verdict import GateResult, Verdict
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.measure import Measurement
 from genqual.session.benchmark import Measuring
 from tests.here import CPU, PYTHON
@@ -72,7 +72,7 @@ class Script:
         self.judged: list[str] = []
         self.records: list[list[str]] = []
 
-    def judge(self, generator: Any, weights: Any, workload: Workload, one: Metric) -> GateResult:
+    def judge(self, generator: Any, weights: Any, workload: Workload, one: Measured) -> GateResult:
         self.judged.append(one.name)
         return GateResult(Verdict.REGRESSED, "slower", "key", 0.1, (0.05, 0.15), launches=3)
 
@@ -93,7 +93,7 @@ GATED = gated_workloads([WORKLOAD])
 def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is published when items ask about `metrics` in that order."""
     measuring = Measuring(1, lambda text: None, script)  # type: ignore[arg-type]
-    known = {name: Metric(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
+    known = {name: Measured(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
     run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
     made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
     monkeypatch.setattr(measuring, "_measure", lambda generator, workload: made)

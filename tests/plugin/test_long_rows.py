@@ -1,4 +1,4 @@
-"""What one long text may read in the declared lane: more of a trained model than of an embedded one, and no more."""
+"""What one long text may read in declared mode: more of a trained model than of an embedded one, and no more."""
 
 from __future__ import annotations
 

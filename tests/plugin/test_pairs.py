@@ -23,7 +23,7 @@ from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
 from genqual.records import software
 from genqual.session import fingerprint
-from genqual.session.dataset_run import Job, generate_pairs, problems
+from genqual.session.dataset_run import DatasetRun, generate_pairs, problems
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
 from tests.plugin.suite import suite
@@ -53,9 +53,11 @@ def ranks(model: str = "llama-tiny", engine: str = "transformers", **options: An
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path: Path) -> DatasetRun:
     (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
-    return Job(str(tmp_path / "prompts.txt"), input_tokens=8, new_tokens=3, batch=2, path=tmp_path / "pairs.jsonl")
+    return DatasetRun(
+        str(tmp_path / "prompts.txt"), input_tokens=8, new_tokens=3, batch=2, path=tmp_path / "pairs.jsonl"
+    )
 
 
 def quiet(_: str) -> None:
@@ -76,7 +78,7 @@ def tokenized(folder: Path, **change: Any) -> str:
     return str(folder)
 
 
-def test_the_same_run_goes_on_where_it_was(job: Job) -> None:
+def test_the_same_run_goes_on_where_it_was(job: DatasetRun) -> None:
     first, second = ranks(), ranks()
     assert generate_pairs(first, job, quiet) == generate_pairs(second, job, quiet) == 3
     assert (len(first.asked), second.asked) == (3, [])
@@ -101,7 +103,7 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_run_is_refused_with_what_differs(job: Job, change: str) -> None:
+def test_another_run_is_refused_with_what_differs(job: DatasetRun, change: str) -> None:
     before, after, fact = CHANGES[change]
     generate_pairs(before(), job, quiet)
     kept, other = job.path.read_bytes(), after()
@@ -126,7 +128,7 @@ def weights_of(state: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("what", ["weights", "config", "tokenizer", "template"])
-def test_other_weights_or_files_at_the_same_place_are_refused(tmp_path: Path, job: Job, what: str) -> None:
+def test_other_weights_or_files_at_the_same_place_are_refused(tmp_path: Path, job: DatasetRun, what: str) -> None:
     place = tokenized(tmp_path / "v1" / "llama")
     generate_pairs(ranks(place), job, quiet)
     if what == "weights":
@@ -143,7 +145,7 @@ def test_other_weights_or_files_at_the_same_place_are_refused(tmp_path: Path, jo
     assert other.asked == []
 
 
-def test_the_same_files_at_another_place_are_the_same_model(tmp_path: Path, job: Job) -> None:
+def test_the_same_files_at_another_place_are_the_same_model(tmp_path: Path, job: DatasetRun) -> None:
     generate_pairs(ranks(tokenized(tmp_path / "v1" / "llama")), job, quiet)
     again = ranks(tokenized(tmp_path / "moved" / "llama"))
     assert generate_pairs(again, job, quiet) == 3
@@ -162,7 +164,7 @@ def test_a_gguf_file_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers", "genqual"])
-def test_another_version_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+def test_another_version_is_refused(job: DatasetRun, monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     generate_pairs(ranks(), job, quiet)
     if package == "genqual":
         monkeypatch.setattr("genqual.__version__", "99.0")
@@ -178,14 +180,14 @@ def test_versions_are_of_what_generates() -> None:
     assert not {"pytest", "pytest-benchmark"} & set(found)
 
 
-def test_other_prompts_under_the_same_name_are_refused(job: Job) -> None:
+def test_other_prompts_under_the_same_name_are_refused(job: DatasetRun) -> None:
     generate_pairs(ranks(), job, quiet)
     Path(job.source).write_text("one\ntwo\nfour\n")
     with pytest.raises(BadInput, match="differ in: prompts"):
         generate_pairs(ranks(), job, quiet)
 
 
-def test_a_program_that_was_exchanged_is_refused(tmp_path: Path, job: Job) -> None:
+def test_a_program_that_was_exchanged_is_refused(tmp_path: Path, job: DatasetRun) -> None:
     (tmp_path / "engine.py").write_text("1")
     command = f"python {tmp_path}/engine.py"
     generate_pairs(ranks(tier="tokens", command=command), job, quiet)
@@ -194,7 +196,7 @@ def test_a_program_that_was_exchanged_is_refused(tmp_path: Path, job: Job) -> No
         generate_pairs(ranks(tier="tokens", command=command), job, quiet)
 
 
-def test_a_file_of_an_earlier_genqual_is_refused_with_the_next_step(job: Job) -> None:
+def test_a_file_of_an_earlier_genqual_is_refused_with_the_next_step(job: DatasetRun) -> None:
     old = f"{ranks().case} {job.source} 8+3"
     with PairWriter(job.path, old) as writer:
         writer.append("one", [1], [2, 2, 2], "old")
@@ -204,7 +206,7 @@ def test_a_file_of_an_earlier_genqual_is_refused_with_the_next_step(job: Job) ->
     assert other.asked == []
 
 
-def test_no_password_is_kept(job: Job) -> None:
+def test_no_password_is_kept(job: DatasetRun) -> None:
     generate_pairs(ranks(endpoint="http://me:secret@a/v1"), job, quiet)
     assert "secret" not in job.path.read_text()
 
@@ -218,13 +220,13 @@ def test_two_models_of_one_name_have_two_files(tmp_path: Path) -> None:
     assert all(name.startswith(names[0]) for name in names)
 
 
-def test_an_empty_prompt_is_told_by_file_and_line(tmp_path: Path, job: Job) -> None:
+def test_an_empty_prompt_is_told_by_file_and_line(tmp_path: Path, job: DatasetRun) -> None:
     (tmp_path / "p.jsonl").write_text('"one"\n{"prompt": "two"}\n\n{"prompt": ""}\n')
     with pytest.raises(BadInput, match=r"p\.jsonl, line 4: an empty prompt"):
         generate_pairs(ranks(tokenized(tmp_path / "m")), replace(job, source=str(tmp_path / "p.jsonl")), quiet)
 
 
-def test_a_rendered_text_with_a_second_first_token_is_warned_of(tmp_path: Path, job: Job) -> None:
+def test_a_rendered_text_with_a_second_first_token_is_warned_of(tmp_path: Path, job: DatasetRun) -> None:
     (tmp_path / "p.jsonl").write_text('"hello"\n"<s> hello"\n"<s> two"\n')
     made, said = ranks(tokenized(tmp_path / "m")), []  # type: tuple[Any, list[str]]
     generate_pairs(made, replace(job, source=str(tmp_path / "p.jsonl")), quiet, said.append)
@@ -233,7 +235,7 @@ def test_a_rendered_text_with_a_second_first_token_is_warned_of(tmp_path: Path, 
     assert line.startswith(f"2 prompts begin with <s>, first {tmp_path}/p.jsonl, line 2, and the tokenizer adds one")
 
 
-def test_messages_are_rendered_with_one_first_token(tmp_path: Path, job: Job) -> None:
+def test_messages_are_rendered_with_one_first_token(tmp_path: Path, job: DatasetRun) -> None:
     talk = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "two"}]}
     (tmp_path / "p.jsonl").write_text(json.dumps(talk) + "\n")
     made, said = ranks(tokenized(tmp_path / "m")), []  # type: tuple[Any, list[str]]
@@ -245,7 +247,7 @@ def test_messages_are_rendered_with_one_first_token(tmp_path: Path, job: Job) ->
         generate_pairs(ranks(), replace(asked, path=tmp_path / "other.jsonl"), quiet)
 
 
-def test_the_suite_generates_anew_for_other_weights_of_the_same_name(tmp_path: Path, job: Job) -> None:
+def test_the_suite_generates_anew_for_other_weights_of_the_same_name(tmp_path: Path, job: DatasetRun) -> None:
     """`--model=v1/llama`, then `v2/llama`, then other weights where v1 was."""
 
     def run(place: str) -> str:

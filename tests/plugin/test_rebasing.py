@@ -32,7 +32,7 @@ from genqual.gate.baseline_file import Anchor, Launch
 from genqual.gate.batch_variance import apart
 from genqual.gate.case_launches import subject_of
 from genqual.gate.decision import Settings
-from genqual.gate.launch_plan import Job, frozen_shape
+from genqual.gate.launch_plan import LaunchJob, frozen_shape
 from genqual.gate.other_build import build_of
 from tests.plugin.test_judging import CASE, GATED, OLD, entry, launch, taken
 
@@ -184,7 +184,7 @@ def test_what_is_written_is_read_back_and_a_launch_is_a_line(tmp_path: Path) -> 
 
 
 def test_what_is_kept_of_a_launch_has_digits_that_a_person_can_read() -> None:
-    job = Job.of(["tpot"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
+    job = LaunchJob.of(["tpot"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     every = [launch(0.8, fast=(1 / 30, 1 / 70)).model_copy(update={"z": 0.8 + 1 / 3e5, "p50": 0.0100000001})] * 8
     made = entry_of(
         subject_of(CASE, ["w" * 64], GATED["tpot"], "tpot"), every, [taken(0.8)] * 8, job,

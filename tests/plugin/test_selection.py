@@ -150,7 +150,7 @@ def test_a_processor_without_bf16_is_timed_in_what_it_computes_in(tmp_path: Path
 
 def test_the_engines_of_a_model_and_dtype_follow_each_other() -> None:
     models, dtypes = ("llama-tiny", "bloom-tiny"), ("fp32", "bf16")
-    rows = [profiles.Row(name, models, dtypes, (1,)) for name in ("transformers", "accelerate:placement=disk")]
+    rows = [profiles.ProfileRow(name, models, dtypes, (1,)) for name in ("transformers", "accelerate:placement=disk")]
     cases = profiles.plan(rows, Options(), device=CPU, cores_per_rank=1).cases
     wanted = [(m, d, row.engine) for m in models for d in dtypes for row in rows]
     assert [(case.model, case.dtype, case.engine) for case in cases] == wanted
@@ -158,12 +158,12 @@ def test_the_engines_of_a_model_and_dtype_follow_each_other() -> None:
 
 @pytest.mark.parametrize("native", ["fp32", "bf16"])
 def test_a_profile_may_leave_the_dtype_to_the_device(native: str) -> None:
-    def dtypes(row: profiles.Row, *asked: str) -> list[str]:
+    def dtypes(row: profiles.ProfileRow, *asked: str) -> list[str]:
         options = Options(dtypes=asked)
         made = profiles.plan([row], options, device=CPU, cores_per_rank=1, native=native)
         return [case.dtype for case in made.cases]
 
-    row = profiles.Row("transformers", ("llama-tiny",), ("native",), (1,))
+    row = profiles.ProfileRow("transformers", ("llama-tiny",), ("native",), (1,))
     assert dtypes(row) == [native]
     assert dtypes(row, "fp16") == ["fp16"]
     assert dtypes(replace(row, dtypes=("fp32", "native", "int8-weight"))) == list(

@@ -11,7 +11,7 @@ import pytest
 from genqual.cases import Case
 from genqual.gate.controller import Judging, Question
 from genqual.gate.verdict import Verdict
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from tests.here import CPU
 from tests.plugin.suite import suite
 from tests.plugin.test_judging import GATED
@@ -23,7 +23,7 @@ def test_what_a_server_cannot_show_is_recorded_and_asks_for_nothing(name: str, w
     question = Question({case: frozenset()}, GATED, tmp_path)
     run = Judging(question, pytest.fail, lambda case: "", lambda case: pytest.fail("the other build is not asked"))
     generator: Any = SimpleNamespace(case=case)
-    found = run.judge(generator, ["w" * 64], GATED[name], Metric(name, "s", None, (), "single", "lower", "not seen"))
+    found = run.judge(generator, ["w" * 64], GATED[name], Measured(name, "s", None, (), "single", "lower", "not seen"))
     assert found.verdict is Verdict.RECORDED
     assert found.reason.startswith(f"{name} is not judged: {why}")
     assert not found.verdict.fails(gate=True), "in no way could it be judged"

@@ -14,7 +14,7 @@ from genqual.errors import BadInput, EngineFailed
 from genqual.ranks import processes
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.launchers import LAUNCHERS, Job
+from genqual.ranks.launchers import LAUNCHERS, RankJob
 from genqual.ranks.pool import Pool
 from tests.ranks import stand_in
 from tests.ranks.conftest import PlanOf
@@ -80,4 +80,4 @@ def test_several_ranks_need_a_launcher(plan_of: PlanOf, generator: Generator) ->
     assert plan_of().starter == "torchrun"
     assert plan_of(ranks=1, launcher="torchrun").starter == "torchrun"
     with pytest.raises(BadInput, match="starts one rank, not 2"):
-        LAUNCHERS["none"].command(Job(2, generator.plan.logs))
+        LAUNCHERS["none"].command(RankJob(2, generator.plan.logs))

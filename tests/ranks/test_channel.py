@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as npst
 
 import genqual.ranks
 from genqual.ranks import protocol
-from genqual.ranks.protocol import ChannelError, Door, Message, knock, receive, send
+from genqual.ranks.protocol import ChannelError, Listener, Message, connect, receive, send
 
 SCALARS = st.sampled_from(["?", "i1", "u1", "<i2", ">i4", "<i8", "<u8", "<f2", ">f4", "<f8"]).map(np.dtype)
 ARRAYS = npst.arrays(SCALARS, npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -101,10 +101,10 @@ def test_a_short_body_is_told() -> None:
             receive(theirs)
 
 
-def call_in_background(door: Door, key: bytes, got: list[object]) -> threading.Thread:
+def call_in_background(door: Listener, key: bytes, got: list[object]) -> threading.Thread:
     def call() -> None:
         try:
-            got.append(knock(*door.address, key))
+            got.append(connect(*door.address, key))
         except (AuthenticationError, EOFError, OSError) as error:
             got.append(error)
 
@@ -114,7 +114,7 @@ def call_in_background(door: Door, key: bytes, got: list[object]) -> threading.T
 
 
 def test_the_key_opens_and_a_wrong_key_does_not() -> None:
-    door = Door()
+    door = Listener()
     try:
         got: list[object] = []
         caller = call_in_background(door, b"wrong" * 6, got)
@@ -138,7 +138,7 @@ def test_the_key_opens_and_a_wrong_key_does_not() -> None:
 
 def test_a_caller_that_says_nothing_does_not_block_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "STALL_S", 0.2)
-    door = Door()
+    door = Listener()
     try:
         with socket.create_connection(door.address):
             assert door.accept(5) is None
@@ -149,7 +149,7 @@ def test_a_caller_that_says_nothing_does_not_block_the_door(monkeypatch: pytest.
 
 def test_a_peer_that_stops_in_the_middle_of_a_message_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "STALL_S", 0.2)
-    door = Door()
+    door = Listener()
     try:
         got: list[object] = []
         caller = call_in_background(door, door.key, got)

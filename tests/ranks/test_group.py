@@ -125,7 +125,7 @@ def test_what_was_scored_once_is_known_until_the_group_is_another(
         assert asked.count("score") == 4
     generator.score_once(BATCH, forced)
     assert asked.count("score") == 5, "and so may its healing"
-    with generator.spoilt(f"{HERE}:mutate", {}):
+    with generator.with_fault(f"{HERE}:mutate", {}):
         generator.score_once(BATCH, forced)
         generator.score_once(BATCH, forced)
         assert asked.count("score") == 6
@@ -174,14 +174,14 @@ def test_mutated_weights_end_the_group(generator: Generator) -> None:
 
 def test_a_spoilt_group_stays_spoilt_and_the_next_fault_comes_too(generator: Generator) -> None:
     for name, error in (("exhaust", OutOfMemory), ("exit_interpreter", EngineFailed)):
-        with generator.spoilt(f"{HERE}:{name}", {}):
+        with generator.with_fault(f"{HERE}:{name}", {}):
             with pytest.raises(error):
                 generator.generate(BATCH, 2)
             generator.restart()
             with pytest.raises(error):  # in fresh processes too
                 generator.generate(BATCH, 2)
         assert answers(generator), "the fault is healed"
-    with generator.spoilt(f"{HERE}:mutate", {}):
+    with generator.with_fault(f"{HERE}:mutate", {}):
         assert generator.verify_unmutated(), "the weights are as the fault left them"
         mark = generator.group.mark
     assert generator.group.mark != mark, "weights that are not those loaded end the group"

@@ -12,7 +12,7 @@ import pytest
 from genqual.devices.base import Placement
 from genqual.errors import BadInput
 from genqual.ranks import launchers
-from genqual.ranks.launchers import LAUNCHERS, Job, launcher, listen_address, rank_environment
+from genqual.ranks.launchers import LAUNCHERS, RankJob, launcher, listen_address, rank_environment
 
 LOGS = Path("/logs")
 
@@ -48,7 +48,7 @@ srun: error: node-b: task 3: Segmentation fault (core dumped)
 
 
 def test_torchrun_takes_a_port_that_nobody_can_take_away() -> None:
-    command = LAUNCHERS["torchrun"].command(Job(2, LOGS, arguments=("--tee=3",)))
+    command = LAUNCHERS["torchrun"].command(RankJob(2, LOGS, arguments=("--tee=3",)))
     assert command == [
         *(
             sys.executable,
@@ -66,7 +66,7 @@ def test_torchrun_takes_a_port_that_nobody_can_take_away() -> None:
 
 def test_deepspeed_gets_a_free_port_and_no_local_rank_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "free_port", lambda: 4321)
-    command = LAUNCHERS["deepspeed"].command(Job(2, LOGS))
+    command = LAUNCHERS["deepspeed"].command(RankJob(2, LOGS))
     assert command == [
         *(sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus=2", "--hostfile=/dev/null"),
         *("--master_addr=127.0.0.1", "--master_port=4321", "--no_local_rank", "--module", "genqual.ranks.worker"),
@@ -75,23 +75,23 @@ def test_deepspeed_gets_a_free_port_and_no_local_rank_argument(monkeypatch: pyte
 
 def test_mpirun_exports_names_never_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    job = Job(4, LOGS, hosts=("a", "b"), exports=("OMP_NUM_THREADS", "GENQUAL_AUTHKEY"))
+    job = RankJob(4, LOGS, hosts=("a", "b"), exports=("OMP_NUM_THREADS", "GENQUAL_AUTHKEY"))
     assert LAUNCHERS["mpirun"].command(job) == [
         *("mpirun", "-np", "4", "--host", "a:2,b:2", "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"),
         *("-x", "GENQUAL_AUTHKEY", "-x", "OMP_NUM_THREADS", sys.executable, "-u", "-m", "genqual.ranks.worker"),
     ]
     assert LAUNCHERS["mpirun"].environment(job)["MASTER_ADDR"] == "a"
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert "--allow-run-as-root" in LAUNCHERS["mpirun"].command(Job(1, LOGS))
+    assert "--allow-run-as-root" in LAUNCHERS["mpirun"].command(RankJob(1, LOGS))
 
 
 def test_srun_spreads_evenly_and_ends_all_with_the_first() -> None:
-    assert LAUNCHERS["srun"].command(Job(4, LOGS, hosts=("a", "b"), arguments=("--partition=x",))) == [
+    assert LAUNCHERS["srun"].command(RankJob(4, LOGS, hosts=("a", "b"), arguments=("--partition=x",))) == [
         *("srun", "--ntasks=4", "--ntasks-per-node=2", "--nodes=2", "--nodelist=a,b", "--export=ALL"),
         *("--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", "--partition=x"),
         *(sys.executable, "-u", "-m", "genqual.ranks.worker"),
     ]
-    assert LAUNCHERS["srun"].environment(Job(1, LOGS))["MASTER_ADDR"] == "127.0.0.1"
+    assert LAUNCHERS["srun"].environment(RankJob(1, LOGS))["MASTER_ADDR"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_exit_codes_are_read_by_rank(name: str, log: str, exits: dict[int, int])
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
 def test_launchers_of_one_host_say_so(name: str) -> None:
     with pytest.raises(BadInput, match=r"a, b.*mpirun or srun"):
-        LAUNCHERS[name].command(Job(2, LOGS, hosts=("a", "b")))
+        LAUNCHERS[name].command(RankJob(2, LOGS, hosts=("a", "b")))
 
 
 def test_unknown_launchers_uneven_jobs_and_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="--launcher nohup: genqual knows torchrun, deepspeed, mpirun, srun"):
         launcher("nohup")
     with pytest.raises(BadInput, match="3 ranks on 2 hosts"):
-        Job(3, LOGS, hosts=("a", "b"))
+        RankJob(3, LOGS, hosts=("a", "b"))
     assert launcher("torchrun").name == "torchrun"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"torchrun needs torch, .* -m pip install torch$"):
@@ -140,7 +140,7 @@ def test_the_environment_is_cleaned_and_shared_parts_are_set(monkeypatch: pytest
         monkeypatch.setenv(name, "stale")
     monkeypatch.setenv("GENQUAL_CACHE", "kept")
     placement = Placement(env=({"OMP_NUM_THREADS": "3", "CARD": "0"}, {"OMP_NUM_THREADS": "3", "CARD": "1"}))
-    env = rank_environment(placement, Job(2, LOGS), {"GENQUAL_CONTROL": "here"})
+    env = rank_environment(placement, RankJob(2, LOGS), {"GENQUAL_CONTROL": "here"})
     assert not {"RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "OMPI_COMM_WORLD_RANK", "GENQUAL_GROUP", "CARD"} & set(
         env
     )
@@ -155,15 +155,15 @@ def test_the_environment_is_cleaned_and_shared_parts_are_set(monkeypatch: pytest
 
 def test_gloo_stays_on_the_loopback_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    assert rank_environment(Placement(env=()), Job(1, LOGS), {})["GLOO_SOCKET_IFNAME"] == "lo"
-    assert "GLOO_SOCKET_IFNAME" not in rank_environment(Placement(env=()), Job(2, LOGS, hosts=("a", "b")), {})
+    assert rank_environment(Placement(env=()), RankJob(1, LOGS), {})["GLOO_SOCKET_IFNAME"] == "lo"
+    assert "GLOO_SOCKET_IFNAME" not in rank_environment(Placement(env=()), RankJob(2, LOGS, hosts=("a", "b")), {})
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    assert rank_environment(Placement(env=()), Job(1, LOGS), {})["GLOO_SOCKET_IFNAME"] == "eth7"
+    assert rank_environment(Placement(env=()), RankJob(1, LOGS), {})["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
 def test_one_host_listens_on_loopback_only() -> None:
-    assert listen_address(Job(2, LOGS)) == "127.0.0.1"
-    assert listen_address(Job(2, LOGS, hosts=("127.0.0.1", "127.0.0.2"))) in {"127.0.0.1", "127.0.0.2"}
+    assert listen_address(RankJob(2, LOGS)) == "127.0.0.1"
+    assert listen_address(RankJob(2, LOGS, hosts=("127.0.0.1", "127.0.0.2"))) in {"127.0.0.1", "127.0.0.2"}
 
 
 def test_a_free_port_can_be_bound() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.analysis.compare import Comparison, Row, compare
+from genqual.analysis.compare import ComparedMetric, Comparison, compare
 from genqual.analysis.interval import ratio_interval
 from genqual.records.fields import Outcome
 from genqual.records.metric import Metric
@@ -24,7 +24,7 @@ def metrics(scale: float = 1.0) -> tuple[Metric, ...]:
     )
 
 
-def only(found: Comparison, metric: str = "tpot") -> Row:
+def only(found: Comparison, metric: str = "tpot") -> ComparedMetric:
     (row,) = [row for row in found.rows if row.metric == metric]
     return row
 
@@ -167,7 +167,7 @@ def test_no_speedup_from_a_side_whose_output_was_wrong(side: str) -> None:
     (a if side == "A" else b).append(judged(name="cache", word="fail", **(H100 if side == "B" else {})))
     row = only(compare(a, b))
     assert (row.speedup, row.interval) == (None, None)
-    assert row.refused == f"{side}: accuracy failed: cache in the declared lane on llama-tiny"
+    assert row.refused == f"{side}: accuracy failed: cache in declared mode on llama-tiny"
     assert (row.a, row.b) == (0.02, 0.02)
 
 

@@ -59,7 +59,7 @@ def test_few_nodes_name_none_and_say_so() -> None:
 def test_a_node_with_wrong_text_is_named_however_fast() -> None:
     records = [*node("a", 0.5), *node("b"), on("a", verdict(word="fail", run="run-a"))]
     (found,) = by_node(records)
-    assert found.nodes[0].outlier == "accuracy failed: greedy in the declared lane on llama-30m"
+    assert found.nodes[0].outlier == "accuracy failed: greedy in declared mode on llama-30m"
 
 
 def test_what_names_no_node_or_stands_alone_is_said() -> None:

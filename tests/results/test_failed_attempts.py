@@ -17,7 +17,7 @@ from genqual.cases import Case, Workload
 from genqual.devices.base import HardwareIdentity
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.metrics.compute import BadClock
-from genqual.metrics.compute import Metric as Measured
+from genqual.metrics.compute import Measured as Measured
 from genqual.ranks.errors import GroupLost, RankState
 from genqual.records.record import Record
 from genqual.session import record_fields

@@ -22,7 +22,7 @@ from genqual.devices.base import HardwareIdentity
 from genqual.devices.registry import processor
 from genqual.engines.base import Generated
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
-from genqual.metrics.compute import Metric as Measured
+from genqual.metrics.compute import Measured as Measured
 from genqual.paths import data_dir
 from genqual.ranks.errors import GroupLost, OutOfMemoryKilled
 from genqual.records import software

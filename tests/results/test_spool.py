@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from genqual.records.record import Record
-from genqual.storage.record_dir import STALE_S, Place, SetAside
+from genqual.storage.record_dir import STALE_S, RecordDirectory, SetAside
 from genqual.storage.spool import Spool, SpoolFull
 from tests.results.make import record
 
@@ -136,7 +136,7 @@ def test_other_files_are_left_alone(spool: Spool) -> None:
 
 
 def test_only_old_temporary_files_are_swept(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+    place = RecordDirectory(tmp_path)
     old, young = tmp_path / ".a.tmp", tmp_path / ".b.tmp"
     old.touch()
     young.touch()

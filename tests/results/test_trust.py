@@ -384,10 +384,10 @@ def test_what_does_not_add_up_is_found(path: str, value: Any, check: str, words:
     ("row", "honest"),
     [([1, 2, 9], True), ([1, 9, 0, 0], True), ([1, 9, 9, 0], False), ([1, 9, 2, 3], False), ([1, 2, 3], True)],
 )
-def test_a_text_ends_at_its_first_end_token(row: list[int], honest: bool) -> None:
+def test_a_text_ends_at_its_first_end_token(row: list[int], fault_free: bool) -> None:
     kept = Outputs.of([Generated(np.array([row]), np.ones(len(row)), 1.0, 0.5)], end_token=9)
     made = record(batch=1, new_tokens=len(row)).model_copy(update={"outputs": kept})
-    assert ("end of text" in {check for check, _ in audit(made)}) != honest
+    assert ("end of text" in {check for check, _ in audit(made)}) != fault_free
 
 
 def test_a_measurement_without_its_tokens_is_a_note() -> None:

@@ -20,7 +20,7 @@ class Accuracy:
     def fault(self, record: Record) -> str | None:
         """Why this measurement's text cannot be trusted: a failed verdict on its hardware, engine and architecture.
 
-        The fp32 lane counts for every dtype, since it finds the faults of logic that hide in bf16's noise.
+        The fp32 mode counts for every dtype, since it finds the faults of logic that hide in bf16's noise.
         """
         for judged in self._of(record):
             if failed(judged) and judged.judgement is not None:

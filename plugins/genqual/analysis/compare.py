@@ -17,7 +17,7 @@ from genqual.storage.sources import load as load
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparedMetric:
     """One metric of one workload on both sides. `a` and `b` are in `unit`, null where there is no number.
 
     `speedup` is how many times better B is than A (lower or higher, as `better` says), with its 95 % interval; null
@@ -72,7 +72,7 @@ class Comparison:
 
     a: Side
     b: Side
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedMetric, ...]
     only_a: tuple[Unpaired, ...]
     only_b: tuple[Unpaired, ...]
     efficiency: tuple[tuple[Efficiency, ...], ...] = ((), ())
@@ -87,7 +87,7 @@ def compare(a: Sequence[Record], b: Sequence[Record], names: tuple[str, str] = (
     """
     left, right = _by_common(cells(a, "measurement")), _by_common(cells(b, "measurement"))
     wrong_a, wrong_b = Accuracy(a), Accuracy(b)
-    rows: list[Row] = []
+    rows: list[ComparedMetric] = []
     alone: tuple[list[tuple[Cell, list[Cell]]], list[tuple[Cell, list[Cell]]]] = ([], [])
     for key in {**left, **right}:
         ours, theirs = list(left.get(key, ())), list(right.get(key, ()))
@@ -150,7 +150,7 @@ def _nothing(_: Cell) -> object:
     return ()
 
 
-def _rows(one: Cell, other: Cell, wrong_a: Accuracy, wrong_b: Accuracy) -> Iterable[Row]:
+def _rows(one: Cell, other: Cell, wrong_a: Accuracy, wrong_b: Accuracy) -> Iterable[ComparedMetric]:
     ours, theirs = one.metrics(), other.metrics()
     refused = refusal(one, wrong_a, "A") or refusal(other, wrong_b, "B")
     notes = (*differences(one.last, other.last), *unjudged(one.last, wrong_a, other.last, wrong_b))
@@ -162,7 +162,7 @@ def _rows(one: Cell, other: Cell, wrong_a: Accuracy, wrong_b: Accuracy) -> Itera
         over, under = (mine, its) if better == "lower" else (its, mine)
         top, bottom = (a, b) if better == "lower" else (b, a)
         sound = refused is None and top is not None and bottom is not None and top > 0 and bottom > 0
-        yield Row(
+        yield ComparedMetric(
             model=one.last.model.name,
             dtype=one.last.precision.dtype,
             workload=one.last.workload.label,
@@ -209,7 +209,7 @@ def _efficiencies(alone: Iterable[Cell]) -> Iterable[Efficiency]:
     return sorted(found, key=lambda one: (-(one.mbu or 0.0), one.what))[:20]
 
 
-def _place(row: Row) -> tuple[str, ...]:
+def _place(row: ComparedMetric) -> tuple[str, ...]:
     """Rows of one pair stay together, and pairs stand in an order that does not change from run to run."""
     counts = re.sub(r"\d+", lambda digits: digits[0].zfill(9), row.workload)  # b8 before b16
     return row.model, row.dtype, *row.engines, counts

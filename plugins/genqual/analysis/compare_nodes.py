@@ -22,7 +22,7 @@ LEAST: Final = 0.02  # a difference below it is nobody's concern, however alike 
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ComparedNode:
     """One node: how many times slower than its fleet's median (1.05: 5 % slower), the median over its rows.
 
     `interval` is the 95 % bootstrap over rows; `outlier` says why it stands out, or is empty.
@@ -40,7 +40,7 @@ class Fleet:
     """The nodes of one hardware class, fastest first, and what a reader must know."""
 
     class_id: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[ComparedNode, ...]
     notes: tuple[str, ...]
 
 
@@ -66,7 +66,7 @@ def _fleet(class_id: str, records: Sequence[Record]) -> Fleet:
     wrong = {name: fault for name, some in hosts.items() if (fault := _fault(some))}
     beyond = _beyond(scores)
     nodes = [
-        Node(
+        ComparedNode(
             name,
             float(np.exp(score)),
             len(relative[name]),

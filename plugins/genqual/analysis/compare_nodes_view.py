@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from genqual.analysis.compare_nodes import Fleet, Node
+from genqual.analysis.compare_nodes import ComparedNode, Fleet
 from genqual.analysis.terminal.tables import table
 from genqual.analysis.terminal.text import clean, markdown
 
@@ -51,6 +51,6 @@ def as_markdown(fleets: Sequence[Fleet]) -> str:
     return "\n".join([*lines, _CAPTION]) + "\n"
 
 
-def _cells(place: int, node: Node) -> tuple[str, ...]:
+def _cells(place: int, node: ComparedNode) -> tuple[str, ...]:
     spread = f"{node.interval[0]:.3f}-{node.interval[1]:.3f}" if node.interval else "n/a"
     return str(place), clean(node.name), f"{node.slower:.3f}x", spread, str(node.rows), clean(node.outlier)

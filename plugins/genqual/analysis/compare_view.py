@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from genqual.analysis.compare import Comparison, Efficiency, Row, Side, Unpaired
+from genqual.analysis.compare import ComparedMetric, Comparison, Efficiency, Side, Unpaired
 from genqual.analysis.terminal.display import ORDER, number, shown
 from genqual.analysis.terminal.text import clean, markdown, spread
 
@@ -86,18 +86,18 @@ def _efficiency_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [(name, clean(one.what), share(one.mbu), share(one.mfu)) for name, some in sides for one in some]
 
 
-def _workload(row: Row) -> tuple[str, ...]:
+def _workload(row: ComparedMetric) -> tuple[str, ...]:
     """The lines that name a group of rows."""
     one, other = row.engines
     engines = (one,) if one == other else (one, f"/ {other}")
     return tuple(clean(line) for line in (f"{row.model} {row.dtype}", *engines, row.workload))
 
 
-def _ordered(rows: Iterable[Row]) -> list[Row]:
+def _ordered(rows: Iterable[ComparedMetric]) -> list[ComparedMetric]:
     return sorted(rows, key=lambda row: (ORDER.get(row.metric, len(ORDER)), row.metric))
 
 
-def _value(row: Row, side: int) -> str:
+def _value(row: ComparedMetric, side: int) -> str:
     value = (row.a, row.b)[side]
     if value is None:
         return "-" if row.statuses[side] == "ok" else row.statuses[side].upper()
@@ -105,30 +105,30 @@ def _value(row: Row, side: int) -> str:
     return number(value * how.scale)
 
 
-def _speedup(row: Row) -> str:
+def _speedup(row: ComparedMetric) -> str:
     if row.speedup is not None:
         return f"{row.speedup:.2f}x"
     return "-" if row.a is None or row.b is None else "refused"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: ComparedMetric) -> str:
     if row.speedup is None:
         return "-"
     return "n/a" if row.interval is None else f"{row.interval[0]:.2f}-{row.interval[1]:.2f}"
 
 
-def _style(row: Row) -> str:
+def _style(row: ComparedMetric) -> str:
     """Colour only where the interval excludes 1; the numbers say the same."""
     if row.interval is None:
         return ""
     return "green" if row.interval[0] > 1 else "red" if row.interval[1] < 1 else ""
 
 
-def _remarks(row: Row) -> list[str]:
+def _remarks(row: ComparedMetric) -> list[str]:
     return [clean(remark) for remark in (row.refused, *row.notes) if remark]
 
 
-def _numbers(row: Row, notes: list[str]) -> str:
+def _numbers(row: ComparedMetric, notes: list[str]) -> str:
     """The footnotes of this row, added to `notes` when they are new."""
     remarks = _remarks(row)
     notes += [remark for remark in remarks if remark not in notes]

@@ -39,8 +39,8 @@ def bisect(
 ) -> None:
     """Compare the hidden states of MODEL, layer by layer, with genqual's own float64 oracle.
 
-    Names the first layer that leaves what is honest in the dtype: where to look after a failed verdict, whose paragraph
-    gives the smallest example to pass as --tokens. Exits with 1 when a layer leaves.
+    Names the first layer that is off by more than rounding in the dtype: where to look after a failed verdict, whose
+    paragraph gives the smallest example to pass as --tokens. Exits with 1 when a layer leaves.
     """
     spec = weights.local(resolve(model))
     if tokens is None:
@@ -54,7 +54,7 @@ def bisect(
     with started(Case(device_name, engine_name, model, dtype, ranks)) as generator:
         if fault_name is not None:
             known = fault(fault_name)
-            with generator.spoilt(known.entry, known.params):
+            with generator.with_fault(known.entry, known.params):
                 states, logits = generator.states(row)
         else:
             states, logits = generator.states(row)

@@ -15,10 +15,10 @@ from genqual.cases import DTYPES
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
-from genqual.faults.matrix.cases import TINY, Run, runs_of
+from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of
 from genqual.faults.matrix.page import page
-from genqual.faults.matrix.store import HONEST, Store
-from genqual.faults.matrix.tables import Matrix, draw, titled
+from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.tables import FaultMatrix, draw, titled
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
 
@@ -102,7 +102,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
     store = Path(".genqual") / f"fault-{name}.jsonl"
     store.unlink(missing_ok=True)
     judge_with([name], store, engine, ranks, model, dtype, settings=_settings(settings))
-    matrix = Matrix(Store(store).cells.values())
+    matrix = FaultMatrix(Store(store).cells.values())
     found = [cell for cell in matrix.cells if cell.outcome == "alarm"]
     for cell in found:
         click.echo(f"{titled(cell.check)}: {cell.why}")
@@ -116,7 +116,9 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
 @click.option("--models", help="Models with a reference.  [default: llama-tiny,bloom-tiny; smollm2-135m in part]")
 @click.option("--dtypes", help="fp32 is its lane, the others are declared.  [default: fp32,bf16; int8-weight in part]")
 @click.option("--faults", "names", help="Only these, wherever they fit.  [default: all, and fault-free runs]")
-@click.option("--sample", is_flag=True, help="The fixed sample, with honest and equivalent runs: minutes, for a CI.")
+@click.option(
+    "--sample", is_flag=True, help="The fixed sample, with fault-free and equivalent runs: minutes, for a CI."
+)
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
@@ -133,17 +135,19 @@ def matrix_(
     engines: str | None,
     **settings: str | None,
 ) -> None:
-    """Judge every fault with every property, in both lanes, and write the matrix.
+    """Judge every fault with every property, in both modes, and write the matrix.
 
     The catalogue is tried on plain transformers; tensor parallel, streams, graphs, offload and int8 with faults of
     their own; and all of these, other kernels and a real model too, with nothing wrong.
 
     Every cell is a line of the store, written when it is judged: a run that was interrupted goes on where it was. Exits
-    with 1 when a fault survives without an explanation, an honest or equivalent run alarms, or an injector breaks.
+    with 1 when a fault survives without an explanation, a fault-free or equivalent run alarms, or an injector breaks.
     """
-    chosen = names.split(",") if names else [HONEST, *(n for n, one in CATALOGUE.items() if one.sample or not sample)]
+    chosen = (
+        names.split(",") if names else [FAULT_FREE, *(n for n, one in CATALOGUE.items() if one.sample or not sample)]
+    )
     for name in chosen:
-        if name != HONEST:
+        if name != FAULT_FREE:
             fault(name)
     runs = []
     if not only_show:
@@ -156,7 +160,7 @@ def matrix_(
                 judge_with(
                     wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores, _settings(settings)
                 )
-    matrix = Matrix(Store(store).cells.values())
+    matrix = FaultMatrix(Store(store).cells.values())
     if not matrix.cells and not matrix.errors:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
     if out is not None:
@@ -168,12 +172,12 @@ def matrix_(
     alarms = matrix.false_alarms()
     click.echo(
         f"{len(matrix.faults)} faults, {len(survivors)} unexplained survivors ({', '.join(survivors) or 'none'}); "
-        f"{len(matrix.honest())} honest judgements, {len(alarms)} false alarms"
+        f"{len(matrix.fault_free())} fault-free judgements, {len(alarms)} false alarms"
     )
     for cell in alarms:
         click.echo(f"  {cell.fault}: {titled(cell.check)} on {cell.engine} {cell.model} {cell.dtype}: {cell.why}")
     tell_errors(matrix)
-    unproved = [] if only_show or not set(chosen) - {HONEST} else [run for run in runs if not proved(matrix, run)]
+    unproved = [] if only_show or not set(chosen) - {FAULT_FREE} else [run for run in runs if not proved(matrix, run)]
     for run in unproved:
         click.echo(
             f"{run.engine} x{run.ranks} is unproved: no fault could be put into it, so that nothing says what its "
@@ -182,13 +186,13 @@ def matrix_(
     sys.exit(bool(survivors or alarms or matrix.errors or unproved))
 
 
-def proved(matrix: Matrix, run: Run) -> bool:
+def proved(matrix: FaultMatrix, run: MatrixRun) -> bool:
     """Whether a fault was judged on the engine of `run`, where faults were to be: some ways only prove no alarm."""
     wrong = {cell.fault for cell in matrix.ours if (cell.engine, cell.ranks) == (run.engine, run.ranks)}
     return not run.faults or any(name in CATALOGUE and not CATALOGUE[name].equivalent for name in wrong)
 
 
-def tell_errors(matrix: Matrix) -> None:
+def tell_errors(matrix: FaultMatrix) -> None:
     """Say what an exception ended, once a fault: an injector that breaks finds nothing, and must be mended."""
     if not matrix.errors:
         return

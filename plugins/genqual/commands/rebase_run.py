@@ -26,10 +26,10 @@ from genqual.gate.baseline_builder import (
     unfit,
     write,
 )
-from genqual.gate.baseline_file import BaselineFile, Entry, Launch, Provenance
+from genqual.gate.baseline_file import BaselineEntry, BaselineFile, BaselineProvenance, Launch
 from genqual.gate.batch_variance import apart
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
-from genqual.gate.launch_plan import Job, frozen_shape, frozen_source
+from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source
 from genqual.gate.rebase_state import Unfinished
 from genqual.metrics.registry import is_exact, rule
 from genqual.models.registry import cache_dir
@@ -55,7 +55,7 @@ class Request:
     accept: str | None
     options: Options
     target: Path
-    provenance: Provenance
+    provenance: BaselineProvenance
 
 
 class RebaseRun:
@@ -68,7 +68,7 @@ class RebaseRun:
         self._class_id, self._facts = hardware.class_id, hardware.facts
         self._identity = identity_here(request.device)
         self._known: BaselineFile | None = baseline_file.find(request.target, self._class_id)
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, BaselineEntry] = {}
         self._problems: list[str] = []
 
     def run(self) -> list[str]:
@@ -163,7 +163,9 @@ def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) ->
         generator = Generator(pool, plan(case, logs, options=asked))
         shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
         slowdown = decision.settings_for("tpot", case.ranks).tolerance
-        job = Job.of(set(request.metrics) - set(spec.unseen), request.gated, shape, slowdown=slowdown, ranks=case.ranks)
+        job = LaunchJob.of(
+            set(request.metrics) - set(spec.unseen), request.gated, shape, slowdown=slowdown, ranks=case.ranks
+        )
         lists = CaseLaunches(generator, job)
         _say(f"{case}: {launches} launches of about {lists.forecast_s:.0f} s; a first one warms the page cache")
         lists.extend()
@@ -225,7 +227,7 @@ def _hook(lists: CaseLaunches) -> str:
 
 def replacing(
     where: str,
-    old: Entry,
+    old: BaselineEntry,
     new: Sequence[Launch],
     settings: decision.Settings,
     metric: str,
@@ -245,7 +247,7 @@ def replacing(
     return found
 
 
-def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings, metric: str) -> str:
+def _told(new: Sequence[Launch], old: BaselineEntry | None, settings: decision.Settings, metric: str) -> str:
     values = [one.z for one in new]
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5

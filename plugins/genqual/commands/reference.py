@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from genqual.cases import Json
-from genqual.commands.honest import honest_runs, other_shapes, other_ways
+from genqual.commands.fault_free import fault_free_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle.registry import Oracle, oracle_for
@@ -53,7 +53,7 @@ MOST_PROMPT_TOKENS = 64
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="Write no reference: run at least five honest ways of each scheme, and keep how far they spread beside it.",
+    help="Write no reference: run five fault-free ways or more of each scheme, and keep how far they spread.",
 )
 @click.option(
     "--stream",
@@ -135,7 +135,7 @@ def reference(
             calibrated(spec, made, chosen, target)
             return
         for scheme in chosen:
-            made = references.with_envelope(made, scheme, honest_runs(spec, made, scheme, stream=stream))
+            made = references.with_envelope(made, scheme, fault_free_runs(spec, made, scheme, stream=stream))
             say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
@@ -165,8 +165,10 @@ def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target:
     file = target / "calibration.json"
     found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for scheme in schemes:
-        honest = honest_runs(spec, made, scheme) | other_shapes(spec, made, scheme) | other_ways(spec, made, scheme)
-        runs = leave_one_out(made, scheme, honest)
+        fault_free = (
+            fault_free_runs(spec, made, scheme) | other_shapes(spec, made, scheme) | other_ways(spec, made, scheme)
+        )
+        runs = leave_one_out(made, scheme, fault_free)
         for one in runs:
             say(f"  {one.ratio:.3f} of the others' envelope{', ALARM' if one.alarm else ''}: {one.run}")
         click.echo(f"{spec.name} {summary(scheme, runs)}")

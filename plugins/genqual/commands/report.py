@@ -13,7 +13,7 @@ from genqual.analysis.report import FORMS
 from genqual.analysis.report.write import write
 from genqual.errors import BadInput, pip_install
 from genqual.faults.matrix.store import Store
-from genqual.faults.matrix.tables import Matrix
+from genqual.faults.matrix.tables import FaultMatrix
 from genqual.records.record import Record
 from genqual.records.redaction import redact
 from genqual.storage.push import DEFAULT_UPLOAD
@@ -77,7 +77,7 @@ def _detection(store: Path | None) -> list[tuple[str, str, str]]:
         return []
     if not store.is_file():
         raise BadInput(f"--detection {store}: no such file; `genqual faults matrix --store {store}` makes one")
-    matrix = Matrix(Store(store).cells.values())
+    matrix = FaultMatrix(Store(store).cells.values())
     return [
         (name, f"{found} of {faults}", f"{alarmed} of {right}")
         for name, found, faults, alarmed, right in matrix.judges()

@@ -13,7 +13,7 @@ from genqual.signing import sign_run
 from genqual.signing.dsse import keyid, private_key, public_key
 from genqual.signing.dsse import sign as sign_payload
 from genqual.signing.manifest import Manifest
-from genqual.signing.verify import Finding
+from genqual.signing.verify import SignatureFinding
 from genqual.signing.verify import verify as verify_records
 from genqual.storage.record_dir import SetAside
 from genqual.storage.spool import Spool
@@ -103,7 +103,7 @@ def verify(source: str, keys: tuple[Path, ...], envelope: Path | None, unsigned:
         sys.exit(1)
 
 
-def _summary(errors: int, findings: list[Finding], signed: bool) -> str:
+def _summary(errors: int, findings: list[SignatureFinding], signed: bool) -> str:
     notes = len(findings) - errors
     verdict = (
         f"{errors} errors"

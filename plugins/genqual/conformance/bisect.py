@@ -1,4 +1,4 @@
-"""Find the first layer whose output leaves what is honest, against the oracle. Pure: NumPy only."""
+"""Find the first layer whose output is off by more than rounding, against the oracle. Pure: NumPy only."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from genqual.conformance.oracle.core import F64, CausalOracle
 from genqual.errors import BadInput
 
 ALLOWED: Final = {"fp32": 1e-5, "bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
-"""Relative error of hidden states that is honest after any number of layers, as of the logits (docs/judge.md)."""
+"""Relative error of hidden states that is fault-free after any number of layers, as of the logits (docs/judge.md)."""
 
 JUMP: Final = 8.0  # a layer whose own output is right adds less than this many times the error that it was given
 FLOOR: Final = 1e-6  # errors below it are rounding of fp32, whose ratios say nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LayerError:
     """One place: `error` is RMS error over RMS of the oracle's states; `token` the worst one, from 0."""
 
     place: str
@@ -41,7 +41,7 @@ def oracle_states(oracle: CausalOracle, ids: Sequence[int]) -> tuple[list[F64], 
 
 def compare(
     states: NDArray[np.float32], logits: NDArray[np.float32], oracle: CausalOracle, ids: Sequence[int], dtype: str
-) -> list[Step]:
+) -> list[LayerError]:
     """Each place in turn, the engine's against the oracle's. Raises BadInput on another number of layers or shape."""
     exact, last = oracle_states(oracle, ids)
     if len(states) != len(exact) or any(a.shape != b.shape for a, b in zip(states, exact, strict=True)):
@@ -54,15 +54,15 @@ def compare(
     return [*found, _step("norm and head", centred[0], centred[1], dtype)]
 
 
-def first_bad(steps: Sequence[Step]) -> Step | None:
-    """The first place that leaves what is honest, or where the error jumps; None where all are honest."""
+def first_bad(steps: Sequence[LayerError]) -> LayerError | None:
+    """The first place that is off by more than rounding, or where the error jumps; None where none is."""
     for before, step in zip([None, *steps], steps, strict=False):
         if step.left or (before is not None and before.error > FLOOR and step.error > JUMP * before.error):
             return step
     return None
 
 
-def said(steps: Sequence[Step], dtype: str) -> str:
+def said(steps: Sequence[LayerError], dtype: str) -> str:
     """One sentence for the person who has to look further."""
     bad = first_bad(steps)
     if bad is None:
@@ -71,16 +71,17 @@ def said(steps: Sequence[Step], dtype: str) -> str:
     before = steps[[step.place for step in steps].index(bad.place) - 1] if bad is not steps[0] else None
     was = f"; {before.place} before it reads {before.error:.2g}" if before else ""
     return (
-        f"The first place that leaves what is honest in {dtype} is {bad.place}, at token {bad.token}: relative error "
+        f"The first place that is off by more than rounding in {dtype} is {bad.place}, at token {bad.token}: "
+        "relative error "
         f"{bad.error:.3g}, allowed {ALLOWED.get(dtype, ALLOWED['bf16']):.2g}{was}."
     )
 
 
-def _step(place: str, got: NDArray[np.floating], want: F64, dtype: str) -> Step:
+def _step(place: str, got: NDArray[np.floating], want: F64, dtype: str) -> LayerError:
     error = got.astype(np.float64) - want
     size = float(np.sqrt((want * want).mean()))
     each = np.sqrt((error * error).mean(axis=-1)) / size
     whole = float(np.sqrt((error * error).mean())) / size
     token = int(np.where(np.isfinite(each), each, np.inf).argmax())
     # Written so that an error that is not a number has left.
-    return Step(place, whole, token, not whole <= ALLOWED.get(dtype, ALLOWED["bf16"]))
+    return LayerError(place, whole, token, not whole <= ALLOWED.get(dtype, ALLOWED["bf16"]))

@@ -43,13 +43,13 @@ class LeftOut:
         }
 
 
-def leave_one_out(reference: Reference, scheme: str, honest: Mapping[str, Scores]) -> list[LeftOut]:
+def leave_one_out(reference: Reference, scheme: str, fault_free: Mapping[str, Scores]) -> list[LeftOut]:
     """Judge each of at least five `honest` runs by the envelope that the others make. Raises BadInput on fewer."""
-    if len(honest) < LEAST:
-        raise BadInput(f"{scheme}: {len(honest)} fault-free runs; at least {LEAST} are needed to tell their spread")
+    if len(fault_free) < LEAST:
+        raise BadInput(f"{scheme}: {len(fault_free)} fault-free runs; at least {LEAST} are needed to tell their spread")
     found = []
-    for name, scores in honest.items():
-        others = {other: one for other, one in honest.items() if other != name}
+    for name, scores in fault_free.items():
+        others = {other: one for other, one in fault_free.items() if other != name}
         envelope = measure(reference.projections, reference.spread, others, excuse_of(reference))
         judged = replace(reference, envelopes={**reference.envelopes, scheme: envelope}, sha256="")
         tolerance = against_oracle(judged, scheme, 1e-5, 1.25, 8.0)

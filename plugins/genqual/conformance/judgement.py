@@ -1,4 +1,4 @@
-"""What a judgement says, and what each lane tolerates. Pure: NumPy only; no pytest, no torch, no clock."""
+"""What a judgement says, and what each precision mode tolerates. Pure: NumPy only; no pytest, no torch, no clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from genqual.cases import Json
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
-from genqual.conformance.tolerance import ASSUMED_NRMS, Envelope
+from genqual.conformance.tolerance import ASSUMED_NRMS, RoundingEnvelope
 
 Lane = Literal["fp32", "declared"]
 Tier = Literal["logits", "top", "tokens", "weights", "evidence", "text"]
@@ -22,7 +22,8 @@ MARGIN_SIGMAS: Final = 8.0
 
 NO_REFERENCE: Final = "There is no reference of this model, so nothing was judged: make one with `genqual reference`."
 
-# Rotary angles in fp32 are position x frequency: their rounding grows with the position, and with it an honest error.
+# Rotary angles in fp32 are position x frequency: their rounding grows with the position, and with it a fault-free
+# error.
 _FP32_POSITIONS: Final = 1024
 
 
@@ -30,9 +31,9 @@ _FP32_POSITIONS: Final = 1024
 class Judgement:
     """A verdict and what it rests on. `explanation` is one paragraph for the person who reads the test's failure.
 
-    `nrms` (dimensionless) must stay at or under `limit` (under, in the fp32 lane); `ratio` is nrms in the lane's own
-    unit: 1 is the honest envelope in the declared lane, the limit in the fp32 lane. `flips` counts argmax choices that
-    differ, `flips_beyond_margin` those that no honest error explains. `worst` is the (step, row) nearest to or
+    `nrms` (dimensionless) must stay at or under `limit` (under, in fp32 mode); `ratio` is nrms in the precision mode's
+    own unit: 1 is the fault-free envelope in declared mode, the limit in fp32 mode. `flips` counts argmax choices that
+    differ, `flips_beyond_margin` those that no fault-free error explains. `worst` is the (step, row) nearest to or
     furthest beyond its bound. `judged` of `total` (step, row) cells were judged. None: not measured. `shape` is (steps,
     rows) of what was judged, None where that has no steps and rows, or several shapes were judged.
     """
@@ -67,7 +68,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tolerance:
-    """What a lane allows: `limit` on nrms, `unit` what `ratio` counts in, `sigma` (steps,) logit units, `k` sigmas."""
+    """What a precision mode allows: `limit` on nrms, `unit` of `ratio`, `sigma` (steps,) logit units, `k` sigmas."""
 
     lane: Lane
     limit: float
@@ -78,30 +79,30 @@ class Tolerance:
 
     @property
     def bound(self) -> F64:
-        """Logit units an honest choice may fall behind, and a row's RMS error may reach; (steps, 1)."""
+        """Logit units a fault-free choice may fall behind, and a row's RMS error may reach; (steps, 1)."""
         return self.k * self.sigma[:, None]
 
 
-def lane_of(dtype: str) -> Lane:
-    """The lane that scores of `dtype` are judged in. TF32 is no fp32: the caller turns it off."""
+def precision_mode_of(dtype: str) -> Lane:
+    """The precision mode that scores of `dtype` are judged in. TF32 is no fp32: the caller turns it off."""
     return "fp32" if dtype == "fp32" else "declared"
 
 
 def fp32_limit_at(longest: int, limit: float = FP32_LIMIT) -> float:
-    """The fp32 lane's limit on nrms for rows of `longest` positions: `limit` up to 1024, then in proportion."""
+    """The fp32 mode's limit on nrms for rows of `longest` positions: `limit` up to 1024, then in proportion."""
     return limit * max(1.0, longest / _FP32_POSITIONS)
 
 
 def against_oracle(reference: Reference, dtype: str, fp32_limit: float, factor: float, k: float) -> Tolerance | None:
     """What an engine of `dtype` may differ from `reference`; None when it has no envelope of that scheme."""
-    if lane_of(dtype) == "fp32":
+    if precision_mode_of(dtype) == "fp32":
         limit = fp32_limit_at(reference.longest, fp32_limit)
         sigma = np.full(reference.steps, limit * reference.pooled_spread)
         return Tolerance("fp32", limit, limit, sigma, k, f"{reference.longest} positions")
     envelope = reference.envelopes.get(dtype)
     if envelope is None:
         return None
-    words = f"{factor} x the {dtype} envelope {envelope.nrms:.3g} of {len(envelope.honest_runs)} fault-free runs"
+    words = f"{factor} x the {dtype} envelope {envelope.nrms:.3g} of {len(envelope.fault_free_runs)} fault-free runs"
     return Tolerance("declared", factor * envelope.nrms, envelope.nrms, envelope.sigma, k, words)
 
 
@@ -115,7 +116,7 @@ def judged_by(
     k: float = MARGIN_SIGMAS,
 ) -> tuple[Reference, Tolerance] | Judgement:
     """What a run of `dtype` is judged by, or the judgement that there is nothing to judge it by."""
-    lane = lane_of(dtype)
+    lane = precision_mode_of(dtype)
     if reference is None:
         return Judgement("no_reference", lane, tier, NO_REFERENCE)
     tolerance = against_oracle(reference, dtype, fp32_limit, factor, k)
@@ -137,7 +138,7 @@ def judged_by(
 
 
 def between_runs(
-    envelope: Envelope | None,
+    envelope: RoundingEnvelope | None,
     spread: float,
     steps: int,
     dtype: str,
@@ -149,18 +150,20 @@ def between_runs(
 ) -> Tolerance | None:
     """What two runs of `dtype` may differ from each other; None for a scheme about which nothing is known.
 
-    Two honest errors add up to sqrt(2) of one when they are independent; where one run is `exact`, there is one error.
-    Without an envelope the assumed one of the dtype stands in. sigma is the same at each step: a property's prompts are
-    not those of the envelope.
+    Two fault-free errors add up to sqrt(2) of one when they are independent; where one run is `exact`, there is one
+    error. Without an envelope the assumed one of the dtype stands in. sigma is the same at each step: a property's
+    prompts are not those of the envelope.
     """
-    if lane_of(dtype) == "fp32":
+    if precision_mode_of(dtype) == "fp32":
         return Tolerance(
             "fp32", fp32_limit, fp32_limit, np.full(steps, fp32_limit * spread), k, "one run" if exact else "two runs"
         )
     assumed = ASSUMED_NRMS.get(dtype)
     if envelope is None and assumed is None:
         return None
-    honest, source = (envelope.nrms, "measured") if envelope is not None else (assumed or 0.0, "assumed, not measured")
-    unit = honest if exact else float(np.sqrt(2.0)) * honest
-    words = f"{'' if exact else 'sqrt 2 x '}{factor} x the {dtype} envelope {honest:.3g}, {source}"
+    fault_free, source = (
+        (envelope.nrms, "measured") if envelope is not None else (assumed or 0.0, "assumed, not measured")
+    )
+    unit = fault_free if exact else float(np.sqrt(2.0)) * fault_free
+    words = f"{'' if exact else 'sqrt 2 x '}{factor} x the {dtype} envelope {fault_free:.3g}, {source}"
     return Tolerance("declared", factor * unit, unit, np.full(steps, unit * spread), k, words)

@@ -23,7 +23,7 @@ TIE_SIGMAS: Final = 3.0
 """Fault-free runs take another expert at margins of up to 1.8 times their nrms (551 such tokens of seven models)."""
 
 OTHER_SIGMAS: Final = 3.0
-"""A cell near a tie that is off by more has taken the other expert: without one, honest cells stay below 2.3 sigma."""
+"""A cell near a tie that is off by more has taken the other expert. Without one, right cells stay below 2.3 sigma."""
 
 MOST_EXCUSED: Final = 0.5
 """Of all cells; fault-free runs had at most 0.37 in 8 rows. With more, what is judged says too little of the whole."""
@@ -59,7 +59,7 @@ class Excused:
 def tie_margin(tolerance: Tolerance) -> float:
     """Up to which relative margin of a router rounding may decide.
 
-    The fp32 limit is five times what honest fp32 reads, so it needs no further factor.
+    The fp32 limit is five times what fault-free fp32 reads, so it needs no further factor.
     """
     return tolerance.limit if tolerance.lane == "fp32" else TIE_SIGMAS * tolerance.unit
 

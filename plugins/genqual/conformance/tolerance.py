@@ -13,7 +13,8 @@ from genqual.conformance.oracle.core import F64
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
 
-# nrms in units of the dtype's rounding (2^-9, 2^-12) read 6 to 13 on honest llama, bloom and SmolLM2, 3 to 30 layers.
+# nrms in units of the dtype's rounding (2^-9, 2^-12) read 6 to 13 on fault-free llama, bloom and SmolLM2, 3 to 30
+# layers.
 ASSUMED_NRMS: Final[Mapping[str, float]] = {"bf16": 16 * 2.0**-9, "fp16": 16 * 2.0**-12}
 
 # Fault-free runs of one scheme read within 1.12 of each other; further apart, one of them is not honest.
@@ -27,7 +28,7 @@ Excuse = Callable[[F64, float], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Envelope:
+class RoundingEnvelope:
     """The error that fault-free runs of one scheme show against the oracle.
 
     `nrms` pooled, the largest of the runs; `sigma` (steps,) logit units: RMS error at the step over rows and
@@ -39,29 +40,29 @@ class Envelope:
     nrms: float
     sigma: F64
     errors: F64
-    honest_runs: tuple[str, ...]
+    fault_free_runs: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.errors.ndim != 3 or self.errors.shape[:2] != (len(self.honest_runs), len(self.sigma)):
+        if self.errors.ndim != 3 or self.errors.shape[:2] != (len(self.fault_free_runs), len(self.sigma)):
             raise ValueError(
-                f"errors {self.errors.shape} is not (runs, steps, rows): {len(self.honest_runs)} runs, "
+                f"errors {self.errors.shape} is not (runs, steps, rows): {len(self.fault_free_runs)} runs, "
                 f"{len(self.sigma)} steps"
             )
         if not (np.isfinite(self.nrms) and self.nrms > 0 and np.isfinite(self.sigma).all() and (self.sigma > 0).all()):
             raise ValueError(f"an envelope is finite and above zero; nrms {self.nrms}, sigma {self.sigma}")
 
-    def select(self, spread: F64, rows: slice | list[int], steps: int) -> Envelope:
+    def select(self, spread: F64, rows: slice | list[int], steps: int) -> RoundingEnvelope:
         """Of some rows and the first `steps`; `spread` (steps, rows) is the oracle's, already selected.
 
         nrms is that of the selection (single rows read 0.7 to 1.2 of the whole); sigma stays pooled over all rows.
         """
         errors = self.errors[:, :steps][:, :, rows]
-        return Envelope(_pooled(errors, spread), self.sigma[:steps], errors, self.honest_runs)
+        return RoundingEnvelope(_pooled(errors, spread), self.sigma[:steps], errors, self.fault_free_runs)
 
-    def after(self, spread: F64, begun: int) -> Envelope:
+    def after(self, spread: F64, begun: int) -> RoundingEnvelope:
         """Of the steps from `begun` on; `spread` is of those."""
         errors = self.errors[:, begun:]
-        return Envelope(_pooled(errors, spread), self.sigma[begun:], errors, self.honest_runs)
+        return RoundingEnvelope(_pooled(errors, spread), self.sigma[begun:], errors, self.fault_free_runs)
 
 
 def cell_errors(got: NDArray[np.float32], want: NDArray[np.float32]) -> F64:
@@ -71,8 +72,8 @@ def cell_errors(got: NDArray[np.float32], want: NDArray[np.float32]) -> F64:
 
 
 def measure(
-    projections: NDArray[np.float32], spread: F64, honest: Mapping[str, Scores], excuse: Excuse | None = None
-) -> Envelope:
+    projections: NDArray[np.float32], spread: F64, fault_free: Mapping[str, Scores], excuse: Excuse | None = None
+) -> RoundingEnvelope:
     """The envelope of `honest` runs, teacher forced on the reference whose `projections` and `spread` are given.
 
     `excuse(errors, nrms)` says which cells of one run, by its `errors` (steps, rows) and the nrms of its median cell,
@@ -81,9 +82,9 @@ def measure(
     Raises BadInput when there is no run, a run has another shape, is not finite or exact to the bit, or when runs
     disagree by more than a quarter, or when one cell of a run stands out.
     """
-    if not honest:
+    if not fault_free:
         raise BadInput("an envelope needs at least one fault-free run; two that differ in kernels or cache are wanted")
-    for name, scores in honest.items():
+    for name, scores in fault_free.items():
         if scores.projections.shape != projections.shape or not (
             scores.finite.all() and np.isfinite(scores.projections).all()
         ):
@@ -91,18 +92,18 @@ def measure(
                 f"fault-free run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
                 f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
             )
-    errors = np.stack([cell_errors(scores.projections, projections) for scores in honest.values()])
+    errors = np.stack([cell_errors(scores.projections, projections) for scores in fault_free.values()])
     if excuse is not None:
         pooled = float(np.sqrt((spread * spread).mean()))
         for run in errors:
             run[excuse(run, float(np.median(run)) / pooled)] = np.nan
-    each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(honest)}
+    each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(fault_free)}
     if min(each.values()) <= 0 or max(each.values()) > AGREEMENT * min(each.values()):
         raise BadInput(
             f"fault-free runs read nrms {', '.join(f'{name}: {value:.3g}' for name, value in each.items())}: more than "
             f"{AGREEMENT} apart (or no error at all), so one of them is not a fault-free run of this scheme; drop it"
         )
-    for name, cells in zip(honest, errors, strict=True):
+    for name, cells in zip(fault_free, errors, strict=True):
         if np.nanmax(cells) > OUTLIER * np.nanmedian(cells):
             step, row = (int(i) for i in np.unravel_index(int(np.nanargmax(cells)), cells.shape))
             raise BadInput(
@@ -110,7 +111,7 @@ def measure(
                 f"by {np.nanmedian(cells):.3g}: a fault there would widen the envelope for everyone; drop this run"
             )
     sigma = np.sqrt(_mean_square(errors, 2)).max(axis=0)
-    return Envelope(max(each.values()), sigma, errors, tuple(honest))
+    return RoundingEnvelope(max(each.values()), sigma, errors, tuple(fault_free))
 
 
 def _pooled(errors: F64, spread: F64) -> float:

@@ -224,7 +224,7 @@ CONTROLS: Final = _group(
      {**_with(add=1.0), "equivalent": True, "architectures": BLOOM}),
     ("positions_shifted", "positions:positions", "every position is five further on: rotary knows distances only",
      {**_with(shift=5), "equivalent": True, "architectures": LLAMA}),
-    ("head_in_halves", "blocks:head_halves", "the head's product is made by another honest kernel",
+    ("head_in_halves", "blocks:head_halves", "the head's product is made by another fault-free kernel",
      {"equivalent": True, "engines": ONE, "dtypes": frozenset(DTYPES)}),
 )  # fmt: skip
 

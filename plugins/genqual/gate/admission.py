@@ -44,7 +44,7 @@ def identity(facts: Mapping[str, Json], versions: Mapping[str, str], python: str
     }
 
 
-def strangers(then: Mapping[str, Json], now: Mapping[str, Json], under_test: str) -> list[str]:
+def identity_mismatches(then: Mapping[str, Json], now: Mapping[str, Json], under_test: str) -> list[str]:
     """Why a run is no candidate for a baseline: what is not under test and differs, each with both values."""
     free = _FREE[under_test]
     return [
@@ -60,7 +60,7 @@ def _question(name: str) -> str:
 
 
 def ranges(probes: Iterable[Mapping[str, float]]) -> dict[str, Range]:
-    """What a later launch's probes must lie in, from those of the baseline: their span, widened to honest noise."""
+    """What a later launch's probes must lie in, from those of the baseline: their span, widened to fault-free noise."""
     seen: dict[str, list[float]] = {}
     for one in probes:
         for name, value in one.items():
@@ -81,7 +81,7 @@ def ranges(probes: Iterable[Mapping[str, float]]) -> dict[str, Range]:
 
 
 def refused(probes: Mapping[str, float], admitted: Mapping[str, Range], *, under_test: str) -> list[str]:
-    """Why one launch may not be judged: a probe out of range, a host that slept or throttled, or was not quiet."""
+    """Why one launch may not be judged: a probe out of range, a host that slept or throttled, or was noisy."""
     found = [
         f"{name} {probes[name]:.3g} is not in {allowed.low:.3g} to {allowed.high:.3g}"
         for name, allowed in sorted(admitted.items())
@@ -100,7 +100,7 @@ def refused(probes: Mapping[str, float], admitted: Mapping[str, Range], *, under
     return found
 
 
-def unquiet(frozen: float | None, floor: float | None) -> list[str]:
+def noisy(frozen: float | None, floor: float | None) -> list[str]:
     """Why a launch's clock says that others disturbed the host, from the logarithms of its reference steps' median and
     of its fastest twentieth; nothing where they were not kept. It is asked where the host itself is under test.
     """

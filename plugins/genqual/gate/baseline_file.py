@@ -92,7 +92,7 @@ class Launch(_Strict):
         return self
 
 
-class Provenance(_Strict):
+class BaselineProvenance(_Strict):
     """Who measured these launches, of which commit, when and why."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
@@ -114,10 +114,10 @@ class Anchor(_Strict):
     """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
 
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
-    provenance: Provenance
+    provenance: BaselineProvenance
 
 
-class Entry(_Strict):
+class BaselineEntry(_Strict):
     """The launches that one subject is judged against.
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
@@ -138,7 +138,7 @@ class Entry(_Strict):
     probes: dict[str, float]
     admission: dict[str, Range]
     identity: dict[str, JsonValue]
-    provenance: Provenance
+    provenance: BaselineProvenance
     anchor: Anchor
     digest: NonEmpty
 
@@ -146,7 +146,7 @@ class Entry(_Strict):
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
         return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json", exclude={"digest"}))).hexdigest()
 
-    def sealed(self) -> Entry:
+    def sealed(self) -> BaselineEntry:
         """The same entry with its digest right: for who has just made it."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
@@ -158,7 +158,7 @@ class BaselineFile(_Strict):
     version: Literal[1]
     class_id: Annotated[str, Field(pattern=f"^{_CLASS_ID.pattern}$")]
     fingerprint: dict[str, JsonValue]
-    entries: dict[str, Entry]
+    entries: dict[str, BaselineEntry]
 
     @model_validator(mode="after")
     def _keyed_by_content(self) -> BaselineFile:
@@ -169,7 +169,7 @@ class BaselineFile(_Strict):
                 raise ValueError(f"entry {key[:12]}: its digest is not that of its content; edited by hand?")
         return self
 
-    def entry(self, key: str) -> Entry | None:
+    def entry(self, key: str) -> BaselineEntry | None:
         """The entry of a subject's key, or None: there is no baseline."""
         return self.entries.get(key)
 

@@ -17,8 +17,8 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import EngineFailed, OutOfMemory
 from genqual.gate import admission, launch_summary
-from genqual.gate.baseline_file import Entry, Launch, Subject
-from genqual.gate.launch_plan import SECTIONS, SLOW_EVERY, Job, frozen_source
+from genqual.gate.baseline_file import BaselineEntry, Launch, Subject
+from genqual.gate.launch_plan import SECTIONS, SLOW_EVERY, LaunchJob, frozen_source
 from genqual.metrics.compute import BadClock
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
@@ -44,7 +44,7 @@ class Taken:
     cold: bool = False
     unmeasured: Mapping[str, str] = field(default_factory=dict)  # metric -> why this launch could not measure it
 
-    def why_not(self, metric: str, entry: Entry | None, under_test: str) -> list[str]:
+    def why_not(self, metric: str, entry: BaselineEntry | None, under_test: str) -> list[str]:
         """Why this launch may not be judged for `metric`."""
         if self.failed:
             return [self.failed]
@@ -52,14 +52,14 @@ class Taken:
             return [self.unmeasured[metric]]
         found = admission.refused(self.probes, entry.admission if entry else {}, under_test=under_test)
         if under_test != "engine" and metric in self.metrics:
-            found += admission.unquiet(self.metrics[metric].frozen, self.metrics[metric].frozen_floor)
+            found += admission.noisy(self.metrics[metric].frozen, self.metrics[metric].frozen_floor)
         if metric in self.metrics and SECTIONS[metric] == "load":
             found += self._loads(metric, entry)
         if entry is not None and entry.frozen is not None and self.hook != entry.hook:
             found.append(f"alternated by {self.hook}, the baseline by {entry.hook}")
         return found
 
-    def _loads(self, metric: str, entry: Entry | None) -> list[str]:
+    def _loads(self, metric: str, entry: BaselineEntry | None) -> list[str]:
         """Why the load time of this launch says nothing; who loads again does so with a warm page cache."""
         again = self.metrics[metric].steps > 1
         found = []
@@ -76,7 +76,7 @@ class CaseLaunches:
     """The launches of one case, extended as needed. `job` may grow: what an older launch lacks, it has no say in."""
 
     generator: Generator
-    job: Job
+    job: LaunchJob
     taken: list[Taken] = field(default_factory=list)
     seen: Callable[[Sequence[Reply]], object] | None = None  # is given what the ranks sent, every step of it
     weights: tuple[str, ...] = ()  # their hashes by rank, of the last launch that loaded

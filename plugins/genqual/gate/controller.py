@@ -14,7 +14,7 @@ from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gate import admission, baseline_file, sensitivity
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineFile, Entry, Launch
+from genqual.gate.baseline_file import BaselineEntry, BaselineFile, Launch
 from genqual.gate.batch_variance import HOURS, Series, apart
 from genqual.gate.case_launches import (
     CaseLaunches,
@@ -26,9 +26,9 @@ from genqual.gate.case_launches import (
     subject_of,
 )
 from genqual.gate.decision import GATED, Decision, Settings
-from genqual.gate.launch_plan import SECTIONS, Job, frozen_shape, frozen_source
+from genqual.gate.launch_plan import SECTIONS, LaunchJob, frozen_shape, frozen_source
 from genqual.gate.verdict import GateResult, Verdict
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.registry import is_exact, rule
 from genqual.ranks.client import Generator
 
@@ -74,7 +74,7 @@ class Judging:
     _files: dict[str, BaselineFile | None] = field(default_factory=dict)
     _spent_s: float = 0.0
 
-    def judge(self, generator: Generator, weights: Sequence[str], workload: Workload, measured: Metric) -> GateResult:
+    def judge(self, generator: Generator, weights: Sequence[str], workload: Workload, measured: Measured) -> GateResult:
         """The verdict on one metric, with as many fresh launches as it takes. Raises BadInput on a bad baseline."""
         case, name = generator.case, measured.name
         subject = subject_of(case, weights, workload, name)
@@ -119,20 +119,20 @@ class Judging:
             self._files[class_id] = baseline_file.find(self.question.baselines, class_id)
         return self._files[class_id]
 
-    def _refused(self, case: Case, entry: Entry | None) -> str:
+    def _refused(self, case: Case, entry: BaselineEntry | None) -> str:
         """Why no launch of this case may be judged at all."""
         found = [reason for reason in (disturbed_by_xdist(), self.accuracy(case)) if reason]
         if entry is not None:
-            found += admission.strangers(entry.identity, identity_here(case.device), self.question.under_test)
+            found += admission.identity_mismatches(entry.identity, identity_here(case.device), self.question.under_test)
             if entry.frozen_source not in (None, frozen_source()):
                 found.append("the reference step's source is not the baseline's; `genqual rebase` measures anew")
             if len(_quiet(entry.launches, self.question.under_test)) < 2:
-                found.append("the host was not quiet when the baseline was made; `genqual rebase` measures anew")
+                found.append("the host was noisy when the baseline was made; `genqual rebase` measures anew")
             found += _hours(case, entry, self.question.under_test)
         return admission.said(found)
 
     def _launch_until_decided(
-        self, generator: Generator, entry: Entry | None, measured: Metric, key: str, workload: Workload
+        self, generator: Generator, entry: BaselineEntry | None, measured: Measured, key: str, workload: Workload
     ) -> GateResult:
         case, name, asked = generator.case, measured.name, self.question
         settings = gate.settings_for(
@@ -175,7 +175,7 @@ class Judging:
             self._spent_s += time.monotonic() - start
 
     def _launches(
-        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str
+        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: BaselineEntry | None, name: str
     ) -> CaseLaunches:
         """The list of the case; its launches measure everything that the run asks of the case, and this metric."""
         case = generator.case
@@ -184,7 +184,7 @@ class Judging:
             shape = entry.frozen if entry and entry.frozen else frozen_shape(generator.loaded[0].parameters, case.dtype)
             # The self-test's slowdown is of the launch, for all of its metrics, whatever tolerance a baseline has.
             slowdown = gate.settings_for("tpot", case.ranks, hook=entry is None or entry.hook == "steps").tolerance
-            job = Job.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
+            job = LaunchJob.of(wanted, self.question.gated, shape, slowdown=slowdown, ranks=case.ranks)
             kept[case] = CaseLaunches(generator, job)
         found = kept[case]
         if SECTIONS[name] not in found.job.workloads:  # asked for by a test that has no mark to say so
@@ -200,7 +200,7 @@ class Judging:
         good: Sequence[Taken],
         settings: Settings,
         name: str,
-        entry: Entry | None,
+        entry: BaselineEntry | None,
     ) -> tuple[Verdict, str] | None:
         """The verdict with its reason when there is one, else None: launch again."""
         bad = [one for one in candidates if one not in good]
@@ -228,7 +228,7 @@ class Judging:
         verdict: Verdict,
         why: str,
         decision: Decision | None,
-        measured: Metric,
+        measured: Measured,
         key: str,
         settings: Settings,
         good: Sequence[Taken],
@@ -258,10 +258,10 @@ class Judging:
 
 def _quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
     """Those that may be compared by what nothing cancels: a baseline keeps launches of a disturbed host, too."""
-    return [one for one in launches if under_test == "engine" or not admission.unquiet(one.frozen, one.frozen_floor)]
+    return [one for one in launches if under_test == "engine" or not admission.noisy(one.frozen, one.frozen_floor)]
 
 
-def _hours(case: Case, entry: Entry, under_test: str) -> list[str]:
+def _hours(case: Case, entry: BaselineEntry, under_test: str) -> list[str]:
     """Why the hours of this host say nothing of what is under test: its speed itself, which nothing cancels then."""
     name = entry.subject.metric
     if under_test == "engine" or is_exact(name):

@@ -59,7 +59,7 @@ def _layer(hidden: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class LaunchJob:
     """What each launch of a case does: `sections` in the order that ranks run them, each on its workload."""
 
     workloads: Mapping[str, Workload]  # section -> workload
@@ -70,7 +70,7 @@ class Job:
     @classmethod
     def of(
         cls, metrics: Iterable[str], gated: Mapping[str, Workload], shape: FrozenShape, *, slowdown: float, ranks: int
-    ) -> Job:
+    ) -> LaunchJob:
         """For these metrics, each at the workload where it is gated."""
         wanted = {SECTIONS[name]: gated[name] for name in SECTIONS if name in set(metrics)}
         return cls(wanted, shape, slowdown, ranks)

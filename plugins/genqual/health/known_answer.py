@@ -64,7 +64,7 @@ def product(left: I64, right: I64) -> I64:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class WrongProduct:
     """One wrong product: where the first wrong number stood, what it was, and in how many of the repeats it came."""
 
     tile: str

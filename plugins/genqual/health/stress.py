@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from genqual.health.known_answer import TILES, Event, factors, first_wrong, product
+from genqual.health.known_answer import TILES, WrongProduct, factors, first_wrong, product
 
 _BURST_S: Final = 1.0
 _GAP_S: Final = 0.05
@@ -41,7 +41,7 @@ class Products:
             self._tiles.append((tile, a, b, exact, torch.from_numpy(exact).to(_DTYPES[dtype])))
         self.count = 0
 
-    def run(self, inject: int | None = None) -> Event | None:
+    def run(self, inject: int | None = None) -> WrongProduct | None:
         """The next product; the event where it is wrong. `inject`: the number of the product that is made wrong."""
         tile, left, right, exact, expected = self._tiles[self.count % len(self._tiles)]
         number, self.count = self.count, self.count + 1
@@ -56,7 +56,7 @@ class Products:
         row, column, wrong = where
         again = sum(not torch.equal(torch.mm(left, right), expected) for _ in range(_REPEATS))
         value = float(got[row, column])
-        return Event(
+        return WrongProduct(
             *(tile.name, self.dtype, number, row, column, value, int(exact[row, column]), wrong, again, _REPEATS)
         )
 

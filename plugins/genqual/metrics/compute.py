@@ -33,7 +33,7 @@ class BadClock(GenqualError):
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class Measured:
     """One number about a run, the samples it came from, and how: `statistic` of `samples`, both in `unit`.
 
     `value` is None when the metric does not exist for this run; `note` then says why. `note` also carries what a
@@ -97,7 +97,7 @@ def compute(
     rooflines: Sequence[Roofline] = (),
     peak_memory: int | None = None,
     hits: bool = False,
-) -> dict[str, Metric]:
+) -> dict[str, Measured]:
     """Every metric of `DEFINITIONS`, by name, from the timed repetitions `runs` (at least one, warm-up left out).
 
     Each run holds the slower rank's time of each step. `loaded` and `rooflines` have one entry a rank, in rank order;
@@ -131,14 +131,14 @@ def compute(
     return {name: found[name] for name in definitions() if name in found}
 
 
-def _added(one: Definition, steps: Array, workload: Workload) -> Metric:
+def _added(one: Definition, steps: Array, workload: Workload) -> Measured:
     """A metric of another package: the median of one sample a repetition."""
     if one.compute is None:
         raise ValueError(f"{one.name} says not how it is computed")
     samples = np.asarray(one.compute(steps, workload), dtype=np.float64)
     if samples.shape != (len(steps),):
         raise ValueError(f"{one.name}: {samples.shape} samples of {len(steps)} repetitions; one each is wanted")
-    return Metric(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
+    return Measured(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
 
 
 def time_per_token(run: Generated) -> float | None:
@@ -188,7 +188,7 @@ def _decode(
     workload: Workload,
     loaded: Sequence[Loaded],
     rooflines: Sequence[Roofline],
-) -> dict[str, Metric]:
+) -> dict[str, Measured]:
     """TPOT, the gaps between tokens, and MBU: of the tokens after the first piece; missing where nothing tells them."""
     new = workload.new_tokens
     times = [time_per_token(run) for run in runs]
@@ -225,24 +225,24 @@ def _shared(run: Generated, stamps: Array) -> Array:
     return np.repeat(np.diff(starts) / sizes[1:], sizes[1:])
 
 
-def _of(name: str, value: float | None, samples: tuple[float, ...], note: str = "") -> Metric:
+def _of(name: str, value: float | None, samples: tuple[float, ...], note: str = "") -> Measured:
     known = DEFINITIONS[name]
-    return Metric(name, known.unit, value, samples, known.statistic, known.better, note)
+    return Measured(name, known.unit, value, samples, known.statistic, known.better, note)
 
 
-def _missing(name: str, why: str) -> Metric:
+def _missing(name: str, why: str) -> Measured:
     return _of(name, None, (), why)
 
 
-def _single(name: str, value: float | None, why: str = "") -> Metric:
+def _single(name: str, value: float | None, why: str = "") -> Measured:
     return _missing(name, why) if value is None else _of(name, float(value), (float(value),))
 
 
-def _median(name: str, samples: Array, note: str = "") -> Metric:
+def _median(name: str, samples: Array, note: str = "") -> Measured:
     return _of(name, float(np.median(samples)), tuple(samples.tolist()), note)
 
 
-def _gaps(gaps: Array, about: str = "") -> dict[str, Metric]:
+def _gaps(gaps: Array, about: str = "") -> dict[str, Measured]:
     found = {}
     for name, level in _GAPS.items():
         fewest = round(1.0 / (1.0 - level))
@@ -252,7 +252,7 @@ def _gaps(gaps: Array, about: str = "") -> dict[str, Metric]:
     return found
 
 
-def _mbu(tpot: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Metric:
+def _mbu(tpot: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Measured:
     if not rooflines:
         return _missing("mbu", "no roofline was probed in this run")
     moved, bandwidth, about = step_bandwidth(workload, loaded, rooflines)
@@ -262,7 +262,7 @@ def _mbu(tpot: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: S
     return _median("mbu", samples, about)
 
 
-def _mfu(ttft: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Metric:
+def _mfu(ttft: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Measured:
     if not rooflines:
         return _missing("mfu", "no roofline was probed in this run")
     samples = np.array([mfu(float(seconds), workload, loaded, rooflines) for seconds in ttft])

@@ -8,11 +8,11 @@ import numpy as np
 
 from genqual.cases import Workload
 from genqual.engines.base import Generated
-from genqual.metrics.compute import Metric, checked, time_per_token
+from genqual.metrics.compute import Measured, checked, time_per_token
 from genqual.metrics.definitions import EVERY
 
 
-def compute(runs: Sequence[Sequence[Generated]], workload: Workload) -> dict[str, Metric]:
+def compute(runs: Sequence[Sequence[Generated]], workload: Workload) -> dict[str, Measured]:
     """From `runs[repetition][instance]`: tokens a second of all, and TPOT of the slowest, absent where a run has none.
 
     Raises BadClock, ValueError on repetitions of different counts of instances.
@@ -33,6 +33,6 @@ def compute(runs: Sequence[Sequence[Generated]], workload: Workload) -> dict[str
     return found
 
 
-def _metric(name: str, value: float, samples: list[float]) -> Metric:
+def _metric(name: str, value: float, samples: list[float]) -> Measured:
     one = EVERY[name]
-    return Metric(name, one.unit, value, tuple(samples), one.statistic, one.better)
+    return Measured(name, one.unit, value, tuple(samples), one.statistic, one.better)

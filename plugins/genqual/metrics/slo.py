@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from genqual.errors import BadInput
-from genqual.metrics.compute import Metric
+from genqual.metrics.compute import Measured
 from genqual.metrics.definitions import DEFINITIONS
 
 _SCALES: Final = {"s": ("_ms", 1e-3), "B": ("_mib", 2.0**20)}
@@ -28,7 +28,7 @@ class Limit:
         """Whether `value` lies on the wrong side; the bound itself is met."""
         return value > self.bound if DEFINITIONS[self.metric].better == "lower" else value < self.bound
 
-    def said(self, metric: Metric | None) -> tuple[bool, str]:
+    def said(self, metric: Measured | None) -> tuple[bool, str]:
         """Met or not, and the words: MEETS or MISSES, both numbers, how far. A metric that does not exist is missed."""
         if metric is None or metric.value is None:
             why = f" ({metric.note})" if metric is not None else ""

@@ -24,7 +24,7 @@ _INDEX: Final = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file: `start` and `stop` are byte positions in the file."""
 
     file: Path
@@ -34,7 +34,7 @@ class Entry:
     stop: int
 
 
-def header(file: Path) -> dict[str, Entry]:
+def header(file: Path) -> dict[str, TensorEntry]:
     """The tensors of one file by name. Raises BadInput when the file is cut short or is not safetensors."""
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -60,7 +60,7 @@ def header(file: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(file: Path, base: int, item: dict[str, object]) -> Entry:
+def _entry(file: Path, base: int, item: dict[str, object]) -> TensorEntry:
     dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
     if not isinstance(dtype, str) or not isinstance(shape, list) or not isinstance(offsets, list):
         raise TypeError(f"an entry is {item!r}")
@@ -69,10 +69,10 @@ def _entry(file: Path, base: int, item: dict[str, object]) -> Entry:
     stored = _STORED.get(dtype)
     if start < base or stop < start or (stored and stop - start != int(np.prod(dims)) * stored.itemsize):
         raise ValueError(f"{dtype} of shape {dims} cannot lie in bytes {offsets}")
-    return Entry(file, dtype, dims, start, stop)
+    return TensorEntry(file, dtype, dims, start, stop)
 
 
-def read(name: str, entry: Entry, rows: tuple[int, int] | None = None) -> NDArray[np.float32]:
+def read(name: str, entry: TensorEntry, rows: tuple[int, int] | None = None) -> NDArray[np.float32]:
     """One tensor as float32, exactly as stored; with `rows` (first, one behind the last) only those are read.
 
     Raises BadInput on a dtype that float32 cannot hold, and on a file that has changed since its header was read.
@@ -103,7 +103,7 @@ def read(name: str, entry: Entry, rows: tuple[int, int] | None = None) -> NDArra
     return raw.astype(np.float32, copy=False).reshape(shape)
 
 
-def checkpoint(directory: Path) -> dict[str, Entry]:
+def checkpoint(directory: Path) -> dict[str, TensorEntry]:
     """The tensors of a checkpoint directory, sharded or not. Raises BadInput naming a file that is missing or torn."""
     index = directory / _INDEX
     if (directory / _SINGLE).is_file():
@@ -116,7 +116,7 @@ def checkpoint(directory: Path) -> dict[str, Entry]:
         shards = {str(shard) for shard in json.loads(index.read_text())["weight_map"].values()}
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise BadInput(f"{index}: not a safetensors index ({error}); download it again") from error
-    found_entries: dict[str, Entry] = {}
+    found_entries: dict[str, TensorEntry] = {}
     for shard in sorted(shards):
         if Path(shard).name != shard or not (directory / shard).is_file():
             raise BadInput(f"{directory}: {_INDEX} names {shard}, which is not there; download that file")
@@ -127,7 +127,7 @@ def checkpoint(directory: Path) -> dict[str, Entry]:
 class Tensors(Mapping[str, NDArray[np.float32]]):
     """Tensors read when asked for, so that a model larger than memory can be walked through."""
 
-    def __init__(self, entries: Mapping[str, Entry], stored_names: Mapping[str, str]) -> None:
+    def __init__(self, entries: Mapping[str, TensorEntry], stored_names: Mapping[str, str]) -> None:
         """`stored_names` maps the name to show to the name in `entries`."""
         self._entries, self._stored = entries, stored_names
 

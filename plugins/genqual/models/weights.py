@@ -68,7 +68,7 @@ def _parameter(stored: str, architecture: str) -> str:
     return stored
 
 
-def _buffer(stored: str, entry: safetensor.Entry) -> bool:
+def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
     """Whether a stored tensor is a buffer that old checkpoints carry along and loaders compute anew.
 
     Rotary tables, and causal masks (1, 1, positions, positions) with the value that fills them: GPT-2, GPT-NeoX.

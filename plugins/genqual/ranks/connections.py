@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.ranks.diagnosis import Sighting
-from genqual.ranks.protocol import PROTOCOL, Arrays, ChannelError, Door, Message, receive, send
+from genqual.ranks.protocol import PROTOCOL, Arrays, ChannelError, Listener, Message, receive, send
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Links:
     def complete(self) -> bool:
         return len(self._roles) == 2 * self.ranks
 
-    def admit(self, door: Door, timeout_s: float, complain: Callable[[str], None]) -> None:
+    def admit(self, door: Listener, timeout_s: float, complain: Callable[[str], None]) -> None:
         """Let in the next caller, if one comes within `timeout_s`; a caller who is no rank of ours is sent away."""
         refused = door.refused
         caller = door.accept(timeout_s)

@@ -22,8 +22,8 @@ from genqual.ranks.codec import decode
 from genqual.ranks.connections import Links, Reply
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan
-from genqual.ranks.launchers import Job, launcher, listen_address, rank_environment
-from genqual.ranks.protocol import Arrays, ChannelError, Door
+from genqual.ranks.launchers import RankJob, launcher, listen_address, rank_environment
+from genqual.ranks.protocol import Arrays, ChannelError, Listener
 
 Progress = Callable[[str], None]
 _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
@@ -57,7 +57,7 @@ class RankGroup:
         self._progress = progress or _quiet
         self._links = Links(plan.case.ranks)
         self._process: subprocess.Popen[bytes] | None = None
-        self._door: Door | None = None
+        self._door: Listener | None = None
         self._launcher = launcher(plan.starter)
         self._oom = cgroups.oom_counter(_ROOT)
         self._ended = self._oom.read()  # processes that the kernel ended for want of memory, when all was well
@@ -103,7 +103,7 @@ class RankGroup:
     @property
     def reported(self) -> bool:
         """Whether a rank of a group that was begun early knocks at the door: it has nothing left to do but wait."""
-        return self._door is not None and self._door.knocked
+        return self._door is not None and self._door.connected
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -114,8 +114,8 @@ class RankGroup:
         """Start the launcher; with `ahead`, its ranks prepare themselves as that says before they report."""
         plan = self.plan
         self.logs.mkdir(parents=True, exist_ok=True)
-        job = Job(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments, python=plan.python)
-        self._door = door = Door(listen_address(job))
+        job = RankJob(plan.case.ranks, self.logs, plan.hosts, plan.launcher_arguments, python=plan.python)
+        self._door = door = Listener(listen_address(job))
         control = {
             processes.MARK: self.mark,
             "GENQUAL_CONTROL": f"{door.address[0]}:{door.address[1]}",

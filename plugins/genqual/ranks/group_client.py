@@ -27,7 +27,7 @@ class GroupClient:
         self.plan = plan
         self._warm: set[tuple[str, ...]] = set()
         self._faults: list[dict[str, Json]] = []
-        self._spoilt: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
+        self._with_fault: tuple[tuple[str, int], list[str]] = (("", 0), [])  # group and faults in it; weights with them
 
     def forget(self) -> None:
         """Ask anew what is kept of earlier answers: a fault is about to come or go."""
@@ -92,7 +92,7 @@ class GroupClient:
                     raise
 
     @contextlib.contextmanager
-    def spoilt(self, entry: str, params: Mapping[str, Json]) -> Iterator[None]:
+    def with_fault(self, entry: str, params: Mapping[str, Json]) -> Iterator[None]:
         """As `fault`, for a whole suite of tests: a group that replaces this one within the block has the fault too.
 
         `verify_unmutated` takes the weights as the fault left them. Afterwards a group whose weights are not those
@@ -104,7 +104,7 @@ class GroupClient:
             yield
         finally:
             self._faults.pop()
-            self._spoilt = (("", 0), [])
+            self._with_fault = (("", 0), [])
             group = self._pool.live(self.plan)
             if group is not None:
                 try:
@@ -118,13 +118,13 @@ class GroupClient:
 
     def _inject(self, group: RankGroup) -> None:
         """Put the faults of the enclosing blocks into `group`, if it is a fresh one; then note its weights."""
-        if not self._faults or self._spoilt[0] == (group.mark, len(self._faults)):
+        if not self._faults or self._with_fault[0] == (group.mark, len(self._faults)):
             return
-        done = self._spoilt[0][1] if self._spoilt[0][0] == group.mark else 0
-        self._spoilt = ((group.mark, len(self._faults)), [])
+        done = self._with_fault[0][1] if self._with_fault[0][0] == group.mark else 0
+        self._with_fault = ((group.mark, len(self._faults)), [])
         for fields in self._faults[done:]:
             self._call("fault", fields)
-        self._spoilt = (self._spoilt[0], self._weights_now())
+        self._with_fault = (self._with_fault[0], self._weights_now())
 
     def _weights_now(self) -> list[str]:
         """The weights' hashes by rank; as they were loaded where the engine shows none, since no fault reaches them."""
@@ -152,7 +152,7 @@ class GroupClient:
         if self.plan.tier == "tokens":
             return True
         now = self.weight_hash()
-        if now == [one.weight_hash for one in self.group.loaded] or (self._faults and now == self._spoilt[1]):
+        if now == [one.weight_hash for one in self.group.loaded] or (self._faults and now == self._with_fault[1]):
             return True
         self._pool.drop(self.plan)
         return False

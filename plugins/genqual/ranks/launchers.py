@@ -30,7 +30,7 @@ _FOREIGN: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RankJob:
     """What a launcher is asked for: `ranks` processes, on this host or spread evenly over `hosts`."""
 
     ranks: int
@@ -59,9 +59,9 @@ class Launcher(Protocol):
     name: str
     program: str  # a module if it has a dot, else an executable on the PATH
 
-    def command(self, job: Job) -> list[str]: ...
+    def command(self, job: RankJob) -> list[str]: ...
 
-    def environment(self, job: Job) -> dict[str, str]: ...
+    def environment(self, job: RankJob) -> dict[str, str]: ...
 
     def exits(self, log: str) -> dict[int, int]:
         """Exit codes by rank, as the launcher reported them; a signal is negative. Unreported ranks are left out."""
@@ -74,7 +74,7 @@ class Torchrun:
     name = "torchrun"
     program = "torch.distributed.run"
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, job: RankJob) -> list[str]:
         if job.several_hosts:
             raise BadInput(f"--launcher torchrun on {', '.join(job.hosts)}: it starts ranks on this host only; "
                            "use --launcher mpirun or srun for several hosts")  # fmt: skip
@@ -94,7 +94,7 @@ class Torchrun:
             *(f"--log-dir={job.logs / 'torchrun'}", *job.arguments, "--module", MODULE),
         ]
 
-    def environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: RankJob) -> dict[str, str]:
         return {}
 
     def exits(self, log: str) -> dict[int, int]:
@@ -108,12 +108,12 @@ class Alone:
     name = "none"
     program = sys.executable
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, job: RankJob) -> list[str]:
         if job.ranks != 1:
             raise BadInput(f"--launcher none starts one rank, not {job.ranks}; use --launcher torchrun")
         return [job.python, "-u", "-m", MODULE]
 
-    def environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: RankJob) -> dict[str, str]:
         return {**_master(job), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
     def exits(self, log: str) -> dict[int, int]:
@@ -126,7 +126,7 @@ class DeepSpeed:
     name = "deepspeed"
     program = "deepspeed.launcher.runner"
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, job: RankJob) -> list[str]:
         if job.several_hosts:
             raise BadInput(f"--launcher deepspeed on {', '.join(job.hosts)}: it passes only variables of its own list "
                            "to other hosts; use --launcher mpirun or srun")  # fmt: skip
@@ -136,7 +136,7 @@ class DeepSpeed:
             *("--module", MODULE),
         ]
 
-    def environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: RankJob) -> dict[str, str]:
         return {}
 
     def exits(self, log: str) -> dict[int, int]:
@@ -149,7 +149,7 @@ class Mpirun:
     name = "mpirun"
     program = "mpirun"
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, job: RankJob) -> list[str]:
         where = ["--host", ",".join(f"{host}:{job.ranks_per_host}" for host in job.hosts)] if job.hosts else []
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
         # Binding is ours (LOCAL_SIZE, cores by local rank), and a host may have fewer slots than ranks want cores.
@@ -159,7 +159,7 @@ class Mpirun:
             *(*exports, *job.arguments, job.python, "-u", "-m", MODULE),
         ]
 
-    def environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: RankJob) -> dict[str, str]:
         return _master(job)
 
     def exits(self, log: str) -> dict[int, int]:
@@ -174,7 +174,7 @@ class Srun:
     name = "srun"
     program = "srun"
 
-    def command(self, job: Job) -> list[str]:
+    def command(self, job: RankJob) -> list[str]:
         where = [f"--nodes={len(job.hosts)}", f"--nodelist={','.join(job.hosts)}"] if job.hosts else ["--nodes=1"]
         return [
             *(self.program, f"--ntasks={job.ranks}", f"--ntasks-per-node={job.ranks_per_host}", *where),
@@ -182,7 +182,7 @@ class Srun:
             *(job.python, "-u", "-m", MODULE),
         ]
 
-    def environment(self, job: Job) -> dict[str, str]:
+    def environment(self, job: RankJob) -> dict[str, str]:
         return _master(job)
 
     def exits(self, log: str) -> dict[int, int]:
@@ -220,7 +220,7 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(server.getsockname()[1])
 
 
-def listen_address(job: Job) -> str:
+def listen_address(job: RankJob) -> str:
     """The address of this host that every rank can reach: loopback, or the one that faces the other hosts."""
     if not job.several_hosts:
         return "127.0.0.1"
@@ -229,11 +229,11 @@ def listen_address(job: Job) -> str:
         return str(probe.getsockname()[0])
 
 
-def _master(job: Job) -> dict[str, str]:
+def _master(job: RankJob) -> dict[str, str]:
     return {"MASTER_ADDR": job.hosts[0] if job.several_hosts else "127.0.0.1", "MASTER_PORT": str(free_port())}
 
 
-def rank_environment(placement: Placement, job: Job, control: Mapping[str, str]) -> dict[str, str]:
+def rank_environment(placement: Placement, job: RankJob, control: Mapping[str, str]) -> dict[str, str]:
     """The environment of the launcher, and so of every rank: ours, cleaned, plus what all ranks share.
 
     What differs between ranks travels as JSON and is applied by the worker before it imports anything heavy.

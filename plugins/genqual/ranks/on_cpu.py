@@ -20,7 +20,7 @@ from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 
-# No CPU multiplies fp8: what honest fp8 reads is emulated, by its own rounding.
+# No CPU multiplies fp8: what fault-free fp8 reads is emulated, by its own rounding.
 _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 
 

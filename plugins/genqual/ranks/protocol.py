@@ -82,7 +82,7 @@ def receive(connection: Connection) -> Message:
     return Message(fields, empties)
 
 
-class Door:
+class Listener:
     """Listens on one free port and lets in only who knows the key.
 
     Not `multiprocessing.connection.Listener`: its accept waits without limit for a caller that says nothing.
@@ -111,7 +111,7 @@ class Door:
         return connection
 
     @property
-    def knocked(self) -> bool:
+    def connected(self) -> bool:
         """Whether a caller waits to be let in."""
         return bool(wait([self._socket], 0))
 
@@ -120,7 +120,7 @@ class Door:
         self._socket.close()
 
 
-def knock(host: str, port: int, key: bytes) -> Connection:
+def connect(host: str, port: int, key: bytes) -> Connection:
     """Connect from a rank. Raises AuthenticationError on a wrong key, OSError when nobody listens."""
     connection: Connection = Client((host, port), authkey=key)
     _prepare(connection, None)

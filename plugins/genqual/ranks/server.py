@@ -66,7 +66,7 @@ def _batch(arrays: Arrays) -> TokenBatch:
         raise BadInput(f"prompts: {error}") from None
 
 
-class Server:
+class RankServer:
     """One rank's loop. Every request gets exactly one answer; collectives run inside engine calls only."""
 
     def __init__(self, place: RankContext, control: Connection) -> None:

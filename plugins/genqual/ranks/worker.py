@@ -103,7 +103,7 @@ def _arm(stacks: IO[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which then ends us
 
 
-def tether(side: Connection) -> None:
+def die_with_parent(side: Connection) -> None:
     """Let the kernel end this rank, and what it started, when pytest's end of `side` closes, kill -9 included.
 
     Nothing is ever sent on `side`; its end raises SIGIO, whose default action is to terminate. No thread is needed, so
@@ -116,7 +116,7 @@ def tether(side: Connection) -> None:
         raise SystemExit("pytest is gone")
 
 
-def loosen(side: Connection) -> None:
+def detach(side: Connection) -> None:
     """Undo `tether`, for an orderly exit."""
     fcntl.fcntl(side.fileno(), fcntl.F_SETFL, fcntl.fcntl(side.fileno(), fcntl.F_GETFL) & ~os.O_ASYNC)
     side.close()
@@ -136,8 +136,8 @@ def main() -> None:
     place = prepare()
     settle(place)
     # Only now, with cores and threads settled, may NumPy be imported.
-    from genqual.ranks.protocol import PROTOCOL, Message, knock, send
-    from genqual.ranks.server import Server
+    from genqual.ranks.protocol import PROTOCOL, Message, connect, send
+    from genqual.ranks.server import RankServer
 
     who: dict[str, Json] = {
         **{"protocol": PROTOCOL, "rank": place.rank, "world_size": place.world_size},
@@ -145,15 +145,15 @@ def main() -> None:
     }
 
     def meet(role: str) -> Connection:
-        connection = knock(place.host, place.port, place.key)
+        connection = connect(place.host, place.port, place.key)
         send(connection, Message({**who, "role": role}))  # at once: the door serves one caller at a time
         return connection
 
     control, side = meet("control"), meet("side")
-    tether(side)
-    Server(place, control).run()
+    die_with_parent(side)
+    RankServer(place, control).run()
     leave()
-    loosen(side)  # last: until here a rank that hangs on its way out still ends with pytest
+    detach(side)  # last: until here a rank that hangs on its way out still ends with pytest
 
 
 if __name__ == "__main__":

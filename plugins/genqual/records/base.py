@@ -40,7 +40,7 @@ Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class RecordPart(BaseModel):
     """Base of every part: unknown fields are refused, and nothing changes once it is built.
 
     A null that is only a field's default is not written: an optional field that a later minor version adds leaves the

@@ -15,7 +15,7 @@ import genqual
 from genqual import cases
 from genqual.cases import Json
 from genqual.models.spec import ModelSpec
-from genqual.records.base import Count, Facts, Name, Part, Sha256, Tally
+from genqual.records.base import Count, Facts, Name, RecordPart, Sha256, Tally
 from genqual.records.software import versions
 from genqual.records.system import System
 
@@ -45,7 +45,7 @@ OF_A_REQUEST: Final = frozenset({"cache_length", "generate", "last_generate", "t
 """What an inspection says of the requests before it: true of the measurement that it follows, not of the engine."""
 
 
-class Software(Part):
+class Software(RecordPart):
     """What ran: genqual's own version and those of the distributions that can change a number.
 
     `source_sha256` is of the suite's own files, `commit` names what was checked out where the suite ran, and
@@ -69,7 +69,7 @@ class Software(Part):
         return cls.model_validate({"genqual": genqual.__version__, "versions": versions(distributions), **more})
 
 
-class Model(Part):
+class Model(RecordPart):
     """What was run. `weights_sha256` is of the whole checkpoint, never of one rank's shard; null when only cited.
 
     `checkpoint` is its layout on disk: `built` (from integers, no file), `safetensors`, `safetensors-3` (three
@@ -96,7 +96,7 @@ class Model(Part):
         )
 
 
-class Engine(Part):
+class Engine(RecordPart):
     """How it was run. `options` are ours and part of the key; `inspection` is what the engine says really ran.
 
     `parallelism` has any of `tensor`, `pipeline` and `data`; `streams` counts ranks or instances that ran side by side
@@ -127,7 +127,7 @@ class Engine(Part):
         )
 
 
-class Precision(Part):
+class Precision(RecordPart):
     """The declared precision: `dtype` of the arithmetic, and the `scheme` where weights or cache are quantised."""
 
     dtype: Name
@@ -137,7 +137,7 @@ class Precision(Part):
 _TOLD = ("real_input_tokens", "real_new_tokens", "generate_arguments")
 
 
-class Workload(Part):
+class Workload(RecordPart):
     """What was asked: a batch of `input_length` real tokens and `new_tokens` more, or a prompt set and its steps.
 
     `batch_scope` says whose batch it is: of all ranks together (`global`), or each rank's own (`rank`).
@@ -179,7 +179,7 @@ class Workload(Part):
         return "-".join([*words, *(f"{letter}{count}" for letter, count in letters if count is not None)]) or "-"
 
 
-class Outcome(Part):
+class Outcome(RecordPart):
     """How it ended; `phase` (load, warmup, generate, score) and `message` say where and why when not ok.
 
     `bytes` is what memory was asked for when there was too little of it, as far as the allocator said.
@@ -197,7 +197,7 @@ class Outcome(Part):
         return self
 
 
-class Provenance(Part):
+class Provenance(RecordPart):
     """Where the numbers come from. Cited and derived ones name their source; `doubts` say what speaks against them."""
 
     kind: Origin = "measured"

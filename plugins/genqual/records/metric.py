@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from typing import Literal, Protocol, Self
 
-from genqual.records.base import Name, Number, Part, Tally, Word
+from genqual.records.base import Name, Number, RecordPart, Tally, Word
 
 Better = Literal["lower", "higher"]
 
@@ -47,7 +47,7 @@ class Gated(Protocol):
     def launches(self) -> int: ...
 
 
-class Gate(Part):
+class Gate(RecordPart):
     """What the latency gate said of one metric: pass, regressed, improved, inconclusive, no_baseline.
 
     `estimate` and `interval` are relative changes (0.05: 5 % more), `e_value` the evidence against "no change"; null
@@ -73,7 +73,7 @@ class Gate(Part):
         )
 
 
-class Metric(Part):
+class Metric(RecordPart):
     """One number with its unit and raw samples; `value` is null when it could not be had, and `note` says why.
 
     Two metrics are the same only when name, unit, statistic and definition are.

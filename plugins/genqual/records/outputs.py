@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from genqual.records.base import Number, Part, Sha256, Tally
+from genqual.records.base import Number, RecordPart, Sha256, Tally
 
 if TYPE_CHECKING:  # NumPy is imported where it is used: who only reads records (`genqual compare`) starts without it
     import numpy as np
@@ -28,7 +28,7 @@ class Ran(Protocol):
     def streamed(self) -> NDArray[np.int64] | None: ...
 
 
-class Outputs(Part):
+class Outputs(RecordPart):
     """The tokens of the timed runs.
 
     `rows` are the first run's rows as generated, as many as fit; `streamed` has, for each run, the first token of each

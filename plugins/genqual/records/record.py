@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_
 
 from genqual.cases import Json
 from genqual.errors import GenqualError
-from genqual.records.base import Count, Facts, Name, Part
+from genqual.records.base import Count, Facts, Name, RecordPart
 from genqual.records.canonical import canonical, digest, parse
 from genqual.records.fields import (
     Engine,
@@ -59,7 +59,7 @@ def _moment(text: str) -> str:
     return text
 
 
-class Record(Part):
+class Record(RecordPart):
     """One measurement, or one verdict, with all that is needed to believe, compare and repeat it.
 
     `run` names one invocation of the suite and `attempt` counts its tries, so that a repeated measurement is another

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from genqual.devices.base import HardwareIdentity
-from genqual.records.base import Count, Facts, Name, Number, Part, Sha256, Tally
+from genqual.records.base import Count, Facts, Name, Number, RecordPart, Sha256, Tally
 from genqual.records.canonical import digest, plain
 from genqual.records.pseudonyms import Names
 
@@ -17,7 +17,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 _CLASS = ("device", "class_id", "vendor", "model", "installed", "interconnect", "hypervisor")
 
 
-class System(Part):
+class System(RecordPart):
     """The hardware: its mark, `class_id` without any host name, and how many places were `used` (cards, CPU cores).
 
     `model` is the card's, or the CPU's where the cores are the device; `installed` counts what the host has of them

@@ -33,7 +33,7 @@ class Published:
     """One workload's metrics and what the gate says of each, with the record that keeps them."""
 
     measurement: Measurement
-    metrics: dict[str, metrics.Metric]
+    metrics: dict[str, metrics.Measured]
     gates: dict[str, GateResult]
     record: Path
 
@@ -153,7 +153,7 @@ class Measuring:
                 conditions=devices()[case.device].conditions,
             )
 
-    def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Metric]:
+    def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Measured]:
         return metrics.compute(
             measured.runs,
             measured.workload,
@@ -190,7 +190,7 @@ class Measuring:
         }
 
     def _gates(
-        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Metric], metric: str | None
+        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Measured], metric: str | None
     ) -> dict[str, GateResult]:
         """What the gate says of each metric; nothing of those that it could judge and no item asks about."""
         case, question = generator.case, self._judging.question

@@ -26,7 +26,7 @@ NEWS: Final = 50  # pairs between two lines of progress
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DatasetRun:
     """What a dataset run is: at most `input_tokens` of each prompt of `source`, `new_tokens` more."""
 
     source: str
@@ -36,7 +36,7 @@ class Job:
     path: Path
 
 
-def generate_pairs(generator: Generator, job: Job, progress: Say, warn: Say | None = None) -> int:
+def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: Say | None = None) -> int:
     """Write the pairs that `job.path` lacks and return how many it holds. Raises BadInput on a bad source or file.
 
     A file that other weights, another engine or other packages made is refused. `warn` (else `progress`) is told what
@@ -72,14 +72,14 @@ def generate_pairs(generator: Generator, job: Job, progress: Say, warn: Say | No
         return writer.next_index
 
 
-def read_pairs(job: Job) -> tuple[list[list[int]], list[NDArray[np.int64]]]:
+def read_pairs(job: DatasetRun) -> tuple[list[list[int]], list[NDArray[np.int64]]]:
     """Input tokens and new tokens of each pair of `job.path`, in the order of the file."""
     with job.path.open(encoding="utf-8") as stream:
         pairs = [json.loads(line) for line in stream]
     return [pair["input_ids"] for pair in pairs], [np.array(pair["tokens"], dtype=np.int64) for pair in pairs]
 
 
-def problems(job: Job, spec: ModelSpec | None = None) -> Iterator[str]:
+def problems(job: DatasetRun, spec: ModelSpec | None = None) -> Iterator[str]:
     """What is wrong with the pairs of `job.path`, read back: out of order, cut, missing, or of another prompt.
 
     `spec` is the model whose chat template made prompts of conversations.

@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges import logits
 from genqual.conformance.references.make import Reference
-from genqual.conformance.tolerance import Envelope
+from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
 
 
-class Judge(Protocol):
+class GiveVerdict(Protocol):
     """Records a judgement and makes it the outcome of the running test."""
 
     def __call__(self, judgement: Judgement) -> None: ...
 
 
-class Drawn(Protocol):
+class Examples(Protocol):
     """Judges what `check` says of drawn examples; the worst, or the smallest wrong one, is the test's outcome.
 
     At most `most` examples, small ones first; `check` takes one keyword for each strategy.
@@ -36,37 +36,37 @@ class Drawn(Protocol):
     ) -> None: ...
 
 
-class Text(Protocol):
+class DrawText(Protocol):
     """Draws the ids of a text of `least` to `most` tokens."""
 
     def __call__(self, *, least: int = 1, most: int = 12) -> SearchStrategy[list[int]]: ...
 
 
-class Timed(Protocol):
+class BenchmarkMetric(Protocol):
     """Makes the verdict on one metric of the workload the outcome of the running test."""
 
     def __call__(self, metric: str) -> None: ...
 
 
-class Fits(Protocol):
+class LargestBatch(Protocol):
     """Finds, records and shows the largest batch that fits."""
 
     def __call__(self) -> None: ...
 
 
-class Beside(Protocol):
+class ConcurrentInstances(Protocol):
     """Runs several instances at the same time, records and shows what they do in all."""
 
     def __call__(self) -> None: ...
 
 
-class Promised(Protocol):
+class SloVerdict(Protocol):
     """Makes MEETS or MISSES of one limit of the profile the outcome of the running test."""
 
     def __call__(self, limit: Limit) -> None: ...
 
 
-class Quote(Protocol):
+class SampleText(Protocol):
     """Shows, at the end of the run, how the first prompt goes on with `tokens` (rows, steps)."""
 
     def __call__(self, tokens: NDArray[np.int64]) -> None: ...
@@ -76,11 +76,11 @@ class Tolerated(TypedDict):
     """What two fault-free runs may differ by: arguments of `judge_same_text`."""
 
     spread: float | None
-    envelope: Envelope | None
+    envelope: RoundingEnvelope | None
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class ScoringSample:
     """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one."""
 
     prompts: TokenBatch
@@ -104,9 +104,9 @@ class Passage:
         """One prompt alone, without padding, and its tokens."""
         return TokenBatch.of([self.prompts.rows[index]]), self.forced[[index]]
 
-    def few(self, rows: int, steps: int) -> Passage:
+    def few(self, rows: int, steps: int) -> ScoringSample:
         """The first `rows` prompts, `steps` tokens of each: where a property needs no more."""
-        return Passage(TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps], self.reference)
+        return ScoringSample(TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps], self.reference)
 
     def tolerance(self, dtype: str) -> Tolerated:
         """Spread and envelope of the reference, where there is one."""

@@ -37,7 +37,7 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
         found = _search(run, generator, workload, most)
         inspection = ran(generator)
     note = f"capped at {most} rows by the profile" if found.capped else ""
-    one = compute.Metric(
+    one = compute.Measured(
         "largest_batch", "rows", float(found.largest), (float(found.largest),), "by bisection", "higher", note
     )
     path = run.recorder.measurement(

@@ -9,14 +9,14 @@ from genqual.cases import Case
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PlannedTest:
     """One test: the case it is of, and whether it is timed: all but conformance counts as timed."""
 
     case: Case
     timed: bool = False
 
 
-def upcoming(steps: Sequence[Step]) -> list[Case | None]:
+def upcoming(steps: Sequence[PlannedTest]) -> list[Case | None]:
     """For each test the case whose group is begun before it: beside the second test of a case, the case after it.
 
     Beside the first its own group is starting. Nothing is begun beside what is timed, nor for a case that is timed

@@ -36,7 +36,7 @@ _SECTIONS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProfileRow:
     """One `[[....cases]]` table: an engine and the models, dtypes and rank counts it runs."""
 
     engine: str
@@ -53,7 +53,7 @@ class Miniature:
     most_ranks: int = 1
     repetitions: int = 1
 
-    def of(self, row: Row) -> Row:
+    def of(self, row: ProfileRow) -> ProfileRow:
         """The same engine and precisions on the models that stand in."""
         models = tuple(dict.fromkeys(self.models[model] for model in row.models))
         ranks = tuple(dict.fromkeys(min(ranks, self.most_ranks) for ranks in row.ranks))
@@ -66,8 +66,8 @@ class Profile:
 
     name: str
     description: str
-    conformance: tuple[Row, ...]
-    performance: tuple[Row, ...]
+    conformance: tuple[ProfileRow, ...]
+    performance: tuple[ProfileRow, ...]
     prompts: str = "bloom"
     batch_sizes: tuple[int, ...] = (1,)
     input_lengths: tuple[int, ...] = (32,)
@@ -160,7 +160,9 @@ def workload_ids(name: str) -> frozenset[str] | None:
     return frozenset(workload.id for other in known for workload in load(other).workloads(Options()))
 
 
-def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16") -> Plan:
+def plan(
+    rows: Iterable[ProfileRow], options: Options, *, device: str, cores_per_rank: int, native: str = "bf16"
+) -> Plan:
     """The cases of `rows` on `device`, narrowed by the options, or overridden where no row has the value given.
 
     `native` is the dtype that the device computes in, for rows that leave the choice to it.
@@ -169,7 +171,7 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
     is dropped, unless nothing else is left: then BadInput lists the reasons.
     """
     rows = tuple(rows)
-    asked = Row("", options.models, options.dtypes, options.ranks)
+    asked = ProfileRow("", options.models, options.dtypes, options.ranks)
     engines = options.engines
     overridden = False
     if engines:
@@ -177,7 +179,7 @@ def plan(rows: Iterable[Row], options: Options, *, device: str, cores_per_rank: 
         found = {row.engine for row in kept} | {row.engine.partition(":")[0] for row in kept}
         missing = tuple(name for name in engines if name not in found)
         overridden = bool(missing)
-        rows = kept + tuple(Row(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
+        rows = kept + tuple(ProfileRow(name, row.models, row.dtypes, row.ranks) for name in missing for row in rows)
     cases: dict[Case, str | None] = {}
     for row in rows:
         for model in _column(asked.models, row.models):
@@ -227,7 +229,7 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
                 where = f"[{section}] " if section else ""
                 raise fail(f"{where}has no key {key!r}; it knows {', '.join(sorted(_SECTIONS[section]))}")
 
-    def rows(section: dict[str, Any]) -> tuple[Row, ...]:
+    def rows(section: dict[str, Any]) -> tuple[ProfileRow, ...]:
         made = []
         for table in section.get("cases", []):
             only(table, "cases")
@@ -238,7 +240,7 @@ def _profile(path: Path, data: dict[str, Any]) -> Profile:
                     raise fail(f"dtype {dtype!r}: genqual knows {', '.join((*PRECISIONS, NATIVE))}")
             engine(table["engine"])
             made.append(
-                Row(
+                ProfileRow(
                     table["engine"],
                     tuple(table["models"]),
                     tuple(table.get("dtypes", ("fp32", "bf16"))),

@@ -149,8 +149,8 @@ def text_of(
 ) -> Callable[..., SearchStrategy[list[int]]]:
     """Draws `least` to `most` ids: any `token` of a model built from integers, of a trained one beginnings of `texts`.
 
-    Ids in no order are no text to a trained model: its honest rounding there is many times that of the texts that its
-    limits were measured on (docs/judge.md, "What is no text").
+    Ids in no order are no text to a trained model: its fault-free rounding there is many times that of the texts that
+    its limits were measured on (docs/judge.md, "What is no text").
     """
     return partial(row, token) if model.source == "embedded" else partial(beginnings, texts)
 

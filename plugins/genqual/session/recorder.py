@@ -133,7 +133,7 @@ class Recorder:
         self,
         case: Case,
         workload: Workload,
-        measured: Mapping[str, compute.Metric],
+        measured: Mapping[str, compute.Measured],
         gates: Mapping[str, GateResult],
         *,
         weights_sha256: str | None,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.cases import Case, Json
-from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, lane_of
+from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
 from genqual.conformance.oracle.registry import Oracle, supported
 from genqual.conformance.references import file, index
@@ -139,13 +139,13 @@ class ReferenceStore:
     ) -> Judgement:
         """Judge `scores` of the last `steps` tokens of the row `text` by the oracle's word on this very row.
 
-        For texts that no reference holds; `limit` is the fp32 lane's, `factor` how many envelopes the declared lane may
+        For texts that no reference holds; `limit` is fp32 mode's, `factor` how many envelopes declared mode may
         read. Without an oracle: "no_reference".
         """
         try:
             logits = self.logits(case.model, text, steps)
         except BadInput as reason:
-            return Judgement("no_reference", lane_of(case.dtype), "logits", str(reason), shape=(steps, 1))
+            return Judgement("no_reference", precision_mode_of(case.dtype), "logits", str(reason), shape=(steps, 1))
         found = self.reference(case.model)
         known = found if isinstance(found, Reference) else None
         judged = judge_same(

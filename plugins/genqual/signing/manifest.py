@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, ValidationError
 
 from genqual.errors import BadInput
-from genqual.records.base import Count, Facts, Name, Part, Sha256, Tally
+from genqual.records.base import Count, Facts, Name, RecordPart, Sha256, Tally
 from genqual.records.canonical import canonical, parse
 from genqual.records.record import Record
 
@@ -22,7 +22,7 @@ MANIFEST: Final = "genqual-manifest/1.0"
 Claim = Literal["measured", "simulated"]
 
 
-class Entry(Part):
+class ManifestEntry(RecordPart):
     """One record: what names it, and the link that ends at it."""
 
     id: Sha256
@@ -34,7 +34,7 @@ class Entry(Part):
     link: Sha256
 
 
-class Manifest(Part):
+class Manifest(RecordPart):
     """All of one run. `claim` is what a signature over it says of the numbers.
 
     `started` counts the attempts by subject (case and workload), as the journal noted them before each began; `logs`
@@ -47,7 +47,7 @@ class Manifest(Part):
     genqual: Name
     source_sha256: Sha256 | None = None
     commit: Name | None = None
-    records: tuple[Entry, ...]
+    records: tuple[ManifestEntry, ...]
     started: dict[str, Tally] = Field(default_factory=dict)
     logs: dict[str, Sha256] = Field(default_factory=dict)
     probes: Facts = Field(default_factory=dict)
@@ -124,8 +124,8 @@ def hashes_of(directory: Path) -> dict[str, str]:
     }
 
 
-def _entry(record: Record, link: str) -> Entry:
-    return Entry(
+def _entry(record: Record, link: str) -> ManifestEntry:
+    return ManifestEntry(
         id=record.id,
         key=record.key,
         attempt=record.attempt,

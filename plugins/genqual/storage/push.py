@@ -10,7 +10,7 @@ from typing import Final
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.records.redaction import redact, scrub
-from genqual.storage.record_dir import Place, SetAside
+from genqual.storage.record_dir import RecordDirectory, SetAside
 from genqual.storage.sinks.base import Sink
 from genqual.storage.sinks.registry import ledger_name, open_sink
 from genqual.storage.spool import Spool
@@ -105,7 +105,7 @@ def _drain(spool: Spool, sink: Sink, delivery: Delivery, report: PushReport, *, 
             )
 
 
-def _mark(place: Place, ledger: str, identifiers: Sequence[str]) -> None:
+def _mark(place: RecordDirectory, ledger: str, identifiers: Sequence[str]) -> None:
     if identifiers:
         place.mark(ledger, identifiers)
 

@@ -32,7 +32,7 @@ class SetAside:
     quarantined: bool
 
 
-class Place:
+class RecordDirectory:
     """A directory of records. Every process may write to it at once: names are content, and renames are atomic."""
 
     def __init__(self, directory: Path, *, private: bool = False) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from genqual.errors import GenqualError
 from genqual.records.record import Record
-from genqual.storage.record_dir import Place, SetAside
+from genqual.storage.record_dir import RecordDirectory, SetAside
 
 _log = logging.getLogger("genqual.results")
 
@@ -35,7 +35,7 @@ class Spool:
     ) -> None:
         first = Path(directory).absolute()  # now: a test may change the working directory later
         second = Path(fallback).absolute() if fallback else _in_temporary(first)
-        self.places = (Place(first), Place(second, private=fallback is None))
+        self.places = (RecordDirectory(first), RecordDirectory(second, private=fallback is None))
         self._announce = announce
         self._announced = False
 
@@ -67,7 +67,7 @@ class Spool:
             )
         return path
 
-    def pending(self, sink: str, *, again: bool = False) -> Iterator[tuple[Place, Record | SetAside]]:
+    def pending(self, sink: str, *, again: bool = False) -> Iterator[tuple[RecordDirectory, Record | SetAside]]:
         """What `sink` (a ledger name) does not have yet, or everything when `again`, one at a time, with its place."""
         for place in self.places:
             done = frozenset() if again else place.sent(sink)

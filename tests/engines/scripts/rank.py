@@ -117,14 +117,14 @@ class Rank:
         found = fault(name)
         batch, choice = TokenBatch.of(rows), np.array(forced)
         undo = fetch(found.entry)(self.engine, self.rank, **found.params)
-        spoilt, one_pass = self.engine.score(batch, choice), self.engine.score_prefill(batch, choice)
+        with_fault, one_pass = self.engine.score(batch, choice), self.engine.score_prefill(batch, choice)
         hashed = self.engine.weight_hash()
         undo()
         healed = self.engine.score(batch, choice)
         return {
-            "decode": spoilt.projections,
+            "decode": with_fault.projections,
             "prefill": one_pass.projections,
-            "finite": spoilt.finite,
+            "finite": with_fault.finite,
             "healed": healed.projections,
             "hash_with": hashed,
             "hash_after": self.engine.weight_hash(),

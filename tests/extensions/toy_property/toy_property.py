@@ -22,13 +22,15 @@ FAULT = Fault(
 
 
 @pytest.mark.conformance("batching")
-def test_no_logit_depends_on_the_id_of_padding(generator: Any, passage: Any, judge_it: Callable[..., None]) -> None:
+def test_no_logit_depends_on_the_id_of_padding(
+    generator: Any, scoring_sample: Any, verdict: Callable[..., None]
+) -> None:
     rows = [[3, 141, 59, 26], [5, 9]]
     forced = np.array([[7, 8, 9, 10]] * len(rows), dtype=np.int64)
     batch = TokenBatch.of(rows)
     other = replace(batch, ids=np.where(batch.mask == 0, 11, batch.ids))
     plain, changed = generator.score(batch, forced), generator.score(other, forced)
-    judge_it(passage.same(plain, changed, dtype=generator.case.dtype))
+    verdict(scoring_sample.same(plain, changed, dtype=generator.case.dtype))
 
 
 def pad_seen(engine: Any, rank: int) -> Callable[[], None]:

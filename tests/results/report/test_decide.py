@@ -8,17 +8,17 @@ import pytest
 from genqual.analysis.published.prices import Price, prices
 from genqual.analysis.published.tables import published
 from genqual.analysis.report.decide import Asked, decide, dollars, refusal
-from genqual.analysis.report.rows import Row, bits, devices_used, rows
+from genqual.analysis.report.rows import ReportRow, bits, devices_used, rows
 from genqual.records.record import Record
 from tests.results.make import record, timing, verdict
 from tests.results.report.conftest import measured
 
 
-def made(*records: Record) -> list[Row]:
+def made(*records: Record) -> list[ReportRow]:
     return rows(records, prices())
 
 
-def cited() -> list[Row]:
+def cited() -> list[ReportRow]:
     return rows(published(), prices())
 
 

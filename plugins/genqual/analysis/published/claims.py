@@ -15,7 +15,7 @@ SECOND: Final = "Optimum Habana 1.6, SynapseAI 1.10"
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ClaimedSide:
     """One row of a pair: what ran where, and the number that the claim takes from it."""
 
     what: str
@@ -34,7 +34,7 @@ class Claim:
     formula: str
     value: float
     unit: str
-    pair: tuple[Side, ...]
+    pair: tuple[ClaimedSide, ...]
     flags: tuple[str, ...] = ()
 
     @property
@@ -106,10 +106,10 @@ class _Rows:
         return rows[0]
 
 
-def _side(record: Record) -> Side:
+def _side(record: Record) -> ClaimedSide:
     metric = record.metrics[0]
     what = f"{record.model.name} on {record.system.used} x {record.system.class_id}, {record.engine.name}"
-    return Side(what, metric.value or 0.0, metric.unit, record.provenance.source or "", record.id)
+    return ClaimedSide(what, metric.value or 0.0, metric.unit, record.provenance.source or "", record.id)
 
 
 def _times(rows: _Rows, name: str, says: str, model: str, a100s: int, gaudis: int, generation: str) -> Claim:
@@ -141,7 +141,9 @@ def _cheaper(rows: _Rows, prices: Sequence[Price], used: int, generation: str) -
             raise BadInput(f"no price for {record.system.class_id} in the price table: the DL1 claim needs it")
         dollars = speed.dollars(price.of(used))
         side = _side(record)
-        sides.append(Side(f"{side.what}; {price.name}", dollars, "$ per million tokens", side.source, side.record))
+        sides.append(
+            ClaimedSide(f"{side.what}; {price.name}", dollars, "$ per million tokens", side.source, side.record)
+        )
         if price.bound != "exact":
             flags.append(f"{record.system.class_id}: the price is {price.bound} ${price.per_hour:g}/h")
         if used < price.devices:

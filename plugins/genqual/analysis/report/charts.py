@@ -17,7 +17,7 @@ import vl_convert
 
 from genqual.analysis.published.prices import Price
 from genqual.analysis.report.decide import READING_MS, dollars
-from genqual.analysis.report.rows import Row
+from genqual.analysis.report.rows import ReportRow
 
 STATIC_POINTS: Final = 250  # of a static drawing; the live chart and the table have all
 COLOURS: Final = ("#2a78c8", "#cf5417", "#12896a", "#9a55c9", "#a9780a", "#cc3f78", "#5a8500", "#2690a6", "#8c6a4f")
@@ -46,7 +46,7 @@ class Chart:
     left_out: int
 
 
-def charts(rows: Sequence[Row], prices: Sequence[Price]) -> list[Chart]:
+def charts(rows: Sequence[ReportRow], prices: Sequence[Price]) -> list[Chart]:
     """Every chart that these rows have something for."""
     platforms = sorted({row.platform for row in rows})
     made: list[tuple[str, str, str, list[Point], Callable[[Colours], Drawing]]] = [
@@ -127,11 +127,11 @@ def _seen(points: Iterable[Point], colours: Colours) -> Colours:
     return {name: colour for name, colour in colours.items() if name in seen}
 
 
-def _points(rows: Iterable[Row], make: Callable[[Row], Iterable[Point] | None]) -> list[Point]:
+def _points(rows: Iterable[ReportRow], make: Callable[[ReportRow], Iterable[Point] | None]) -> list[Point]:
     return [{**_who(row), **point} for row in rows if row.ok for point in make(row) or ()]
 
 
-def _who(row: Row) -> Point:
+def _who(row: ReportRow) -> Point:
     """What every point says of itself; the page's script makes the same."""
     return {
         "platform": row.platform,
@@ -142,13 +142,13 @@ def _who(row: Row) -> Point:
     }
 
 
-def _pareto(row: Row) -> list[Point]:
+def _pareto(row: ReportRow) -> list[Point]:
     if not row.per_device or not row.per_user:
         return []
     return [{"x": row.per_user, "y": row.per_device, "batch": row.batch}]
 
 
-def _lengths(row: Row) -> list[Point]:
+def _lengths(row: ReportRow) -> list[Point]:
     if row.input is None:
         return []
     line = f"{row.model} {row.platform} {row.engine} {row.dtype} b{row.batch} {row.devices}"
@@ -156,7 +156,7 @@ def _lengths(row: Row) -> list[Point]:
     return [{"x": row.input, "y": value, "metric": name, "line": line} for name, value in both if value]
 
 
-def _scaling(rows: Sequence[Row]) -> list[Point]:
+def _scaling(rows: Sequence[ReportRow]) -> list[Point]:
     """Rows that differ in devices alone, where there are at least two numbers of them."""
     lines: dict[str, list[Point]] = {}
     for row in rows:
@@ -167,17 +167,17 @@ def _scaling(rows: Sequence[Row]) -> list[Point]:
     return [point for some in lines.values() if len({point["x"] for point in some}) > 1 for point in some]
 
 
-def _phases(row: Row) -> list[Point]:
+def _phases(row: ReportRow) -> list[Point]:
     line = f"{row.model} {row.platform} {row.engine} {row.dtype} {row.definition}"
     return [{"phase": name, "y": value, "line": line} for name, value in row.times.items() if value > 0]
 
 
-def _roofline(row: Row) -> list[Point]:
+def _roofline(row: ReportRow) -> list[Point]:
     both = (("MBU (decode)", row.mbu), ("MFU (prefill)", row.mfu))
     return [{"metric": name, "y": value} for name, value in both if value is not None]
 
 
-def _cost(row: Row, prices: Sequence[Price]) -> list[Point]:
+def _cost(row: ReportRow, prices: Sequence[Price]) -> list[Point]:
     value, low, high = dollars(row, prices)
     if value != value:
         return []

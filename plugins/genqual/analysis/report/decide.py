@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from genqual.analysis.published.prices import Price
-from genqual.analysis.report.rows import Row
+from genqual.analysis.report.rows import ReportRow
 
 READING_MS: Final = 100.0
 """The time a token at which a fast person reads: the limit until a reader gives another."""
@@ -32,19 +32,19 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class Choice:
     """One model on one platform: `best`, or None and the `why` of every configuration that was looked at."""
 
     model: str
     platform: str
-    best: Row | None
+    best: ReportRow | None
     why: str
     looked_at: int
 
 
-def decide(rows: Sequence[Row], asked: Asked) -> list[Decision]:
+def decide(rows: Sequence[ReportRow], asked: Asked) -> list[Choice]:
     """By model and platform; the best gives most tokens a second and device, or has the shortest time a token."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[ReportRow]] = {}
     for row in rows:
         if _concerns(row, asked):
             groups.setdefault((row.model, row.platform), []).append(row)
@@ -55,11 +55,11 @@ def decide(rows: Sequence[Row], asked: Asked) -> list[Decision]:
         best = max(fitting, key=lambda row: (row.per_device or 0.0, -(row.user_ms or 0.0)), default=None)
         counted = Counter(reason for reason in reasons if reason)
         why = "; ".join(f"{count} {reason}" for reason, count in sorted(counted.items(), key=lambda i: (-i[1], i[0])))
-        found.append(Decision(model, platform, best, why, len(some)))
+        found.append(Choice(model, platform, best, why, len(some)))
     return found
 
 
-def refusal(row: Row, asked: Asked) -> str:
+def refusal(row: ReportRow, asked: Asked) -> str:
     """Why this row does not qualify, or nothing. The order is that of the page's script."""
     if row.status == "accuracy_fail" or row.accuracy == "wrong":
         return "wrong text"
@@ -80,7 +80,9 @@ def refusal(row: Row, asked: Asked) -> str:
     return ""
 
 
-def dollars(row: Row, prices: Sequence[Price], utilisation: float = 1.0) -> tuple[float, float | None, float | None]:
+def dollars(
+    row: ReportRow, prices: Sequence[Price], utilisation: float = 1.0
+) -> tuple[float, float | None, float | None]:
     """$ per million new tokens and the ends of its interval; NaN where the price or the rate is unknown."""
     if row.price is None or not row.tokens_per_s:
         return float("nan"), None, None
@@ -93,7 +95,7 @@ def dollars(row: Row, prices: Sequence[Price], utilisation: float = 1.0) -> tupl
     )
 
 
-def _concerns(row: Row, asked: Asked) -> bool:
+def _concerns(row: ReportRow, asked: Asked) -> bool:
     """Whether the row answers the question at all. A number that a source leaves out answers every length."""
     wanted = ((asked.input, row.input), (asked.new, row.new), (asked.batch, row.batch))
     return (

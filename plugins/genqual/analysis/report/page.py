@@ -19,7 +19,7 @@ from genqual.analysis.published.prices import Price
 from genqual.analysis.published.tables import NAME
 from genqual.analysis.report import charts, tables
 from genqual.analysis.report.decide import READING_MS, Asked, decide, dollars
-from genqual.analysis.report.rows import LIMIT, Row, as_columns, rows
+from genqual.analysis.report.rows import LIMIT, ReportRow, as_columns, rows
 from genqual.analysis.terminal.display import number
 from genqual.analysis.terminal.tables import said
 from genqual.analysis.terminal.text import clean
@@ -132,7 +132,7 @@ def _file(name: str) -> str:
     return resources.files("genqual.analysis.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(shown: Sequence[Row], prices: Sequence[Price], drawn: Sequence[charts.Chart]) -> dict[str, Any]:
+def _data(shown: Sequence[ReportRow], prices: Sequence[Price], drawn: Sequence[charts.Chart]) -> dict[str, Any]:
     return {
         "rows": as_columns(shown),
         "prices": [
@@ -150,14 +150,14 @@ def _script_json(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _newest(every: Sequence[Row]) -> list[Row]:
+def _newest(every: Sequence[ReportRow]) -> list[ReportRow]:
     if len(every) <= LIMIT:
         return list(every)
     kept = {row.id for row in sorted(every, key=lambda row: row.created, reverse=True)[:LIMIT]}
     return [row for row in every if row.id in kept]
 
 
-def _selects(shown: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
+def _selects(shown: Sequence[ReportRow]) -> list[tuple[str, str, list[str]]]:
     def counts(name: str) -> list[str]:
         found = {getattr(row, name) for row in shown} - {None}
         return [str(value) for value in sorted(found)]
@@ -171,7 +171,7 @@ def _selects(shown: Sequence[Row]) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def _price(platform: str, shown: Iterable[Row], prices: Sequence[Price]) -> Price | None:
+def _price(platform: str, shown: Iterable[ReportRow], prices: Sequence[Price]) -> Price | None:
     return next((prices[row.price] for row in shown if row.platform == platform and row.price is not None), None)
 
 
@@ -225,7 +225,7 @@ def _bare_share(value: float | None) -> str:
     return "" if value is None else f"{number(value * 100)} %"
 
 
-def _money(row: Row, prices: Sequence[Price]) -> str:
+def _money(row: ReportRow, prices: Sequence[Price]) -> str:
     """As the page's script writes it."""
     value, low, high = dollars(row, prices)
     if math.isnan(value):

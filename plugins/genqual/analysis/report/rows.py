@@ -21,7 +21,7 @@ _TIMES: Final = ("load_s", "compile_s", "cold_s", "warm_s")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """One configuration on one workload: its newest run, each value the median over attempts, null where unknown.
 
     `devices` are cards, or CPU sockets; `user_ms` is what a reader waits for a token: TPOT, or where only that was
@@ -86,7 +86,7 @@ class Row:
         return f"{self.devices} x {self.platform}, {self.engine}, {self.dtype}"
 
 
-def rows(records: Sequence[Record], prices: Sequence[Price]) -> list[Row]:
+def rows(records: Sequence[Record], prices: Sequence[Price]) -> list[ReportRow]:
     """A row for each configuration and workload that was measured or published, newest first within a platform."""
     accuracy = Accuracy(records)
     found = [_row(cell, accuracy, prices) for cell in cells(records, "measurement")]
@@ -110,7 +110,7 @@ def devices_used(record: Record) -> int:
     return max(1, min(sockets, math.ceil(used / max(1, cores // sockets))))
 
 
-def as_columns(found: Iterable[Row]) -> dict[str, Any]:
+def as_columns(found: Iterable[ReportRow]) -> dict[str, Any]:
     """The rows for a page's script: a list a field, texts as indices into one list. Half the size of objects."""
     every = list(found)
     texts: dict[str, int] = {}
@@ -132,7 +132,7 @@ def as_columns(found: Iterable[Row]) -> dict[str, Any]:
         "group",
     )
     left += ("per_device", "per_user")  # the script divides
-    columns: dict[str, list[Any]] = {one.name: [] for one in fields(Row) if one.name not in left}
+    columns: dict[str, list[Any]] = {one.name: [] for one in fields(ReportRow) if one.name not in left}
     columns |= {"configuration": [], "how": [], "doubts": []}
     for row in every:
         for name, column in columns.items():
@@ -143,7 +143,7 @@ def as_columns(found: Iterable[Row]) -> dict[str, Any]:
     return {"texts": list(texts), "text_fields": kinds, "columns": packed}
 
 
-def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> Row:
+def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
     record, values = cell.last, _values(cell)
     asked, devices = record.workload, devices_used(record)
     status, ok = cell.status, cell.status == "ok"
@@ -157,7 +157,7 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> Row:
         for m in record.metrics
         if record.provenance.kind == "cited" and "published " in m.statistic
     ]
-    return Row(
+    return ReportRow(
         id=record.id,
         run=record.run,
         created=record.created[:10],
@@ -259,5 +259,5 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _counts(row: Row) -> tuple[Any, ...]:
+def _counts(row: ReportRow) -> tuple[Any, ...]:
     return row.input or 0, row.new or 0, row.batch or 0, row.workload, row.definition, row.id

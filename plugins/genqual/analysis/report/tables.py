@@ -10,7 +10,7 @@ from typing import Final
 
 from genqual.analysis.cells import FAILED, cells, waiver_of
 from genqual.analysis.compare_reasons import differing
-from genqual.analysis.report.rows import Row
+from genqual.analysis.report.rows import ReportRow
 from genqual.records.record import Record
 
 MATRICES: Final = 12
@@ -18,7 +18,7 @@ PAIRS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class LatencyTable:
     """msec per token of one model: a line a configuration, a column a batch, OOM and skipped in their own words."""
 
     title: str
@@ -26,9 +26,9 @@ class Matrix:
     lines: tuple[tuple[str, tuple[str, ...]], ...]
 
 
-def matrices(rows: Sequence[Row]) -> list[Matrix]:
+def matrices(rows: Sequence[ReportRow]) -> list[LatencyTable]:
     """The matrix of every model that has one, the published BLOOM tables first."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[ReportRow]] = defaultdict(list)
     for row in rows:
         failed = row.status in ("oom", "skipped", "unsupported", "timeout", "error") and row.rate_source == ""
         if row.batch and (row.msec_per_token is not None or failed):
@@ -44,7 +44,7 @@ def matrices(rows: Sequence[Row]) -> list[Matrix]:
             note = " (derived)" if row.provenance == "derived" else ""
             lines[row.configuration + note][row.batch or 0] = _cell(row)
         found.append(
-            Matrix(
+            LatencyTable(
                 f"{model}{lengths}",
                 batches,
                 tuple((name, tuple(at.get(batch, "") for batch in batches)) for name, at in sorted(lines.items())),
@@ -53,7 +53,7 @@ def matrices(rows: Sequence[Row]) -> list[Matrix]:
     return sorted(found, key=lambda matrix: not matrix.title.startswith("bloom-176b"))[:MATRICES]
 
 
-def _cell(row: Row) -> str:
+def _cell(row: ReportRow) -> str:
     if row.status == "oom":
         return "OOM"
     if row.msec_per_token is None or not (row.ok or row.status == "accuracy_fail"):
@@ -76,7 +76,7 @@ class Verdicts:
 
 
 def verdicts(records: Sequence[Record]) -> list[Verdicts]:
-    """A line for each configuration, lane and tier of evidence; failures one by one."""
+    """A line for each configuration, precision mode and tier of evidence; failures one by one."""
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for cell in cells(records, "judgement"):
         record = cell.last

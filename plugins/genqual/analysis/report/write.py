@@ -12,7 +12,7 @@ from typing import Any
 from genqual.analysis.compare_files import table
 from genqual.analysis.published.prices import Price
 from genqual.analysis.report.decide import dollars
-from genqual.analysis.report.rows import Row, rows
+from genqual.analysis.report.rows import ReportRow, rows
 from genqual.atomic import write_whole
 from genqual.errors import BadInput, pip_install
 from genqual.records.record import Record
@@ -53,14 +53,14 @@ def write(
     return Written(count, len(text.encode()))
 
 
-def as_csv(found: Sequence[Row], prices: Sequence[Price]) -> str:
+def as_csv(found: Sequence[ReportRow], prices: Sequence[Price]) -> str:
     """A line a row; $ per million tokens beside it, with its interval."""
-    names = [one.name for one in fields(Row) if one.name not in ("times", "peaks", "price")]
+    names = [one.name for one in fields(ReportRow) if one.name not in ("times", "peaks", "price")]
     lines = ([*(_plain(getattr(row, name)) for name in names), *_dollars(row, prices)] for row in found)
     return table([*names, "dollars_per_million", "dollars_low", "dollars_high"], lines)
 
 
-def as_json(found: Sequence[Row], prices: Sequence[Price]) -> str:
+def as_json(found: Sequence[ReportRow], prices: Sequence[Price]) -> str:
     """The same as a list of objects."""
     return json.dumps(
         [
@@ -85,7 +85,7 @@ def _html(records: Sequence[Record], prices: Sequence[Price], **said: Any) -> st
     return page(records, prices, **said)
 
 
-def _dollars(row: Row, prices: Sequence[Price]) -> tuple[float | None, float | None, float | None]:
+def _dollars(row: ReportRow, prices: Sequence[Price]) -> tuple[float | None, float | None, float | None]:
     value, low, high = dollars(row, prices)
     return (None if value != value else value), low, high
 

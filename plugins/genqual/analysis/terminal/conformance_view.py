@@ -88,7 +88,7 @@ def _properties(group: Iterable[Cell]) -> list[_Property]:
 
 
 def _name(cell: Cell) -> str:
-    """What was judged, in words; the lane too, where the case's own dtype does not tell it."""
+    """What was judged, in words; the precision mode too, where the case's own dtype does not tell it."""
     judged = cell.last.judgement
     words = judged.property.replace("_", " ") if judged else ""
     if judged is None or judged.lane in ("declared", cell.last.precision.dtype):

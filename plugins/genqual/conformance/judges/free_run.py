@@ -1,4 +1,4 @@
-"""Judge a free greedy run: the same text as far as the oracle is sure, an honest choice from there on. Pure: NumPy."""
+"""Judge a free greedy run: the same text where the oracle is sure, a choice within rounding elsewhere. Pure: NumPy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def judge_free_run(
     fp32_limit: float = FP32_LIMIT,
     k: float = MARGIN_SIGMAS,
 ) -> Judgement:
-    """Judge `tokens` (rows, steps), generated from the reference's prompts, in the lane of `dtype`.
+    """Judge `tokens` (rows, steps), generated from the reference's prompts, in the precision mode of `dtype`.
 
     A row must equal the reference up to the first step whose margin is at most k sigma; leaving it earlier fails. What
     it chooses when it leaves must lie within k sigma of the oracle's best, and so must each later choice, judged by

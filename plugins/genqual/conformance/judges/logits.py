@@ -19,13 +19,13 @@ from genqual.conformance.judgement import (
     between_runs,
     fp32_limit_at,
     judged_by,
-    lane_of,
+    precision_mode_of,
 )
 from genqual.conformance.judges.free_run import judge_free_run
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.references.data import Reference, oracle_words
 from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, tie_margin
-from genqual.conformance.tolerance import Envelope, cell_errors
+from genqual.conformance.tolerance import RoundingEnvelope, cell_errors
 from genqual.engines.base import Scores
 
 __all__ = [
@@ -57,7 +57,7 @@ def judge_scores(
     envelope_factor: float = ENVELOPE_FACTOR,
     k: float = MARGIN_SIGMAS,
 ) -> Judgement:
-    """Judge an engine's `scores`, forced on the reference's tokens, in the lane of `dtype`.
+    """Judge an engine's `scores`, forced on the reference's tokens, in the precision mode of `dtype`.
 
     `dtype` is "fp32" (TF32 off), or a scheme that the reference has an envelope of. Never raises on bad scores: they
     are the finding. No reference, or none of this scheme, is status "no_reference", never a pass.
@@ -83,7 +83,7 @@ def judge_same(
     *,
     dtype: str,
     reference_spread: float | None = None,
-    envelope: Envelope | None = None,
+    envelope: RoundingEnvelope | None = None,
     factor: float = ENVELOPE_FACTOR,
     fp32_limit: float = FP32_LIMIT,
     k: float = MARGIN_SIGMAS,
@@ -100,7 +100,7 @@ def judge_same(
     the reference of the very tokens, row by row and step by step, where there is one: it says where a router is near a
     tie, so that one run may take another expert.
     """
-    lane = lane_of(dtype)
+    lane = precision_mode_of(dtype)
     for name, scores in (("first", a), ("second", b)):
         broken = _unusable(scores, a.projections.shape[:2])
         if broken:
@@ -133,7 +133,7 @@ def judge_bitwise(a: Scores, b: Scores, *, dtype: str, forced: bool = True) -> J
 
     Without `forced` the logit of the forced token is left out: the runs were forced on other tokens.
     """
-    lane = lane_of(dtype)
+    lane = precision_mode_of(dtype)
     for name, scores in (("first", a), ("second", b)):
         broken = _unusable(scores, a.projections.shape[:2])
         if broken:
@@ -213,7 +213,7 @@ def _verdict(
         s, r = (int(i) for i in np.unravel_index(int(at.argmax()), at.shape))
         reasons.append(
             f"step {s} of prompt {r} chose {got[s, r]}, {against} {want[s, r]} by a margin of {margins[s, r]:.4g}, "
-            f"where honest flips stay below {float(tolerance.bound[s, 0]):.4g} ({int(beyond.sum())} such flips)"
+            f"where fault-free flips stay below {float(tolerance.bound[s, 0]):.4g} ({int(beyond.sum())} such flips)"
         )
     if too_far:
         reasons.append(f"nrms {pooled:.3g} exceeds {tolerance.limit:.3g} ({tolerance.words})")

@@ -28,7 +28,7 @@ ROUNDING: Final = 3 * 2.0**-24
 With l the logit and m the largest one, a stable log-softmax takes (l - m) - log(sum of exp(l - m)). Both parts pull the
 same way, so their sizes add up to that of the result: rounding each of them moves it by 2^-24 of its size at most,
 rounding the difference by as much, and the shortest decimal form of a float32, read as a double, by as much again. What
-exp and the sum do to the parts is computing, not transport: it has to fit into the lane's limit.
+exp and the sum do to the parts is computing, not transport: it has to fit into the precision mode's limit.
 """
 
 
@@ -56,8 +56,9 @@ def judge_top(
     A log-probability is a logit less the logsumexp, so its error is the logit's error e_i less the mean error weighted
     by the probabilities p, where the centred logit error takes the plain mean off. With errors of variance s^2 that
     are independent of each other it has the variance s^2 (1 - 2 p_i + sum of p_j^2): s^2 where the distribution is
-    flat, up to 2 s^2 beside a token that is almost certain, 0 for that token. The oracle knows p, so the lane's limit
-    on nrms and its sigma, which are of s, hold once they are multiplied by the root mean square of this gain.
+    flat, up to 2 s^2 beside a token that is almost certain, 0 for that token. The oracle knows p, so the precision
+    mode's limit on nrms and its sigma, which are of s, hold once they are multiplied by the root mean square of this
+    gain.
     """
     by = judged_by(reference, dtype, "top", fp32_limit=fp32_limit, factor=factor, k=k)
     if isinstance(by, Judgement):

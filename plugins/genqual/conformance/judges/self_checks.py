@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genqual.conformance.judgement import Judgement, lane_of
+from genqual.conformance.judgement import Judgement, precision_mode_of
 from genqual.conformance.oracle.core import F64, I64
 from genqual.engines.base import Scores
 
@@ -145,7 +145,7 @@ def _own(
 ) -> Judgement:
     return Judgement(
         status,  # type: ignore[arg-type]
-        lane_of(dtype),
+        precision_mode_of(dtype),
         tier,  # type: ignore[arg-type]
         text,
         flips=flips,

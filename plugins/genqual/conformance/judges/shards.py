@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.cases import Json
-from genqual.conformance.judgement import FP32_LIMIT, Judgement, lane_of
+from genqual.conformance.judgement import FP32_LIMIT, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
@@ -18,7 +18,7 @@ from genqual.conformance.references.data import Reference
 from genqual.engines.base import Scores
 
 LEAST_DRIFT: Final = 0.3
-"""Of the envelope: honest bf16 reads 0.89 to 1.06 of it, fp16 and TF32 passed off as bf16 read 0.13."""
+"""Of the envelope: fault-free bf16 reads 0.89 to 1.06 of it, fp16 and TF32 passed off as bf16 read 0.13."""
 
 
 def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> Judgement:
@@ -49,7 +49,7 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
             f"No envelope of {dtype} was measured on this model, so how far a share of its vocabulary may differ is "
             "not known; add one from fault-free runs with `genqual reference`, or run fp32."
         )
-        return Judgement("no_reference", lane_of(dtype), "logits", text, shape=shape)
+        return Judgement("no_reference", precision_mode_of(dtype), "logits", text, shape=shape)
     if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:
         return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype, shape=shape)
     a, b = _centred(scores.logits), _centred(whole.logits)
@@ -71,7 +71,7 @@ def share_limit(reference: Reference | None, dtype: str) -> float | None:
 
     None for a scheme without an envelope of its own: that of another one says nothing of it.
     """
-    if lane_of(dtype) == "fp32":
+    if precision_mode_of(dtype) == "fp32":
         return FP32_LIMIT
     known = reference.envelopes.get(dtype) if reference else None
     return None if known is None else float(2 * np.sqrt(2.0) * known.nrms)

@@ -13,16 +13,16 @@ from genqual.conformance.judgement import (
     MARGIN_SIGMAS,
     Judgement,
     between_runs,
-    lane_of,
+    precision_mode_of,
 )
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import I64
-from genqual.conformance.tolerance import Envelope
+from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores
 
 
 def judge_same_text(
-    a: I64, b: I64, scores: Scores, *, dtype: str, spread: float | None = None, envelope: Envelope | None = None
+    a: I64, b: I64, scores: Scores, *, dtype: str, spread: float | None = None, envelope: RoundingEnvelope | None = None
 ) -> Judgement:
     """Judge whether two greedy runs, `a` and `b` (rows, steps of each), wrote one text as far as both go.
 
@@ -30,7 +30,7 @@ def judge_same_text(
     as near as two fault-free runs may differ: 8 sigma of their difference. `spread` in logit units; by default that of
     `scores`.
     """
-    lane, steps = lane_of(dtype), min(a.shape[1], b.shape[1])
+    lane, steps = precision_mode_of(dtype), min(a.shape[1], b.shape[1])
     shape = (steps, a.shape[0])
     if a.shape[0] != b.shape[0] or scores.finite.shape[0] < steps or scores.finite.shape[1] != a.shape[0]:
         text = f"Runs of {a.shape} and {b.shape} tokens (rows, steps), scores of {scores.finite.shape}: not comparable."

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.conformance.oracle.core import F64, I64
-from genqual.conformance.tolerance import Envelope
+from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.projection import COUNT, TOP
 from genqual.errors import BadInput
 
@@ -46,7 +46,7 @@ class Reference:
     projections: NDArray[np.float32]
     independent: bool
     generator: Mapping[str, Json]
-    envelopes: Mapping[str, Envelope] = field(default_factory=dict)
+    envelopes: Mapping[str, RoundingEnvelope] = field(default_factory=dict)
     sha256: str = ""
     router_margins: NDArray[np.float32] | None = None
 

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from genqual.atomic import write_whole
 from genqual.conformance.references.data import Reference
-from genqual.conformance.tolerance import Envelope
+from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.errors import BadInput
 
 FORMAT: Final = "genqual-reference"
@@ -119,7 +119,7 @@ def _content(reference: Reference, arrays_sha256: str) -> dict[str, Any]:
         "independent": reference.independent,
         "generator": dict(reference.generator),
         "envelopes": {
-            scheme: {"nrms": envelope.nrms, "honest_runs": list(envelope.honest_runs)}
+            scheme: {"nrms": envelope.nrms, "honest_runs": list(envelope.fault_free_runs)}
             for scheme, envelope in sorted(reference.envelopes.items())
         },
         "prompts": [list(prompt) for prompt in reference.prompts],
@@ -148,11 +148,11 @@ def _reference(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         independent=content["independent"],
         generator=content["generator"],
         envelopes={
-            scheme: Envelope(
+            scheme: RoundingEnvelope(
                 nrms=facts["nrms"],
                 sigma=arrays[f"envelope.{scheme}.sigma"],
                 errors=arrays[f"envelope.{scheme}.errors"],
-                honest_runs=tuple(facts["honest_runs"]),
+                fault_free_runs=tuple(facts["honest_runs"]),
             )
             for scheme, facts in content["envelopes"].items()
         },

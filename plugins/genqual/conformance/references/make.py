@@ -18,11 +18,11 @@ from genqual.conformance.references.data import Reference
 from genqual.conformance.references.file import history, read, write
 from genqual.conformance.router_ties import excuse_of
 from genqual.conformance.scores import scores_of
-from genqual.conformance.tolerance import Envelope, measure
+from genqual.conformance.tolerance import RoundingEnvelope, measure
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
 
-__all__ = ["Envelope", "Reference", "check_weights", "history", "make", "read", "with_envelope", "write"]
+__all__ = ["Reference", "RoundingEnvelope", "check_weights", "history", "make", "read", "with_envelope", "write"]
 
 
 def make(
@@ -92,7 +92,7 @@ def make(
     )
 
 
-def with_envelope(reference: Reference, scheme: str, honest: Mapping[str, Scores]) -> Reference:
+def with_envelope(reference: Reference, scheme: str, fault_free: Mapping[str, Scores]) -> Reference:
     """`reference` with the envelope of `scheme` ("bf16", "fp16", "int8-..."), replacing one it had.
 
     `honest` maps what was run, with its software versions, to its scores forced on the reference's tokens; two runs
@@ -101,9 +101,9 @@ def with_envelope(reference: Reference, scheme: str, honest: Mapping[str, Scores
     """
     if scheme == "fp32":
         raise BadInput("fp32 has no envelope: its limit is the same for every model, see docs/judge.md")
-    envelope = measure(reference.projections, reference.spread, honest, excuse_of(reference))
+    envelope = measure(reference.projections, reference.spread, fault_free, excuse_of(reference))
     made = replace(reference, envelopes={**reference.envelopes, scheme: envelope}, sha256="")
-    for name, scores in honest.items():
+    for name, scores in fault_free.items():
         verdict = judge_scores(scores, made, dtype=scheme)
         if not verdict.passed:
             raise BadInput(f"fault-free run {name!r} does not pass by its own envelope: {verdict.explanation}")

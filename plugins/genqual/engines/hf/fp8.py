@@ -1,8 +1,8 @@
 """fp8 as a declared scheme: e4m3 weights by row and activations by token, products in what the device has. Torch.
 
-On a GPU of compute capability 8.9 or later torchao's kernels run. `emulate` says what honest fp8 may read, on any CPU:
-the same rounding, with the products in the model's own dtype. The envelope of a reference is made of it, never of the
-device under test.
+On a GPU of compute capability 8.9 or later torchao's kernels run. `emulate` says what fault-free fp8 may read, on any
+CPU: the same rounding, with the products in the model's own dtype. The envelope of a reference is made of it, never of
+the device under test.
 """
 
 from __future__ import annotations

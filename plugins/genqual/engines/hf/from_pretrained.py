@@ -1,4 +1,4 @@
-"""Read a model into this process as a load request says: what the models room offers, with an engine's options."""
+"""Read a model into this process as a load request says: what the models package offers, with an engine's options."""
 
 from __future__ import annotations
 

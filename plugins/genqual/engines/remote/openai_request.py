@@ -46,7 +46,7 @@ SUSPECTS: Final = frozenset(GREEDY) - {"seed", "repeat_penalty"}
 """Refused, these are left to the server; `seed` chooses nothing at temperature 0, `repeat_penalty` is a second name."""
 
 
-class Fields:
+class RequestFields:
     """The optional fields of every request to one server, and which of them it refused."""
 
     def __init__(self, *wanted: Mapping[str, tuple[Any, ...]]) -> None:

@@ -18,7 +18,7 @@ from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, TokenBa
 from genqual.engines.remote.base import TokensOnly, checked
 from genqual.engines.remote.logprobs import ASKS, as_ids
 from genqual.engines.remote.openai_client import Client, Stream
-from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, TEXT, Fields, named_in
+from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, TEXT, RequestFields, named_in
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
 
@@ -38,7 +38,7 @@ class Server(TokensOnly):
         self._as_text = self._settled = False
         self._must_chat = False
         self._pieces = self._tokens = 0
-        self._fields = Fields()
+        self._fields = RequestFields()
 
     def load(self, request: LoadRequest) -> Loaded:
         self.request = request
@@ -58,7 +58,7 @@ class Server(TokensOnly):
             if chat < self._must_chat:
                 continue
             parts = [GREEDY, TELLING, *([TEXT] if as_text else []), *([CHAT] if chat else [])]
-            self._fields = Fields(*parts)
+            self._fields = RequestFields(*parts)
             self.client.chat, self.client.extras, self._as_text = chat, self._fields.sent, as_text
             try:
                 error = self._fields.settle(self._ask, lambda: self.client.said)

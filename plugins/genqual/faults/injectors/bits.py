@@ -10,7 +10,7 @@ from genqual.engines.hf.evidence import local
 from genqual.faults.injectors.places import Undo, changed, nothing, places
 
 
-def _spoilt(engine: Any, weight: torch.Tensor, wrong: torch.Tensor) -> Undo:
+def _with_fault(engine: Any, weight: torch.Tensor, wrong: torch.Tensor) -> Undo:
     right = weight.clone()
     weight.copy_(wrong)
     changed(engine)
@@ -39,7 +39,7 @@ def bit(
     mantissa = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}[weight.dtype]
     raw = wrong.view(torch.int32 if weight.dtype == torch.float32 else torch.int16)
     raw[row, column] ^= 1 << (mantissa if exponent else mantissa - 1)
-    return _spoilt(engine, weight, wrong)
+    return _with_fault(engine, weight, wrong)
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def rows(
         wrong[chosen] = torch.nan
     else:
         wrong[chosen] = weight[chosen] * factor + add
-    return _spoilt(engine, weight, wrong)
+    return _with_fault(engine, weight, wrong)
 
 
 @torch.no_grad()
@@ -84,27 +84,27 @@ def columns(engine: Any, rank: int, *, part: str = "mlp_out", layer: int = 1, ro
     wrong = weight.roll(roll, dims=1).clone()
     if drop:
         wrong[:, -drop:] = 0
-    return _spoilt(engine, weight, wrong)
+    return _with_fault(engine, weight, wrong)
 
 
 @torch.no_grad()
 def other_layer(engine: Any, rank: int, *, part: str = "mlp_out", layer: int = 1, of: int = 0) -> Undo:
     """A layer computes with the weights of layer `of`: what was offloaded was not fetched back."""
-    return _spoilt(engine, _weight(engine, part, layer), _weight(engine, part, of))
+    return _with_fault(engine, _weight(engine, part, layer), _weight(engine, part, of))
 
 
 @torch.no_grad()
 def bias(engine: Any, rank: int, *, part: str = "attention_out", layer: int = 1, factor: float = 0.0) -> Undo:
     """A bias is `factor` times what it should be: left out, or added by each rank."""
     weight = local(places(engine.model).part(part, layer).bias)
-    return _spoilt(engine, weight, weight * factor)
+    return _with_fault(engine, weight, weight * factor)
 
 
 @torch.no_grad()
 def norm_weight(engine: Any, rank: int, *, part: str = "norm_in", layer: int = 1) -> Undo:
     """A norm's weights are all one."""
     weight = local(places(engine.model).part(part, layer).weight)
-    return _spoilt(engine, weight, torch.ones_like(weight))
+    return _with_fault(engine, weight, torch.ones_like(weight))
 
 
 @torch.no_grad()
@@ -121,4 +121,4 @@ def quantised(
     """A matrix is rounded to `bits` by one scale, `scale` times the right one; the zero point is `zero` off."""
     weight = _weight(engine, part, layer)
     step = weight.abs().max() / (2 ** (bits - 1) - 1)
-    return _spoilt(engine, weight, ((weight / step).round() + zero) * step * scale)
+    return _with_fault(engine, weight, ((weight / step).round() + zero) * step * scale)

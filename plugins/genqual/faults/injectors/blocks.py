@@ -114,7 +114,7 @@ def share_lost(engine: Any, rank: int, *, first: float = 0.5, last: float = 0.62
 
 
 def head_halves(engine: Any, rank: int) -> Undo:
-    """Another honest kernel: the head's product is made in two halves of the vocabulary."""
+    """Another fault-free kernel: the head's product is made in two halves of the vocabulary."""
     head = places(engine.model).head
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:

@@ -8,15 +8,15 @@ from typing import Final
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE
 from genqual.faults.fault import SHIPPED
-from genqual.faults.matrix.store import HONEST
+from genqual.faults.matrix.store import FAULT_FREE
 from genqual.models.registry import resolve
 
 TINY: Final = ("llama-tiny", "bloom-tiny")
-LANES: Final = ("fp32", "bf16")
+PRECISION_MODES: Final = ("fp32", "bf16")
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MatrixRun:
     """One way to run models: every fault of the catalogue is tried on `HOME`, on another only what is its own.
 
     `tests` are files of suites/conformance, all where it is empty; `sample` are the dtypes in which the fixed sample is
@@ -26,7 +26,7 @@ class Run:
     engine: str
     ranks: int = 1
     models: tuple[str, ...] = TINY
-    dtypes: tuple[str, ...] = LANES
+    dtypes: tuple[str, ...] = PRECISION_MODES
     tests: tuple[str, ...] = ()
     cores: int = 1
     sample: tuple[str, ...] = ()
@@ -37,32 +37,34 @@ class Run:
 
         On an engine that is not genqual's, every fault that fits.
         """
-        if name == HONEST or CATALOGUE[name].equivalent or self.engine.partition(":")[0] not in SHIPPED:
+        if name == FAULT_FREE or CATALOGUE[name].equivalent or self.engine.partition(":")[0] not in SHIPPED:
             return True
         known, architecture = CATALOGUE[name], resolve(model).architecture
         engine, ranks = HOME
-        at_home = any(known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in LANES)
-        home = (self.engine, self.ranks, self.cores) == (*HOME, 1) and dtype in LANES
+        at_home = any(
+            known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in PRECISION_MODES
+        )
+        home = (self.engine, self.ranks, self.cores) == (*HOME, 1) and dtype in PRECISION_MODES
         return self.faults and (home or not at_home or (dtype in self.sample and known.sample))
 
 
 HOME: Final = ("transformers", 1)
 
 RUNS: Final = (
-    Run(*HOME),
-    Run("transformers:attn_implementation=eager", faults=False),  # other kernels
-    Run("transformers", cores=2, faults=False),  # threads
-    Run("transformers", dtypes=("int8-weight",)),
-    Run("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
-    Run("accelerate:placement=disk"),  # offload
-    Run("deepspeed-zero", 2),  # streams
-    Run("deepspeed-inference", 2, sample=("fp32",)),  # tensor parallel
-    Run("transformers-compiled"),  # graphs and a static cache
+    MatrixRun(*HOME),
+    MatrixRun("transformers:attn_implementation=eager", faults=False),  # other kernels
+    MatrixRun("transformers", cores=2, faults=False),  # threads
+    MatrixRun("transformers", dtypes=("int8-weight",)),
+    MatrixRun("transformers", models=("smollm2-135m",), tests=("test_greedy.py",), faults=False),
+    MatrixRun("accelerate:placement=disk"),  # offload
+    MatrixRun("deepspeed-zero", 2),  # streams
+    MatrixRun("deepspeed-inference", 2, sample=("fp32",)),  # tensor parallel
+    MatrixRun("transformers-compiled"),  # graphs and a static cache
 )
 """The whole matrix, what is quick first: `tox -e detection`."""
 
 
-def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[Run]:
+def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list[MatrixRun]:
     """The whole matrix, narrowed to `models` and `dtypes`; or the runs of `engines`, ENGINE:RANKS. Commas between.
 
     An engine of genqual's that is not in the whole matrix is tried with its own faults and the sample, any other with
@@ -78,7 +80,7 @@ def runs_of(engines: str | None, models: str | None, dtypes: str | None) -> list
             raise BadInput(f"--engines {pair!r}: write ENGINE:RANKS, as transformers:1")
         mine = (run for run in RUNS if (run.engine, run.ranks) == (name, int(ranks)))
         where, lanes = (tuple(text.split(",")) if text else None for text in (models, dtypes))
-        run = next(mine, Run(name, int(ranks), sample=lanes or LANES))
+        run = next(mine, MatrixRun(name, int(ranks), sample=lanes or PRECISION_MODES))
         found.append(replace(run, models=where or run.models, dtypes=lanes or run.dtypes))
     return found
 

@@ -7,32 +7,32 @@ from typing import Final
 
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix.other_rules import RULES
-from genqual.faults.matrix.store import Cell
-from genqual.faults.matrix.tables import Matrix, titled
+from genqual.faults.matrix.store import MatrixCell
+from genqual.faults.matrix.tables import FaultMatrix, titled
 from genqual.faults.matrix.tiers import TIERS
 
 _HEAD: Final = """# What the conformance suite finds, and what it does not
 
 Made by `genqual faults matrix`; do not edit. Each fault of the catalogue was put into a live engine by hooks, and the
-real suite judged it. F: found in the fp32 lane, D: found in the declared lane (bf16).
+real suite judged it. F: found in fp32 mode, D: found in declared mode (bf16).
 """
 
 
-def page(matrix: Matrix, picture: str) -> str:
+def page(matrix: FaultMatrix, picture: str) -> str:
     """The whole page; `picture` is the heat map's file name."""
     parts = [_summary(matrix), [f"![heat map]({picture})", ""], _rules(matrix), _tiers(matrix), _found(matrix)]
     return "\n".join([_HEAD, *(line for part in parts for line in part)]) + "\n"
 
 
-def _summary(matrix: Matrix) -> list[str]:
-    honest, alarms, survivors = matrix.honest(), matrix.false_alarms(), matrix.survivors()
+def _summary(matrix: FaultMatrix) -> list[str]:
+    fault_free, alarms, survivors = matrix.fault_free(), matrix.false_alarms(), matrix.survivors()
     cases = sorted({f"{cell.engine} x{cell.ranks}{_cores(cell)}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
     known = f", {len(matrix.known())} known failures of an engine" if matrix.known() else ""
     lines = [
         "## In short",
         "",
         f"- {len(matrix.faults)} faults, {len(matrix.faults) - len(survivors)} found, {len(survivors)} survivors.",
-        f"- {len(honest)} judgements of honest and equivalent runs, {len(alarms)} false alarms{known}.",
+        f"- {len(fault_free)} judgements of fault-free and equivalent runs, {len(alarms)} false alarms{known}.",
         f"- {len(matrix.cells)} cells over {len(cases)} cases: {'; '.join(cases)}.",
         f"- Judged on {', '.join(sorted({cell.hardware or 'a host that was not kept' for cell in matrix.cells}))}.",
     ]
@@ -71,15 +71,15 @@ def _summary(matrix: Matrix) -> list[str]:
     return lines
 
 
-def _where(cell: Cell) -> str:
+def _where(cell: MatrixCell) -> str:
     return f"{cell.engine} x{cell.ranks} {cell.model} {cell.dtype}"
 
 
-def _cores(cell: Cell) -> str:
+def _cores(cell: MatrixCell) -> str:
     return f" of {cell.cores} cores" if cell.cores > 1 else ""
 
 
-def _rules(matrix: Matrix) -> list[str]:
+def _rules(matrix: FaultMatrix) -> list[str]:
     lines = ["## The same runs, judged by others' rules", ""]
     lines += ["| rule | what it asks | faults found | harmless runs alarmed |", "|---|---|---|---|"]
     asked = {"this suite": "all properties"} | {rule.removeprefix("rule "): what for rule, what in RULES.items()}
@@ -88,7 +88,7 @@ def _rules(matrix: Matrix) -> list[str]:
     return [*lines, ""]
 
 
-def _tiers(matrix: Matrix) -> list[str]:
+def _tiers(matrix: FaultMatrix) -> list[str]:
     """What less evidence costs; nothing in a store of before it was judged."""
     judged = matrix.tiers()
     if not judged:
@@ -101,7 +101,7 @@ def _tiers(matrix: Matrix) -> list[str]:
     return [*lines, ""]
 
 
-def _found(matrix: Matrix) -> list[str]:
+def _found(matrix: FaultMatrix) -> list[str]:
     """A row a fault: which properties find it, in words short enough for a table."""
     lines = ["## Fault by fault", "", "| group | fault | found by | others |", "|---|---|---|---|"]
     ours = matrix.properties

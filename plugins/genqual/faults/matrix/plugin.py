@@ -23,7 +23,7 @@ from genqual.errors import BadInput, GenqualError, Unsupported
 from genqual.faults import CATALOGUE, Fault
 from genqual.faults.matrix import tiers
 from genqual.faults.matrix.other_rules import RULES, alarms
-from genqual.faults.matrix.store import HONEST, Cell, Outcome, Store, key_of
+from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Outcome, Store, key_of
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
 from genqual.session import markers
@@ -66,10 +66,10 @@ class Stage:
         if self._now == (case, name):
             return False
         self.leave(item.config.stash[STORE])
-        if name != HONEST:
+        if name != FAULT_FREE:
             known = CATALOGUE[name]
             generator = item.config.stash[RUN].generator(case)
-            self._block.enter_context(generator.spoilt(known.entry, known.params))
+            self._block.enter_context(generator.with_fault(known.entry, known.params))
         # Not before: where a fault cannot be put in, the next test must try again, and not pass for want of it.
         self._now = (case, name)
         return True
@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def of(item: pytest.Item) -> tuple[Case | None, str]:
     """The case and the fault of an item."""
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return params.get("case"), str(params.get("fault_name", HONEST))
+    return params.get("case"), str(params.get("fault_name", FAULT_FREE))
 
 
 def check_of(item: pytest.Item) -> str:
@@ -129,7 +129,7 @@ def check_of(item: pytest.Item) -> str:
 def fits(case: Case, name: str, item: pytest.Item) -> bool:
     """Whether the fault can be put there, and whether the test has anything to say about it."""
     test = item.originalname  # type: ignore[attr-defined]
-    if name == HONEST:
+    if name == FAULT_FREE:
         return True
     known = CATALOGUE[name]
     if test == FRESH and known.group != "from request to request":
@@ -155,7 +155,7 @@ def broken(request: pytest.FixtureRequest) -> str:
     item = request.node
     case, name = of(item)
     if case is None:
-        return HONEST
+        return FAULT_FREE
     store, stage = item.config.stash[STORE], item.config.stash[STAGE]
     try:
         entered = stage.enter(item, case, name)
@@ -171,10 +171,12 @@ def broken(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> Cell:
+def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> MatrixCell:
     """One cell of `case`, on the hardware that is here."""
     here = device(case.device).identity().class_id
-    return Cell(case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here, case.cores_per_rank)
+    return MatrixCell(
+        case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here, case.cores_per_rank
+    )
 
 
 def progress(item: pytest.Item, case: Case, name: str) -> None:
@@ -224,7 +226,7 @@ def outcome_of(report: pytest.TestReport, name: str, *, broken: bool) -> Outcome
 
 
 def _meant(name: str) -> bool:
-    return name != HONEST and CATALOGUE[name].ends_group
+    return name != FAULT_FREE and CATALOGUE[name].ends_group
 
 
 def blame(error: BaseException) -> str:
@@ -252,7 +254,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def _known(item: pytest.Item, name: str, said: str) -> str:
     """What a waiver says of this failure of a run that has no fault of ours in it, or nothing."""
-    if name != HONEST and not CATALOGUE[name].equivalent:
+    if name != FAULT_FREE and not CATALOGUE[name].equivalent:
         return ""
     nodeid = item.nodeid.replace(f"-fault={name}", "").replace(f"fault={name}-", "")
     waiver = item.config.stash[RUN].waivers.of(nodeid)

@@ -15,11 +15,11 @@ Outcome = Literal["alarm", "pass", "known", "not applicable", "not judged", "err
 """`alarm`: a judgement failed. `known`: a run without a fault of ours alarmed, and a waiver says what is wrong with
 that engine. `error`: an exception ended it, such as that of an injector which is broken: that finds nothing."""
 
-HONEST = "honest"
+FAULT_FREE = "honest"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class MatrixCell:
     """What one check said of one case with one fault in it; `fault` is "honest" where there was none."""
 
     engine: str
@@ -57,13 +57,13 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[tuple[Any, ...], Cell] = {cell.key: cell for cell in _read(path)}
+        self.cells: dict[tuple[Any, ...], MatrixCell] = {cell.key: cell for cell in _read(path)}
 
     def judged(self, key: tuple[Any, ...]) -> bool:
         """Whether there is a cell of this key that need not be judged again; an error may have been mended since."""
         return key in self.cells and self.cells[key].outcome != "error"
 
-    def add(self, cell: Cell) -> None:
+    def add(self, cell: MatrixCell) -> None:
         """Write one cell, whole, before anything else happens."""
         self.cells[cell.key] = cell
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,13 +71,13 @@ class Store:
             stream.write(json.dumps(asdict(cell), ensure_ascii=False) + "\n")
 
 
-def _read(path: Path) -> Iterator[Cell]:
+def _read(path: Path) -> Iterator[MatrixCell]:
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            yield Cell(**json.loads(line))
+            yield MatrixCell(**json.loads(line))
         except (ValueError, TypeError) as error:
             if number == len(lines):
                 return  # the last line of a run that was killed while writing: its cell is judged again

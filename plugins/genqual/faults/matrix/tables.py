@@ -8,16 +8,16 @@ from typing import Any, Final
 
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix.other_rules import RULES
-from genqual.faults.matrix.store import HONEST, Cell
+from genqual.faults.matrix.store import FAULT_FREE, MatrixCell
 from genqual.faults.matrix.tiers import TIERS
 
 JUDGED: Final = ("alarm", "pass", "known")
 
 
-class Matrix:
+class FaultMatrix:
     """Cells, and what follows from them."""
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
+    def __init__(self, cells: Iterable[MatrixCell]) -> None:
         cells = list(cells)
         self.cells = [cell for cell in cells if cell.outcome in JUDGED]
         self.errors = [cell for cell in cells if cell.outcome == "error"]
@@ -41,21 +41,21 @@ class Matrix:
         return list(dict.fromkeys(cell.test for cell in self.ours))
 
     def survivors(self) -> list[str]:
-        """Faults that no property found in any lane, on any model or engine."""
+        """Faults that no property found in any precision mode, on any model or engine."""
         found = {cell.fault for cell in self.ours if cell.outcome == "alarm"}
         return [name for name in self.faults if name not in found]
 
-    def honest(self) -> list[Cell]:
+    def fault_free(self) -> list[MatrixCell]:
         """Judgements of runs that are right: without a fault, or with an equivalent one."""
         return [cell for cell in self.ours if _harmless(cell.fault)]
 
-    def known(self) -> list[Cell]:
+    def known(self) -> list[MatrixCell]:
         """Those of them in which the engine itself failed, as a waiver says."""
-        return [cell for cell in self.honest() if cell.outcome == "known"]
+        return [cell for cell in self.fault_free() if cell.outcome == "known"]
 
-    def false_alarms(self) -> list[Cell]:
+    def false_alarms(self) -> list[MatrixCell]:
         """Those of them that alarmed."""
-        return [cell for cell in self.honest() if cell.outcome == "alarm"]
+        return [cell for cell in self.fault_free() if cell.outcome == "alarm"]
 
     def share(self, check: str) -> tuple[int, int, int, int]:
         """Of one check: faults found, faults judged, harmless runs alarmed, harmless runs judged.
@@ -84,7 +84,7 @@ class Matrix:
         return [("logits", *self._suite()), *((tier.removeprefix("tier "), *counts) for tier, counts in less)]
 
     def _suite(self) -> tuple[int, int, int, int]:
-        wrong, right = self.false_alarms(), self.honest()
+        wrong, right = self.false_alarms(), self.fault_free()
         return (
             len(self.faults) - len(self.survivors()),
             len(self.faults),
@@ -93,7 +93,7 @@ class Matrix:
         )
 
     def lanes(self, fault: str, check: str) -> str:
-        """Where `check` finds `fault`: "F" in fp32, "D" in the declared lane, both, "." in none, " " not judged."""
+        """Where `check` finds `fault`: "F" in fp32, "D" in declared mode, both, "." in none, " " not judged."""
         cells = [cell for cell in self.cells if cell.fault == fault and cell.test == check]
         if not cells:
             return " "
@@ -102,10 +102,10 @@ class Matrix:
 
 
 def _harmless(fault: str) -> bool:
-    return fault == HONEST or (fault in CATALOGUE and CATALOGUE[fault].equivalent)
+    return fault == FAULT_FREE or (fault in CATALOGUE and CATALOGUE[fault].equivalent)
 
 
-def _run(cell: Cell) -> tuple[str, ...]:
+def _run(cell: MatrixCell) -> tuple[str, ...]:
     return (cell.engine, str(cell.ranks), str(cell.cores), cell.model, cell.dtype, cell.fault)
 
 
@@ -114,11 +114,11 @@ def titled(check: str) -> str:
     return check.removeprefix("test_").replace("_", " ")
 
 
-def draw(matrix: Matrix, path: Path) -> None:
+def draw(matrix: FaultMatrix, path: Path) -> None:
     """Write the heat map, faults down and checks across, as SVG."""
     import altair as alt  # only where something is drawn
 
-    words = {"F": "fp32 only", "D": "declared lane only", "FD": "both lanes", ".": "not found"}
+    words = {"F": "fp32 only", "D": "declared mode only", "FD": "both modes", ".": "not found"}
     rows: list[Mapping[str, Any]] = [
         {"fault": fault, "check": titled(check), "found": words[lanes]}
         for fault in matrix.faults

@@ -65,7 +65,7 @@ def _judged(source: Source, before: Reading, after: Reading) -> Iterator[Finding
         )
 
 
-def _logged(found: list[kernel_log.Event] | str) -> Iterator[Finding]:
+def _logged(found: list[kernel_log.KernelEvent] | str) -> Iterator[Finding]:
     if isinstance(found, str):
         yield Finding(check="kernel_log", entity="host", outcome=Outcome.UNAVAILABLE, evidence=found)
         return

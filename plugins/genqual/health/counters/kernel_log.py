@@ -31,7 +31,7 @@ _HARDWARE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class KernelEvent:
     """One line of the kernel that tells of hardware: what kind, of which entity, and the line itself."""
 
     kind: str
@@ -55,7 +55,7 @@ def mark(log: Path = Path("/dev/kmsg")) -> Mark:
     return Mark(records[-1][0] + 1 if records else 0)
 
 
-def since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[Event] | str:
+def since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[KernelEvent] | str:
     """The events after `start`, in order; or why the window cannot be told."""
     found = lines_since(start, log)
     return found if isinstance(found, str) else events(found)
@@ -73,7 +73,7 @@ def lines_since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[str] | str:
     return [text for _, text in records]
 
 
-def events(lines: Iterable[str]) -> list[Event]:
+def events(lines: Iterable[str]) -> list[KernelEvent]:
     """What `lines` of the kernel tell of hardware; an application's own Xid is no event."""
     found = []
     for line in lines:
@@ -81,11 +81,11 @@ def events(lines: Iterable[str]) -> list[Event]:
             number = int(xid["number"])
             if number not in APPLICATION_XIDS:
                 kind = "xid_fatal" if number in FATAL_XIDS else "xid"
-                found.append(Event(kind, f"PCI:{xid['bus']}", line))
+                found.append(KernelEvent(kind, f"PCI:{xid['bus']}", line))
             continue
         kind = next((kind for pattern, kind in _HARDWARE if pattern.search(line)), "")
         if kind:
-            found.append(Event(kind, "host", line))
+            found.append(KernelEvent(kind, "host", line))
     return found
 
 

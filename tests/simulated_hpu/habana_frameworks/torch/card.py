@@ -183,16 +183,16 @@ def dispatch(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     places: list[Any] = []
     gather(args, tensors, places)
     gather(kwargs.values(), tensors, places)
-    ours, strangers = [], []
+    ours, identity_mismatches = [], []
     for tensor in tensors:
         if batched(tensor):
             return inside_vmap(func, name, args, kwargs)
         if isinstance(tensor, HpuTensor):
             ours.append(tensor)
         elif tensor.dim() > 0 and tensor.device.type != "meta":
-            strangers.append(tensor)
-    if ours and strangers and name not in TAKES_HOST_TENSORS and not name.startswith("_"):
-        raise RuntimeError(f"{name}: expected all tensors on one device, found hpu and {strangers[0].device}")
+            identity_mismatches.append(tensor)
+    if ours and identity_mismatches and name not in TAKES_HOST_TENSORS and not name.startswith("_"):
+        raise RuntimeError(f"{name}: expected all tensors on one device, found hpu and {identity_mismatches[0].device}")
     if name in {"numpy", "__array__", "__dlpack__"} and ours:
         raise TypeError("cannot convert a tensor of hpu to numpy; call .cpu() first")
     if name == "cpu" or (name == "to" and ours and any(names_host(place) for place in places)):

@@ -26,7 +26,7 @@ _PACKAGES: Final = {
 }
 
 
-def honest_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
+def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
     """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
 
     Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
