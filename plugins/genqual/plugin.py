@@ -79,7 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     selection = metafunc.config.stash[_SELECTION]
     try:
         plan = selection.plan(mark.name).of_ranks(_asked(metafunc.definition, "min_ranks", 1))
-        plan = plan.one_dtype() if _asked(metafunc.definition, "once", False) else plan
+        plan = plan.one_dtype() if _asked(metafunc.definition, "one_dtype", False) else plan
         workloads = selection.workloads()
     except GenqualError as error:
         # An exception here would be a collection error with our traceback; collection is ended properly in modifyitems.
@@ -134,7 +134,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             workload = _params(item).get("workload")
             if isinstance(workload, Workload):
                 run.waivers.tests[case.id, workload.id, metric] = item.nodeid
-        measured = _measured(item, run)[0] if mark and mark.kwargs.get("needs") in (None, "limits") else None
+        measured = None
+        if mark and markers.asked(mark, "requires_option") in (None, "limits"):
+            measured = _measured(item, run)[0]
         if case is not None and measured is not None:
             first = run.first_item.get((case, measured), item.nodeid)
             run.first_item[case, measured] = min(first, item.nodeid)
@@ -170,16 +172,16 @@ def _wanted(item: pytest.Item, options: Options) -> bool:
     """
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
-    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"limits"}:
+    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"limits"}:
         return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("limit"), Limit)
-    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"instances"}:
+    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"instances"}:
         return options.instances > 1
-    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"largest_batch"}:
+    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"largest_batch"}:
         return item.config.stash[_SELECTION].profile.largest_batch is not None
-    if {mark.kwargs.get("needs") for mark in item.iter_markers("performance")} == {"prompt_cache"}:
+    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"prompt_cache"}:
         case = _case_of(item)  # an engine that we load ourselves starts every request with an empty cache
         return case is not None and engine(case.engine).tier == "tokens"
-    needs = {mark.kwargs.get("needs") for mark in item.iter_markers("conformance")}
+    needs = {markers.asked(mark, "requires_option") for mark in item.iter_markers("conformance")}
     return "prompts" not in needs or options.prompts is not None
 
 
@@ -195,8 +197,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         unsupported = item.get_closest_marker("genqual_unsupported")
         if unsupported is not None:
             _unsupported(item, case, str(unsupported.args[0]))
-        wants = _asked(item, "wants", None)
-        lacking = engine(case.engine).lacking(wants) if wants else None
+        ability = _asked(item, "requires_ability", None)
+        lacking = engine(case.engine).lacking(ability) if ability else None
         if lacking is not None:
             unjudged(item, "not_applicable", lacking, gate=False)
         comes = item.config.stash.get(_UPCOMING, {}).get(item.nodeid)
@@ -241,7 +243,8 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
 def _asked(item: pytest.Item, name: str, default: Any) -> Any:
     """What the nearest suite's mark says under `name`: the test's own before its module's."""
     marks = [mark for mark in item.iter_markers() if mark.name in markers.SUITES]
-    return next((mark.kwargs[name] for mark in marks if name in mark.kwargs), default)
+    said = (markers.asked(mark, name) for mark in marks)
+    return next((one for one in said if one is not None), default)
 
 
 def _case_of(item: pytest.Item) -> Case | None:
@@ -262,8 +265,8 @@ def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
 
 def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
     """The workload that an item measures, and by which protocol; nothing where it measures none."""
-    marks = [mark.kwargs for mark in item.iter_markers("performance")]
-    needs = {mark.get("needs") for mark in marks}
+    marks = list(item.iter_markers("performance"))
+    needs = {markers.asked(mark, "requires_option") for mark in marks}
     workload = getattr(getattr(item, "callspec", None), "params", {}).get("workload")
     if not isinstance(workload, Workload):
         return None, {}
@@ -271,7 +274,7 @@ def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, J
         return workload, concurrent_instances.protocol(run)
     if "largest_batch" in needs:
         return workload, max_batch.protocol(run)
-    if "limits" in needs or any("metric" in mark for mark in marks):
+    if "limits" in needs or any("metric" in mark.kwargs for mark in marks):
         return workload, run.measuring.protocol_of(case, workload) if (case := _case_of(item)) else {}
     return None, {}
 

@@ -9,8 +9,7 @@ from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.self_checks import claims, judge_finite, rows_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed, GenqualError, NotApplicable, OutOfMemory, Unsupported
-from genqual.models.prompts import has_tokenizer, lost_texts, prompt_set, token_rows
-from genqual.models.spec import ModelSpec
+from genqual.models.prompts import lost_texts, prompt_set, require_tokenizer, token_rows
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.session.context import Run
@@ -34,7 +33,7 @@ RARE = (
 def test_texts_of_46_languages_round_trip(generator: Generator, verdict: GiveVerdict) -> None:
     """To tokens and back, rare code points too; a tokenizer that normalises says so, and is held to what it says."""
     texts = [*prompt_set("languages").texts, *RARE]
-    lost = lost_texts(_with_tokenizer(generator), texts)
+    lost = lost_texts(require_tokenizer(generator.plan.model), texts)
     problems = [f"{before!r} comes back as {after!r}" for before, after in lost]
     verdict(claims(problems, f"{len(texts)} texts come back", len(texts), dtype=generator.case.dtype, tier="text"))
 
@@ -44,7 +43,7 @@ def test_rare_texts_are_read_like_any_other(
     generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
 ) -> None:
     """Their tokens, seldom used, have finite logits, and decode as they are read in one pass."""
-    tokens = token_rows(_with_tokenizer(generator), RARE, max_tokens=12)
+    tokens = token_rows(require_tokenizer(generator.plan.model), RARE, max_tokens=12)
     batch, forced = TokenBatch.of(tokens), np.resize(scoring_sample.forced, (len(RARE), 3))
     decoded = generator.score(batch, forced)
     verdict(scoring_sample.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
@@ -119,11 +118,3 @@ def _refused(generator: Generator, scoring_sample: ScoringSample, refusal: Genqu
     """The refusal in a word, once the same ranks have answered again."""
     generator.generate(scoring_sample.few(1, 1).prompts, 1)
     return f"refused, and the ranks still answer: {str(refusal).splitlines()[0]}"
-
-
-def _with_tokenizer(generator: Generator) -> ModelSpec:
-    """The model, where it has a tokenizer. One that is there and broken is a failure, which its use tells."""
-    spec = generator.plan.model
-    if spec.source != "embedded" and not has_tokenizer(spec):
-        raise NotApplicable(f"no tokenizer.json beside model {spec.name}: it cannot read a text")
-    return spec

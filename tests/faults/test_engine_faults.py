@@ -1,4 +1,4 @@
-"""A fault that only one kind of engine can have fails its conformance, through the real suite; engines without one pass."""
+"""A fault that only one kind of engine can have fails its conformance in the real suite; engines without one pass."""
 
 from __future__ import annotations
 

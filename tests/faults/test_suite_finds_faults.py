@@ -1,4 +1,4 @@
-"""Seven faults put into a loaded engine fail a conformance test each, and engines without one pass, in the real suite."""
+"""Seven faults put into a loaded engine fail a conformance test each; engines without one pass, in the real suite."""
 
 from __future__ import annotations
 

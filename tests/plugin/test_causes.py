@@ -80,11 +80,17 @@ def torn(file: Path) -> None:
 def test_a_broken_tokenizer_is_told_once_without_a_traceback(damage: Any, tmp_path: Path) -> None:
     model = llama_tiny(tmp_path / "mine")
     damage(model / "tokenizer.json")
-    run = suite(tmp_path, *ALONE, f"--model={model}", "-k", "languages or one_token or stop_string", timeout=500)
+    run = suite(
+        tmp_path, *ALONE, f"--model={model}", "-k", "languages or rare_texts or one_token or data_set", timeout=500
+    )
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Traceback" not in run.stdout
     told = failures(run.stdout)
-    assert told, run.stdout
+    assert {name.partition("[")[0] for name in told} >= {
+        "test_texts_of_46_languages_round_trip",
+        "test_rare_texts_are_read_like_any_other",
+        "test_a_data_set_equals_its_prompts_one_by_one",
+    }, run.stdout
     assert all(len(text) == 1 for text in told.values()), run.stdout
     assert any("BadInput: " in text[0] and "tokenizer" in text[0] for text in told.values())
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, NotApplicable
 from genqual.models import embedded, prompt_texts
 from genqual.models.spec import ModelSpec
 from genqual.models.tokenizer_file import explained, tokenizer_of
@@ -114,6 +114,16 @@ def _encoded(spec: ModelSpec, text: str) -> tuple[list[int], Callable[[str], str
 def has_tokenizer(spec: ModelSpec) -> bool:
     """Whether `decode` knows the model's texts: a checkpoint directory that holds a tokenizer.json."""
     return spec.source == "directory" and (Path(spec.location) / "tokenizer.json").is_file()
+
+
+def require_tokenizer(spec: ModelSpec) -> ModelSpec:
+    """`spec`, if texts can be given to it. Raises NotApplicable where the model has no tokenizer here.
+
+    A tokenizer that is there and broken is not this: its use raises BadInput, which fails a test.
+    """
+    if spec.source != "embedded" and not has_tokenizer(spec):
+        raise NotApplicable(f"no tokenizer.json beside model {spec.name}: it cannot read a text")
+    return spec
 
 
 def special_ids(spec: ModelSpec) -> frozenset[int]:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 SUITES: Final = {
-    "conformance": "conformance(chapter, min_ranks=, wants=, once=): is it right; `wants` an ability of the engine,"
-    " `once` for one dtype of each engine and model",
-    "performance": "performance(chapter): is it fast enough; runs with --benchmark",
+    "conformance": "conformance(chapter, min_ranks=, requires_ability=, requires_option=, one_dtype=): is it right;"
+    " `requires_ability` of the engine, `one_dtype` of each engine and model",
+    "performance": "performance(chapter, metric=, requires_option=): is it fast enough; runs with --benchmark",
     "qualification": "qualification(chapter): does it stay so",
 }
 OTHERS: Final = {
     "genqual_unsupported": "genqual_unsupported(reason): set by the plugin on cases that an engine cannot run",
     "heavy": "heavy: JIT builds, real models or minutes of work; has a tox environment of its own",
 }
+
+FORMER: Final = {"requires_ability": "wants", "requires_option": "needs", "one_dtype": "once"}
+"""What arguments of the marks were called before 0.2; third parties' suites may use them for one release."""
+
+
+def asked(mark: pytest.Mark, name: str) -> Any:
+    """What a mark says under `name`, or under its former name, with a warning; None where it says nothing."""
+    former = FORMER.get(name)
+    if former is not None and former in mark.kwargs and name not in mark.kwargs:
+        warnings.warn(f"mark {mark.name}: {former}= is called {name}= now", DeprecationWarning, stacklevel=2)
+        return mark.kwargs[former]
+    return mark.kwargs.get(name)
 
 
 def register(config: pytest.Config, devices: Iterable[tuple[str, str]]) -> None:
