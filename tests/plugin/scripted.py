@@ -69,16 +69,16 @@ from genqual.conformance.judgement import Judgement
 from tests.plugin import scripted
 
 @pytest.mark.performance("latency", metric="tpot")
-def test_timed(timed):
-    timed("tpot")
+def test_timed(benchmark_metric):
+    benchmark_metric("tpot")
 
 @pytest.mark.conformance("greedy")
-def test_judged(judge_it):
-    scripted.raise_or_judge(judge_it)
+def test_judged(verdict):
+    scripted.raise_or_judge(verdict)
 
 @pytest.mark.conformance("greedy")
-def test_beside(judge_it):
-    judge_it(Judgement("pass", "fp32", "logits", "All is well."))
+def test_beside(verdict):
+    verdict(Judgement("pass", "fp32", "logits", "All is well."))
 """
 WAIVER: Final = (
     '[[waiver]]\ntest = "test_scripted.py::{}"\nsays = "[a-zA-Z]"\nissue = "tracker 12"\nexpires = {}-01-01\n'
