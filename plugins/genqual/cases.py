@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, TypeAlias
 
+from genqual import digest
+from genqual.dtypes import DTYPES, Dtype
 from genqual.errors import BadInput
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """What `json.dumps` accepts; NaN and infinity are never written, a null and a status stand in their place."""
-
-Dtype = Literal["fp32", "bf16", "fp16"]
-DTYPES: Final[tuple[str, ...]] = get_args(Dtype)
 
 SCHEMES: Final[Mapping[str, Dtype]] = {
     "int8-weight": "bf16",
@@ -106,7 +104,7 @@ def distinct_names(models: Iterable[str]) -> dict[str, str]:
     counts = Counter(names.values())
     for model, name in names.items():
         if counts[name] > 1 and "/" in model.rstrip("/"):  # `a/b_c/d` and `a_b/c/d`
-            shown[model] = f"{name}~{hashlib.sha256(model.encode()).hexdigest()[:8]}"
+            shown[model] = f"{name}~{digest.of_text(model)[:8]}"
     return shown
 
 

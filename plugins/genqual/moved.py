@@ -18,7 +18,6 @@ from typing import Any, Final
 
 MODULES: Final[dict[str, str]] = {
     "advice": "session.failure_message",
-    "ahead": "session.prefetch",
     "builds": "gate.other_build",
     "conformance.envelope": "conformance.tolerance",
     "conformance.faults.arithmetic": "faults.injectors.arithmetic",

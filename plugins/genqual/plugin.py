@@ -9,21 +9,20 @@ from typing import Any, NoReturn
 
 import pytest
 
-from genqual.cases import Case, Json, Workload
+from genqual.cases import Case
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
-from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import added_suites, concurrent_instances, markers, max_batch
-from genqual.session.causes import WHOLE
+from genqual.session import markers, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
+from genqual.session.groups import PlannedTest, upcoming
+from genqual.session.item import asked, case_of, measured, wanted, workload_of
 from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, check_paths, misread_path
-from genqual.session.prefetch import PlannedTest, upcoming
-from genqual.session.selection import Selection
+from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
 
 _SELECTION = pytest.StashKey[Selection]()
@@ -61,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     options = Options.of(config)
     try:
         check_paths(options)
-        added_suites.add(config)
+        add_suites(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     selection = Selection(options, config.getoption("markexpr") or "")
@@ -78,8 +77,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     selection = metafunc.config.stash[_SELECTION]
     try:
-        plan = selection.plan(mark.name).of_ranks(_asked(metafunc.definition, "min_ranks", 1))
-        plan = plan.one_dtype() if _asked(metafunc.definition, "one_dtype", False) else plan
+        plan = selection.plan(mark.name).of_ranks(asked(metafunc.definition, "min_ranks", 1))
+        plan = plan.one_dtype() if asked(metafunc.definition, "one_dtype", False) else plan
         workloads = selection.workloads()
     except GenqualError as error:
         # An exception here would be a collection error with our traceback; collection is ended properly in modifyitems.
@@ -111,14 +110,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if selection.error is not None:
         raise pytest.UsageError(str(selection.error))
     try:
-        config.stash[RUN].read_waivers()
+        config.stash[RUN].waivers.read()
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
-    config.stash[RUN].waivers.collected.update(item.nodeid for item in items)
-    left = [item for item in items if not _wanted(item, selection.options)]
+    config.stash[RUN].waivers.collect(item.nodeid for item in items)
+    left = [item for item in items if not wanted(item, selection)]
     if left:
-        items[:] = [item for item in items if _wanted(item, selection.options)]
+        items[:] = [item for item in items if wanted(item, selection)]
         config.hook.pytest_deselected(items=left)
 
 
@@ -127,19 +126,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Note what will be asked of the gate: its error rates hold for all of a run's metrics together."""
     run = session.config.stash[RUN]
     for item in session.items:
-        case, mark = _case_of(item), item.get_closest_marker("performance")
+        case, mark = case_of(item), item.get_closest_marker("performance")
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None and metric not in engine(case.engine).unseen:
-            run.asked[case] = run.asked.get(case, frozenset()) | {metric}
-            workload = _params(item).get("workload")
-            if isinstance(workload, Workload):
-                run.waivers.tests[case.id, workload.id, metric] = item.nodeid
-        measured = None
+            run.gate.ask(case, workload_of(item), metric, item.nodeid)
+        shared = None
         if mark and markers.asked(mark, "requires_option") in (None, "limits"):
-            measured = _measured(item, run)[0]
-        if case is not None and measured is not None:
-            first = run.first_item.get((case, measured), item.nodeid)
-            run.first_item[case, measured] = min(first, item.nodeid)
+            shared = measured(item, run)[0]
+        if case is not None and shared is not None:
+            run.gate.share(case, shared, item.nodeid)
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -149,7 +144,7 @@ def _upcoming(items: list[pytest.Item]) -> dict[str, Case]:
     run = [
         (item.nodeid, PlannedTest(case, timed=item.get_closest_marker("conformance") is None))
         for item in items
-        if (case := _case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
+        if (case := case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
     ]
     cases = upcoming([step for _, step in run])
     return {nodeid: case for (nodeid, _), case in zip(run, cases, strict=True) if case is not None}
@@ -165,45 +160,25 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     ]
 
 
-def _wanted(item: pytest.Item, options: Options) -> bool:
-    """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
-
-    Repeated prompts are for engines whose cache outlives a request.
-    """
-    if item.get_closest_marker("performance") and not options.benchmark:
-        return False
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"limits"}:
-        return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("limit"), Limit)
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"instances"}:
-        return options.instances > 1
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"largest_batch"}:
-        return item.config.stash[_SELECTION].profile.largest_batch is not None
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"prompt_cache"}:
-        case = _case_of(item)  # an engine that we load ourselves starts every request with an empty cache
-        return case is not None and engine(case.engine).tier == "tokens"
-    needs = {markers.asked(mark, "requires_option") for mark in item.iter_markers("conformance")}
-    return "prompts" not in needs or options.prompts is not None
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a case whose device is absent, with what the probe found, or whose engine cannot run it, with its reason."""
-    case = _case_of(item)
+    case = case_of(item)
     if case is not None:
-        item.user_properties.append(("genqual_device", case.device))
+        outcome.tell(item, device=case.device)
         found = item.config.stash[_SELECTION].presence(case.device)
         if not found.present:
             pytest.skip(f"{case.device} is absent: {found.probe} found {found.found}")
         unsupported = item.get_closest_marker("genqual_unsupported")
         if unsupported is not None:
             _unsupported(item, case, str(unsupported.args[0]))
-        ability = _asked(item, "requires_ability", None)
+        ability = asked(item, "requires_ability", None)
         lacking = engine(case.engine).lacking(ability) if ability else None
         if lacking is not None:
             unjudged(item, "not_applicable", lacking, gate=False)
         comes = item.config.stash.get(_UPCOMING, {}).get(item.nodeid)
         if comes is not None:
-            item.config.stash[RUN].begin(comes, beside=case)
+            item.config.stash[RUN].groups.begin(comes, beside=case)
     with _told_plainly(item):
         return (yield)
 
@@ -217,8 +192,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @contextmanager
 def _told_plainly(item: pytest.Item) -> Iterator[None]:
-    case = _case_of(item)
-    item.stash[WHOLE] = ""
+    case = case_of(item)
+    outcome.tell(item, failure="")
     try:
         yield
     except Unsupported as reason:
@@ -226,92 +201,71 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
             raise
         _unsupported(item, case, str(reason))
     except NotApplicable as reason:
-        item.user_properties.append(("genqual_verdict", "not_applicable"))
-        pytest.skip(f"NOT APPLICABLE: {reason}")
+        unjudged(item, "not_applicable", str(reason), gate=False)
     except (GenqualError, GroupLost) as error:
         if case is None:
             raise
         run = item.config.stash[RUN]
-        workload, protocol = _measured(item, run)
-        path = run.recorder.without_numbers(case, workload, protocol) if workload is not None else None
+        workload, protocol = measured(item, run)
+        recorder = run.records.recorder
+        path = recorder.without_numbers(case, workload, protocol) if workload is not None else None
         if path is not None:
-            item.user_properties.append(("genqual_record", str(path)))
-        item.stash[WHOLE] = f"{type(error).__name__}: {error}"
+            outcome.tell_record(item, path)
+        outcome.tell(item, failure=f"{type(error).__name__}: {error}")
         raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
-
-
-def _asked(item: pytest.Item, name: str, default: Any) -> Any:
-    """What the nearest suite's mark says under `name`: the test's own before its module's."""
-    marks = [mark for mark in item.iter_markers() if mark.name in markers.SUITES]
-    said = (markers.asked(mark, name) for mark in marks)
-    return next((one for one in said if one is not None), default)
-
-
-def _case_of(item: pytest.Item) -> Case | None:
-    case = _params(item).get("case")
-    return case if isinstance(case, Case) else None
-
-
-def _params(item: pytest.Item) -> dict[str, Any]:
-    return getattr(getattr(item, "callspec", None), "params", {})
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
     run = item.config.stash[RUN]
-    path = run.unsupported(case, reason, *_measured(item, run))
-    item.user_properties.append(("genqual_record", str(path)))
+    outcome.tell_record(item, run.records.unsupported(case, reason, *measured(item, run)))
     pytest.skip(f"unsupported: {reason}")
-
-
-def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
-    """The workload that an item measures, and by which protocol; nothing where it measures none."""
-    marks = list(item.iter_markers("performance"))
-    needs = {markers.asked(mark, "requires_option") for mark in marks}
-    workload = getattr(getattr(item, "callspec", None), "params", {}).get("workload")
-    if not isinstance(workload, Workload):
-        return None, {}
-    if "instances" in needs:
-        return workload, concurrent_instances.protocol(run)
-    if "largest_batch" in needs:
-        return workload, max_batch.protocol(run)
-    if "limits" in needs or any("metric" in mark.kwargs for mark in marks):
-        return workload, run.measuring.protocol_of(case, workload) if (case := _case_of(item)) else {}
-    return None, {}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Excuse what is known, and name the next command of what failed or was not judged."""
     report = yield
-    case, run = _case_of(item), item.config.stash[RUN]
-    if case is None:
-        return report
-    if report.when == "call":
-        report = _excused(item, case, run, report)
-    if report.when == "call" or not report.passed:
-        metric, workload = _asked(item, "metric", None), _params(item).get("workload")
-        timed = (workload, metric) if metric is not None and isinstance(workload, Workload) else None
-        item.user_properties += for_reader(item, case, run, timed, failed=report.failed)
-        report.user_properties = list(item.user_properties)
+    case, run = case_of(item), item.config.stash[RUN]
+    if case is not None and report.when == "call":
+        _waive(item, case, run, report)
+    told = outcome.of_item(item)
+    if case is not None and (report.when == "call" or not report.passed):
+        told = for_reader(told, item, case, run, failed=report.failed)
+        outcome.keep(item, told)
+    outcome.attach(report, told)
     return report
 
 
-def _excused(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> pytest.TestReport:
+def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> None:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
-    waiver = run.waivers.of(item.nodeid, partial(run.weights_sha256, case.model))
+    waiver = run.waivers.of(item.nodeid, partial(run.references.weights_sha256, case.model))
     if waiver is None:
-        return report
+        return
     if report.passed:
         report.outcome = "failed"
         report.longrepr = f"unexpected pass (WAIVED): remove the waiver {waiver}"
-    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{item.stash.get(WHOLE, '')}"):
+    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{outcome.of_item(item).failure}"):
         report.outcome = "skipped"
-        # JUnit writes the properties of the item, the terminal those of this report: both say the same verdict.
-        item.user_properties[:] = [one for one in item.user_properties if one[0] != "genqual_verdict"]
-        item.user_properties.append(("genqual_verdict", "waived"))
-        report.user_properties = list(item.user_properties)
+        outcome.tell(item, verdict="waived")
         path, line, _ = item.location
         report.longrepr = (path, line or 0, f"WAIVED: {waiver.reason}: {report.longreprtext}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """A worker's outcome goes to its controller as one JSON text."""
+    data = yield
+    if data is not None:
+        outcome.pack(data)
+    return data
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_from_serializable() -> Generator[None, Any, Any]:
+    """And comes out as what it was."""
+    report = yield
+    if report is not None:
+        outcome.unpack(report)
     return report
 
 
@@ -336,7 +290,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Stop every rank, send the records, and end non-zero when a named device was not judged."""
     config = session.config
-    run, tally = config.stash[RUN], config.stash[_TALLY]
+    run, tally, selection = config.stash[RUN], config.stash[_TALLY], config.stash[_SELECTION]
     run.close()
     if config.option.collectonly:
         return
@@ -346,11 +300,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         tell(config, run)
         return
     if tally.records:
-        run.keep_manifest(tally.records)
-        run.push()
+        run.records.keep_manifest(tally.records, selection.probed)
+        run.records.push(run.options.uploads)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
-        run.close_waivers(
+        cases = {case.id for item in session.items if (case := case_of(item)) is not None}
+        run.waivers.close(
             whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
         )
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):

@@ -20,7 +20,7 @@ def test_every_prompt_of_a_data_set_has_its_pair(
     generator: Generator, run: Run, dataset: DatasetRun, verdict: GiveVerdict
 ) -> None:
     """The pairs lie below the state directory; an interrupted run goes on where it was."""
-    count = generate_pairs(generator, dataset, run.progress, run.warnings.append)
+    count = generate_pairs(generator, dataset, run.progress, run.warn)
     found, dtype = list(problems(dataset, generator.plan.model)), generator.case.dtype
     verdict(self_checks.judge_whole(found, count, dtype=dtype, steps=dataset.new_tokens))
 

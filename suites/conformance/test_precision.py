@@ -43,7 +43,7 @@ def test_quantised_weights_are_smaller(generator: Generator, run: Run, verdict: 
     precision = generator.case.dtype
     if precision not in SCHEMES:
         raise NotApplicable(f"{precision} quantises nothing")
-    total = run.parameters(generator.case.model)
+    total = run.references.parameters(generator.case.model)
     if total is None:
         raise NotApplicable(f"how many weights {generator.case.model} has cannot be read without an engine")
     held, plain = sum(one.weight_bytes for one in generator.loaded), 2 * total
@@ -72,7 +72,7 @@ def test_positions_near_the_limit(
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG
-    verdict(run.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
+    verdict(run.references.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
 
 
 def test_what_was_asked_for_really_ran(
@@ -92,7 +92,7 @@ def test_what_was_asked_for_really_ran(
             [one.parameters for one in loaded],
             dtype=generator.case.dtype,
             ranks=generator.case.ranks,
-            total=run.parameters(generator.case.model),
+            total=run.references.parameters(generator.case.model),
             graph=engine(generator.case.engine).lacking("graph") is None,
         )
     )

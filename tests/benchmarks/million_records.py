@@ -24,7 +24,8 @@ from typing import Any
 
 from genqual.analysis.compare import compare
 from genqual.cli import COMMANDS
-from genqual.records.canonical import canonical, parse
+from genqual.digest import canonical
+from genqual.records.canonical import parse
 from genqual.records.fields import Provenance
 from genqual.storage import parquet
 from genqual.storage.sinks.base import columns_of

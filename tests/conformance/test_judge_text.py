@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genqual.cases import DTYPES, SCHEMES
+from genqual.cases import SCHEMES
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_bitwise, steps_of
 from genqual.conformance.judges.self_checks import judge_inputs
 from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
 from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop_string, stopped
 from genqual.conformance.scores import scores_of
+from genqual.dtypes import DTYPES
 from genqual.faults.matrix.other_rules import alarms
 
 from .pretend import TableOracle, forced_logits, noise, referred, scored, table

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from genqual.engines.hf.smaps import program_bytes
@@ -40,10 +43,43 @@ Anonymous:             0 kB
 """
 
 
-def test_code_and_what_lies_beside_it_counts_and_data_does_not() -> None:
+@pytest.fixture
+def process_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], psutil.Process]:
+    """This process, in a /proc of the test's own that has this text as its smaps, or none."""
+    own = tmp_path / str(os.getpid())
+    own.mkdir()
+    for name in ("stat", f"{os.getpid()}/stat", f"{os.getpid()}/status"):
+        (tmp_path / name).write_bytes(Path("/proc", name).read_bytes())
+
+    def process(smaps: str | None) -> psutil.Process:
+        if smaps is not None:
+            (own / "smaps").write_text(smaps)
+        monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path))
+        return psutil.Process()
+
+    return process
+
+
+def test_code_and_what_lies_beside_it_counts_and_data_does_not(
+    process_with: Callable[[str | None], psutil.Process],
+) -> None:
     """What a program wrote to, of its own data, is its own: 4 + 2000 + (500 - 200) kB; no weights, no heap."""
-    assert program_bytes(SMAPS) == (4 + 2000 + 300) * 1024
-    assert program_bytes("") == 0
+    assert program_bytes(process_with(SMAPS)) == (4 + 2000 + 300) * 1024
+    assert program_bytes(process_with("")) == 0
+
+
+def refused(**_: object) -> None:
+    raise psutil.AccessDenied
+
+
+def test_what_the_kernel_hides_is_not_known(
+    process_with: Callable[[str | None], psutil.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert program_bytes(process_with(None)) is None
+    process = process_with("")
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "memory_maps", refused)
+        assert program_bytes(process) is None
 
 
 def test_the_kernel_counts_as_many_file_pages(tmp_path: Path) -> None:
@@ -55,8 +91,9 @@ def test_the_kernel_counts_as_many_file_pages(tmp_path: Path) -> None:
         pytest.skip("no smaps on this system")
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
         assert sum(data[:: mmap.PAGESIZE]) == size // mmap.PAGESIZE
-        found = program_bytes(smaps.read_text())
+        found = program_bytes(psutil.Process())
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    assert found is not None
     assert found > 4 << 20
     assert found + size == pytest.approx(int(fields["RssFile"].split()[0]) * 1024, abs=8 << 20)
 
@@ -137,3 +174,40 @@ print(json.dumps(found))
     assert found["kept_still"] == pytest.approx(found["kept"], abs=8 << 20), "reading alone gives nothing back"
     assert found["given_back"] < found["kept"] - (96 << 20)
     assert found["reset"] < found["peak"] - (96 << 20), "the next peak is without them"
+
+
+def test_what_was_read_and_what_is_free_are_the_kernels_own_figures(tmp_path: Path) -> None:
+    """By /proc itself; and nothing is said where the kernel does not count what a process reads."""
+    program = """
+import json, sys
+from pathlib import Path
+import psutil, torch
+from genqual.gate.rank_launch import _storage_bytes
+from genqual.metrics.roofline import _free_bytes
+read = _storage_bytes()
+kernel = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+free = _free_bytes(torch.device("cpu"))
+memory = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+found = {"read": [read, int(kernel["read_bytes"])], "free": [free, int(memory["MemAvailable"].split()[0]) * 1024]}
+root, pid = Path(sys.argv[1]), psutil.Process().pid
+(root / str(pid)).mkdir()
+for name in ("stat", f"{pid}/stat"):
+    (root / name).write_bytes(Path("/proc", name).read_bytes())
+psutil.PROCFS_PATH = str(root)
+print(json.dumps({**found, "hidden": _storage_bytes()}))
+"""
+    if not Path("/proc/self/io").is_file():
+        pytest.skip("no io on this system")
+    environment = {name: value for name, value in os.environ.items() if name != "LOCAL_WORLD_SIZE"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env=environment,
+    )
+    found = json.loads(done.stdout)
+    assert found["read"][0] == found["read"][1]
+    assert found["free"][0] == pytest.approx(found["free"][1], abs=256 << 20)
+    assert found["hidden"] is None

@@ -149,6 +149,15 @@ def test_exit_codes(words: list[str], status: int, said: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_flaw_in_an_allow_list_is_told_in_one_paragraph(tmp_path: Path) -> None:
+    file = tmp_path / "known.toml"
+    file.write_text('[[alow]]\noutcome = "edac.corrected"\n')
+    result = call("--allow", str(file))
+    assert result.exit_code == 2
+    assert f"--allow {file}: unknown key 'alow', did you mean allow? (known are allow)\n" in result.output
+
+
+@pytest.mark.usefixtures("quick")
 def test_two_at_once_do_not_disturb_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     with FileLock(tmp_path / f"genqual-node-{os.getuid()}.lock"):

@@ -12,7 +12,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEVELS: Final = (
-    ("atomic", "errors", "moved", "paths", "genqual"),
+    ("atomic", "digest", "dtypes", "errors", "moved", "paths", "toml_file", "genqual"),
     ("cases",),
     ("devices",),
     ("models",),

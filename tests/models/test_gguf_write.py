@@ -9,7 +9,7 @@ import pytest
 
 from genqual.commands.models import models
 from genqual.errors import BadInput
-from genqual.models import embedded, ggufheader, ggufwrite, weights
+from genqual.models import embedded, ggufread, ggufwrite, weights
 from genqual.models.registry import resolve
 
 from . import ggufpacked
@@ -38,7 +38,7 @@ def test_what_llama_cpp_reads_beside_the_weights(name: str, peer: Peer) -> None:
     fields = gguf.GGUFReader(peer.room / "gguf" / f"{name}-fp32.gguf").fields
     config = embedded.config(name)
     kind = str(config["model_type"])
-    assert ggufheader.architecture(peer.room / "gguf" / f"{name}-fp32.gguf") == kind
+    assert ggufread.architecture(peer.room / "gguf" / f"{name}-fp32.gguf") == kind
     assert fields["tokenizer.ggml.model"].contents() == "none"  # and then it asks for the size of the vocabulary
     assert fields[f"{kind}.vocab_size"].contents() == config["vocab_size"]
     assert fields[f"{kind}.context_length"].contents() == embedded.POSITIONS

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
 from genqual.errors import BadInput
-from genqual.models import embedded, registry
+from genqual.models import embedded, ggufread, registry
 from genqual.models.catalogue import FETCHABLE
 from genqual.models.spec import ModelSpec
 
@@ -159,6 +161,40 @@ def test_a_gguf_file_cut_inside_its_header(tmp_path: Path, keep: int) -> None:
     file = gguf_file(tmp_path / "x.gguf")
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(BadInput, match="not a whole GGUF file"):
+        registry.resolve(str(file))
+
+
+def test_a_cut_header_says_where_it_ends(tmp_path: Path) -> None:
+    file = gguf_file(tmp_path / "x.gguf")
+    file.write_bytes(file.read_bytes()[:67])
+    with pytest.raises(BadInput, match=r"x\.gguf: not a whole GGUF file \(it ends before byte 64 \+ 5 numbers"):
+        registry.resolve(str(file))
+
+
+def test_the_architecture_is_read_without_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gguf's reader takes seconds and hundreds of MiB for a large one, at each start and in each xdist worker."""
+    file = gguf_file(tmp_path / "x.gguf")
+    seen: list[str] = []
+    original = gguf.GGUFReader._push_field
+
+    def counted(self: gguf.GGUFReader, field: gguf.ReaderField, skip_sum: bool = False) -> Any:
+        seen.append(field.name)
+        return original(self, field, skip_sum)
+
+    monkeypatch.setattr(gguf.GGUFReader, "_push_field", counted)
+    assert registry.resolve(str(file)).architecture == "bloom"
+    assert "tokenizer.ggml.tokens" not in seen
+    assert ggufread.fact(file, "last") == "word"
+    assert ggufread.fact(file, "tokenizer.ggml.add_bos_token") is False
+    assert ggufread.fact(file, "some.numbers") == [1, 2, 3]
+    assert ggufread.fact(file, "no.such.key") is None
+    assert "tokenizer.ggml.tokens" in seen
+
+
+def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = gguf_file(tmp_path / "x.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(BadInput, match=r"x\.gguf: reading GGUF needs the package gguf .* -m pip install gguf"):
         registry.resolve(str(file))
 
 

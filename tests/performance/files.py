@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from genqual.gate.baseline_file import BaselineEntry, BaselineFile, Subject
+from genqual.gate.baseline_file import BaselineFile, Entry, Subject
 
 CLASS_ID: Final = "xeon-6-2c-amx"
 
@@ -70,7 +70,7 @@ _FILE: Final[dict[str, Any]] = {
 }
 
 
-_FILE["entries"][SUBJECT_KEY]["digest"] = BaselineEntry.model_validate_json(
+_FILE["entries"][SUBJECT_KEY]["digest"] = Entry.model_validate_json(
     json.dumps(_FILE["entries"][SUBJECT_KEY] | {"digest": "0"})
 ).computed_digest()
 
@@ -87,4 +87,4 @@ def write(directory: Path, content: dict[str, Any] | str, *, name: str = CLASS_I
 
 
 SUBJECT: Final = Subject.model_validate_json(json.dumps(_SUBJECT))
-ENTRY: Final[BaselineEntry] = BaselineFile.model_validate_json(json.dumps(_FILE)).entries[SUBJECT_KEY]
+ENTRY: Final[Entry] = BaselineFile.model_validate_json(json.dumps(_FILE)).entries[SUBJECT_KEY]

@@ -41,10 +41,21 @@ def test_what_was_not_measured_is_missed() -> None:
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ({"tpot": 1}, r"limit 'tpot': may be ttft_ms, tpot_ms"),
-        ({"tpot_ms": 0}, r"limit tpot_ms = 0: must be a number above 0"),
-        ({"tpot_ms": "fast"}, r"limit tpot_ms = 'fast'"),
-        ({"tpot_ms": True}, r"limit tpot_ms = True"),
+        pytest.param(
+            {"tpot": 1},
+            r"limits: unknown key 'tpot', did you mean tpot_ms\? \(known are ttft_ms, tpot_ms",
+            id="table0-limit 'tpot': may be ttft_ms, tpot_ms",
+        ),
+        pytest.param(
+            {"tpot_ms": 0},
+            r"limits: tpot_ms = 0: must be greater than 0",
+            id="table1-limit tpot_ms = 0: must be a number above 0",
+        ),
+        pytest.param(
+            {"tpot_ms": "fast"}, r"limits: tpot_ms = 'fast': must be a valid number", id="table2-limit tpot_ms = 'fast'"
+        ),
+        pytest.param({"tpot_ms": True}, r"limits: tpot_ms = True: must be", id="table3-limit tpot_ms = True"),
+        ({"tpot_ms": float("nan")}, "limits: tpot_ms = nan: must be greater than 0"),
     ],
 )
 def test_a_limit_that_is_none_is_named(table: dict[str, Any], says: str) -> None:

@@ -1,7 +1,7 @@
 """Real pytest runs whose verdicts are written down: what a verdict makes of a run is then the suite's own doing.
 
 `python -m tests.plugin.scripted FOLDER` prints, as JSON, the exit code, JUnit element and annotation of each verdict in
-each mode. Only measuring is replaced: `Run.publish` and the judgement's record; fixtures, hooks and exit are real.
+each mode. Only measuring is replaced, by `Benchmarks.publish`, and what is recorded; fixtures, hooks and exit are real.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from genqual.errors import NotApplicable, OutOfMemory, Unsupported
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.session.context import Run
+from genqual.session.benchmark import Benchmarks
+from genqual.session.groups import Groups
+from genqual.session.run_records import RunRecords
 from tests.here import CPU
 
 TIMED: Final = {
@@ -95,8 +97,8 @@ def raise_or_judge(judge: Callable[[Judgement], None]) -> None:
     judge(Judgement(status, "fp32", "logits", "nrms 0.1 exceeds 1e-5.", nrms=0.1, limit=1e-5))
 
 
-def publish(self: Run, case: Any, workload: Any, metric: str, *, label: str) -> Any:
-    """In place of `Run.publish`: a measurement that was never made, with the gate's verdict on it."""
+def publish(self: Benchmarks, case: Any, workload: Any, metric: str, *, label: str) -> Any:
+    """In place of `Benchmarks.publish`: a measurement that was never made, with the gate's verdict on it."""
     oom = _row == "out of memory (timed)"
     verdict = Verdict.PASS if oom else TIMED[_row]
     estimate, interval = (0.06, (0.05, 0.07)) if verdict.judged else (None, None)
@@ -156,14 +158,18 @@ def prepare(folder: Path) -> None:
         tests = (f"test_timed[{CASE}-b1-i16-n4]", f"test_judged[{CASE}]")
         text = "".join(WAIVER.format(test, year) for test in tests)
         (folder / name / f"{CPU}.toml").write_text(text, encoding="utf-8")
-    replaced: Any = Run
-    replaced.publish = publish
-    replaced.keep_manifest = lambda self, records: None  # of records that were never written
-    replaced.inspection = lambda self, case: {}
-    of_recorder: Any = SimpleNamespace(judgement=lambda *args, **fields: Path("none.json"),
-                                       unsupported=lambda *args, **fields: Path("none.json"),
-                                       without_numbers=lambda *args: None)  # fmt: skip
-    replaced.recorder = of_recorder
+    benchmarks: Any = Benchmarks
+    benchmarks.publish = publish
+    groups: Any = Groups
+    groups.inspection = lambda self, case: {}
+    records: Any = RunRecords
+    records.keep_manifest = lambda self, told, probed: None  # of records that were never written
+    records.recorder = SimpleNamespace(
+        written={},
+        judgement=lambda *args, **fields: Path("none.json"),
+        unsupported=lambda *args, **fields: Path("none.json"),
+        without_numbers=lambda *args: None,
+    )
     generator: Any = Generator
     generator.verify_unmutated = lambda self: True
     os.environ["GITHUB_ACTIONS"] = "true"

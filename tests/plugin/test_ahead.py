@@ -14,8 +14,8 @@ from genqual.cases import Case
 from genqual.devices.registry import processor
 from genqual.ranks.pool import Pool
 from genqual.session.context import Run
+from genqual.session.groups import PlannedTest, upcoming
 from genqual.session.options import Options
-from genqual.session.prefetch import PlannedTest, upcoming
 from genqual.session.selection import Selection
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -88,15 +88,15 @@ def test_nothing_is_begun_where_no_core_is_idle(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(Pool, "begin", lambda _, plan, spare: begun.append(plan.case.id))
     cores = processor().probe().count
     comes = replace(A, model="llama-tiny")
-    run.begin(comes, beside=Case(CPU, "deepspeed-inference", "llama-tiny", "fp32", cores))
+    run.groups.begin(comes, beside=Case(CPU, "deepspeed-inference", "llama-tiny", "fp32", cores))
     assert begun == []
-    run.begin(comes, beside=replace(A, model="bloom-tiny"))
+    run.groups.begin(comes, beside=replace(A, model="bloom-tiny"))
     assert len(begun) == (1 if cores > 1 else 0)
 
 
 def test_the_oracle_leaves_cores_to_what_imports_beside_it(run: Run) -> None:
     with threadpool_limits(limits=None):  # what was set before is set again
-        run.oracle("llama-tiny")
+        run.references.oracle("llama-tiny")
         threads = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
     assert threads
     assert max(threads) <= max(1, len(os.sched_getaffinity(0)) // 2)

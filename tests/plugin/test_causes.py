@@ -15,7 +15,7 @@ from genqual.errors import BadInput, EngineFailed
 from genqual.models import embedded, prompts, token_text
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
-from genqual.session.causes import Causes
+from genqual.session.failure_message import Causes
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
 from tests.plugin.suite import suite

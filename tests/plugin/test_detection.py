@@ -273,7 +273,7 @@ def test_a_fault_that_cannot_be_put_in_is_tried_again_by_the_next_test() -> None
     def refused(entry: str, params: dict[str, Any]) -> Any:
         raise BadInput(f"no place for {entry}")
 
-    run = SimpleNamespace(generator=lambda case: SimpleNamespace(with_fault=refused))
+    run = SimpleNamespace(groups=SimpleNamespace(generator=lambda case: SimpleNamespace(with_fault=refused)))
     item: Any = SimpleNamespace(config=SimpleNamespace(stash={RUN: run, plugin.STORE: SimpleNamespace()}))
     stage, case = plugin.Stage(), Case("cpu", "transformers", "llama-tiny", "fp32")
     assert stage.enter(item, case, FAULT_FREE)
@@ -337,6 +337,5 @@ def test_an_injector_that_breaks_is_an_error_of_the_matrix_and_finds_nothing(
     ],
 )
 def test_only_a_failed_judgement_is_a_find(name: str, outcome: str, verdict: str | None, said: str) -> None:
-    told = [] if verdict is None else [("genqual_verdict", verdict)]
-    report: Any = SimpleNamespace(when="call", outcome=outcome, user_properties=told)
-    assert plugin.outcome_of(report, name, broken=False) == said
+    report: Any = SimpleNamespace(when="call", outcome=outcome)
+    assert plugin.outcome_of(report, verdict, name, broken=False) == said

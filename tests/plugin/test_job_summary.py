@@ -20,6 +20,7 @@ from genqual.commands.rebase import rebase
 from genqual.session.job_summary import MOST_ROWS, append, markdown, target, workflow_commands
 from genqual.session.next_step import next_step
 from genqual.session.options import Options
+from genqual.session.outcome import GateChange, ItemOutcome, VerdictName, attach
 from genqual.session.verdict_rows import Row, VerdictRows
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -31,12 +32,16 @@ ALIKE = f"suites/conformance/test_greedy.py::test_every_logit_is_finite[{CASE}]"
 READER = MarkdownIt("commonmark").enable("table")
 
 
-def report(nodeid: str, outcome: str, text: str = "", when: str = "call", **properties: str) -> Any:
+def report(nodeid: str, outcome: str, text: str = "", when: str = "call", **told: Any) -> Any:
+    """A report as the plugin makes it; `told` are fields of its test's outcome."""
+    made = of_somebody_else(nodeid, outcome, text, when)
+    attach(made, ItemOutcome(device=CPU, **told))
+    return made
+
+
+def of_somebody_else(nodeid: str, outcome: str, text: str, when: str = "call") -> Any:
     longrepr = ("suite.py", 3, f"Skipped: {text}") if outcome == "skipped" else text
-    return pytest.TestReport(
-        nodeid, ("suite.py", 3, nodeid), {}, outcome, longrepr, when,  # type: ignore[arg-type]
-        user_properties=[("genqual_device", CPU), *((f"genqual_{name}", value) for name, value in properties.items())],
-    )  # fmt: skip
+    return pytest.TestReport(nodeid, ("suite.py", 3, nodeid), {}, outcome, longrepr, when)  # type: ignore[arg-type]
 
 
 def row(**changes: Any) -> Row:
@@ -69,16 +74,18 @@ def command_read(line: str) -> tuple[str, str, str]:
 
 
 def test_the_worst_stands_first_with_its_numbers_and_the_next_command(tmp_path: Path) -> None:
-    path, other = tmp_path / "a.json", tmp_path / "b.json"
+    timed = record(metrics=(timing(samples=(0.021, 0.021, 0.021)),))
+    judged = verdict(word="fail", nrms=0.05)
+    path, other = tmp_path / f"{timed.id}.json", tmp_path / f"{judged.id}.json"
     rows = VerdictRows()
     rows.add(report(TPOT.replace("b1", "b4"), "skipped", "RECORDED: follows", verdict="recorded", metric="tpot"))
-    rows.add(report(ALIKE, "passed", verdict="pass", record=str(other)))
+    rows.add(report(ALIKE, "passed", verdict="pass", records=(other,)))
     last = ALIKE.replace("fp32", "bf16").replace("conformance", "robustness")  # by its name it would stand last
-    rows.add(report(last, "failed", "wrong", verdict="fail", record=str(other)))
-    rows.add(report(TPOT, "failed", "6 % slower", verdict="regressed", estimate="+0.0500", record=str(path),
-                    metric="tpot", next="pytest -k tpot  # 2 min"))  # fmt: skip
-    records = {path: record(metrics=(timing(samples=(0.021, 0.021, 0.021)),)), other: verdict(word="fail", nrms=0.05)}
-    text = markdown(rows.rows, records, "genqual: run x", ["a note"])
+    rows.add(report(last, "failed", "wrong", verdict="fail", records=(path, other)))
+    rows.add(report(TPOT, "failed", "6 % slower", verdict="regressed", records=(path,),
+                    change=GateChange(0.05, (0.04, 0.06), 8), metric="tpot",
+                    next="pytest -k tpot  # 2 min"))  # fmt: skip
+    text = markdown(rows.rows, {one.id: one for one in (timed, judged)}, "genqual: run x", ["a note"])
     head, first, second = cells(text)
     assert head == ["verdict", "case", "metric", "baseline", "now", "ratio", "next"]
     assert first[:3] == ["FAIL", CASE.replace("fp32", "bf16"), "every logit is finite"]
@@ -157,19 +164,21 @@ def test_the_summary_is_added_to_and_what_cannot_be_written_is_said(
 @pytest.mark.parametrize(
     ("outcome", "when", "verdict_said", "text", "wanted"),
     [
-        ("failed", "setup", "", "rank 0 died", "ERROR"),
-        ("failed", "call", "", "rank 0 died", "FAIL"),
+        ("failed", "setup", None, "rank 0 died", "ERROR"),
+        ("failed", "call", None, "rank 0 died", "FAIL"),
         ("failed", "call", "pass", "unexpected pass", "FAIL"),
         ("failed", "call", "no_baseline", "NO BASELINE: none", "NO BASELINE"),
         ("skipped", "call", "waived", "WAIVED: known", "WAIVED"),
-        ("skipped", "setup", "", "unsupported: x", "UNSUPPORTED"),
-        ("skipped", "setup", "", "hpu is absent: hl-smi found nothing", "ABSENT"),
-        ("skipped", "call", "", "for a reason of its own", "SKIPPED"),
+        ("skipped", "setup", None, "unsupported: x", "UNSUPPORTED"),
+        ("skipped", "setup", None, "hpu is absent: hl-smi found nothing", "ABSENT"),
+        ("skipped", "call", None, "for a reason of its own", "SKIPPED"),
     ],
 )
-def test_each_report_has_one_verdict(outcome: str, when: str, verdict_said: str, text: str, wanted: str) -> None:
+def test_each_report_has_one_verdict(
+    outcome: str, when: str, verdict_said: VerdictName | None, text: str, wanted: str
+) -> None:
     rows = VerdictRows()
-    rows.add(report(ALIKE, outcome, text, when, **({"verdict": verdict_said} if verdict_said else {})))
+    rows.add(report(ALIKE, outcome, text, when, verdict=verdict_said))
     rows.add(report(ALIKE, "passed", when="teardown"))
     (only,) = rows.rows
     assert (only.verdict, only.why, only.failed) == (wanted, text, outcome == "failed")
@@ -179,9 +188,7 @@ def test_a_teardown_that_fails_is_told_and_others_tests_are_not() -> None:
     rows = VerdictRows()
     rows.add(report(ALIKE, "passed", verdict="pass"))
     rows.add(report(ALIKE, "failed", "the ranks did not end", "teardown", verdict="pass"))
-    theirs = report("test_theirs.py::test_x", "failed", "wrong")
-    theirs.user_properties = []
-    rows.add(theirs)
+    rows.add(of_somebody_else("test_theirs.py::test_x", "failed", "wrong"))
     assert [(one.verdict, one.nodeid) for one in rows.rows] == [("ERROR", ALIKE)]
 
 

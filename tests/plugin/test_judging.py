@@ -14,7 +14,7 @@ import pytest
 from genqual.cases import Case, Workload
 from genqual.gate import controller, launch_summary
 from genqual.gate.baseline_builder import entry_of, merged, provenance_of
-from genqual.gate.baseline_file import BaselineEntry, Launch
+from genqual.gate.baseline_file import Entry, Launch
 from genqual.gate.case_launches import Taken, subject_of
 from genqual.gate.controller import Judging, Question
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source, gated_workloads
@@ -54,7 +54,7 @@ OLD = [0.8 + 0.01 * x for x in (-1.2, -0.9, -0.5, -0.3, -0.1, 0.0, 0.1, 0.2, 0.4
 NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
 
 
-def entry(metric: str = "tpot", **changes: Any) -> BaselineEntry:
+def entry(metric: str = "tpot", **changes: Any) -> Entry:
     subject = subject_of(CASE, ["w" * 64], GATED[metric], metric)
     job = LaunchJob.of([metric], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     every = [taken(z, metric) for z in OLD]
@@ -96,7 +96,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def judge(
         script: list[Taken],
-        *entries: BaselineEntry,
+        *entries: Entry,
         measured: Measured = MEASURED,
         workload: Workload = SMALL,
         accuracy: str = "",
@@ -243,7 +243,7 @@ def on_a_shared_host(slower: float, *, medians: float = 0.0, spread: float = 0.0
     return made
 
 
-def entry_on_a_shared_host(spread: float = 0.0) -> BaselineEntry:
+def entry_on_a_shared_host(spread: float = 0.0) -> Entry:
     made = tuple(one.metrics["tpot"] for one in on_a_shared_host(0.0, spread=spread))
     return entry().model_copy(update={"launches": made}).sealed()
 

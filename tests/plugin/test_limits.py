@@ -16,7 +16,7 @@ from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.metrics.compute import Measured
 from genqual.metrics.measure import Measurement
-from genqual.session.benchmark import Measuring
+from genqual.session.benchmark import Benchmarks, Measuring, judged
 from tests.here import CPU, PYTHON
 from tests.plugin.suite import suite
 
@@ -88,19 +88,25 @@ class Script:
 CASE = Case(CPU, "transformers", "llama-tiny", "fp32")
 WORKLOAD = Workload(2, 8, 4)
 GATED = gated_workloads([WORKLOAD])
+METRIC = Measured("ttft", "s", 0.01, (0.01,), "median", "lower")
 
 
 def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is published when items ask about `metrics` in that order."""
-    measuring = Measuring(1, lambda text: None, script)  # type: ignore[arg-type]
+    measuring = Measuring(1, lambda text: None)
     known = {name: Measured(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
     run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
     made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
     monkeypatch.setattr(measuring, "_measure", lambda generator, workload: made)
     monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: known)
-    words: dict[str, Any] = {"weights_sha256": None, "inspect": dict, "label": "", "excuse": lambda *which: None}
-    generator: Any = SimpleNamespace(case=CASE)
-    return [measuring.publish(generator, WORKLOAD, script, metric=one, **words) for one in metrics]  # type: ignore[arg-type]
+    live = SimpleNamespace(live=lambda plan: None)
+    groups = SimpleNamespace(pool=live, generator=lambda case: SimpleNamespace(case=case, plan=None))
+    references = SimpleNamespace(weights_sha256=lambda model: None)
+    gate = SimpleNamespace(label=lambda case, workload, nodeid: nodeid, excuse=lambda *which: None)
+    accuracy = SimpleNamespace(is_wrong=lambda case: False)
+    parts: list[Any] = [groups, references, script, gate, measuring, script, accuracy]
+    benchmarks = Benchmarks(*parts)
+    return [benchmarks.publish(CASE, WORKLOAD, one, label="") for one in metrics]
 
 
 def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(
@@ -114,6 +120,27 @@ def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(
     limit, timed = ask(beside, None, "tpot", monkeypatch=monkeypatch)
     assert beside.judged == ["tpot"]
     assert limit.gates["tpot"] is timed.gates["tpot"], "the verdict that was paid for is the item's that asks for it"
+
+
+def test_measuring_judges_nothing_and_judging_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, measuring = Script("ttft"), Measuring(1, lambda text: None)
+    asked: list[Workload] = []
+    run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
+    made = Measurement("ok", WORKLOAD, (), (run,), 1)  # type: ignore[arg-type]
+
+    def measure(generator: Any, workload: Workload) -> Measurement:
+        asked.append(workload)
+        return made
+
+    monkeypatch.setattr(measuring, "_measure", measure)
+    monkeypatch.setattr(measuring, "_metrics", lambda generator, measured: {"ttft": METRIC})
+    generator: Any = SimpleNamespace(case=CASE)
+    found = [measuring.measured(generator, WORKLOAD, inspect=lambda: {"threads": 1}) for _ in range(2)]
+    assert (asked, script.judged) == ([WORKLOAD], []), "measured once, for all who ask; judged by nobody yet"
+    assert [(one.metrics, one.inspection) for one in found] == [({"ttft": METRIC}, {"threads": 1})] * 2
+    gates = judged(script, generator, found[0], None)  # type: ignore[arg-type]
+    assert list(gates) == script.judged == ["ttft"]
+    assert asked == [WORKLOAD]
 
 
 def test_a_metric_that_is_asked_about_after_a_limit_gets_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,4 +161,7 @@ def test_a_limit_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
     profile.write_text(PROFILE.replace("tpot_ms", "tpot_msec"))
     run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}")
     assert run.returncode == 4
-    assert "[performance.limits] limit 'tpot_msec': may be ttft_ms, tpot_ms" in run.stdout + run.stderr
+    assert (
+        "[performance.limits]: unknown key 'tpot_msec', did you mean tpot_ms? (known are ttft_ms, tpot_ms"
+        in run.stdout + run.stderr
+    )

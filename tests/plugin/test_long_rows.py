@@ -34,13 +34,13 @@ def test_the_limit_is_so_many_envelopes(
     options = Options(state_dir=str(tmp_path))
     run = Run(options, Selection(options, ""), "run", lambda _: None)
     with threadpool_limits(limits=None):  # what the oracle sets is set back
-        text = np.array(synthetic_rows(run.oracle(CASE.model).vocabulary, 1, 65, seed=3)[0])
-        exact = run.oracle(CASE.model).logits(text[:-1])[-STEPS:]
-    reference: Any = run.reference(CASE.model)
+        text = np.array(synthetic_rows(run.references.oracle(CASE.model).vocabulary, 1, 65, seed=3)[0])
+        exact = run.references.oracle(CASE.model).logits(text[:-1])[-STEPS:]
+    reference: Any = run.references.reference(CASE.model)
     size = envelopes * reference.envelopes["bf16"].nrms * float(np.sqrt(((exact.T - exact.mean(axis=1)) ** 2).mean()))
     noise = np.random.default_rng(1).normal(0.0, size, exact.shape)
     scores = scores_of((exact + noise)[:, None], text[None, -STEPS:])
-    assert run.against_oracle(CASE, scores, text, STEPS, limit=1e-5, **factor).passed is passes
+    assert run.references.against_oracle(CASE, scores, text, STEPS, limit=1e-5, **factor).passed is passes
     run.close()
 
 

@@ -85,6 +85,49 @@ def test_a_model_without_a_stand_in_is_named(tmp_path: Path) -> None:
         profiles.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[host]\ncores_per_rank = '2'\n", r"\[host\] cores_per_rank = '2': must be a valid integer"),
+        ("[host]\ncores_per_rank = -1\n", r"\[host\] cores_per_rank = -1: must be greater than or equal to 0"),
+        ("[performance]\nnew_tokens = true\n", r"\[performance\] new_tokens = True: must be a valid integer"),
+        ("[performance]\nbatch_sizes = 4\n", r"\[performance\] batch_sizes = 4: must be an array"),
+        ("[performance]\nbatch_sizes = []\n", r"\[performance\] batch_sizes = \[\]: must have an element"),
+        ("[performance]\ngate_budget = 0\n", r"\[performance\] gate_budget = 0: must be greater than or equal to 1"),
+        ("performance = 3\n", r"performance = 3: must be a table"),
+        ("[perfomance]\n", r"unknown key 'perfomance', did you mean performance\? \(known are description, host"),
+        (
+            "[[conformance.cases]]\nengine = 'transformers'\nmodels = 'llama-tiny'\n",
+            r"\[conformance.cases 1\] models = 'llama-tiny': must be an array",
+        ),
+        (
+            "[[conformance.cases]]\nengine = 'transformers'\nmodels = ['a']\ndtypes = ['fp7']\n",
+            r"\[conformance.cases 1\] dtypes, element 1 = 'fp7': genqual knows fp32, bf16, fp16, .*native",
+        ),
+        (
+            "[[performance.cases]]\nengine = 'tranformers'\nmodels = ['a']\n",
+            r"\[performance.cases 1\] .*tranformers",
+        ),
+        (
+            "[host]\na = 1\nb = 1\nc = 1\n[performance]\nd = 1\ne = 1\nf = 1\ng = 1\n",
+            r"\[host\] unknown key 'a'.*\[performance\] unknown key 'e'[^;]*; and 2 more$",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_profile_is_told_in_one_paragraph(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "my profile.toml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=f"--profile .*my profile.toml: {said}") as caught:
+        profiles.load(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_may_state_its_protocol_in_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[performance]\nprotocol = { year = 2022, by = 'us' }\n")
+    assert profiles.load(str(path)).protocol == {"year": "2022", "by": "us"}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_whole_and_the_miniature_can_be_collected(name: str, tmp_path: Path) -> None:
     run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={name}", "--miniature", "--collect-only", "-q")

@@ -191,7 +191,9 @@ def test_a_hub_id_is_what_the_local_cache_holds_of_it(make: Make, tmp_path: Path
     assert (known.source, known.location, known.architecture) == ("directory", str(place), "llama")
     options = Options(state_dir=str(tmp_path))
     run = Run(options, Selection(options, ""), "run", lambda _: None)
-    assert run.generator(Case(CPU, "transformers", "org/anything", "fp32")).plan.model == known, "what ranks load"
+    assert run.groups.generator(Case(CPU, "transformers", "org/anything", "fp32")).plan.model == known, (
+        "what ranks load"
+    )
     run.close()
 
     store = ReferenceStore(None)

@@ -109,9 +109,18 @@ def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path
     ("text", "words"),
     [
         ("[conformance\n", ["not TOML"]),
-        ("[conformance]\npromts = 'bloom'\n", ["no key 'promts'", "prompts"]),
-        ("[performance]\nbatch_sizes = [0]\n", ["batch_sizes"]),
-        ("[[conformance.cases]]\nengine = 'transformers'\n", ["at least one model"]),
+        (
+            "[conformance]\npromts = 'bloom'\n",
+            ["[conformance] unknown key 'promts', did you mean prompts? (known are prompts, cases)"],
+        ),
+        (
+            "[performance]\nbatch_sizes = [0]\n",
+            ["[performance] batch_sizes, element 1 = 0: must be greater than or equal to 1"],
+        ),
+        (
+            "[[conformance.cases]]\nengine = 'transformers'\n",
+            ["[conformance.cases 1] 'models' is missing; give engine, models"],
+        ),
     ],
 )
 def test_a_profile_is_checked(text: str, words: list[str], tmp_path: Path) -> None:

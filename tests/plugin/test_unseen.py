@@ -33,7 +33,7 @@ SHOW = """
 from genqual.session.context import RUN
 
 def pytest_terminal_summary(terminalreporter, config):
-    for case, names in config.stash[RUN].asked.items():
+    for case, names in config.stash[RUN].gate.question.asked.items():
         terminalreporter.write_line(f"asked of {case.engine}: {sorted(names)}")
 """
 

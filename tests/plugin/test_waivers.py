@@ -42,13 +42,32 @@ def test_a_waiver_names_one_test_one_failure_and_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (('issue = "tracker 12"\n', ""), "issue missing"),
+        pytest.param(
+            ('issue = "tracker 12"\n', ""),
+            r"\.toml: \[waiver 1\] 'issue' is missing; give test, says, issue, expires$",
+            id="change0-issue missing",
+        ),
         (('"tracker 12"', '" "'), "issue is empty"),
         (("2999-01-01", '"2999-01-01"'), "without quotes"),
         ((f"[{CPU}-transformers-llama-tiny-fp32]", ""), "one test of one case"),
         (('"not finite"', '".*"'), "every message"),
         (('"not finite"', '"("'), "not a regular expression"),
-        (("issue =", "isue = 1\nissue ="), "unknown isue"),
+        pytest.param(
+            ("issue =", "isue = 1\nissue ="),
+            r"\.toml: \[waiver 1\] unknown key 'isue', did you mean issue\? \(known are test, .*weights\)$",
+            id="change6-unknown isue",
+        ),
+        (("[[waiver]]", "[[waver]]"), r"\.toml: unknown key 'waver', did you mean waiver"),
+        (
+            ("issue =", 'versions = { torch = "two" }\nissue ='),
+            r"\[waiver 1.versions\] torch = 'two': Invalid specifier",
+        ),
+        (("issue =", 'weights = "12345"\nissue ='), r"weights = '12345': give the first 8 or more hexadecimal"),
+        (("issue =", 'weights = ""\nissue ='), r"weights = '': give the first 8"),
+        (("2999-01-01", "2999-01-01T10:00:00"), "expires = datetime.*must be a date such as"),
+        (('says = "not finite"', "says = 3"), r"\[waiver 1\] says = 3: must be a text in quotes"),
+        (("[[waiver]]", GOOD + "[[waiver]]\nlevel = 1"), r"\[waiver 2\] unknown key 'level'"),
+        (("[[waiver]]", "[[waiver"), r"\.toml: not TOML: "),
     ],
 )
 def test_a_waiver_that_is_not_narrow_is_refused(change: tuple[str, str], says: str, tmp_path: Path) -> None:

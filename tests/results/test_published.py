@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from genqual.analysis.published.claims import FIRST, SECOND, claims
-from genqual.analysis.published.prices import Price, price_of, prices, rate
+from genqual.analysis.published.prices import price_of, prices, rate
 from genqual.analysis.published.tables import doubts, published
 from genqual.errors import BadInput
 from genqual.records.record import Record
@@ -134,9 +134,16 @@ def test_the_same_tables_give_the_same_records() -> None:
     ("change", "said"),
     [
         (("value = 230.38", 'value = "fast"'), "group 1, cell 1: value"),
-        (("value = 230.38", "value = 230.38, colour = 3"), "unknown field colour"),
+        pytest.param(
+            ("value = 230.38", "value = 230.38, colour = 3"),
+            "x.toml, group 1, cell 1: unknown key 'colour' .*known are source",
+            id="-unknown field colour",
+        ),
         (("batch = 1, value = 230.38", "batch = 1"), "give a value, or the outcome"),
         (('engine = "accelerate"\n', "", 1), "'engine' is missing"),
+        (('metric = "msec"', 'metric = "no"'), "metric = 'no': not one that the file has; known are"),
+        (('title = "', 'titel = "'), "unknown key 'titel', did you mean title"),
+        (("[metrics.", "[metrcs."), "unknown key 'metrcs', did you mean metrics"),
         (("[[group]]", "[[group"), "not a published table"),
         (("batch = 8, value = 31.78", "batch = 1, value = 230.38"), "hold a cell twice"),
     ],
@@ -209,7 +216,7 @@ def test_no_price_is_none_and_the_newest_counts() -> None:
     assert price_of(record(class_id="gaudi2"), table) is None
     assert price_of(record(class_id="xeon-6-2c"), table) is None
     (h100,) = [one for one in table if "h100" in one.classes[0]]
-    newer = Price(**{**{n: getattr(h100, n) for n in Price.__slots__}, "sku": "new", "as_of": h100.as_of.replace(2026)})
+    newer = h100.model_copy(update={"sku": "new", "as_of": h100.as_of.replace(2026)})
     found = price_of(record(class_id="cuda-nvidia-h100-80gb-hbm3"), (newer, h100))
     assert found is not None
     assert found.sku == "new"
@@ -235,11 +242,27 @@ def test_the_rate_is_the_throughput_that_was_measured() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("per_hour = -1", "both must be above 0"),
-        ("per_hour = true", "per_hour is True"),
-        ('bound = "roughly"', "bound 'roughly'"),
-        ("colour = 1", "unknown field colour"),
-        ('as_of = "today"', "as_of is 'today'"),
+        pytest.param(
+            "per_hour = -1",
+            r"\[price 1\] per_hour = -1: must be greater than 0",
+            id="per_hour = -1-both must be above 0",
+        ),
+        pytest.param(
+            "per_hour = true", r"per_hour = True: must be a valid number", id="per_hour = true-per_hour is True"
+        ),
+        pytest.param(
+            'bound = "roughly"',
+            r"bound = 'roughly': must be 'exact', 'about' or 'at least'",
+            id="bound = \"roughly\"-bound 'roughly'",
+        ),
+        pytest.param(
+            "colour = 1", r"unknown key 'colour' \(known are sku, provider", id="colour = 1-unknown field colour"
+        ),
+        pytest.param('as_of = "today"', r"as_of = 'today': must be a date", id="as_of = \"today\"-as_of is 'today'"),
+        ("devices = 0", r"devices = 0: must be greater than or equal to 1"),
+        ("per_hour = nan", r"per_hour = nan: must be"),
+        ("per_hour = inf", r"per_hour = inf: must be"),
+        ("classes = [1]", r"classes, element 1 = 1: must be a text in quotes"),
     ],
 )
 def test_a_price_table_with_a_flaw_is_refused(line: str, said: str, tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_what_does_not_add_up_is_found(path: str, value: Any, check: str, words:
 
 
 @pytest.mark.parametrize(
-    ("row", "honest"),
+    ("row", "fault_free"),
     [([1, 2, 9], True), ([1, 9, 0, 0], True), ([1, 9, 9, 0], False), ([1, 9, 2, 3], False), ([1, 2, 3], True)],
 )
 def test_a_text_ends_at_its_first_end_token(row: list[int], fault_free: bool) -> None:

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from genqual.cases import DTYPES
 from genqual.commands.streaming import say
 from genqual.conformance.judges.self_checks import rows_of
 from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
+from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import Unsupported
 from genqual.models.spec import ModelSpec

@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 
-from genqual.cases import DTYPES
 from genqual.devices.registry import processor
+from genqual.dtypes import DTYPES
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
 from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of

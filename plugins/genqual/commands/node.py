@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-import tomllib
 from pathlib import Path
 
 import click
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from genqual import toml_file
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
@@ -128,7 +128,4 @@ def _allowed(path: Path | None) -> list[Allowed]:
     """The entries `[[allow]]` of a TOML file. Raises BadInput that names the file and what is wrong in it."""
     if path is None:
         return []
-    try:
-        return _AllowList.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).allow
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise BadInput(f"--allow {path}: {error}") from None
+    return toml_file.read(path, _AllowList, where=f"--allow {path}").allow

@@ -26,7 +26,7 @@ from genqual.gate.baseline_builder import (
     unfit,
     write,
 )
-from genqual.gate.baseline_file import BaselineEntry, BaselineFile, BaselineProvenance, Launch
+from genqual.gate.baseline_file import BaselineFile, Entry, Launch, Provenance
 from genqual.gate.batch_variance import apart
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source
@@ -55,7 +55,7 @@ class Request:
     accept: str | None
     options: Options
     target: Path
-    provenance: BaselineProvenance
+    provenance: Provenance
 
 
 class RebaseRun:
@@ -68,7 +68,7 @@ class RebaseRun:
         self._class_id, self._facts = hardware.class_id, hardware.facts
         self._identity = identity_here(request.device)
         self._known: BaselineFile | None = baseline_file.find(request.target, self._class_id)
-        self._entries: dict[str, BaselineEntry] = {}
+        self._entries: dict[str, Entry] = {}
         self._problems: list[str] = []
 
     def run(self) -> list[str]:
@@ -227,7 +227,7 @@ def _hook(lists: CaseLaunches) -> str:
 
 def replacing(
     where: str,
-    old: BaselineEntry,
+    old: Entry,
     new: Sequence[Launch],
     settings: decision.Settings,
     metric: str,
@@ -247,7 +247,7 @@ def replacing(
     return found
 
 
-def _told(new: Sequence[Launch], old: BaselineEntry | None, settings: decision.Settings, metric: str) -> str:
+def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings, metric: str) -> str:
     values = [one.z for one in new]
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5

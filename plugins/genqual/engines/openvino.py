@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from genqual.engines.hf.timed_import import IMPORT_S, Phases
 
-import hashlib
 import inspect
 import logging
 import time
@@ -18,7 +17,9 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
+from genqual import digest
 from genqual.cases import Json
+from genqual.dtypes import FORMATS
 from genqual.engines.base import Loaded, LoadRequest
 from genqual.engines.hf import runtime
 from genqual.engines.hf.base import HfEngine
@@ -87,7 +88,7 @@ class OpenVino(HfEngine):
         config = self.model.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        wide = 4 if request.dtype == "fp32" else 2
+        wide = FORMATS[request.dtype].bytes
         constants = self._constants()
         return Loaded(
             load_s=time.perf_counter() - start + IMPORT_S,
@@ -102,10 +103,9 @@ class OpenVino(HfEngine):
 
     def weight_hash(self) -> str:
         """Of every matrix and vector of the exported graph, in its order."""
-        whole = hashlib.sha256()
-        for one in self._constants():
-            whole.update(f"{one.dtype}{one.shape}".encode() + np.ascontiguousarray(one).tobytes())
-        return whole.hexdigest()
+        return digest.of_parts(
+            f"{one.dtype}{one.shape}".encode() + np.ascontiguousarray(one).tobytes() for one in self._constants()
+        )
 
     def _constants(self) -> list[Any]:
         """The graph's weights: constants of more than a few numbers; the others are shapes and axes."""

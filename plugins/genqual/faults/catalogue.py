@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from genqual.cases import DTYPES
+from genqual.dtypes import DTYPES
 from genqual.faults.fault import BLOOM, HERE, LLAMA, SHARDED, Fault
 
 TOKENS: Final = frozenset({"server", "external"})

@@ -16,7 +16,7 @@ from genqual.cases import Case, Json
 from genqual.devices.registry import devices
 from genqual.errors import BadInput
 from genqual.gate import admission, baseline_file, decision
-from genqual.gate.baseline_file import Anchor, BaselineEntry, BaselineFile, BaselineProvenance, Launch, Subject
+from genqual.gate.baseline_file import Anchor, BaselineFile, Entry, Launch, Provenance, Subject
 from genqual.gate.batch_variance import HOURS, apart
 from genqual.gate.case_launches import Taken
 from genqual.gate.decision import Settings
@@ -104,7 +104,7 @@ def change(old: Sequence[Launch], new: Sequence[Launch], settings: Settings, *, 
     return decision.decide(*series, Settings(settings.tolerance, k_min=2, k_max=most))
 
 
-def slower(entry: BaselineEntry, new: Sequence[Launch], settings: Settings, *, exact: bool) -> str:
+def slower(entry: Entry, new: Sequence[Launch], settings: Settings, *, exact: bool) -> str:
     """How the new launches are slower than the entry they replace, or than its anchor; or nothing."""
     for name, old in (("the baseline", entry.launches), ("the anchor", entry.anchor.launches)):
         if len(old) < 2:
@@ -125,15 +125,15 @@ def entry_of(
     *,
     tolerance: float | None,
     identity: Mapping[str, Json],
-    provenance: BaselineProvenance,
-    old: BaselineEntry | None,
-) -> BaselineEntry:
+    provenance: Provenance,
+    old: Entry | None,
+) -> Entry:
     """The entry that these launches make; the anchor of an older one stays."""
     launches = tuple(_short(one) for one in launches)
     timed = rule(subject.metric).stepped
     probes = [one.probes for one in taken]
     names = sorted({name for one in probes for name in one})
-    made = BaselineEntry(
+    made = Entry(
         subject=subject,
         unit="s" if timed else definition(subject.metric).unit,
         tolerance=tolerance,
@@ -177,18 +177,16 @@ def _short(launch: Launch) -> Launch:
     )
 
 
-def provenance_of(*, commit: str, author: str, reason: str) -> BaselineProvenance:
+def provenance_of(*, commit: str, author: str, reason: str) -> Provenance:
     """Who measures now, of which commit and why. Raises BadInput on what a file may not hold."""
     try:
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-        return BaselineProvenance(commit=commit, author=author, reason=reason, date=now, genqual=genqual.__version__)
+        return Provenance(commit=commit, author=author, reason=reason, date=now, genqual=genqual.__version__)
     except ValueError as error:
         raise BadInput(f"--commit {commit}, --author {author}, --reason {reason}: {error}") from None
 
 
-def merged(
-    old: BaselineFile | None, class_id: str, facts: Mapping[str, Any], entries: Mapping[str, BaselineEntry]
-) -> str:
+def merged(old: BaselineFile | None, class_id: str, facts: Mapping[str, Any], entries: Mapping[str, Entry]) -> str:
     """The text of the file with `entries` put into it; entries of other subjects stay."""
     kept = dict(old.entries) if old else {}
     made = BaselineFile.model_validate(

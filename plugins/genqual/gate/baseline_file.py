@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
-import rfc8785
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
+from genqual import digest
 from genqual.errors import BadInput
 
 VERSION: Final = 1
@@ -45,7 +44,7 @@ class Subject(_Strict):
     @property
     def key(self) -> str:
         """SHA-256, hex, of the RFC 8785 form of this subject."""
-        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json"))).hexdigest()
+        return digest.of_json(self.model_dump(mode="json"))
 
 
 class Range(_Strict):
@@ -92,7 +91,7 @@ class Launch(_Strict):
         return self
 
 
-class BaselineProvenance(_Strict):
+class Provenance(_Strict):
     """Who measured these launches, of which commit, when and why."""
 
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,64}$")]
@@ -114,10 +113,10 @@ class Anchor(_Strict):
     """The first launches ever accepted for this subject; later ones may not drift away from them unseen."""
 
     launches: Annotated[tuple[Launch, ...], Field(min_length=1)]
-    provenance: BaselineProvenance
+    provenance: Provenance
 
 
-class BaselineEntry(_Strict):
+class Entry(_Strict):
     """The launches that one subject is judged against.
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
@@ -138,15 +137,15 @@ class BaselineEntry(_Strict):
     probes: dict[str, float]
     admission: dict[str, Range]
     identity: dict[str, JsonValue]
-    provenance: BaselineProvenance
+    provenance: Provenance
     anchor: Anchor
     digest: NonEmpty
 
     def computed_digest(self) -> str:
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""
-        return hashlib.sha256(rfc8785.dumps(self.model_dump(mode="json", exclude={"digest"}))).hexdigest()
+        return digest.of_json(self.model_dump(mode="json", exclude={"digest"}))
 
-    def sealed(self) -> BaselineEntry:
+    def sealed(self) -> Entry:
         """The same entry with its digest right: for who has just made it."""
         return self.model_copy(update={"digest": self.computed_digest()})
 
@@ -158,7 +157,7 @@ class BaselineFile(_Strict):
     version: Literal[1]
     class_id: Annotated[str, Field(pattern=f"^{_CLASS_ID.pattern}$")]
     fingerprint: dict[str, JsonValue]
-    entries: dict[str, BaselineEntry]
+    entries: dict[str, Entry]
 
     @model_validator(mode="after")
     def _keyed_by_content(self) -> BaselineFile:
@@ -169,7 +168,7 @@ class BaselineFile(_Strict):
                 raise ValueError(f"entry {key[:12]}: its digest is not that of its content; edited by hand?")
         return self
 
-    def entry(self, key: str) -> BaselineEntry | None:
+    def entry(self, key: str) -> Entry | None:
         """The entry of a subject's key, or None: there is no baseline."""
         return self.entries.get(key)
 

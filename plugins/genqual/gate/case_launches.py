@@ -17,7 +17,7 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import EngineFailed, OutOfMemory
 from genqual.gate import admission, launch_summary
-from genqual.gate.baseline_file import BaselineEntry, Launch, Subject
+from genqual.gate.baseline_file import Entry, Launch, Subject
 from genqual.gate.launch_plan import SECTIONS, SLOW_EVERY, LaunchJob, frozen_source
 from genqual.metrics.compute import BadClock
 from genqual.models.prompts import synthetic_rows
@@ -44,7 +44,7 @@ class Taken:
     cold: bool = False
     unmeasured: Mapping[str, str] = field(default_factory=dict)  # metric -> why this launch could not measure it
 
-    def why_not(self, metric: str, entry: BaselineEntry | None, under_test: str) -> list[str]:
+    def why_not(self, metric: str, entry: Entry | None, under_test: str) -> list[str]:
         """Why this launch may not be judged for `metric`."""
         if self.failed:
             return [self.failed]
@@ -59,7 +59,7 @@ class Taken:
             found.append(f"alternated by {self.hook}, the baseline by {entry.hook}")
         return found
 
-    def _loads(self, metric: str, entry: BaselineEntry | None) -> list[str]:
+    def _loads(self, metric: str, entry: Entry | None) -> list[str]:
         """Why the load time of this launch says nothing; who loads again does so with a warm page cache."""
         again = self.metrics[metric].steps > 1
         found = []

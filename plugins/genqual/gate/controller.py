@@ -14,7 +14,7 @@ from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gate import admission, baseline_file, sensitivity
 from genqual.gate import decision as gate
-from genqual.gate.baseline_file import BaselineEntry, BaselineFile, Launch
+from genqual.gate.baseline_file import BaselineFile, Entry, Launch
 from genqual.gate.batch_variance import HOURS, Series, apart
 from genqual.gate.case_launches import (
     CaseLaunches,
@@ -119,7 +119,7 @@ class Judging:
             self._files[class_id] = baseline_file.find(self.question.baselines, class_id)
         return self._files[class_id]
 
-    def _refused(self, case: Case, entry: BaselineEntry | None) -> str:
+    def _refused(self, case: Case, entry: Entry | None) -> str:
         """Why no launch of this case may be judged at all."""
         found = [reason for reason in (disturbed_by_xdist(), self.accuracy(case)) if reason]
         if entry is not None:
@@ -132,7 +132,7 @@ class Judging:
         return admission.said(found)
 
     def _launch_until_decided(
-        self, generator: Generator, entry: BaselineEntry | None, measured: Measured, key: str, workload: Workload
+        self, generator: Generator, entry: Entry | None, measured: Measured, key: str, workload: Workload
     ) -> GateResult:
         case, name, asked = generator.case, measured.name, self.question
         settings = gate.settings_for(
@@ -175,7 +175,7 @@ class Judging:
             self._spent_s += time.monotonic() - start
 
     def _launches(
-        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: BaselineEntry | None, name: str
+        self, kept: dict[Case, CaseLaunches], generator: Generator, entry: Entry | None, name: str
     ) -> CaseLaunches:
         """The list of the case; its launches measure everything that the run asks of the case, and this metric."""
         case = generator.case
@@ -200,7 +200,7 @@ class Judging:
         good: Sequence[Taken],
         settings: Settings,
         name: str,
-        entry: BaselineEntry | None,
+        entry: Entry | None,
     ) -> tuple[Verdict, str] | None:
         """The verdict with its reason when there is one, else None: launch again."""
         bad = [one for one in candidates if one not in good]
@@ -261,7 +261,7 @@ def _quiet(launches: Sequence[Launch], under_test: str) -> list[Launch]:
     return [one for one in launches if under_test == "engine" or not admission.noisy(one.frozen, one.frozen_floor)]
 
 
-def _hours(case: Case, entry: BaselineEntry, under_test: str) -> list[str]:
+def _hours(case: Case, entry: Entry, under_test: str) -> list[str]:
     """Why the hours of this host say nothing of what is under test: its speed itself, which nothing cancels then."""
     name = entry.subject.metric
     if under_test == "engine" or is_exact(name):

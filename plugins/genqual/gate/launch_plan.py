@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from genqual import digest
 from genqual.cases import Workload
 from genqual.gate.baseline_file import FrozenShape
 from genqual.metrics.registry import rules
@@ -51,7 +51,7 @@ def frozen_shape(parameters: int, dtype: str) -> FrozenShape:
 @cache
 def frozen_source() -> str:
     """SHA-256, hex, of the reference step's source: another step is another clock."""
-    return hashlib.sha256(Path(__file__).with_name("frozen.py").read_bytes()).hexdigest()
+    return digest.of_file(Path(__file__).with_name("frozen.py"))
 
 
 def _layer(hidden: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import genqual
+from genqual import digest
 from genqual.errors import BadInput
 
 _INSTALL_S: Final = 600.0
@@ -64,7 +64,7 @@ def _environment(place: Path, directory: Path) -> Build:
 def _wheel(place: Path, directory: Path) -> Build:
     if not place.is_file():
         raise BadInput(f"--baseline-from {place}: no such file")
-    target = directory / f"wheel-{hashlib.sha256(place.read_bytes()).hexdigest()[:16]}"
+    target = directory / f"wheel-{digest.of_file(place)[:16]}"
     if not target.is_dir():
         made = target.with_suffix(".part")
         shutil.rmtree(made, ignore_errors=True)

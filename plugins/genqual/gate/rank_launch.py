@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.engines.base import Generated, TokenBatch
 from genqual.engines.hf.runtime import synchronise
 from genqual.errors import BadInput, EngineFailed, Unsupported
@@ -101,7 +102,7 @@ def launch(
     unknown = set(sections) - {"decode", "prefill", "throughput", "load", "memory"}
     if unknown:
         raise BadInput(f"sections {sorted(unknown)}: a launch knows decode, prefill, throughput, load and memory")
-    source = hashlib.sha256(Path(str(frozen.__file__)).read_bytes()).hexdigest()
+    source = digest.of_file(Path(str(frozen.__file__)))
     prompts = _Prompts(fresh)
     found: dict[str, Any] = {"hook": "steps", "storage_bytes": _storage_bytes(), "frozen_source": source}
     if "load" in sections:  # first of all: the nearer to the one load there was, the more alike is the host
@@ -334,10 +335,10 @@ def _device(engine: Any) -> Any:
 def _storage_bytes() -> int | None:
     """What this process had to fetch from storage so far: a warm page cache reads about nothing."""
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
+        process = psutil.Process()
+        return int(process.io_counters().read_bytes) if hasattr(process, "io_counters") else None
+    except (psutil.Error, OSError, ValueError, RuntimeError):  # the kernel does not count, or does not tell this user
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("read_bytes:")), None)
 
 
 class _Prompts:

@@ -6,7 +6,6 @@ what with, so that launches of other code, cases or software are never taken for
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import rfc8785
-
+from genqual import digest
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.gate.baseline_file import Launch
@@ -36,7 +34,7 @@ class Unfinished:
     @classmethod
     def of(cls, directory: Path, about: Mapping[str, Json]) -> Unfinished:
         """The file of the measurement that `about` describes; nothing is made yet."""
-        name = hashlib.sha256(rfc8785.dumps(dict(about))).hexdigest()[:16]
+        name = digest.of_json(dict(about))[:16]
         return cls(directory / f"{name}.jsonl")
 
     def read(self) -> dict[Key, list[Taken]]:

@@ -19,13 +19,14 @@ from typing import Final
 import numpy as np
 import torch
 
+from genqual.dtypes import FORMATS
 from genqual.health.known_answer import TILES, WrongProduct, factors, first_wrong, product
 
 _BURST_S: Final = 1.0
 _GAP_S: Final = 0.05
 _REPEATS: Final = 16  # after a wrong product: does it come again?
 _WORK: Final = 24  # products of a served piece of work: some 10 ms on a core of 2023
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, FORMATS[name].torch) for name in ("fp32", "bf16")}
 
 
 class Products:

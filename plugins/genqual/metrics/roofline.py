@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import torch
 
+from genqual.dtypes import FORMATS
 from genqual.errors import BadInput
 
-_DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, one.torch) for name, one in FORMATS.items()}
 _MIB: Final = 1 << 20
 _READ_SIZES: Final = tuple(n * _MIB for n in (1, 4, 16, 64, 256))
 _LARGEST: Final = 2048 * _MIB
@@ -167,10 +169,8 @@ def _buffer(device: torch.device, cache: int | None) -> torch.Tensor:
 def _free_bytes(device: torch.device) -> int:
     if device.type != "cpu":
         return int(getattr(torch, device.type).mem_get_info()[0])
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
     # All ranks of this host take their buffer at once; torchrun says how many they are.
-    return available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _cache_bytes(device: torch.device) -> int | None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Annotated, Any, Final
 
-from genqual.errors import BadInput
+from pydantic import Field, create_model
+
 from genqual.metrics.compute import Measured
 from genqual.metrics.definitions import DEFINITIONS
+from genqual.toml_file import TomlTable, checked
 
 _SCALES: Final = {"s": ("_ms", 1e-3), "B": ("_mib", 2.0**20)}
 
@@ -38,18 +41,23 @@ class Limit:
         return not missed, f"{'MISSES' if missed else 'MEETS'} {self.text}: {metric.value / scale:.4g}"
 
 
-def read(table: Mapping[str, Any]) -> tuple[Limit, ...]:
+def read(table: Mapping[str, Any], where: str = "limits") -> tuple[Limit, ...]:
     """The limits of a profile's table: a metric's name, `_ms` behind a time and `_mib` behind memory, and a number.
 
-    Raises BadInput that names the key and lists what may be limited.
+    Raises BadInput that begins with `where`, names the key and lists what may be limited.
     """
-    known = {f"{name}{_SCALES.get(one.unit, ('', 1.0))[0]}": name for name, one in DEFINITIONS.items()}
+    names, model = _model()
+    checked(model, table, where)
     found = []
     for key, value in table.items():
-        if key not in known:
-            raise BadInput(f"limit {key!r}: may be {', '.join(known)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise BadInput(f"limit {key} = {value!r}: must be a number above 0")
-        scale = _SCALES.get(DEFINITIONS[known[key]].unit, ("", 1.0))[1]
-        found.append(Limit(known[key], value * scale, f"{key} = {value:g}"))
+        scale = _SCALES.get(DEFINITIONS[names[key]].unit, ("", 1.0))[1]
+        found.append(Limit(names[key], value * scale, f"{key} = {value:g}"))
     return tuple(found)
+
+
+@cache
+def _model() -> tuple[Mapping[str, str], type[TomlTable]]:
+    """The metric of each key that may be limited, and the model of their table."""
+    names = {f"{name}{_SCALES.get(one.unit, ('', 1.0))[0]}": name for name, one in DEFINITIONS.items()}
+    fields: dict[str, Any] = {key: (Annotated[float, Field(gt=0)] | None, None) for key in names}
+    return names, create_model("Limits", __base__=TomlTable, **fields)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models import ggufheader, registry, weights
+from genqual.models import ggufread, registry, weights
 from genqual.models.load import load, state_hash
 from genqual.models.spec import ModelSpec
 
@@ -30,7 +30,7 @@ def convert(source: Path, destination: Path) -> str:
         raise BadInput(f"{source}: no such file; give a .gguf file")
     if destination.exists() and any(destination.iterdir()):
         raise BadInput(f"{destination}: not empty; give a new directory")
-    spec = ModelSpec(source.stem, "gguf", str(source.absolute()), ggufheader.architecture(source))
+    spec = ModelSpec(source.stem, "gguf", str(source.absolute()), ggufread.architecture(source))
     loaded = load(spec, torch.float32)
     # A model loaded from GGUF still counts as quantised, so it does not save, and a config that says so would load as
     # packed blocks again. A fresh model of the same class takes its state.
@@ -44,7 +44,7 @@ def convert(source: Path, destination: Path) -> str:
     fresh.save_pretrained(destination)
     _readable_by_both(destination / "config.json")
     AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(destination)
-    _plain_tokenizer(destination, begins_plainly=ggufheader.fact(source, "tokenizer.ggml.add_bos_token") is False)
+    _plain_tokenizer(destination, begins_plainly=ggufread.fact(source, "tokenizer.ggml.add_bos_token") is False)
     written = weights.sha256(registry.resolve(str(destination)))
     if written != state_hash(fresh):
         raise BadInput(f"{destination}: what was written is not what was converted; is the disk full? Remove it")

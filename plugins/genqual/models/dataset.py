@@ -5,7 +5,6 @@ Pure: the standard library; the package `datasets` only when a dataset is named.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.models import prompt_files
 from genqual.models.chat import Prompt, Render
@@ -48,8 +48,7 @@ def source_identity(source: str, *, split: str | None = None) -> str:
     path, column = prompt_files.split(source)
     named = f" {column}" if column else ""
     if path.is_file():
-        with path.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}{named}"
+        return f"sha256:{digest.of_file(path)}{named}"
     rows = _rows(source, split or "train")
     fingerprint = getattr(rows, "_fingerprint", None) or _digest(rows)
     return f"{source} {split or 'train'} {fingerprint}"
@@ -84,10 +83,8 @@ def _rows(name: str, split: str) -> Iterable[Mapping[str, object]]:
 
 def _digest(rows: Iterable[Mapping[str, object]]) -> str:
     """Of rows that bring no fingerprint of their own."""
-    whole = hashlib.sha256()
-    for row in rows:
-        whole.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    return f"sha256:{whole.hexdigest()}"
+    lines = (json.dumps(row, sort_keys=True, default=str).encode() + b"\n" for row in rows)
+    return f"sha256:{digest.of_parts(lines)}"
 
 
 class PairWriter:

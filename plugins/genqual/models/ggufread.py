@@ -1,6 +1,6 @@
-"""The weights of a GGUF file by transformers' names, dequantised, to hash them. No torch; the package gguf reads.
+"""A GGUF file: facts of its header, and its weights by transformers' names, to hash them. No torch; gguf reads.
 
-Llama and BLOOM only: for others the way llama.cpp arranges a matrix is not known here.
+Weights of Llama and BLOOM only: for others the way llama.cpp arranges a matrix is not known here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, pip_install
 
 KNOWN: Final = ("bloom", "llama")
 
@@ -36,6 +36,31 @@ _OUTSIDE: Final = {
         **{"output_norm": "transformer.ln_f", "output": "lm_head"},  # a file without it has a tied head
     },
 }
+
+
+class _Found(Exception):
+    """The field that was looked for: what follows it in the header need not be read."""
+
+
+def architecture(file: Path) -> str:
+    """`general.architecture`: "llama", "bloom". Raises BadInput when the file is not GGUF, torn, or does not say."""
+    found = fact(file, "general.architecture")
+    if not isinstance(found, str):
+        raise BadInput(f"{file}: no general.architecture in its GGUF header; convert it again")
+    return found
+
+
+def fact(file: Path, key: str) -> Any:
+    """What the header has under `key`, None when it has no such key. Raises BadInput as `tensors` does.
+
+    The reader of gguf makes two arrays of each token of a vocabulary: 8.7 s of CPU time and 570 MiB for 128,000 tokens
+    and 280,000 merges. So it is stopped at the key, which for the architecture is the first one.
+    """
+    try:
+        _opened(file, until=key)
+    except _Found as found:
+        return found.args[0]
+    return None
 
 
 def tensors(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
@@ -76,16 +101,29 @@ def scaled_rotary(file: Path) -> str:
     return "rope_freqs.weight" if any(bool((one != 1.0).any()) for one in frequencies) else ""
 
 
-def _opened(file: Path) -> tuple[Any, Any]:
-    """A reader of the file, and the package gguf."""
+def _opened(file: Path, until: str = "") -> tuple[Any, Any]:
+    """A reader of the file, and the package gguf. Raises _Found at the field `until`."""
     try:
         import gguf
     except ImportError as error:
-        raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
+        raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); {pip_install('gguf')}") from error
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **more: Any) -> Any:
+            found = super()._get(offset, dtype, count, *rest, **more)
+            if len(found) < count:  # its own takes what is there, and a damaged length has it read nothing for hours
+                raise ValueError(f"it ends before byte {offset} + {count} numbers of its header")
+            return found
+
+        def _push_field(self, field: Any, *rest: Any, **more: Any) -> Any:
+            if field.name == until:
+                raise _Found(field.contents())
+            return super()._push_field(field, *rest, **more)
+
     try:
-        return gguf.GGUFReader(file), gguf
+        return Reader(file), gguf
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise BadInput(f"{file}: its weights cannot be read ({error}); download it again") from error
+        raise BadInput(f"{file}: not a whole GGUF file ({error}); download it again") from error
 
 
 def _fact(reader: Any, key: str, file: Path) -> Any:

@@ -1,12 +1,12 @@
-"""Which model exactly: what a name, which two models may share, does not say. Pure: files and hashlib."""
+"""Which model exactly: what a name, which two models may share, does not say. Pure: reads files."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Final
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import weights
@@ -19,7 +19,7 @@ _BESIDE: Final = ("*.json", "*.jinja", "*.model", "*.txt")
 
 def short(spec: ModelSpec) -> str:
     """Eight digits of where the model comes from: two with one name, in two directories, differ."""
-    return hashlib.sha256(f"{spec.source} {spec.location}@{spec.revision}".encode()).hexdigest()[:8]
+    return digest.of_text(f"{spec.source} {spec.location}@{spec.revision}")[:8]
 
 
 def identity(spec: ModelSpec) -> dict[str, Json]:
@@ -47,12 +47,9 @@ def identity(spec: ModelSpec) -> dict[str, Json]:
 def files_sha256(files: list[Path]) -> str:
     """SHA-256 over names and contents."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    kept = cache_dir() / "hashes" / hashlib.sha256(json.dumps([2, stats]).encode()).hexdigest()
+    kept = cache_dir() / "hashes" / digest.of_text(json.dumps([2, stats]))
     if kept.is_file():
         return kept.read_text().strip()
-    whole = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            whole.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    weights.keep(kept, whole.hexdigest())
-    return whole.hexdigest()
+    found = digest.of_text("".join(f"{file.name} {digest.of_file(file)}\n" for file in files))
+    weights.keep(kept, found)
+    return found

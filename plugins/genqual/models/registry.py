@@ -1,4 +1,4 @@
-"""From a name to a ModelSpec, without loading anything. Pure: the standard library, NumPy and platformdirs."""
+"""From a name to a ModelSpec, without loading anything. Pure: NumPy, platformdirs, gguf where a file is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from genqual.errors import BadInput
-from genqual.models import embedded, ggufheader, safetensor
+from genqual.models import embedded, ggufread, safetensor
 from genqual.models.catalogue import FETCHABLE, cache_dir
 from genqual.models.spec import ModelSpec
 
@@ -45,7 +45,7 @@ def resolve(name: str) -> ModelSpec:
     if path.is_file():
         if path.suffix != ".gguf":
             raise BadInput(f"model {name}: a file, but not .gguf; name the directory that holds config.json instead")
-        return ModelSpec(path.stem, "gguf", str(path.absolute()), ggufheader.architecture(path))
+        return ModelSpec(path.stem, "gguf", str(path.absolute()), ggufread.architecture(path))
     hub = _HUB.fullmatch(name)
     if hub and path.suffix != ".gguf" and not name.startswith("."):
         return ModelSpec(hub["id"].rsplit("/", 1)[1], "hub", hub["id"], "", hub["revision"] or "")

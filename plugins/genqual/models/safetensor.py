@@ -15,9 +15,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual.dtypes import BY_SAFETENSORS, FORMATS
 from genqual.errors import BadInput
 
-_STORED: Final[dict[str, np.dtype[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_STORED: Final[dict[str, np.dtype[Any]]] = {code: np.dtype(one.stored) for code, one in BY_SAFETENSORS.items()}
+_BF16: Final = FORMATS["bf16"]
 _LONGEST_HEADER: Final = 100_000_000  # the format's own limit, bytes
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -96,7 +98,7 @@ def read(name: str, entry: TensorEntry, rows: tuple[int, int] | None = None) -> 
         raise BadInput(
             f"{entry.file}: {name} ends after {raw.size} of {count} weights: the file was cut short meanwhile"
         )
-    if entry.dtype == "BF16":
+    if entry.dtype == _BF16.safetensors:
         wide = raw.astype(np.uint32)
         wide <<= 16  # bf16 is the upper half of float32; in place, because an embedding may be large
         return wide.view(np.float32).reshape(shape)
@@ -155,8 +157,9 @@ def write_bf16(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
     described: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, values in tensors.items():
-        described[name] = {"dtype": "BF16", "shape": list(values.shape), "data_offsets": [at, at + 2 * values.size]}
-        at += 2 * values.size
+        end = at + _BF16.bytes * values.size
+        described[name] = {"dtype": _BF16.safetensors, "shape": list(values.shape), "data_offsets": [at, end]}
+        at = end
     raw = json.dumps(described, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
     with file.open("wb") as stream:
@@ -165,4 +168,4 @@ def write_bf16(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
             bits = np.ascontiguousarray(values, dtype="<f4").view(np.uint32)
             if (bits & 0xFFFF).any():
                 raise ValueError(f"{name} is not exact in bf16")
-            stream.write((bits >> 16).astype("<u2").tobytes())
+            stream.write((bits >> 16).astype(_BF16.stored).tobytes())

@@ -1,8 +1,7 @@
-"""The weights of a model as float32 arrays, and their hash, in a process without torch. Pure: NumPy, files, hashlib."""
+"""The weights of a model as float32 arrays, and their hash, in a process without torch. Pure: NumPy and files."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -14,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.atomic import write_whole
 from genqual.cases import Json
+from genqual.dtypes import FORMATS
 from genqual.errors import BadInput
 from genqual.models import embedded, ggufread, hub, integers, safetensor
 from genqual.models.catalogue import cache_dir
@@ -92,13 +93,10 @@ def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
     for name, values in items:
         if name in digests or values.dtype != np.float32:
             raise ValueError(f"{name}: {values.dtype}, must be float32 and come once")
-        digest = hashlib.sha256(f"{name}\0{','.join(map(str, values.shape))}\0".encode())
-        digest.update(np.ascontiguousarray(values, dtype="<f4").reshape(-1).data)
-        digests[name] = digest.digest()
-    whole = hashlib.sha256()
-    for name in sorted(digests):
-        whole.update(digests[name])
-    return whole.hexdigest()
+        head = f"{name}\0{','.join(map(str, values.shape))}\0".encode()
+        found = digest.of_bytes(head, np.ascontiguousarray(values, dtype="<f4").reshape(-1).data)
+        digests[name] = bytes.fromhex(found)
+    return digest.of_parts(digests[name] for name in sorted(digests))
 
 
 def sha256(spec: ModelSpec) -> str:
@@ -134,7 +132,7 @@ def _hash_key(place: Path) -> str:
     if place.is_dir():
         listed = sorted(place.glob("*.safetensors")) + sorted(place.glob("*.json"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in listed]
-    return hashlib.sha256(json.dumps([1, str(place.resolve()), stats]).encode()).hexdigest()
+    return digest.of_text(json.dumps([1, str(place.resolve()), stats]))
 
 
 @lru_cache(maxsize=16)
@@ -164,7 +162,9 @@ def directory(spec: ModelSpec) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent))
     try:
-        (scratch / "config.json").write_text(json.dumps(config(spec) | {"torch_dtype": "bfloat16"}, indent=2) + "\n")
+        (scratch / "config.json").write_text(
+            json.dumps(config(spec) | {"torch_dtype": FORMATS["bf16"].torch}, indent=2) + "\n"
+        )
         safetensor.write_bf16(scratch / "model.safetensors", integers.state(spec.location))
         scratch.rename(target)
     except OSError:

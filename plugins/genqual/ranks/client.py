@@ -42,9 +42,9 @@ class Agreement:
 class Generator(GroupClient):
     """One case, ready to generate and to score. Raises as `GroupClient` says."""
 
-    def __init__(self, pool: Pool, plan: GroupPlan) -> None:
+    def __init__(self, pool: Pool, plan: GroupPlan, prompts: FreshPrompts | None = None) -> None:
         super().__init__(pool, plan)
-        self.prompts = FreshPrompts()
+        self.prompts = FreshPrompts() if prompts is None else prompts
         """What an engine whose cache outlives a request is timed with; a session's generators share one source."""
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""

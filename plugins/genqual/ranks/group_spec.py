@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genqual import digest
 from genqual.cases import Case, Json
 from genqual.devices.base import Placement
 from genqual.devices.registry import device
@@ -66,7 +66,7 @@ class GroupPlan:
             "launcher": [self.starter, self.launcher_arguments, self.hosts],
             "build": [self.python, self.path],
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return digest.of_text(json.dumps(parts, sort_keys=True))
 
 
 def plan(case: Case, logs: Path, **changes: Any) -> GroupPlan:

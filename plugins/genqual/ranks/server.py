@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import gc
-import hashlib
 import importlib
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.engines.base import Engine, LoadRequest, TokenBatch
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
@@ -52,10 +52,10 @@ def kind_of(error: BaseException) -> str:
     return "BadInput" if isinstance(error, BadInput) else "Exception"
 
 
-def digest(array: NDArray[Any]) -> str:
+def _array_sha256(array: NDArray[Any]) -> str:
     """SHA-256 of an array's shape and values, by which ranks are compared without moving them."""
     body = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return hashlib.sha256(f"{body.dtype.str}{body.shape}".encode() + body.tobytes()).hexdigest()
+    return digest.of_bytes(f"{body.dtype.str}{body.shape}".encode(), body.tobytes())
 
 
 def _batch(arrays: Arrays) -> TokenBatch:
@@ -155,12 +155,12 @@ class RankServer:
     def _generate(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
         generated = self._ready.generate(_batch(arrays), fields["new_tokens"])
         value, bodies = encode(generated)
-        return {**value, "agree": {"choices": digest(generated.tokens)}}, bodies
+        return {**value, "agree": {"choices": _array_sha256(generated.tokens)}}, bodies
 
     def _score(self, fields: dict[str, Any], arrays: Arrays) -> Answer:
         call = self._ready.score if fields["method"] == "score" else self._ready.score_prefill
         scores = call(_batch(arrays), arrays["forced"], logits=fields["logits"])
-        agree: Json = {"choices": digest(scores.top_ids[..., :1]), "top": digest(scores.top_ids)}
+        agree: Json = {"choices": _array_sha256(scores.top_ids[..., :1]), "top": _array_sha256(scores.top_ids)}
         if self._place.rank:  # bulk comes from one rank; the others prove that they agree
             return {"agree": agree}, {}
         value, bodies = encode(scores)

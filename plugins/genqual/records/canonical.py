@@ -1,47 +1,16 @@
-"""Canonical JSON bytes (RFC 8785) and their SHA-256. Pure: no file, no clock, no record."""
+"""Plain data: what canonical JSON can hold, and how it is read back. Pure: no file, no clock, no record."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Final, NoReturn
 
-import rfc8785
-
 from genqual.cases import Json
 
 LARGEST: Final = 2**53 - 1  # beyond it a JSON number is no longer an exact integer for every reader
-
-
-# Numbers that Python and RFC 8785 may write differently: with an exponent, 1.0 for 1, integers that may not be exact.
-_ODD: Final = re.compile(r"(?:^|[:,\[])-?(?:\d{16}|\d+(?:\.\d+)?e|\d+\.0(?:$|[,\]}]))")
-
-
-def canonical(value: Json) -> bytes:
-    """The one UTF-8 form of `value`, whatever the order of its keys. Raises ValueError on what JSON cannot hold."""
-    return _plainly(value) or bytes(rfc8785.dumps(value))
-
-
-def _plainly(value: Json) -> bytes | None:
-    """The same bytes by the json module, ten times as fast; None where it might write something else.
-
-    For ASCII both sort and escape alike, and both print a float of 0.0001 to 1e16 by its shortest digits.
-    """
-    try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        # Reading it back tells a key that was no string, which json.dumps makes one without a word.
-        return text.encode() if text.isascii() and not _ODD.search(text) and json.loads(text) == value else None
-    except (TypeError, ValueError, RecursionError):
-        return None  # rfc8785 says what is wrong, or does what json cannot
-
-
-def digest(value: Json) -> str:
-    """SHA-256 of the canonical bytes, 64 hexadecimal digits."""
-    return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def plain(value: Any, where: str = "value") -> Json:

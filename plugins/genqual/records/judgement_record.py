@@ -41,9 +41,8 @@ class Judged(Protocol):
 class Judgement(RecordPart):
     """`verdict` (pass, fail, no_reference) on `property` (greedy, cache), and what it rests on.
 
-    `nrms` against its `limit` is dimensionless; `ratio` is nrms in the precision mode's own unit: 1 is the fault-free
-    envelope, or the limit in fp32 mode. `worst` is a (step, row); `judged` of `total` such cells were. Null: not
-    measured.
+    `nrms` against its `limit` is dimensionless; `ratio` is nrms in the lane's own unit: 1 is the honest envelope, or
+    the limit in the fp32 lane. `worst` is a (step, row); `judged` of `total` such cells were. Null: not measured.
     """
 
     property: Word

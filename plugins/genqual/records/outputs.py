@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
+from genqual import digest
 from genqual.records.base import Number, RecordPart, Sha256, Tally
 
 if TYPE_CHECKING:  # NumPy is imported where it is used: who only reads records (`genqual compare`) starts without it
@@ -68,7 +68,7 @@ def tokens_sha256(tokens: Any) -> str:
     """SHA-256 of the tokens of one run, (rows, steps), as little-endian int64 in row order."""
     import numpy as np
 
-    return hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i8").tobytes()).hexdigest()
+    return digest.of_bytes(np.ascontiguousarray(tokens, dtype="<i8").tobytes())
 
 
 def _rows(array: NDArray[Any]) -> tuple[tuple[int, ...], ...]:

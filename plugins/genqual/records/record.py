@@ -6,7 +6,6 @@ RFC 8785 bytes. Anyone can check it: take `id` out, canonicalise the rest, hash 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,10 +13,12 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
+from genqual import digest
 from genqual.cases import Json
+from genqual.digest import canonical
 from genqual.errors import GenqualError
 from genqual.records.base import Count, Facts, Name, RecordPart
-from genqual.records.canonical import canonical, digest, parse
+from genqual.records.canonical import parse
 from genqual.records.fields import (
     Engine,
     Model,
@@ -110,7 +111,7 @@ class Record(RecordPart):
     @property
     def id(self) -> str:
         """SHA-256 of the body's canonical bytes, 64 hexadecimal digits."""
-        return hashlib.sha256(self._body).hexdigest()
+        return digest.of_bytes(self._body)
 
     def body(self) -> bytes:
         """The hashed bytes: the record without its id."""
@@ -133,7 +134,7 @@ class Record(RecordPart):
             raw = canonical(body)
         except (ValueError, RecursionError) as error:
             raise CorruptRecord(f"not a record: {error}") from None
-        actual = hashlib.sha256(raw).hexdigest()
+        actual = digest.of_bytes(raw)
         if claimed != actual:
             raise CorruptRecord(f"the id is {claimed!r}, the content hashes to {actual}: it was changed after writing")
         return _validated(body, raw)
@@ -170,7 +171,7 @@ class Record(RecordPart):
 
 def key_over(facets: Mapping[str, Json], names: Sequence[str]) -> str:
     """`Record.key_of` from facets at hand."""
-    return digest({"key": "genqual-key/1", **{name: facets[name] for name in names}})
+    return digest.of_json({"key": "genqual-key/1", **{name: facets[name] for name in names}})
 
 
 def _body_of(data: bytes) -> dict[str, Json]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 import genqual
+from genqual import digest
 
 COMMITS: Final = ("GENQUAL_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT")
 """Where a CI says what it checked out, ours first."""
@@ -52,23 +52,20 @@ def facts(root: Path) -> dict[str, str | None]:
 @cache
 def source_sha256() -> str:
     """SHA-256 over the suite's own Python files, by name: package, suites and fixtures, in a checkout or a wheel."""
-    digest = hashlib.sha256()
     found = {
         path.relative_to(root).as_posix(): path
         for root in map(Path, genqual.__path__)
         for part in (("suites", "fixtures") if root != Path(genqual.__file__).parent else (".",))
         for path in (root / part).rglob("*.py")
     }
-    for name, path in sorted(found.items()):
-        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return digest.of_text("".join(f"{name} {digest.of_file(path)}\n" for name, path in sorted(found.items())))
 
 
 @cache
 def _freeze() -> str:
     """SHA-256 over `name==version` of every installed distribution, as a freeze lists them."""
     lines = {f"{one.metadata['Name']}=={one.version}".lower() for one in importlib.metadata.distributions()}
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return digest.of_text("\n".join(sorted(lines)))
 
 
 def _commit(root: Path) -> str | None:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from genqual import digest
 from genqual.devices.base import HardwareIdentity
 from genqual.records.base import Count, Facts, Name, Number, RecordPart, Sha256, Tally
-from genqual.records.canonical import digest, plain
+from genqual.records.canonical import plain
 from genqual.records.pseudonyms import Names
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -95,7 +96,7 @@ class System(RecordPart):
 
 def class_hash(fields: Mapping[str, Any]) -> str:
     """SHA-256 over the class of the hardware: no host name, no serial number, no version of software."""
-    return digest({"class": "genqual-class/1", **{name: plain(fields.get(name), name) for name in _CLASS}})
+    return digest.of_json({"class": "genqual-class/1", **{name: plain(fields.get(name), name) for name in _CLASS}})
 
 
 def _of_facts(facts: Mapping[str, Any]) -> dict[str, Any]:

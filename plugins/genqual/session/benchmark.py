@@ -1,10 +1,10 @@
-"""Measure each workload once, bound it by the roofline, look up its baseline, keep one record of all its metrics."""
+"""Measure each workload once and bound it by the roofline; have it judged; keep one record of all its metrics."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +22,23 @@ from genqual.metrics.measure import Measurement, Measurements
 from genqual.metrics.utilisation import Roofline
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
+from genqual.session.gate_inputs import GateInputs
+from genqual.session.groups import Groups, ran_if_alive
 from genqual.session.recorder import Recorder, evidence
+from genqual.session.reference_store import ReferenceStore
+from genqual.session.timed_accuracy import TimedAccuracy
 
 WARMUP: Final = 1
 PROBE: Final = "genqual.metrics.roofline:probe"
+
+
+@dataclass(frozen=True, slots=True)
+class TimedWorkload:
+    """One workload of a case as it was timed, and what ran then. Nothing is judged yet."""
+
+    measurement: Measurement
+    metrics: dict[str, metrics.Measured]
+    inspection: Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +60,8 @@ class Measuring:
     """What the performance items of one process share: each is of the same runs, so TTFT and TPOT belong together."""
 
     def __init__(
-        self,
-        repetitions: int,
-        progress: Callable[[str], None],
-        judging: Judging,
-        protocol: Mapping[str, str] | None = None,
+        self, repetitions: int, progress: Callable[[str], None], protocol: Mapping[str, str] | None = None
     ) -> None:
-        self.wrong: set[Case] = set()  # cases that failed a judgement: their latencies are of wrong answers
-        self._judging = judging
         self._repetitions = repetitions
         self._progress = progress
         self.protocol: dict[str, Json] = {
@@ -65,73 +72,35 @@ class Measuring:
         self._measurements = Measurements()
         self._inspected: dict[tuple[Case, Workload], Mapping[str, Json]] = {}
         self._rooflines: dict[Case, tuple[Roofline, ...]] = {}
-        self._published: dict[tuple[Case, Workload], Published] = {}
 
     def protocol_of(self, case: Case, workload: Workload) -> dict[str, Json]:
         """How this workload is measured; of a measurement that failed, too."""
         own: dict[str, Json] = {"prompts_sent": "each once"} if _fresh(case, workload) else {}
         return {**self.protocol, **own}
 
-    def publish(
-        self,
-        generator: Generator,
-        workload: Workload,
-        recorder: Recorder,
-        *,
-        weights_sha256: str | None,
-        inspect: Callable[[], Mapping[str, Json]],
-        label: str,
-        metric: str | None,
-        excuse: Callable[[Case, Workload, str, GateResult], str | None],
-    ) -> Published:
-        """The metrics of `workload`, measured, judged and recorded at the first call.
+    def measured(
+        self, generator: Generator, workload: Workload, *, inspect: Callable[[], Mapping[str, Json]]
+    ) -> TimedWorkload:
+        """The metrics of `workload`, measured at the first call. `inspect` asks the ranks what ran, after it ran.
 
-        `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other
-        items ask about is judged then. `excuse` says of a verdict why it is WAIVED, or None. `inspect` asks the ranks
-        what ran, after it ran. Raises Unsupported, EngineFailed or BadClock at every call for the same workload;
-        GroupLost as it is.
+        Raises Unsupported, EngineFailed or BadClock at every call for the same workload; GroupLost as it is.
         """
-        case = generator.case
-        key = (case, workload)
-        known = self._published.get(key)
-        # A metric that no item's mark names, asked about after a limit had the workload measured, is judged only now.
-        if known is None or (metric in known.metrics and metric not in known.gates):
-            with recorder.attempt(
-                case,
-                workload,
-                weights_sha256=weights_sha256,
-                protocol=self.protocol_of(case, workload),
-                inspect=inspect,
-                label=label,
-            ):
-                measured = self._measurements.get(case, workload, lambda: self._measure(generator, workload))
-                if key not in self._inspected:
-                    self._inspected[key] = inspect() if measured.status == "ok" else evidence(inspect)
-                found = self._metrics(generator, measured) if measured.status == "ok" else {}
-            gates = self._gates(generator, measured, found, metric)
-            wrong = case in self.wrong
-            path = recorder.measurement(
-                case,
-                workload,
-                found,
-                gates,
-                weights_sha256=weights_sha256,
-                protocol=self.protocol_of(case, workload),
-                inspection=self._inspected[key],
-                status="accuracy_fail" if wrong and measured.status == "ok" else measured.status,
-                message=measured.message or ("this case failed a judgement in the same run" if wrong else ""),
-                label=label,
-                labels=_labels(generator, measured),
-                runs=measured.runs,
-                peaks=self._peaks(case),
-                waived={name: reason for name, gate in gates.items() if (reason := excuse(case, workload, name, gate))},
-            )
-            self._published[key] = Published(measured, found, gates, path)
-        return self._published[key]
+        key = (generator.case, workload)
+        measurement = self._measurements.get(*key, lambda: self._measure(generator, workload))
+        if key not in self._inspected:
+            self._inspected[key] = inspect() if measurement.status == "ok" else evidence(inspect)
+        found = self._metrics(generator, measurement) if measurement.status == "ok" else {}
+        return TimedWorkload(measurement, found, self._inspected[key])
 
-    def gate_at_most_s(self, case: Case, metric: str) -> float | None:
-        """Seconds of the most launches that the gate makes of a case, by those that it made; None before the first."""
-        return self._judging.at_most_s(case, metric)
+    def peaks(self, case: Case) -> dict[str, float]:
+        """The least of the ranks' peaks, where they were probed."""
+        probed = self._rooflines.get(case, ())
+        if not probed:
+            return {}
+        return {
+            f"{case.dtype}_flop": min(one.flop_per_s for one in probed),
+            "read_bytes": min(one.reads[-1].bytes_per_s for one in probed),
+        }
 
     def _measure(self, generator: Generator, workload: Workload) -> Measurement:
         case = generator.case
@@ -179,28 +148,97 @@ class Measuring:
             self._rooflines[case] = tuple(Roofline.from_json(_object(reply.value)) for reply in replies)
         return self._rooflines[case]
 
-    def _peaks(self, case: Case) -> dict[str, float]:
-        """The least of the ranks' peaks, where they were probed."""
-        probed = self._rooflines.get(case, ())
-        if not probed:
-            return {}
-        return {
-            f"{case.dtype}_flop": min(one.flop_per_s for one in probed),
-            "read_bytes": min(one.reads[-1].bytes_per_s for one in probed),
-        }
 
-    def _gates(
-        self, generator: Generator, measured: Measurement, found: dict[str, metrics.Measured], metric: str | None
-    ) -> dict[str, GateResult]:
-        """What the gate says of each metric; nothing of those that it could judge and no item asks about."""
-        case, question = generator.case, self._judging.question
-        asked = question.asked.get(case, frozenset()) | {metric}  # None, where only a limit is held against it
-        weights = [rank.weight_hash for rank in measured.loaded]
-        return {
-            name: self._judging.judge(generator, weights, measured.workload, one)
-            for name, one in found.items()
-            if name in asked or name not in GATED or measured.workload != question.gated[name]
-        }
+def judged(
+    judging: Judging, generator: Generator, measured: TimedWorkload, metric: str | None
+) -> dict[str, GateResult]:
+    """What the gate says of each metric; nothing of those that it could judge and no item asks about.
+
+    `metric` is the one whose verdict the caller gives; None where it gives none, as a limit does: only what other items
+    ask about is judged then.
+    """
+    workload, question = measured.measurement.workload, judging.question
+    asked = question.asked.get(generator.case, frozenset()) | {metric}
+    weights = [rank.weight_hash for rank in measured.measurement.loaded]
+    return {
+        name: judging.judge(generator, weights, workload, one)
+        for name, one in measured.metrics.items()
+        if name in asked or name not in GATED or workload != question.gated[name]
+    }
+
+
+@dataclass
+class Benchmarks:
+    """The workloads of one process: each is measured once, judged by what its items ask, and kept as one record."""
+
+    groups: Groups
+    references: ReferenceStore
+    recorder: Recorder
+    gate: GateInputs
+    measuring: Measuring
+    judging: Judging
+    accuracy: TimedAccuracy
+    _published: dict[tuple[Case, Workload], Published] = field(default_factory=dict)
+
+    def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
+        """The metrics of `workload`, measured, judged (see `judged`) and recorded at the first call.
+
+        `label` names the test that asks. Raises as `Measuring.measured` does.
+        """
+        known = self._published.get((case, workload))
+        # A metric that no item's mark names, asked about after a limit had the workload measured, is judged only now.
+        if known is None or (metric in known.metrics and metric not in known.gates):
+            generator = self.groups.generator(case)
+            label = self.gate.label(case, workload, label)
+            measured = self._measured(generator, workload, label)
+            gates = judged(self.judging, generator, measured, metric)
+            path = self._record(generator, workload, measured, gates, label)
+            self._published[case, workload] = Published(measured.measurement, measured.metrics, gates, path)
+        return self._published[case, workload]
+
+    def _measured(self, generator: Generator, workload: Workload, label: str) -> TimedWorkload:
+        """A measurement that fails is recorded, too."""
+
+        def inspect() -> dict[str, Json]:
+            return ran_if_alive(self.groups.pool, generator)
+
+        with self.recorder.attempt(
+            generator.case,
+            workload,
+            weights_sha256=self.references.weights_sha256(generator.case.model),
+            protocol=self.measuring.protocol_of(generator.case, workload),
+            inspect=inspect,
+            label=label,
+        ):
+            return self.measuring.measured(generator, workload, inspect=inspect)
+
+    def _record(
+        self,
+        generator: Generator,
+        workload: Workload,
+        measured: TimedWorkload,
+        gates: dict[str, GateResult],
+        label: str,
+    ) -> Path:
+        case, measurement = generator.case, measured.measurement
+        wrong = self.accuracy.is_wrong(case)
+        excused = {name: self.gate.excuse(case, workload, name, gate) for name, gate in gates.items()}
+        return self.recorder.measurement(
+            case,
+            workload,
+            measured.metrics,
+            gates,
+            weights_sha256=self.references.weights_sha256(case.model),
+            protocol=self.measuring.protocol_of(case, workload),
+            inspection=measured.inspection,
+            status="accuracy_fail" if wrong and measurement.status == "ok" else measurement.status,
+            message=measurement.message or ("this case failed a judgement in the same run" if wrong else ""),
+            label=label,
+            labels=_labels(generator, measurement),
+            runs=measurement.runs,
+            peaks=self.measuring.peaks(case),
+            waived={name: reason for name, reason in excused.items() if reason},
+        )
 
 
 def _outlives(case: Case) -> bool:

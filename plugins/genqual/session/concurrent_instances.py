@@ -24,7 +24,7 @@ from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.pool import Pool
 from genqual.session.benchmark import WARMUP
 from genqual.session.context import Run
-from genqual.session.inspection import ran
+from genqual.session.groups import ran
 
 
 def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[str, Path]:
@@ -34,11 +34,11 @@ def together(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[s
     instances do not say the same, and what the first instance that fell raised.
     """
     count = run.options.instances
-    weights_sha256, asked = run.weights_sha256(case.model), protocol(run)
-    with run.recorder.attempt(case, workload, weights_sha256=weights_sha256, protocol=asked, label=label):
+    weights_sha256, asked = run.references.weights_sha256(case.model), protocol(run)
+    with run.records.recorder.attempt(case, workload, weights_sha256=weights_sha256, protocol=asked, label=label):
         runs, inspection = _measure(run, case, workload, count)
         found = concurrent.compute(runs, workload)
-    path = run.recorder.measurement(
+    path = run.records.recorder.measurement(
         case,
         workload,
         found,
@@ -62,18 +62,19 @@ def protocol(run: Run) -> dict[str, Json]:
 
 def _measure(run: Run, case: Case, workload: Workload, count: int) -> tuple[list[list[Generated]], dict[str, Json]]:
     """Runs by repetition and instance, and what the first instance says ran."""
-    plan, repetitions = run.generator(case).plan, run.selection.profile.repetitions
+    plan, repetitions = run.groups.generator(case).plan, run.selection.profile.repetitions
     whole = _room(run, case, count)
     shares = [_share(whole, index, case.ranks) for index in range(count)]
     with (
-        run.pool.computing(replace(plan, placement=whole)),
+        run.groups.pool.computing(replace(plan, placement=whole)),
         _live([replace(plan, placement=share) for share in shares], run) as live,
     ):
         shape = (live[0].loaded[0].vocabulary, workload.batch, workload.input_length)
         alike = engine(case.engine).tier != "tokens"  # else one server may answer all, from its cache
         rows = synthetic_rows(*shape, seed=0)
         count_of_runs = WARMUP + repetitions
-        own = [[TokenBatch.of(run.prompts.rows(*shape)) for _ in range(count_of_runs)] for _ in live if not alike]
+        fresh = run.groups.prompts
+        own = [[TokenBatch.of(fresh.rows(*shape)) for _ in range(count_of_runs)] for _ in live if not alike]
         run.progress(f"measuring {count} instances of {case} {workload.id}")
         runs = _at_once(live, own or TokenBatch.of(rows), workload.new_tokens, count_of_runs)[WARMUP:]
         inspection = ran(live[0])
@@ -88,7 +89,7 @@ def _room(run: Run, case: Case, count: int) -> Placement:
     if device.exclusive:
         raise Unsupported(f"--instances {count}: a {case.device} serves one process; run one pytest a card instead")
     try:
-        return device.place(count * case.ranks, case.cores_per_rank, taken=run.pool.leases.taken())
+        return device.place(count * case.ranks, case.cores_per_rank, taken=run.groups.taken())
     except BadInput as error:
         raise Unsupported(f"--instances {count} of {case.ranks} rank(s): {error}") from None
 

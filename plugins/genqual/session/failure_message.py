@@ -1,18 +1,23 @@
-"""What a verdict says to the person who has to act on it: one paragraph, and the next command."""
+"""What a failure says to the person who has to act on it: a paragraph, once, and the next command."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from genqual.cases import Case, Json, Workload, compute_dtype
 from genqual.conformance.judgement import Judgement
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.engines.remote.openai_request import suspicion
+from genqual.errors import GenqualError
 from genqual.metrics.registry import rule
+from genqual.ranks.errors import GroupLost
 from genqual.session.options import Options
+
+_LINE: Final = 160  # characters of a cause that was told before
 
 
 def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -> str:
@@ -56,3 +61,24 @@ def again(options: Options, case: Case, workload: Workload, metric: str) -> str:
     words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
     words += ["--under-test", options.under_test] if options.under_test != "engine" else []
     return shlex.join(words)
+
+
+class Causes:
+    """The causes that the tests of this process met, each with the test that told it."""
+
+    def __init__(self) -> None:
+        self._told: dict[object, tuple[str, BaseException]] = {}  # the error too: its identity must not be used again
+
+    def words(self, error: GenqualError | GroupLost, test: str) -> str:
+        """What `test` says of `error`: all of it the first time, then one line that names the test that said it.
+
+        Two lost groups are two events, each with stacks and logs of its own, unless they are one error kept: that of a
+        case that cannot load.
+        """
+        whole = f"{type(error).__name__}: {error}"
+        key: object = id(error) if isinstance(error, GroupLost) else (type(error).__name__, error.cause or str(error))
+        first, _ = self._told.setdefault(key, (test, error))
+        if first == test:
+            return whole
+        line = whole.partition("\n")[0]
+        return f"see {first}: {line if len(line) <= _LINE else f'{line[:_LINE]}...'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from importlib.metadata import packages_distributions
@@ -11,6 +10,7 @@ from shutil import which
 from typing import Final
 
 import genqual
+from genqual import digest
 from genqual.cases import Case, Json
 from genqual.engines.registry import engine
 from genqual.models.catalogue import FETCHABLE
@@ -77,7 +77,7 @@ def file_name(case: Case, model: ModelSpec) -> str:
     if spelt and (model.source == "embedded" or case.model in FETCHABLE):
         return case.id
     told = f"{short(model)} {case.engine} {case.cores_per_rank}"
-    return f"{case.id}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    return f"{case.id}-{digest.of_text(told)[:8]}"
 
 
 def _versions(name: str) -> dict[str, Json]:

@@ -17,6 +17,8 @@ from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
+from genqual.session import outcome
+from genqual.session.outcome import VerdictName
 
 
 class GiveVerdict(Protocol):
@@ -153,9 +155,9 @@ class ScoringSample:
         return self.reference is not None and self.reference.router_margins is not None
 
 
-def unjudged(node: pytest.Item, status: str, why: str, *, gate: bool) -> NoReturn:
+def unjudged(node: pytest.Item, status: VerdictName, why: str, *, gate: bool) -> NoReturn:
     """End a test that cannot be judged: under its own name, skipped in JUnit, a failure under `--gate`."""
-    node.user_properties.append(("genqual_verdict", status))
+    outcome.tell(node, verdict=status, reason=why)
     text = unjudged_text(status, why)
     if gate:
         pytest.fail(text, pytrace=False)

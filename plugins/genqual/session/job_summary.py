@@ -19,7 +19,7 @@ MOST_ANNOTATIONS: Final = 10
 _COUNTED: Final = frozenset({"RECORDED", "NOT APPLICABLE", "UNSUPPORTED", "ABSENT", "SKIPPED"})
 
 
-def markdown(rows: Sequence[Row], records: Mapping[Path, Record], title: str, notes: Sequence[str] = ()) -> str:
+def markdown(rows: Sequence[Row], records: Mapping[str, Record], title: str, notes: Sequence[str] = ()) -> str:
     """The table of verdicts, the worst first; what needs no reader is counted below it, `notes` stand last."""
     shown = [row for row in rows if row.verdict not in _COUNTED and not _right(row)]
     lines = [f"### {_text(title)}", "", _counts(rows), ""]
@@ -85,7 +85,7 @@ def _counts(rows: Sequence[Row]) -> str:
     )
 
 
-def _line(row: Row, records: Mapping[Path, Record]) -> str:
+def _line(row: Row, records: Mapping[str, Record]) -> str:
     numbers = row.numbers(records)
     cells = [f"**{row.verdict}**" if row.failed else row.verdict, _code(row.case), _text(row.what)]
     return f"| {' | '.join([*cells, numbers.baseline, numbers.now, numbers.ratio, _code(row.next)])} |"

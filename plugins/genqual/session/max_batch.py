@@ -16,7 +16,7 @@ from genqual.metrics.bisection import Capacity
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
-from genqual.session.inspection import ran, ran_if_alive
+from genqual.session.groups import ran, ran_if_alive
 
 
 def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tuple[Capacity, Path]:
@@ -24,14 +24,14 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
 
     Raises EngineFailed when the ranks, after all that ran out of memory, do not answer as they did before.
     """
-    generator, most = run.generator(case), run.selection.profile.largest_batch or 1
-    weights_sha256, asked = run.weights_sha256(case.model), protocol(run)
-    with run.recorder.attempt(
+    generator, most = run.groups.generator(case), run.selection.profile.largest_batch or 1
+    weights_sha256, asked = run.references.weights_sha256(case.model), protocol(run)
+    with run.records.recorder.attempt(
         case,
         workload,
         weights_sha256=weights_sha256,
         protocol=asked,
-        inspect=lambda: ran_if_alive(run.pool, generator),
+        inspect=lambda: ran_if_alive(run.groups.pool, generator),
         label=label,
     ):
         found = _search(run, generator, workload, most)
@@ -40,7 +40,7 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
     one = compute.Measured(
         "largest_batch", "rows", float(found.largest), (float(found.largest),), "by bisection", "higher", note
     )
-    path = run.recorder.measurement(
+    path = run.records.recorder.measurement(
         case,
         replace(workload, batch=max(1, found.largest)),
         {"largest_batch": one},

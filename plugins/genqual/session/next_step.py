@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from genqual.cases import Case, Workload
 from genqual.session.context import Run
 from genqual.session.failure_message import again
+from genqual.session.item import timed as timed_by
 from genqual.session.options import Options
+from genqual.session.outcome import ItemOutcome, VerdictName
 
 REBASE: Final = "10 to 20 min"
 """Sixteen launches of one model and engine, one rank; README.md and docs/ci.md say the same."""
@@ -18,34 +21,32 @@ JUDGE: Final = "1 to 4 min"
 """What the gate takes for a case, where no launch of this run has shown it; docs/ci.md says the same."""
 
 
-def for_reader(
-    item: pytest.Item, case: Case, run: Run, timed: tuple[Workload, str] | None, *, failed: bool
-) -> list[tuple[str, str]]:
-    """The metric and the next command of a test, as properties that it has not yet: JUnit and the job summary."""
-    known = {str(name): str(value) for name, value in item.user_properties}
-    found = [("genqual_metric", timed[1])] if timed and "genqual_metric" not in known else []
-    verdict = known.get("genqual_verdict", "")
-    if "genqual_next" in known or not (failed or verdict in ("no_baseline", "no_reference", "inconclusive")):
-        return found
-    # Where nothing was measured there is no gate yet, and none is made for this.
-    at_most_s = run.measuring.gate_at_most_s(case, timed[1]) if timed and "measuring" in run.__dict__ else None
+def for_reader(told: ItemOutcome, item: pytest.Item, case: Case, run: Run, *, failed: bool) -> ItemOutcome:
+    """What a test told, with its metric and the next command: JUnit and the job summary show both.
+
+    A command that it has already stays: a teardown that fails after the test changes nothing of it.
+    """
+    timed = timed_by(item)
+    told = replace(told, metric=timed[1]) if timed else told
+    if told.next or not (failed or told.verdict in ("no_baseline", "no_reference", "inconclusive")):
+        return told
+    at_most_s = run.gate_at_most_s(case, timed[1]) if timed else None
     test = str(getattr(item, "originalname", item.name))
-    command = next_step(run.options, item.config, case, verdict, test, timed, at_most_s)
-    return found + ([("genqual_next", command)] if command else [])
+    return replace(told, next=next_step(run.options, item.config, case, told.verdict, test, timed, at_most_s))
 
 
 def next_step(
     options: Options,
     config: pytest.Config,
     case: Case,
-    verdict: str,
+    verdict: VerdictName | None,
     test: str,
     timed: tuple[Workload, str] | None = None,
     at_most_s: float | None = None,
 ) -> str:
     """The command, its minutes behind it as a shell's comment; nothing where the verdict asks for none.
 
-    `verdict` as in JUnit's `genqual_verdict`, or empty where a test ended without one; `test` is the function's name.
+    `verdict` is what the test told, None where it ended without one; `test` is the function's name.
     `timed` is the workload and metric of a test that the gate judges, `at_most_s` the seconds that its most launches
     take here.
     """
@@ -56,7 +57,7 @@ def next_step(
     if verdict in ("inconclusive", "regressed") and timed is not None:
         minutes = JUDGE if at_most_s is None else f"at most {max(1, round(at_most_s / 60))} min"
         return f"{_pytest(config)}{again(options, case, *timed).removeprefix('pytest')}{_reached(options)}  # {minutes}"
-    if verdict in ("fail", "inconclusive", ""):
+    if verdict in ("fail", "inconclusive", None):
         return f"{_pytest(config)} {_one_test(options, case, test)}{_reached(options)}"
     return ""
 

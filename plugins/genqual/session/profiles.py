@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TypeVar
 
-from genqual.cases import PRECISIONS, Case, Workload
+from genqual import toml_file
+from genqual.cases import Case, Workload
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
-from genqual.metrics import slo as limits
+from genqual.metrics import slo
 from genqual.metrics.slo import Limit
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
 from genqual.session.options import Options
-
-NATIVE: Final = "native"  # among a profile's dtypes: the one that the device computes in, see Device.native_dtype
+from genqual.session.profile_file import NATIVE, CasesTable, ProfileFile
 
 T = TypeVar("T")
-
-_SECTIONS: Final = {
-    "": {"description", "host", "conformance", "performance", "miniature"},
-    "host": {"cores_per_rank"},
-    "conformance": {"prompts", "cases"},
-    "performance": {
-        *("batch_sizes", "input_lengths", "new_tokens", "repetitions", "gate_budget", "protocol"),
-        *("limits", "largest_batch", "cases"),
-    },
-    "miniature": {"models", "most_ranks", "repetitions"},
-    "cases": {"engine", "models", "dtypes", "ranks"},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +132,8 @@ def load(name: str) -> Profile:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise BadInput(f"--profile {name}: no such profile or file.{hint} genqual ships {', '.join(known)}.")
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"--profile {path}: not TOML: {error}") from None
-    return _profile(path, data)
+    where = f"--profile {path}"
+    return _profile(path.stem, toml_file.read(path, ProfileFile, where=where), where)
 
 
 def workload_ids(name: str) -> frozenset[str] | None:
@@ -219,80 +203,32 @@ def _ranks(asked: tuple[int, ...], own: tuple[int, ...], everywhere: list[int]) 
     return tuple(n for n in asked if n in own or n not in everywhere)
 
 
-def _profile(path: Path, data: dict[str, Any]) -> Profile:
-    def fail(what: str) -> BadInput:
-        return BadInput(f"--profile {path}: {what}")
-
-    def only(table: dict[str, Any], section: str) -> None:
-        for key in table:
-            if key not in _SECTIONS[section]:
-                where = f"[{section}] " if section else ""
-                raise fail(f"{where}has no key {key!r}; it knows {', '.join(sorted(_SECTIONS[section]))}")
-
-    def rows(section: dict[str, Any]) -> tuple[ProfileRow, ...]:
-        made = []
-        for table in section.get("cases", []):
-            only(table, "cases")
-            if "engine" not in table or not table.get("models"):
-                raise fail("every cases table needs an engine and at least one model")
-            for dtype in table.get("dtypes", []):
-                if dtype not in (*PRECISIONS, NATIVE):
-                    raise fail(f"dtype {dtype!r}: genqual knows {', '.join((*PRECISIONS, NATIVE))}")
-            engine(table["engine"])
-            made.append(
-                ProfileRow(
-                    table["engine"],
-                    tuple(table["models"]),
-                    tuple(table.get("dtypes", ("fp32", "bf16"))),
-                    _positive(fail, "ranks", table.get("ranks", [1])),
-                )
-            )
-        return tuple(made)
-
-    only(data, "")
-    host, conformance, performance = (data.get(name, {}) for name in ("host", "conformance", "performance"))
-    for name in ("host", "conformance", "performance", "miniature"):
-        only(data.get(name, {}), name)
+def _profile(name: str, file: ProfileFile, where: str) -> Profile:
+    timed, small = file.performance, file.miniature
+    for section, rows in (("conformance", file.conformance.cases), ("performance", timed.cases)):
+        for number, row in enumerate(rows, start=1):
+            try:
+                engine(row.engine)
+            except BadInput as error:
+                raise BadInput(f"{where}: [{section}.cases {number}] {error}") from None
     return Profile(
-        name=path.stem,
-        description=str(data.get("description", "")),
-        conformance=rows(conformance),
-        performance=rows(performance),
-        prompts=str(conformance.get("prompts", "bloom")),
-        batch_sizes=_positive(fail, "batch_sizes", performance.get("batch_sizes", [1])),
-        input_lengths=_positive(fail, "input_lengths", performance.get("input_lengths", [32])),
-        new_tokens=_positive(fail, "new_tokens", [performance.get("new_tokens", 32)])[0],
-        repetitions=_positive(fail, "repetitions", [performance.get("repetitions", 5)])[0],
-        cores_per_rank=int(host.get("cores_per_rank", 1)),
-        gate_budget=_positive(fail, "gate_budget", [performance["gate_budget"]])[0]
-        if "gate_budget" in performance
-        else None,
-        limits=_limits(fail, performance.get("limits", {})),
-        largest_batch=_positive(fail, "largest_batch", [performance["largest_batch"]])[0]
-        if "largest_batch" in performance
-        else None,
-        protocol={str(key): str(value) for key, value in performance.get("protocol", {}).items()},
-        small=_miniature(fail, data["miniature"], conformance, performance) if "miniature" in data else None,
+        name=name,
+        description=file.description,
+        conformance=_rows(file.conformance.cases),
+        performance=_rows(timed.cases),
+        prompts=file.conformance.prompts,
+        batch_sizes=timed.batch_sizes,
+        input_lengths=timed.input_lengths,
+        new_tokens=timed.new_tokens,
+        repetitions=timed.repetitions,
+        cores_per_rank=file.host.cores_per_rank,
+        gate_budget=timed.gate_budget,
+        limits=slo.read(timed.limits, f"{where}: [performance.limits]"),
+        largest_batch=timed.largest_batch,
+        protocol=timed.protocol,
+        small=Miniature(small.models, small.most_ranks, small.repetitions) if small else None,
     )
 
 
-def _miniature(fail: Any, table: dict[str, Any], *sections: dict[str, Any]) -> Miniature:
-    models = table.get("models", {})
-    for name in {name for section in sections for row in section.get("cases", []) for name in row["models"]}:
-        if name not in models:
-            raise fail(f"[miniature] models names nothing for {name}")
-    most, repetitions = (_positive(fail, key, [table.get(key, 1)])[0] for key in ("most_ranks", "repetitions"))
-    return Miniature({str(key): str(value) for key, value in models.items()}, most, repetitions)
-
-
-def _limits(fail: Any, table: dict[str, Any]) -> tuple[Limit, ...]:
-    try:
-        return limits.read(table)
-    except BadInput as error:
-        raise fail(f"[performance.limits] {error}") from None
-
-
-def _positive(fail: Any, name: str, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not values or not all(type(v) is int and v >= 1 for v in values):
-        raise fail(f"{name} = {values!r}: must be whole numbers of at least 1")
-    return tuple(values)
+def _rows(cases: Iterable[CasesTable]) -> tuple[ProfileRow, ...]:
+    return tuple(ProfileRow(one.engine, one.models, one.dtypes, one.ranks) for one in cases)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from genqual import digest
 from genqual.cases import Case, Json, Workload
 from genqual.conformance.judgement import Judgement
 from genqual.errors import GenqualError, OutOfMemory, Unsupported
@@ -16,7 +17,6 @@ from genqual.metrics import compute
 from genqual.metrics.registry import definition
 from genqual.ranks.errors import GroupLost
 from genqual.records import fields, judgement_record
-from genqual.records.canonical import digest
 from genqual.records.metric import Gate, Metric
 from genqual.records.outputs import Outputs, Ran
 from genqual.records.record import Record
@@ -36,6 +36,8 @@ class Recorder:
         self._journal = Journal(journal)
         self._run = run
         self._command = command
+        self.written: dict[str, Record] = {}
+        """Every record of this process, by id: who shows or sends them at the end need not read the spool."""
         self._attempts: Counter[str] = Counter()
         self._begun: set[tuple[Case, Workload, str]] = set()
         self._without_numbers: dict[tuple[Case, Workload, str], Path] = {}
@@ -46,6 +48,7 @@ class Recorder:
         attempt = self._attempts[made.key]
         made = made if attempt == 1 else made.model_copy(update={"attempt": attempt})
         path = self._spool.write(made)
+        self.written[made.id] = made
         self._journal.wrote(made.id)
         return path
 
@@ -67,7 +70,7 @@ class Recorder:
         shows in the run's manifest, whoever ended it.
         """
         protocol = dict(protocol or {})
-        what = (case, workload, digest(protocol))
+        what = (case, workload, digest.of_json(protocol))
         if what in self._begun:
             yield
             return
@@ -93,7 +96,7 @@ class Recorder:
 
     def without_numbers(self, case: Case, workload: Workload, protocol: Mapping[str, Json]) -> Path | None:
         """The record of an attempt of this run that ended without numbers, if there was one."""
-        return self._without_numbers.get((case, workload, digest(dict(protocol))))
+        return self._without_numbers.get((case, workload, digest.of_json(dict(protocol))))
 
     def judgement(
         self,
@@ -208,7 +211,7 @@ class Recorder:
                 )
             )
         protocol = dict(protocol or {})
-        what = (case, workload, digest(protocol))
+        what = (case, workload, digest.of_json(protocol))
         if what not in self._without_numbers:
             self._without_numbers[what] = self.measurement(
                 case,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genqual.cases import Case, Json
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
-from genqual.conformance.oracle.registry import Oracle, supported
+from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
 from genqual.conformance.references import file, index
 from genqual.conformance.references.make import Reference
 from genqual.conformance.scores import scores_of
@@ -62,6 +62,15 @@ class ReferenceStore:
             if spec.source in ("embedded", "directory"):
                 raise
             return None
+
+    def parameters(self, model: str) -> int | None:
+        """Weights of the whole model, or None where it cannot be read in this process."""
+        spec = resolve(model)
+        if spec.source not in ("embedded", "directory"):
+            return None
+        # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
+        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+        return weights.count(spec) if declared is None else declared
 
     def reference(self, model: str) -> Reference | str:
         """The oracle's reference of `model`, or why there is none. Raises BadInput on one that is not sound."""
@@ -159,6 +168,10 @@ class ReferenceStore:
             independent=known is None or known.independent,
         )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
+
+    def close(self) -> None:
+        """Let go of the oracle that is kept; harmless twice."""
+        self._oracles.close()
 
 
 def _command(spec: ModelSpec, model: str) -> str:

@@ -1,18 +1,27 @@
-"""Which devices and cases this run is about. Devices are probed here, once each; nothing is initialised."""
+"""Which devices, cases and added suites a run is about. Devices are probed here, once each; nothing is initialised."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import Final
+
+import pytest
 
 from genqual.cases import Case, Workload, distinct_names
 from genqual.devices.base import Presence
 from genqual.devices.registry import devices
-from genqual.errors import GenqualError
+from genqual.errors import BadInput, GenqualError
 from genqual.session import profiles
 from genqual.session.markers import named
 from genqual.session.options import Options
+from genqual.session.profile_file import NATIVE
 from genqual.session.profiles import Plan, Profile
+
+SUITES: Final = "genqual.suites"
+"""The entry points of other packages' tests, and the package of ours."""
 
 
 @dataclass
@@ -85,7 +94,7 @@ class Selection:
         if self.error is not None:
             return []
         rows = (*self.profile.conformance, *(self.profile.performance if self.options.benchmark else ()))
-        if self.options.dtypes or not any(profiles.NATIVE in row.dtypes for row in rows):
+        if self.options.dtypes or not any(NATIVE in row.dtypes for row in rows):
             return []
         return [name for name in self.devices if self.presence(name).present and devices()[name].native_dtype != "bf16"]
 
@@ -97,3 +106,22 @@ class Selection:
         for case in cases:
             if self.presence(case.device).present:
                 devices()[case.device].place(case.ranks, case.cores_per_rank)
+
+
+def add_suites(config: pytest.Config) -> None:
+    """Collect the tests of other packages too, where a whole run was asked for.
+
+    That is where no path was given, or `--pyargs genqual.suites`. Imports none of them.
+    Raises BadInput where an entry point names a module that is not there.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS and SUITES not in config.args:
+        return
+    for point in sorted(entry_points(group=SUITES), key=lambda one: one.name):
+        try:
+            spec = find_spec(point.value)
+        except ImportError as error:
+            raise BadInput(f"suite {point.name} ({point.value}): {error}; uninstall that package") from error
+        if spec is None or spec.origin is None:
+            raise BadInput(f"suite {point.name} ({point.value}): no such module; uninstall that package")
+        if spec.origin not in config.args:
+            config.args.append(spec.origin)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from genqual.analysis.terminal.summary import summary
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.records.redaction import redact
-from genqual.session import job_summary
+from genqual.session import job_summary, outcome
 from genqual.session.context import Run
 from genqual.session.selection import Selection
 from genqual.session.verdict_rows import VerdictRows
@@ -48,7 +47,7 @@ class Tally:
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self.judged: Counter[str] = Counter()
-        self.records: list[Path] = []
+        self.records: dict[str, None] = {}  # the ids of their records, in the order of the tests
         self.texts: list[str] = []
         self.not_applicable: Counter[str] = Counter()
         self.limits: list[str] = []
@@ -58,38 +57,29 @@ class Tally:
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
         self.verdicts.add(report)
-        found = _properties(report)
-        if report.when == "call" and found.get("genqual_verdict") in (
-            "pass",
-            "fail",
-            "waived",
-            "regressed",
-            "improved",
-        ):
-            self.judged[found["genqual_device"]] += 1
-        if report.when == "call" and "genqual_text" in found:
-            self.texts.append(found["genqual_text"])
-        if found.get("genqual_verdict") == "not_applicable" and isinstance(report.longrepr, tuple):
-            self.not_applicable[str(report.longrepr[2]).removeprefix("Skipped: ")] += 1
-        if report.when == "call" and found.get("genqual_verdict") == "inconclusive":
-            told = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-            reason = str(told).removeprefix("Skipped: ").removeprefix("INCONCLUSIVE: ")
-            self.inconclusive.setdefault(reason, []).append(report.nodeid.rpartition("::")[2])
-        if report.when == "call" and "genqual_limit" in found:
-            excused = "  WAIVED" if found.get("genqual_verdict") == "waived" else ""
-            self.limits.append(found["genqual_limit"] + excused)
-        for name, value in report.user_properties:
-            if name == "genqual_record" and Path(str(value)) not in self.records:
-                self.records.append(Path(str(value)))
+        told = outcome.of_report(report)
+        self.records.update(dict.fromkeys(path.stem for path in told.records))
+        if told.verdict == "not_applicable" and report.skipped:
+            self.not_applicable[told.reason] += 1
+        if report.when != "call":
+            return
+        if told.judged:
+            self.judged[told.device] += 1
+        if told.text:
+            self.texts.append(told.text)
+        if told.verdict == "inconclusive":
+            self.inconclusive.setdefault(told.reason, []).append(report.nodeid.rpartition("::")[2])
+        if told.limit:
+            self.limits.append(told.limit + ("  WAIVED" if told.verdict == "waived" else ""))
 
     def status(self, report: Any) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Category, letter and word of a test whose verdict has a name of its own; None for every other."""
         if not isinstance(report, pytest.TestReport):
             return None
+        word = outcome.of_report(report).verdict or ""
         if not report.skipped:
-            word = _properties(report).get("genqual_verdict", "")
             return JUDGED.get(word) if report.when == "call" and (report.failed or word != "regressed") else None
-        known = UNJUDGED.get(_properties(report).get("genqual_verdict", ""))
+        known = UNJUDGED.get(word)
         return known and (known[0], known[1], (known[2], {"yellow": True}))
 
     def unjudged(self) -> list[str]:
@@ -98,11 +88,12 @@ class Tally:
 
     def exit_status(self, run: Run, status: int) -> int:
         """Non-zero where nothing was judged, a required upload failed, or a waiver is stale."""
-        if run.stale_waivers:
+        if run.waivers.stale:
             return int(pytest.ExitCode.TESTS_FAILED)
         if self.unjudged() and not run.options.allow_absent:
             return int(pytest.ExitCode.TESTS_FAILED)
-        if run.options.require_upload and run.pushed is not None and not run.pushed.ok:
+        pushed = run.records.pushed
+        if run.options.require_upload and pushed is not None and not pushed.ok:
             return int(pytest.ExitCode.TESTS_FAILED)
         # All skipped on an absent device that was allowed, or an empty selection of it, is what the user asked for.
         return int(pytest.ExitCode.OK) if self._selection.named and run.options.allow_absent else status
@@ -112,8 +103,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     """Write the tables of this run's records, where they went, and what stayed unjudged."""
     if terminal.config.option.collectonly:
         return
-    by_path = {path: Record.from_bytes(path.read_bytes()) for path in tally.records if path.is_file()}
-    records = list(by_path.values())
+    records, pushed = run.records.find(tally.records), run.records.pushed
     width = min(terminal._tw.fullwidth, 160) if terminal.isatty else LOG_WIDTH
     if records:
         terminal.section("genqual")
@@ -133,16 +123,16 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     if tally.not_applicable:
         terminal.section("genqual: not applicable")
         for reason, count in tally.not_applicable.most_common():
-            terminal.write_line(f"{count} x {reason}")
+            terminal.write_line(f"{count} x NOT APPLICABLE: {reason}")
     _next_steps(terminal, tally)
-    lines = list(run.warnings) + list(run.stale_waivers) + (run.pushed.lines() if run.pushed else [])
+    lines = list(run.warnings) + list(run.waivers.stale) + (pushed.lines() if pushed else [])
     if records:
-        lines.insert(0, f"{len(records)} records of run {run.id} in {run.spool.directory}")
+        lines.insert(0, f"{len(records)} records of run {run.id} in {run.records.spool.directory}")
     lines += _finished(terminal, run, records, width)
     for name in tally.unjudged():
         why = _why(run, name)
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")
-    lines += _for_ci(terminal, run, tally, by_path, [line for line in lines if not line.startswith("report: ")])
+    lines += _for_ci(terminal, run, tally, records, [line for line in lines if not line.startswith("report: ")])
     if lines:
         terminal.section("genqual: records")
         for line in lines:
@@ -161,7 +151,7 @@ def _next_steps(terminal: pytest.TerminalReporter, tally: Tally) -> None:
 
 
 def _for_ci(
-    terminal: pytest.TerminalReporter, run: Run, tally: Tally, records: Mapping[Path, Record], notes: list[str]
+    terminal: pytest.TerminalReporter, run: Run, tally: Tally, records: list[Record], notes: list[str]
 ) -> list[str]:
     """The job summary and GitHub's annotations, of a run that this suite had a test in; neither changes a verdict."""
     rows = tally.verdicts.rows
@@ -174,7 +164,8 @@ def _for_ci(
     target = job_summary.target(run.options.summary_markdown)
     if target is None:
         return []
-    problem = job_summary.append(target, job_summary.markdown(rows, records, f"genqual: run {run.id}", notes))
+    by_id = {record.id: record for record in records}
+    problem = job_summary.append(target, job_summary.markdown(rows, by_id, f"genqual: run {run.id}", notes))
     return [problem] if problem else []
 
 
@@ -215,7 +206,3 @@ def _why(run: Run, device: str) -> str:
     if not found.present:
         return f"{found.probe} found {found.found}. --allow-absent accepts an absent device"
     return "no selected test gave a verdict (deselected, skipped, or without a reference or baseline)"
-
-
-def _properties(report: Any) -> dict[str, str]:
-    return {str(name): str(value) for name, value in getattr(report, "user_properties", ())}

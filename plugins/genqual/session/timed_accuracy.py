@@ -17,12 +17,21 @@ from genqual.ranks.client import Generator
 
 @dataclass
 class TimedAccuracy:
-    """What is known of each case. A test that judged the timed path says so by `right`; else it is scored."""
+    """What is known of each case. A test that judged it says `right` or `wrong`; else the timed path is scored."""
 
     generator: Callable[[Case], Generator]
     reference: Callable[[str], Reference | str]
     oracle: Callable[[str], Oracle]
     _known: dict[Case, str] = field(default_factory=dict)
+    _wrong: set[Case] = field(default_factory=set)
+
+    def wrong(self, case: Case) -> None:
+        """A test of this run judged `case`, and it failed: what is timed of it from now on is of wrong answers."""
+        self._wrong.add(case)
+
+    def is_wrong(self, case: Case) -> bool:
+        """Whether a judgement of this run failed `case`."""
+        return case in self._wrong
 
     def right(self, case: Case) -> None:
         """A test of this run judged the timed path of `case`, and it passed."""
@@ -30,6 +39,8 @@ class TimedAccuracy:
 
     def why_not_right(self, case: Case) -> str:
         """Why the answers of the timed path are not known to be right, or nothing. Scores them when no test has."""
+        if case in self._wrong:
+            return "this case failed a judgement in the same run, and the latency of wrong answers is worth nothing"
         if case not in self._known:
             found = self.reference(case.model)
             if not isinstance(found, Reference):

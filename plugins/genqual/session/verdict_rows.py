@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from genqual.analysis.terminal.display import number, shown
 from genqual.cases import case_id_in
 from genqual.records.record import Record
+from genqual.session import outcome
 
 WORST_FIRST: Final = (
     *("ERROR", "FAIL", "REGRESSED", "NO REFERENCE", "INCONCLUSIVE", "NO BASELINE", "WAIVED", "IMPROVED", "PASS"),
@@ -39,7 +39,7 @@ class Row:
     why: str = ""
     metric: str = ""
     estimate: float | None = None
-    record: Path | None = None
+    record: str | None = None
     next: str = ""
 
     @property
@@ -58,8 +58,8 @@ class Row:
         """Whether something should have been judged and was not."""
         return self.verdict in _UNJUDGED
 
-    def numbers(self, records: Mapping[Path, Record]) -> Numbers:
-        """Baseline, now and ratio, from the test's record.
+    def numbers(self, records: Mapping[str, Record]) -> Numbers:
+        """Baseline, now and ratio, from the test's record among `records` by id.
 
         Of a timed metric, `baseline` is what the gate's ratio makes of the number of now: what the baseline amounts to
         on this host in this hour. Of a property, the error against its limit.
@@ -97,23 +97,22 @@ class VerdictRows:
 
     def add(self, report: pytest.TestReport) -> None:
         """Take the verdict of a test of this suite; a test without a case is another package's, and its own matter."""
-        properties = {str(name): str(value) for name, value in report.user_properties}
-        if "genqual_device" not in properties:
+        told = outcome.of_report(report)
+        if not told.device:
             return
-        word = _word(report, properties.get("genqual_verdict", ""))
+        word = _word(report, told.verdict or "")
         # A teardown that fails is an error of its own; one that passes says nothing of the test.
         if word is None or (report.nodeid in self._rows and not report.failed):
             return
-        record, estimate = properties.get("genqual_record"), properties.get("genqual_estimate")
         self._rows[report.nodeid] = Row(
             word,
             report.nodeid,
             failed=report.failed,
             why=_why(report),
-            metric=properties.get("genqual_metric", ""),
-            estimate=None if estimate is None else float(estimate),
-            record=None if record is None else Path(record),
-            next=properties.get("genqual_next", ""),
+            metric=told.metric,
+            estimate=None if told.change is None else told.change.estimate,
+            record=told.records[-1].stem if told.records else None,
+            next=told.next,
         )
 
 

@@ -7,21 +7,27 @@ it names no test although everything that could be its test was collected and se
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from genqual import toml_file
 from genqual.cases import case_id_in
-from genqual.errors import BadInput
+from genqual.devices.registry import devices
+from genqual.paths import data_dir
+from genqual.records.software import versions
+from genqual.session.options import Options
+from genqual.session.profiles import workload_ids
+from genqual.session.record_fields import DISTRIBUTIONS
+from genqual.session.selection import Selection
+from genqual.toml_file import Listed, TomlTable
 
-_WANTED: Final = {"test", "says", "issue", "expires"}
-_KNOWN: Final = _WANTED | {"class", "versions", "weights"}
 _LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
 _WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
 
@@ -91,49 +97,78 @@ class Waiver:
         return f"{self.file.name}: {self.test} ({self.reason})"
 
 
+def _one_test(test: str) -> str:
+    if "::" not in test or "[" not in test:
+        raise ValueError("name one test of one case, FILE::test_name[CASE]")
+    return test
+
+
+def _narrow(says: str) -> str:
+    try:
+        pattern = re.compile(says)
+    except re.error as error:
+        raise ValueError(f"not a regular expression ({error})") from None
+    if pattern.search(""):
+        raise ValueError("is found in every message; quote what is known of the failure")
+    return says
+
+
+def _somewhere(issue: str) -> str:
+    if not issue.strip():
+        raise ValueError("the issue is empty; say where this failure is being dealt with")
+    return issue
+
+
+def _specifier(wanted: str) -> str:
+    try:
+        SpecifierSet(wanted)
+    except InvalidSpecifier as error:
+        raise ValueError(f"{error}; give a range such as >=2.6,<3") from None
+    return wanted
+
+
+def _digits(weights: str) -> str:
+    if not re.fullmatch(rf"[0-9a-fA-F]{{{_LEAST_DIGITS},64}}", weights):
+        raise ValueError(
+            f"give the first {_LEAST_DIGITS} or more hexadecimal digits of the SHA-256 that a record has as "
+            "model.weights_sha256"
+        )
+    return weights.lower()
+
+
+class _WaiverTable(TomlTable):
+    """A `[[waiver]]` as the file has it; `Waiver` says what the keys mean. A tracker's bare number is an issue, too."""
+
+    test: Annotated[str, AfterValidator(_one_test)]
+    says: Annotated[str, AfterValidator(_narrow)]
+    issue: Annotated[str, BeforeValidator(str), AfterValidator(_somewhere)]
+    expires: date
+    hardware: str = Field("*", alias="class")
+    versions: dict[str, Annotated[str, AfterValidator(_specifier)]] = Field(default_factory=dict)
+    weights: Annotated[str, AfterValidator(_digits)] = ""
+
+
+class _WaiverFile(TomlTable):
+    waiver: Listed[_WaiverTable] = ()
+
+
 def read(path: Path) -> list[Waiver]:
     """The waivers of one device's file; none without a file. Raises BadInput that names entry, key and value."""
     if not path.is_file():
         return []
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: not TOML: {error}") from None
-    if set(data) - {"waiver"}:
-        raise BadInput(f"{path}: only [[waiver]] tables are known, not {', '.join(sorted(set(data) - {'waiver'}))}")
-    return [_waiver(path, number, table) for number, table in enumerate(data.get("waiver", []), start=1)]
-
-
-def _waiver(path: Path, number: int, table: dict[str, Any]) -> Waiver:
-    where = f"{path}, waiver {number}"
-    if missing := _WANTED - set(table):
-        raise BadInput(f"{where}: {', '.join(sorted(missing))} missing; a waiver needs {', '.join(sorted(_WANTED))}")
-    if unknown := set(table) - _KNOWN:
-        raise BadInput(f"{where}: unknown {', '.join(sorted(unknown))}; a waiver knows {', '.join(sorted(_KNOWN))}")
-    test, says, expires = str(table["test"]), str(table["says"]), table["expires"]
-    if "::" not in test or "[" not in test:
-        raise BadInput(f"{where}: test = {test!r}: name one test of one case, FILE::test_name[CASE]")
-    if type(expires) is not date:
-        raise BadInput(f"{where}: expires = {expires!r}: must be a date such as 2027-03-01, without quotes")
-    if not str(table["issue"]).strip():
-        raise BadInput(f"{where}: issue is empty; say where this failure is being dealt with")
-    try:
-        pattern = re.compile(says)
-    except re.error as error:
-        raise BadInput(f"{where}: says = {says!r}: not a regular expression ({error})") from None
-    if pattern.search(""):
-        raise BadInput(f"{where}: says = {says!r} is found in every message; quote what is known of the failure")
-    try:
-        versions = {name: SpecifierSet(str(wanted)) for name, wanted in table.get("versions", {}).items()}
-    except InvalidSpecifier as error:
-        raise BadInput(f"{where}: versions: {error}") from None
-    weights = str(table.get("weights", "")).lower()
-    if "weights" in table and not re.fullmatch(rf"[0-9a-f]{{{_LEAST_DIGITS},64}}", weights):
-        raise BadInput(
-            f"{where}: weights = {weights!r}: give the first {_LEAST_DIGITS} or more hexadecimal digits of the SHA-256 "
-            "that a record has as model.weights_sha256"
+    return [
+        Waiver(
+            test=one.test,
+            says=one.says,
+            issue=one.issue,
+            expires=one.expires,
+            file=path,
+            hardware=one.hardware,
+            versions={name: SpecifierSet(wanted) for name, wanted in one.versions.items()},
+            weights=one.weights,
         )
-    return Waiver(test, says, str(table["issue"]), expires, path, str(table.get("class", "*")), versions, weights)
+        for one in toml_file.read(path, _WaiverFile).waiver
+    ]
 
 
 @dataclass
@@ -147,6 +182,14 @@ class Register:
     """The id of every test that was collected, of those too that `-m` or another option then left out."""
     tests: dict[tuple[str, str, str], str] = field(default_factory=dict)
     """The node id of the test that gives a metric's verdict, by the ids of case and workload and the metric's name."""
+
+    def collect(self, nodeids: Iterable[str]) -> None:
+        """Note tests that were collected, before any of them is left out: a waiver may name each of them."""
+        self.collected.update(nodeids)
+
+    def asks(self, case: str, workload: str, metric: str, nodeid: str) -> None:
+        """Note which test gives the verdict on a metric; a case and a workload are named by their ids."""
+        self.tests[case, workload, metric] = nodeid
 
     def of(self, nodeid: str, weights: Callable[[], str | None] = lambda: None) -> Waiver | None:
         """The waiver in force of a test; an expired one excuses nothing.
@@ -203,3 +246,38 @@ class Register:
             return True
         elsewhere = workloads is None or waiver.workload in workloads
         return elsewhere and any(waiver.of_other_workload(nodeid) for nodeid in own)
+
+
+class Waivers(Register):
+    """The waivers of the selected devices, read when collection is over, and closed after the last test."""
+
+    def __init__(self, options: Options, selection: Selection) -> None:
+        super().__init__([], date.max)
+        self._stale: list[str] = []
+        self._options = options
+        self._selection = selection
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """What of the waivers fails the run; known once they are closed, of an xdist worker once it has ended."""
+        return tuple(self._stale)
+
+    def add_stale(self, problems: Iterable[str]) -> None:
+        """Note what fails the run, each once: xdist's workers read the same files."""
+        self._stale += [one for one in dict.fromkeys(problems) if one not in self._stale]
+
+    def read(self) -> None:
+        """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""
+        given = self._options.waivers
+        where = Path(given) if given else data_dir("baselines") / "waivers"
+        for name in self._selection.devices:
+            own = read(where / f"{name}.toml")
+            if own and self._selection.presence(name).present:
+                class_id, here = devices()[name].identity().class_id, versions(DISTRIBUTIONS)
+                self.waivers += [one for one in own if one.holds(class_id, here)]
+        self.today = datetime.now(UTC).date()
+
+    def close(self, *, whole: Collection[str], selected: Collection[str]) -> None:
+        """Find what is stale: `whole` are cases of which every test was collected, `selected` the tests that ran."""
+        workloads = None if self._options.own_workloads else workload_ids(self._options.profile)
+        self.add_stale(self.problems(whole=whole, selected=selected, workloads=workloads))

@@ -26,16 +26,18 @@ def scope_of(nodeid: str) -> str:
 
 def tell(config: pytest.Config, run: Run) -> None:
     """Send the controller what a worker's run has to say at its end: the controller runs no test and warns of none."""
-    run.close_waivers(whole=(), selected=())  # what has expired; a worker never sees a whole run
+    run.waivers.close(whole=(), selected=())  # what has expired; a worker never sees a whole run
     output: dict[str, Any] = getattr(config, "workeroutput")  # noqa: B009 - xdist's, unknown to pytest's types
-    output[_TOLD] = {"warnings": list(run.warnings), "stale": list(run.stale_waivers)}
+    output[_TOLD] = {"warnings": list(run.warnings), "stale": list(run.waivers.stale)}
 
 
 def hear(node: Any, run: Run) -> None:
     """Take what a worker sent, each once; one that crashed sent nothing, and xdist says so itself."""
     told = getattr(node, "workeroutput", {}).get(_TOLD, {})
-    run.warnings += [one for one in told.get("warnings", ()) if one not in run.warnings]
-    run.stale_waivers += [one for one in told.get("stale", ()) if one not in run.stale_waivers]
+    for text in told.get("warnings", ()):
+        if text not in run.warnings:
+            run.warn(text)
+    run.waivers.add_stale(told.get("stale", ()))
 
 
 class CaseScheduling(LoadScopeScheduling):  # type: ignore[misc]

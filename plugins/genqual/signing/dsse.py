@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.storage.sinks.retrying import need
 
@@ -84,7 +84,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def keyid(key: Ed25519PublicKey) -> str:
     """SHA-256 of the raw public key, 64 hexadecimal digits."""
-    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
+    return digest.of_bytes(key.public_bytes_raw())
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:

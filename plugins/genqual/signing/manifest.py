@@ -5,16 +5,17 @@ Link k is SHA-256(link k-1 + id k), both as 64 hexadecimal digits, starting from
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError
 
+from genqual import digest
+from genqual.digest import canonical
 from genqual.errors import BadInput
 from genqual.records.base import Count, Facts, Name, RecordPart, Sha256, Tally
-from genqual.records.canonical import canonical, parse
+from genqual.records.canonical import parse
 from genqual.records.record import Record
 
 MANIFEST: Final = "genqual-manifest/1.0"
@@ -96,9 +97,9 @@ class Manifest(RecordPart):
 
 def chain(run: str, ids: Sequence[str]) -> list[str]:
     """The link that ends at each id; a changed, missing, added or moved id changes every later link."""
-    link, links = hashlib.sha256(run.encode()).hexdigest(), []
+    link, links = digest.of_text(run), []
     for identifier in ids:
-        link = hashlib.sha256(f"{link}{identifier}".encode()).hexdigest()
+        link = digest.of_text(f"{link}{identifier}")
         links.append(link)
     return links
 
@@ -118,7 +119,7 @@ def hashes_of(directory: Path) -> dict[str, str]:
     if not directory.is_dir():
         return {}
     return {
-        path.relative_to(directory).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(directory).as_posix(): digest.of_file(path)
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from genqual import digest
 from genqual.errors import BadInput
-from genqual.records.canonical import digest
 from genqual.records.fields import GROWING, OF_A_REQUEST
 from genqual.records.record import Record
 from genqual.signing.audit import audit
@@ -171,7 +171,7 @@ def _judged_path(records: Sequence[Record]) -> Iterator[SignatureFinding]:
 def path_of(record: Record) -> str:
     """What the engine said runs, without the counts that grow as it runs."""
     told: dict[str, Any] = record.engine.inspection
-    return digest({name: value for name, value in told.items() if name not in _CHANGING})
+    return digest.of_json({name: value for name, value in told.items() if name not in _CHANGING})
 
 
 def _name(record: Record) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -60,8 +60,13 @@ class PushReport:
         return [*map(str, self.deliveries), *aside]
 
 
-def push(spool: Spool, urls: Sequence[str], *, again: bool = False) -> PushReport:
-    """Send to each of `urls` what its ledger lacks, or everything when `again`. Never raises for a sink or a file."""
+def push(
+    spool: Spool, urls: Sequence[str], *, again: bool = False, known: Mapping[str, Record] | None = None
+) -> PushReport:
+    """Send to each of `urls` what its ledger lacks, or everything when `again`. Never raises for a sink or a file.
+
+    `known` are records, by id, that need not be read from their files.
+    """
     report = PushReport()
     for place in spool.places:
         place.sweep()
@@ -71,7 +76,7 @@ def push(spool: Spool, urls: Sequence[str], *, again: bool = False) -> PushRepor
         sink: Sink | None = None
         try:
             sink = open_sink(url)
-            _drain(spool, sink, delivery, report, again=again)
+            _drain(spool, sink, delivery, report, again=again, known=known or {})
         except GenqualError as error:
             delivery.failed = scrub(str(error), url)
         except Exception as error:  # noqa: BLE001 - a third party's sink may raise anything; its records stay pending
@@ -82,9 +87,11 @@ def push(spool: Spool, urls: Sequence[str], *, again: bool = False) -> PushRepor
     return report
 
 
-def _drain(spool: Spool, sink: Sink, delivery: Delivery, report: PushReport, *, again: bool) -> None:
+def _drain(
+    spool: Spool, sink: Sink, delivery: Delivery, report: PushReport, *, again: bool, known: Mapping[str, Record]
+) -> None:
     ledger = ledger_name(sink)
-    pending = spool.pending(ledger, again=again)
+    pending = spool.pending(ledger, again=again, known=known)
     # A store of objects gets a session's records together; every other sink as many as it can take in its stride.
     size = None if getattr(sink, "whole", False) else BATCH
     while batch := list(islice(pending, size)):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from genqual import digest
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.storage.record_dir import RecordDirectory, SetAside
@@ -67,13 +67,18 @@ class Spool:
             )
         return path
 
-    def pending(self, sink: str, *, again: bool = False) -> Iterator[tuple[RecordDirectory, Record | SetAside]]:
-        """What `sink` (a ledger name) does not have yet, or everything when `again`, one at a time, with its place."""
+    def pending(
+        self, sink: str, *, again: bool = False, known: Mapping[str, Record] | None = None
+    ) -> Iterator[tuple[RecordDirectory, Record | SetAside]]:
+        """What `sink` (a ledger name) does not have yet, or everything when `again`, one at a time, with its place.
+
+        Of the ids in `known` no file is read.
+        """
         for place in self.places:
             done = frozenset() if again else place.sent(sink)
             for identifier in place.ids():
                 if identifier not in done:
-                    yield place, place.read(identifier)
+                    yield place, (known or {}).get(identifier) or place.read(identifier)
 
     def ids(self) -> list[str]:
         """Every id here, once, in order; nothing is read."""
@@ -86,5 +91,5 @@ def _reason(error: OSError) -> str:
 
 def _in_temporary(directory: Path) -> Path:
     """A fallback of this user and of this spool alone, so that `push` never sends the records of another project."""
-    mine = hashlib.sha256(os.fsencode(directory)).hexdigest()[:8]
+    mine = digest.of_bytes(os.fsencode(directory))[:8]
     return Path(tempfile.gettempdir()) / f"genqual-spool-{os.getuid()}-{mine}"

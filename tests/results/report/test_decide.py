@@ -93,7 +93,18 @@ def test_time_a_token_of_a_reader_from_what_was_published() -> None:
 
 
 def test_dollars_by_hand() -> None:
-    price = Price("a", "b", "c", 32.0, "exact", 8, ("xeon-*",), "d", date(2026, 1, 1), "https://e")
+    price = Price(
+        sku="a",
+        provider="b",
+        term="c",
+        per_hour=32.0,
+        bound="exact",
+        devices=8,
+        classes=("xeon-*",),
+        scope="d",
+        as_of=date(2026, 1, 1),
+        source="https://e",
+    )
     (row,) = rows([measured(batch=4)], [price])
     value, low, high = dollars(row, [price], 0.5)
     assert value == pytest.approx(32 / 8 / 0.5 / 3600 / (4 / 0.012) * 1e6)

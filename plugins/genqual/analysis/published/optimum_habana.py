@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.records.fields import Engine, Model, Precision, Provenance, Software, Workload
 from genqual.records.metric import Metric
@@ -65,7 +65,7 @@ def results_json(
         _metric("rest_dispatch", "s", seconds["avg_rest_token_latency"], "lower", "mean; not synchronised: dispatch"),
         _metric("end_to_end", "s", seconds["avg_e2e_latency"], "lower", "mean, with tokenisation"),
     )
-    source = f"results.json of run_generation.py, sha256 {hashlib.sha256(text).hexdigest()}"
+    source = f"results.json of run_generation.py, sha256 {digest.of_bytes(text)}"
     asked = Workload(batch=batch, new_tokens=new_tokens, input_length=input_length)
     return _record(card, model, dtype, ranks, asked, metrics, source, labels={"file": path.name})
 
@@ -78,7 +78,7 @@ def baselines(place: Path) -> Imported:
     found = Imported()
     for file in files:
         data, text = _json(file)
-        source = f"{file.name} of optimum-habana's baselines, sha256 {hashlib.sha256(text).hexdigest()}"
+        source = f"{file.name} of optimum-habana's baselines, sha256 {digest.of_bytes(text)}"
         for test, contexts in data.items():
             _baseline(test, contexts, source, found)
     return found

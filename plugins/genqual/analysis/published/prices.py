@@ -4,47 +4,34 @@ from __future__ import annotations
 
 import math
 import statistics
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from genqual.analysis.interval import interval
-from genqual.errors import BadInput
 from genqual.paths import data_dir
 from genqual.records.record import Record
+from genqual.toml_file import Listed, Positive, Texts, TomlTable, read
 
 Bound = Literal["exact", "about", "at least"]
 Interval = tuple[float, float]
 
-_KINDS: Final[dict[str, type | tuple[type, ...]]] = {
-    "sku": str,
-    "provider": str,
-    "term": str,
-    "per_hour": (int, float),
-    "bound": str,
-    "devices": int,
-    "classes": list,
-    "scope": str,
-    "as_of": date,
-    "source": str,
-}
 
-
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(TomlTable):
     """What `devices` devices of some hardware `classes` cost: `per_hour` dollars, as of a day, by a public source."""
 
     sku: str
     provider: str
     term: str
-    per_hour: float
+    per_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     bound: Bound
-    devices: int
-    classes: tuple[str, ...]
+    devices: Positive
+    classes: Texts  # hardware classes, or shell patterns of them
     scope: str
     as_of: date
     source: str
@@ -60,6 +47,10 @@ class Price:
         """`AWS dl1.24xlarge, on demand, about $13/h, 2023-03-28`."""
         how = "" if self.bound == "exact" else f"{self.bound} "
         return f"{self.provider} {self.sku}, {self.term}, {how}${self.per_hour:g}/h, {self.as_of}"
+
+
+class _PriceFile(TomlTable):
+    price: Listed[Price] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +76,7 @@ class Rate:
 def prices(path: Path | None = None) -> tuple[Price, ...]:
     """The table of `path`, or the one that ships with genqual. Raises BadInput that names the entry at fault."""
     place = path or data_dir("baselines") / "prices.toml"
-    try:
-        table = tomllib.loads(place.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{place}: {error.strerror}; give a price table, such as baselines/prices.toml") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{place}: not a price table: {error}") from None
-    return tuple(_price(entry, f"{place}, price {n}") for n, entry in enumerate(table.get("price", []), start=1))
+    return read(place, _PriceFile, what="a price table such as baselines/prices.toml").price
 
 
 def price_of(record: Record, table: Iterable[Price]) -> Price | None:
@@ -115,21 +100,3 @@ def rate(records: Sequence[Record]) -> Rate | None:
             return Rate(scale / middle, (scale / spread[1], scale / spread[0]) if spread else None, name)
         return Rate(middle, spread, name)
     return None
-
-
-def _price(entry: dict[str, Any], where: str) -> Price:
-    for name, kind in _KINDS.items():
-        if name not in entry:
-            raise BadInput(f"{where}: {name} is missing; every price has {', '.join(_KINDS)}")
-        if not isinstance(entry[name], kind) or isinstance(entry[name], bool):
-            raise BadInput(f"{where}: {name} is {entry[name]!r}, which is no {name} as baselines/prices.toml has them")
-    if unknown := sorted(set(entry) - set(_KINDS)):
-        raise BadInput(f"{where}: unknown field {', '.join(unknown)}")
-    if entry["bound"] not in get_args(Bound):
-        raise BadInput(f"{where}: bound {entry['bound']!r}: give {', '.join(get_args(Bound))}")
-    per_hour = float(entry["per_hour"])
-    if not (math.isfinite(per_hour) and per_hour > 0) or entry["devices"] < 1:
-        raise BadInput(f"{where}: {per_hour:g} $/h for {entry['devices']} devices; both must be above 0")
-    if not all(isinstance(name, str) for name in entry["classes"]):
-        raise BadInput(f"{where}: classes must be texts, hardware classes or shell patterns of them")
-    return Price(**{**entry, "per_hour": per_hour, "classes": tuple(entry["classes"])})

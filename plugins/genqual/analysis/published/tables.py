@@ -5,28 +5,91 @@ The same bytes each time: ids depend on the tables alone, never on the clock or 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from genqual import toml_file
 from genqual.errors import BadInput
 from genqual.paths import data_dir
-from genqual.records.fields import Engine, Model, Outcome, Precision, Provenance, Software, System, Workload
-from genqual.records.metric import Metric
+from genqual.records.fields import Engine, Model, Outcome, Precision, Provenance, Software, Status, System, Workload
+from genqual.records.metric import Better, Metric
 from genqual.records.record import Record
+from genqual.toml_file import Listed, Texts, TomlTable
+
+T = TypeVar("T")
 
 NAME: Final = "published"
 """How `genqual compare` and `genqual report` are told to read these tables."""
 
-_FIELDS: Final = frozenset(
-    {"source", "system", "model", "architecture", "engine", "dtype", "used", "ranks", "parallelism", "options"}
-    | {"protocol", "software", "prompts", "batch", "input_length", "new_tokens", "metric", "doubts", "provenance"}
-    | {"derivation", "generates", "value", "outcome", "message"}
-)
+
+class _SourceTable(TomlTable):
+    title: str
+    url: str
+    date: date
+
+
+class _SystemTable(TomlTable):
+    device: str
+    class_id: str
+    facts: dict[str, Any] = Field(default_factory=dict)
+
+
+class _MetricTable(TomlTable):
+    name: str
+    unit: str
+    better: Better
+    statistic: str
+    definition: str
+
+
+class _CellTable(TomlTable):
+    """One number of a table, with what its group and the whole table say of it."""
+
+    source: str
+    system: str
+    model: str
+    architecture: str = ""
+    engine: str
+    dtype: str
+    used: int
+    ranks: int | None = None
+    parallelism: dict[str, int] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    software: dict[str, str] = Field(default_factory=dict)
+    prompts: str | None = None
+    batch: int | None = None
+    input_length: int | None = None
+    new_tokens: int | None = None
+    metric: str
+    doubts: Texts = ()
+    provenance: Literal["cited", "derived"] = "cited"
+    derivation: str | None = None
+    generates: bool = True
+    value: float | None = None
+    outcome: Status = "ok"
+    message: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.outcome == "ok") != (self.value is not None):
+            raise ValueError("give a value, or the outcome that stands in its place")
+        return self
+
+
+class _PublishedFile(TomlTable):
+    """A file of `baselines/published`: what cells name, and groups of cells. A cell is checked when it is whole."""
+
+    run: str
+    sources: dict[str, _SourceTable]
+    systems: dict[str, _SystemTable]
+    metrics: dict[str, _MetricTable]
+    common: dict[str, Any] = Field(default_factory=dict)
+    group: Listed[dict[str, Any]] = ()
 
 
 def published(directory: Path | None = None) -> list[Record]:
@@ -46,17 +109,13 @@ def doubts(record: Record) -> list[str]:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{path}: not a published table: {error}") from None
-    for number, group in enumerate(table.get("group", []), start=1):
-        for place, cell in enumerate(group.get("cells", []), start=1):
+    table = toml_file.read(path, _PublishedFile, what="a published table")
+    for number, group in enumerate(table.group, start=1):
+        for place, written in enumerate(group.get("cells", []), start=1):
             where = f"{path.name}, group {number}, cell {place}"
+            cell = toml_file.checked(_CellTable, _merged(table.common, group, written), where)
             try:
-                yield _record(table, _merged(table.get("common", {}), group, cell))
-            except KeyError as error:
-                raise BadInput(f"{where}: {error} is missing or not one of the table's own names") from None
+                yield _record(table, cell)
             except ValidationError as error:
                 flaw = error.errors()[0]
                 raise BadInput(f"{where}: {'.'.join(map(str, flaw['loc']))}: {flaw['msg']}") from None
@@ -72,61 +131,57 @@ def _merged(common: Mapping[str, Any], group: Mapping[str, Any], cell: Mapping[s
         for part in (common if group.get("generates", True) else {}, group, cell)
         for text in part.get("doubts", [])
     ]
-    unknown = sorted(set(one) - _FIELDS)
-    if unknown:
-        raise ValueError(f"unknown field {', '.join(unknown)}")
     return one
 
 
-def _record(table: Mapping[str, Any], cell: Mapping[str, Any]) -> Record:
-    source, system = table["sources"][cell["source"]], table["systems"][cell["system"]]
-    metric = table["metrics"][cell["metric"]]
-    when, outcome = source["date"], cell.get("outcome", "ok")
-    if not isinstance(when, date):
-        raise ValueError(f"date {when!r} is not a TOML date")
-    if (outcome == "ok") != ("value" in cell):
-        raise ValueError("give a value, or the outcome that stands in its place")
-    generates = cell.get("generates", True)
+def _record(table: _PublishedFile, cell: _CellTable) -> Record:
+    source, system = _named("source", table.sources, cell.source), _named("system", table.systems, cell.system)
+    metric = _named("metric", table.metrics, cell.metric)
     return Record(
-        run=table["run"],
-        created=f"{when.isoformat()}T00:00:00.000000Z",
+        run=table.run,
+        created=f"{source.date.isoformat()}T00:00:00.000000Z",
         kind="measurement",
-        system=System(
-            device=system["device"], class_id=system["class_id"], used=cell["used"], facts=system.get("facts", {})
-        ),
-        software=Software(genqual="none: published", versions=cell.get("software", {})),
-        model=Model(name=cell["model"], architecture=cell.get("architecture", "")),
+        system=System(device=system.device, class_id=system.class_id, used=cell.used, facts=system.facts),
+        software=Software(genqual="none: published", versions=cell.software),
+        model=Model(name=cell.model, architecture=cell.architecture),
         engine=Engine(
-            name=cell["engine"],
-            ranks=cell.get("ranks", cell["used"]),
-            parallelism=cell.get("parallelism", {"tensor": cell["used"]} if cell["used"] > 1 else {}),
-            options=cell.get("options", {}),
+            name=cell.engine,
+            ranks=cell.used if cell.ranks is None else cell.ranks,
+            parallelism=_parallelism(cell),
+            options=cell.options,
         ),
-        precision=Precision(dtype=cell["dtype"]),
+        precision=Precision(dtype=cell.dtype),
         workload=Workload(
-            batch=cell.get("batch"),
-            input_length=cell.get("input_length"),
-            new_tokens=cell.get("new_tokens") if generates else None,
-            prompts=cell.get("prompts") if generates else None,
+            batch=cell.batch,
+            input_length=cell.input_length,
+            new_tokens=cell.new_tokens if cell.generates else None,
+            prompts=cell.prompts if cell.generates else None,
         ),
-        outcome=Outcome(status=outcome, phase=None if outcome == "ok" else "generate", message=_message(cell)),
-        metrics=(Metric(value=cell["value"], **metric),) if outcome == "ok" else (),
-        provenance=Provenance(
-            kind=cell.get("provenance", "cited"),
-            source=_source(source, cell),
-            url=source["url"],
-            doubts=tuple(cell["doubts"]),
+        outcome=Outcome(
+            status=cell.outcome, phase=None if cell.outcome == "ok" else "generate", message=_message(cell)
         ),
-        protocol={"published": metric["definition"], **cell.get("protocol", {})},
+        metrics=(Metric(value=cell.value, **metric.model_dump()),) if cell.outcome == "ok" else (),
+        provenance=Provenance(kind=cell.provenance, source=_source(source, cell), url=source.url, doubts=cell.doubts),
+        protocol={"published": metric.definition, **cell.protocol},
     )
 
 
-def _source(source: Mapping[str, Any], cell: Mapping[str, Any]) -> str:
-    where = f"{source['title']}, {source['url']}, {source['date']}"
-    return f"{cell['derivation']}; {where}" if "derivation" in cell else where
+def _named(what: str, known: Mapping[str, T], name: str) -> T:
+    if name not in known:
+        raise ValueError(f"{what} = {name!r}: not one that the file has; known are {', '.join(known)}")
+    return known[name]
 
 
-def _message(cell: Mapping[str, Any]) -> str | None:
-    if cell.get("outcome") == "oom":
-        return str(cell.get("message", "the table says OOM"))
-    return cell.get("message")
+def _parallelism(cell: _CellTable) -> dict[str, int]:
+    if cell.parallelism is not None:
+        return cell.parallelism
+    return {"tensor": cell.used} if cell.used > 1 else {}
+
+
+def _source(source: _SourceTable, cell: _CellTable) -> str:
+    where = f"{source.title}, {source.url}, {source.date}"
+    return where if cell.derivation is None else f"{cell.derivation}; {where}"
+
+
+def _message(cell: _CellTable) -> str | None:
+    return cell.message or ("the table says OOM" if cell.outcome == "oom" else None)

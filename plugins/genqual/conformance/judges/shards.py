@@ -15,6 +15,7 @@ from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
+from genqual.dtypes import FORMATS
 from genqual.engines.base import Scores
 
 LEAST_DRIFT: Final = 0.3
@@ -91,9 +92,8 @@ def judge_evidence(
     `parameters` held by each rank; `total` of the whole model, None where it cannot be read.
     """
     problems = []
-    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     for rank, found in enumerate(inspections):
-        if dtype in names and (held := found.get("dtypes")) is not None and held != [names[dtype]]:
+        if dtype in FORMATS and (held := found.get("dtypes")) is not None and held != [FORMATS[dtype].torch]:
             problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
         if dtype == "fp32" and found.get("fp32_exact") is False:
             problems.append(f"rank {rank} multiplies fp32 with less than fp32 (TF32 or bf16 inside)")

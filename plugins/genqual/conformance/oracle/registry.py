@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import math
 import pkgutil
@@ -17,6 +16,7 @@ from typing import Any, Final, Protocol
 from numpy.typing import NDArray
 
 import genqual.conformance.oracle as package
+from genqual import digest
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.oracle.spec import Architecture
 from genqual.errors import BadInput
@@ -97,10 +97,8 @@ def source_sha256(model_type: str) -> str:
     found = _known().get(model_type)
     if found is None:
         raise BadInput(f"model_type {model_type!r}: no oracle of genqual, so it has no source")
-    digest, files = hashlib.sha256(), _files(found[1])
-    for name in sorted(files):
-        digest.update(f"{name}\0".encode() + files[name].read_bytes() + b"\0")
-    return digest.hexdigest()
+    files = _files(found[1])
+    return digest.of_parts(f"{name}\0".encode() + files[name].read_bytes() + b"\0" for name in sorted(files))
 
 
 @cache

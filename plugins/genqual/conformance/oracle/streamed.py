@@ -7,7 +7,6 @@ the tokens through a cache that is kept on disk, and one more is the full pass o
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle, margins_of
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
@@ -40,7 +40,7 @@ def stream_key(config: Mapping[str, Json], weights_sha256: str, prompts: Sequenc
     rows = [[int(i) for i in row] for row in prompts]
     source = source_sha256(str(config.get("model_type")))
     of: list[Any] = [config, weights_sha256, rows, steps, source, np.__version__]
-    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    return digest.of_text(json.dumps(of, sort_keys=True))
 
 
 class StreamedOracle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from genqual import digest
 from genqual.conformance.oracle.core import F64, I64, LayerState
 from genqual.errors import BadInput
 
@@ -141,8 +141,8 @@ def _name(layer: int, turn: int | None) -> str:
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> str:
-    whole = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    parts: list[bytes | memoryview] = [json.dumps(said, sort_keys=True).encode()]
     for name, array in sorted(arrays.items()):
-        whole.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-        whole.update(np.ascontiguousarray(array).reshape(-1).data)
-    return whole.hexdigest()
+        parts.append(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        parts.append(np.ascontiguousarray(array).reshape(-1).data)
+    return digest.of_parts(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from genqual import digest
 from genqual.atomic import write_whole
 from genqual.conformance.references.data import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
@@ -33,7 +33,7 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     `reason`, which is appended to its history with the hash of what it replaces.
     """
     arrays = save(_arrays(reference))
-    content = _content(reference, hashlib.sha256(arrays).hexdigest())
+    content = _content(reference, digest.of_bytes(arrays))
     history: list[Any] = []
     if (directory / JSON_NAME).exists() or (directory / ARRAYS_NAME).exists():
         read(directory)
@@ -63,7 +63,7 @@ def read(directory: Path) -> Reference:
     if not path.is_file():
         raise BadInput(f"{path} is missing, {JSON_NAME} beside it names it: {_MEND}")
     data = path.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    found = digest.of_bytes(data)
     try:
         wanted = content["arrays"]["sha256"]
         if found != wanted:
@@ -164,7 +164,7 @@ def _reference(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
 
 def _digest(content: Mapping[str, Any]) -> str:
     bare = {k: v for k, v in content.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return digest.of_text(json.dumps(bare, sort_keys=True, separators=(",", ":")))
 
 
 def _text(content: Mapping[str, Any]) -> str:

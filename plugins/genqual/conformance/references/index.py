@@ -5,12 +5,12 @@ Only reference.json is read, never the arrays beside it: a folder may hold many 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.conformance.references.file import JSON_NAME, facts
 from genqual.errors import BadInput
@@ -49,7 +49,7 @@ def target(
     known = find([place], name, sha256, config)
     if known is not None:
         return known
-    of_config = hashlib.sha256(json.dumps(arithmetic(config or {})).encode()).hexdigest()
+    of_config = digest.of_text(json.dumps(arithmetic(config or {})))
     longer = f"{name}-{sha256[:SHOWN]}"
     names = [name] if replace else [name, longer, f"{longer}-{of_config[:SHOWN]}"]
     return place / next((one for one in names if not (place / one / JSON_NAME).exists()), names[-1])

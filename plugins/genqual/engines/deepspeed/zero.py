@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from genqual.engines.hf.timed_import import Phases
 
-import hashlib
 import importlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from transformers.integrations import HfDeepSpeedConfig
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.engines.base import Generated, LoadRequest, Scores, TokenBatch
 from genqual.engines.deepspeed import prebuild
@@ -170,17 +171,18 @@ class DeepSpeedZero(HfEngine):
 
     def weight_hash(self) -> str:
         """Of the whole model, gathered tensor by tensor: partitions may be on disk, and differ from rank to rank."""
+        return digest.of_parts(self._named_bytes())
+
+    def _named_bytes(self) -> Iterator[bytes | memoryview]:
         deepspeed = importlib.import_module("deepspeed")
-        digest = hashlib.sha256()
         for name, parameter in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):
                 whole = parameter.detach().cpu().contiguous()
-            digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode())
-            digest.update(whole.reshape(-1).view(torch.uint8).numpy().data)
+            yield f"{name} {whole.dtype} {tuple(whole.shape)}\n".encode()
+            yield whole.reshape(-1).view(torch.uint8).numpy().data
         for name, buffer in self.model.named_buffers():
-            digest.update(f"{name} {buffer.dtype} {tuple(buffer.shape)}\n".encode())
-            digest.update(buffer.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+            yield f"{name} {buffer.dtype} {tuple(buffer.shape)}\n".encode()
+            yield buffer.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
     def details(self) -> dict[str, Json]:
         held = [parameter.ds_tensor for parameter in self.model.parameters()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.engines.hf import runtime
 
@@ -115,13 +115,15 @@ def parameters(model: Any) -> int:
 
 def weight_hash(model: Any) -> str:
     """SHA-256 of names, dtypes, shapes and bytes of what this rank holds; buffers too, a rotary table is one."""
-    digest = hashlib.sha256()
+    return digest.of_parts(_named_bytes(model))
+
+
+def _named_bytes(model: Any) -> Iterator[bytes | memoryview]:
     for name, part in tensors(model):
-        digest.update(f"{name} {part.dtype} {tuple(part.shape)}\n".encode())
+        yield f"{name} {part.dtype} {tuple(part.shape)}\n".encode()
         flat = part.contiguous().reshape(-1).view(torch.uint8)
         for start in range(0, flat.numel(), _CHUNK):
-            digest.update(flat[start : start + _CHUNK].cpu().numpy().data)
-    return digest.hexdigest()
+            yield flat[start : start + _CHUNK].cpu().numpy().data
 
 
 class _Operators(TorchDispatchMode):

@@ -13,12 +13,12 @@ import psutil
 
 from genqual.cases import Json, compute_dtype
 from genqual.devices import cgroups
+from genqual.dtypes import FORMATS
 from genqual.engines.base import LoadRequest
 from genqual.errors import BadInput, OutOfMemory
 from genqual.models import embedded, safetensor
 from genqual.models.spec import ModelSpec
 
-_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2}
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _ROOT: Final = Path("/")
 
@@ -92,7 +92,7 @@ def _data_bytes() -> int:
 
 def checkpoint_bytes(model: ModelSpec, precision: str) -> int:
     """Bytes of all weights of `model` in the dtype that `precision` loads, before any quantisation; 0 when unknown."""
-    return _BYTES[compute_dtype(precision)] * sum(_sizes(model))
+    return FORMATS[compute_dtype(precision)].bytes * sum(_sizes(model))
 
 
 def largest_tensor(model: ModelSpec) -> int:

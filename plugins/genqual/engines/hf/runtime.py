@@ -14,15 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
+import psutil
 import torch
 
 from genqual.cases import compute_dtype
+from genqual.dtypes import FORMATS
 from genqual.engines.base import LoadRequest, Memory
 from genqual.engines.hf import preflight
 from genqual.engines.hf.smaps import program_bytes
 from genqual.errors import OutOfMemory
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, one.torch) for name, one in FORMATS.items()}
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -172,9 +174,8 @@ def _host_memory(*, reset: bool) -> Memory:
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
     peak, current = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "VmRSS"))
     source = "VmHWM of /proc/self/status"
-    maps = Path("/proc/self/smaps")
-    if maps.is_file():
-        shared = program_bytes(maps.read_text())
+    shared = program_bytes(psutil.Process())
+    if shared is not None:
         peak, current = max(peak, current) - shared, current - shared
         source += ", less the mapped files of programs and libraries"
     if reset:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import psutil
 
-def program_bytes(smaps: str) -> int:
-    """Resident bytes of files that hold code, from the text of /proc/PID/smaps; what was written to is not of the file.
+
+def program_bytes(process: psutil.Process) -> int | None:
+    """Resident bytes of files that hold code; what was written to is not of the file. None where the system hides it.
 
     How many of a library's pages are resident is the page cache's doing: the same program had 78 MB of them in one
-    environment and 132 in another, whose files lay there in larger pieces.
+    environment and 132 in another, whose files lay there in larger pieces. psutil sums by file over rights or lists
+    every mapping; which files hold code needs the mappings.
     """
-    resident: dict[str, int] = {}
-    code: set[str] = set()
-    path = ""
-    for line in smaps.splitlines():
-        words = line.split(maxsplit=5)
-        if not words[0].endswith(":"):  # the head of a mapping: addresses, rights, offset, device, inode, file
-            path = words[5] if len(words) == 6 and words[5].startswith("/") else ""
-            if "x" in words[1]:
-                code.add(path)
-        elif path and words[0] in ("Rss:", "Anonymous:"):
-            sign = 1 if words[0] == "Rss:" else -1
-            resident[path] = resident.get(path, 0) + sign * int(words[1]) * 1024
-    return sum(size for path, size in resident.items() if path in code)
+    if not hasattr(process, "memory_maps"):  # a kernel without /proc/PID/smaps, or another system
+        return None
+    try:
+        maps = [one for one in process.memory_maps(grouped=False) if one.path.startswith("/")]
+    except (psutil.Error, OSError):
+        return None
+    code = {one.path for one in maps if "x" in one.perms}
+    return sum(one.rss - one.anonymous for one in maps if one.path in code)

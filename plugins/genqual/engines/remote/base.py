@@ -5,7 +5,6 @@ Some of them give the best log-probabilities of each step besides, when they are
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.engines.base import Generated, Loaded, LoadRequest, Scores, TokenBatch
 from genqual.errors import EngineFailed, Unsupported
@@ -56,7 +56,7 @@ class TokensOnly:
             vocabulary=vocabulary,
             max_positions=positions if isinstance(positions, int) else None,
             kv_bytes_per_token=0,
-            weight_hash=hashlib.sha256(claimed.encode()).hexdigest(),  # of what it says it runs: nobody can look
+            weight_hash=digest.of_text(claimed),  # of what it says it runs: nobody can look
         )
 
 

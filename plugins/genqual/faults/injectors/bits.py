@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from genqual.dtypes import FORMATS
 from genqual.engines.hf.evidence import local
 from genqual.faults.injectors.places import Undo, changed, nothing, places
 
@@ -36,7 +37,7 @@ def bit(
     weight = _weight(engine, part, layer)
     wrong = weight.clone()
     row, column = divmod(int(weight.abs().argmax()), weight.shape[1])
-    mantissa = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}[weight.dtype]
+    mantissa = {getattr(torch, one.torch): one.mantissa for one in FORMATS.values()}[weight.dtype]
     raw = wrong.view(torch.int32 if weight.dtype == torch.float32 else torch.int16)
     raw[row, column] ^= 1 << (mantissa if exponent else mantissa - 1)
     return _with_fault(engine, weight, wrong)

@@ -27,7 +27,7 @@ from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Outcome, Store, 
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
 from genqual.session import markers
-from genqual.session.causes import WHOLE
+from genqual.session import outcome as told
 from genqual.session.context import RUN
 
 STORE: Final = pytest.StashKey[Store]()
@@ -68,7 +68,7 @@ class Stage:
         self.leave(item.config.stash[STORE])
         if name != FAULT_FREE:
             known = CATALOGUE[name]
-            generator = item.config.stash[RUN].generator(case)
+            generator = item.config.stash[RUN].groups.generator(case)
             self._block.enter_context(generator.with_fault(known.entry, known.params))
         # Not before: where a fault cannot be put in, the next test must try again, and not pass for want of it.
         self._now = (case, name)
@@ -190,7 +190,7 @@ def progress(item: pytest.Item, case: Case, name: str) -> None:
 def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
     """What the rules of others, and our own judges with less evidence, say of this group as it is now."""
     run = item.config.stash[RUN]
-    reference, generator = run.reference(case.model), run.generator(case)
+    reference, generator = run.references.reference(case.model), run.groups.generator(case)
     if not isinstance(reference, Reference) or generator.plan.tier == "tokens":
         return  # these rules are shown logits
     batch = TokenBatch.of(reference.prompts)
@@ -198,24 +198,22 @@ def rules(item: pytest.Item, case: Case) -> Iterator[tuple[str, Any, str]]:
         tokens = generator.generate(batch, reference.steps).tokens
         own = generator.score(batch, tokens)
         forced = generator.score(batch, reference.forced, logits=True)
-        said = alarms(tokens, own, forced, reference, run.exact_logits(case.model))
+        said = alarms(tokens, own, forced, reference, run.references.exact_logits(case.model))
     except (GenqualError, GroupLost) as error:
         outcome = "not judged" if isinstance(error, Unsupported) else "alarm" if _meant(of(item)[1]) else "error"
         yield from ((check, outcome, blame(error)) for check in (*RULES, *tiers.TIERS))
         return
     for rule, (alarm, why) in said.items():
         yield rule, "alarm" if alarm else "pass", why
-    known, by = run.exact_logits(case.model), ByOracle(lambda: run.oracle(case.model))
+    known, by = run.references.exact_logits(case.model), ByOracle(lambda: run.references.oracle(case.model))
     yield from tiers.alarms(tokens, own, reference, case.dtype, by, known)
 
 
-def outcome_of(report: pytest.TestReport, name: str, *, broken: bool) -> Outcome:
-    """What a test's report says of the fault `name`. Only a failed judgement finds it; `broken`: it was not put in.
+def outcome_of(report: pytest.TestReport, verdict: str | None, name: str, *, broken: bool) -> Outcome:
+    """What a test says of the fault `name`. Only a failed judgement finds it; `broken`: it was not put in.
 
     An exception finds nothing, whoever raised it, unless the fault is meant to end the group.
     """
-    found = {str(key): str(value) for key, value in report.user_properties}
-    verdict = found.get("genqual_verdict")
     if report.outcome == "failed":
         if report.when == "setup":
             return "error" if broken else "not judged"  # the fault does not fit there
@@ -242,9 +240,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     judged = report.when == "call" or (report.when == "setup" and report.outcome != "passed")
     if judged and case is not None and any(mark.name in markers.SUITES for mark in item.iter_markers()):
         broken = item.stash.get(BROKEN, None)
-        outcome = outcome_of(report, name, broken=broken is not None)
+        outcome = outcome_of(report, told.of_item(item).verdict, name, broken=broken is not None)
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
-        words = item.stash.get(WHOLE, "") or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
+        words = told.of_item(item).failure or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
         why = broken or ("" if report.passed else " ".join(words.split())[:300])
         if outcome in ("alarm", "error") and (issue := _known(item, name, " ".join(words.split()))):
             outcome, why = "known", issue

@@ -6,7 +6,6 @@ Names are content: the same records from two hosts are one object, and nothing i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
+from genqual import digest
 from genqual.atomic import write_once
 from genqual.errors import BadInput
 from genqual.records.record import CorruptRecord, FutureRecord, Record
@@ -75,7 +75,7 @@ class ObjectSink:
         for run, found in sorted(runs.items()):
             lines = [found[identifier].to_bytes() for identifier in sorted(found)]
             data = b"\n".join(lines) + b"\n"
-            path = f"{_quoted(run)}/{hashlib.sha256(data).hexdigest()}.jsonl"
+            path = f"{_quoted(run)}/{digest.of_bytes(data)}.jsonl"
             if self._scheme == "file":
                 added = self._write_file(path, data)
             else:
@@ -89,7 +89,7 @@ class ObjectSink:
         for path in self._objects():
             data = self._bytes(path)
             name = _NAME.fullmatch(path.rpartition("/")[2])
-            if name is None or hashlib.sha256(data).hexdigest() != name[1]:
+            if name is None or digest.of_bytes(data) != name[1]:
                 raise SinkFailed(f"{self.name}: object {path} is not what its name says: it was changed after writing")
             for line in data.splitlines():
                 try:

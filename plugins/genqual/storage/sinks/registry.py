@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from importlib.metadata import entry_points
 from typing import cast
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.records.redaction import redact, scheme
 from genqual.storage.sinks.base import Sink
@@ -37,4 +37,4 @@ def open_sink(url: str) -> Sink:
 def ledger_name(sink: Sink) -> str:
     """A directory name for the spool's ledger: readable, one for each place, and the same after a password changed."""
     words = re.sub(r"[^a-z0-9]+", "-", sink.name.lower()).strip("-")
-    return f"{words[:40].strip('-')}-{hashlib.sha256(sink.name.encode()).hexdigest()[:12]}"
+    return f"{words[:40].strip('-')}-{digest.of_text(sink.name)[:12]}"
