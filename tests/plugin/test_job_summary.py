@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from markdown_it import MarkdownIt
 from genqual.cases import Case, Workload
 from genqual.commands.rebase import rebase
 from genqual.session.job_summary import MOST_ROWS, append, markdown, target, workflow_commands
-from genqual.session.next_step import next_step
+from genqual.session.next_step import for_reader, next_step
 from genqual.session.options import Options
 from genqual.session.outcome import GateChange, ItemOutcome, VerdictName, attach
 from genqual.session.verdict_rows import Row, VerdictRows
@@ -222,6 +223,34 @@ def test_a_server_s_next_command_reaches_the_server() -> None:
     said = next_step(options, config(), case, "fail", "test_x")
     assert shlex.split(said)[-4:] == ["--endpoint", "http://127.0.0.1:8000/v1", "--served-model", "my model"]
     assert next_step(options, config(), case, "pass", "test_x") == "", "an unexpected pass asks for no command"
+
+
+def of_reader(told: ItemOutcome, *, failed: bool, marks: tuple[pytest.Mark, ...] = ()) -> ItemOutcome:
+    """`for_reader` of a test of CASE at b1-i16-n4, in a run whose gate makes at most 300 s of launches."""
+    item: Any = SimpleNamespace(
+        callspec=SimpleNamespace(params={"workload": Workload(1, 16, 4)}),
+        iter_markers=lambda: iter(marks),
+        name="test_x[parameters]",
+        originalname="test_x",
+        config=config(),
+    )
+    run: Any = SimpleNamespace(options=Options(), gate_at_most_s=lambda case, metric: 300.0)
+    return for_reader(told, item, Case("cpu", "transformers", "llama-tiny", "fp32"), run, failed=failed)
+
+
+def test_an_outcome_gets_its_metric_and_one_next_command() -> None:
+    timed = pytest.mark.performance("latency", metric="tpot").mark
+    passed = of_reader(ItemOutcome("cpu", "pass"), failed=False, marks=(timed,))
+    assert passed == ItemOutcome("cpu", "pass", metric="tpot"), "nothing is to be done about a pass"
+    waived = of_reader(ItemOutcome("cpu", "waived"), failed=False, marks=(timed,))
+    assert waived.next == ""
+    unjudged = of_reader(ItemOutcome("cpu", "inconclusive", "noisy"), failed=False, marks=(timed,))
+    assert (unjudged.reason, unjudged.metric) == ("noisy", "tpot")
+    assert unjudged.next.endswith("# at most 5 min")
+    lost = of_reader(ItemOutcome("cpu"), failed=True, marks=(timed,))
+    assert lost.next.endswith("-k test_x"), "a test that ended without a verdict is run again"
+    assert of_reader(replace(unjudged, verdict="fail"), failed=True, marks=(timed,)).next == unjudged.next
+    assert of_reader(ItemOutcome("cpu", "fail"), failed=True).metric == ""
 
 
 def test_a_run_appends_its_summary_under_xdist_too(tmp_path: Path) -> None:

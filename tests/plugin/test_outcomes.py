@@ -58,6 +58,20 @@ def test_an_unjudged_metric_is_shown_and_is_no_pass(ran: Path) -> None:
     assert judged.find("skipped") is None
 
 
+def test_junit_and_the_terminal_name_the_command_that_makes_the_baseline(ran: Path) -> None:
+    found = {
+        case.get("name", "").partition("[")[0]: {
+            one.get("name"): str(one.get("value")) for one in case.iter("property")
+        }
+        for case in ET.parse(ran / "junit.xml").iter("testcase")
+    }
+    of_tpot = found["test_time_per_output_token"]
+    assert of_tpot["genqual_metric"] == "tpot"
+    assert of_tpot["genqual_next"].startswith("genqual rebase --device ")
+    assert f"NO BASELINE: {of_tpot['genqual_next']}" in (ran / "out.txt").read_text()
+    assert "genqual_next" not in found["test_logits_match_the_oracle"]
+
+
 def test_a_run_ends_with_its_comparison_and_its_page(ran: Path) -> None:
     said = (ran / "out.txt").read_text()
     compared = said[said.index("genqual: compared") :]
