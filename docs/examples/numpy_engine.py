@@ -1,10 +1,11 @@
 """A whole engine in NumPy, qualified by genqual's `external`: greedy decoding of a Llama with a key-value cache.
 
-    pytest -m xeon --engine external --model llama-tiny --dtype fp32 \
+    pytest -m xeon --engine external --model llama-odd --dtype fp32 \
         --engine-command "python docs/examples/numpy_engine.py"
 
-It needs NumPy only, and shares no line with genqual. `--fault stale-cache` or `--fault rotary` breaks it on purpose:
-then the suite must fail. The protocol is in docs/engines.md.
+It needs NumPy only, and shares no line with genqual. It reads what the configuration says (rotary base and llama3
+scaling, width of a head, epsilon, biases, tied embeddings), and refuses what it does not know. `--fault stale-cache` or
+`--fault rotary` breaks it on purpose: then the suite must fail. The protocol is in docs/engines.md.
 """
 
 from __future__ import annotations
@@ -42,6 +43,29 @@ def read_weights(file: Path) -> dict[str, Array]:
     return found
 
 
+def frequencies(config: dict[str, Any], width: int, factor: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Radians a position of each pair, (width / 2,): Llama 3 slows those that turn seldom in its old context."""
+    rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"], **(config.get("rope_scaling") or {})}
+    plain = (rope["rope_theta"] * factor) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
+    if rope.get("rope_type", "default") == "default":
+        return plain
+    turns = rope["original_max_position_embeddings"] * plain / (2 * np.pi)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return share * plain + (1.0 - share) * plain / rope["factor"]
+
+
+def unknown(config: dict[str, Any], dtype: str) -> str | None:
+    """Why this program cannot run a model, or None."""
+    if config["model_type"] != "llama" or dtype != "fp32":
+        return f"this example runs Llamas in fp32, not {config['model_type']} in {dtype}"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", "default")
+    if kind not in ("default", "llama3") or config["hidden_act"] != "silu":
+        return f"this example knows no rotary scaling {kind!r} with activation {config['hidden_act']!r}"
+    return None
+
+
 class Llama:
     """One sequence at a time: `step` takes a token and its position and gives the logits of the next one."""
 
@@ -51,9 +75,16 @@ class Llama:
         self.fault = fault
         self.heads, self.kv_heads = self.config["num_attention_heads"], self.config["num_key_value_heads"]
         self.width = self.config["head_dim"]
-        theta = self.config["rope_theta"] * (1.1 if fault == "rotary" else 1.0)
-        self.frequencies = theta ** -(np.arange(0, self.width, 2, dtype=np.float64) / self.width)
+        self.eps = np.float32(self.config["rms_norm_eps"])
+        self.tied = self.config["tie_word_embeddings"]
+        self.frequencies = frequencies(self.config, self.width, 1.1 if fault == "rotary" else 1.0)
         self.forget()
+
+    def linear(self, x: Array, name: str) -> Array:
+        """The product with a matrix, and its bias where the checkpoint has one."""
+        product = self.weights[f"{name}.weight"] @ x
+        bias = self.weights.get(f"{name}.bias")
+        return product if bias is None else product + bias
 
     def forget(self) -> None:
         """Empty the cache, before the next sequence."""
@@ -62,7 +93,7 @@ class Llama:
         self.values: list[list[Array]] = [[] for _ in range(layers)]
 
     def norm(self, x: Array, name: str) -> Array:
-        scale = np.sqrt(np.mean(x * x) + np.float32(self.config["rms_norm_eps"]))
+        scale = np.sqrt(np.mean(x * x) + self.eps)
         return x / scale * self.weights[name]
 
     def rotate(self, x: Array, position: int) -> Array:
@@ -73,7 +104,7 @@ class Llama:
 
     def attend(self, x: Array, layer: int, position: int, prefix: str) -> Array:
         def project(name: str, heads: int) -> Array:
-            return (self.weights[f"{prefix}.self_attn.{name}_proj.weight"] @ x).reshape(heads, self.width)
+            return self.linear(x, f"{prefix}.self_attn.{name}_proj").reshape(heads, self.width)
 
         query = self.rotate(project("q", self.heads), position)
         key, value = self.rotate(project("k", self.kv_heads), position), project("v", self.kv_heads)
@@ -88,7 +119,7 @@ class Llama:
         chances = np.exp(scores - scores.max(axis=-1, keepdims=True))
         chances /= chances.sum(axis=-1, keepdims=True)
         mixed = np.einsum("hp,hpd->hd", chances, values).reshape(-1)
-        return self.weights[f"{prefix}.self_attn.o_proj.weight"] @ mixed
+        return self.linear(mixed, f"{prefix}.self_attn.o_proj")
 
     def step(self, token: int, position: int) -> Array:
         x = self.weights["model.embed_tokens.weight"][token]
@@ -96,10 +127,11 @@ class Llama:
             prefix = f"model.layers.{layer}"
             x = x + self.attend(self.norm(x, f"{prefix}.input_layernorm.weight"), layer, position, prefix)
             y = self.norm(x, f"{prefix}.post_attention_layernorm.weight")
-            gate = self.weights[f"{prefix}.mlp.gate_proj.weight"] @ y
-            inner = gate / (1.0 + np.exp(-gate)) * (self.weights[f"{prefix}.mlp.up_proj.weight"] @ y)
-            x = x + self.weights[f"{prefix}.mlp.down_proj.weight"] @ inner
-        return self.weights["lm_head.weight"] @ self.norm(x, "model.norm.weight")
+            gate = self.linear(y, f"{prefix}.mlp.gate_proj")
+            inner = gate / (1.0 + np.exp(-gate)) * self.linear(y, f"{prefix}.mlp.up_proj")
+            x = x + self.linear(inner, f"{prefix}.mlp.down_proj")
+        head = "model.embed_tokens.weight" if self.tied else "lm_head.weight"
+        return self.weights[head] @ self.norm(x, "model.norm.weight")
 
 
 def say(**what: Any) -> None:
@@ -111,9 +143,9 @@ def say(**what: Any) -> None:
 def load(request: dict[str, Any], fault: str) -> Llama | None:
     """Read the model; None where this program cannot run it, which is no failure and is told as `unsupported`."""
     directory = Path(request["model"])
-    architecture = json.loads((directory / "config.json").read_text())["model_type"]
-    if architecture != "llama" or request["dtype"] != "fp32":
-        say(protocol=1, unsupported=f"this example runs Llamas in fp32, not {architecture} in {request['dtype']}")
+    why = unknown(json.loads((directory / "config.json").read_text()), request["dtype"])
+    if why is not None:
+        say(protocol=1, unsupported=why)
         return None
     model = Llama(directory, fault)
     size = sum(array.nbytes for array in model.weights.values())

@@ -15,6 +15,7 @@ from genqual.ranks.client import Generator
 from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
+from genqual.session.windows import crossed_wrongly
 
 pytestmark = pytest.mark.conformance("cache")
 
@@ -48,13 +49,16 @@ def test_prefill_equals_decode_at_every_prefix(
 
 @pytest.mark.conformance("cache", requires_ability="passes")
 def test_chunked_prefill_equals_one_pass(
-    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples, verdict: GiveVerdict
 ) -> None:
-    """Wherever the text is cut, each part attends to all that was read before it.
+    """Wherever the text is cut, each part attends to all that was read before it, up to a layer's window.
 
     A model with a recurrent state reads all padding in the first pass: in a pass of one token upstream takes that
     token for a generated one, whatever the mask says, and padding would enter the state.
     """
+    wrong = crossed_wrongly(generator, scoring_sample, detours=False)
+    if wrong is not None:
+        verdict(wrong)
     some = scoring_sample.few(4, 6)
     length = some.prompts.ids.shape[1] + 5
     padding = int((some.prompts.mask == 0).sum(axis=1).max()) if generator.loaded[0].state_bytes else 0
@@ -118,9 +122,12 @@ def test_later_tokens_never_alter_earlier_logits(
 
 @pytest.mark.conformance("cache", requires_ability="passes")
 def test_a_cropped_cache_is_as_if_never_longer(
-    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, examples: Examples, verdict: GiveVerdict
 ) -> None:
     """Reading other tokens and cropping them again, as speculative decoding does, leaves nothing behind."""
+    wrong = crossed_wrongly(generator, scoring_sample, detours=True)
+    if wrong is not None:
+        verdict(wrong)
     some = scoring_sample.few(3, 6)
     length = some.prompts.ids.shape[1] + 5
     whole = generator.score_prefill(some.prompts, some.forced)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from genqual.cases import SCHEMES
 from genqual.conformance.judgement import ENVELOPE_FACTOR, fp32_limit_at
-from genqual.conformance.judges.self_checks import claims
-from genqual.conformance.judges.shards import judge_drift, judge_evidence
+from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_smaller
 from genqual.conformance.references.make import Reference
 from genqual.engines.base import TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import NotApplicable
-from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
 from genqual.session.fixture_types import GiveVerdict, ScoringSample
+from genqual.session.windows import long_text, positions_beyond
 
 pytestmark = pytest.mark.conformance("precision")
 
@@ -46,16 +44,18 @@ def test_quantised_weights_are_smaller(generator: Generator, run: Run, verdict: 
     total = run.references.parameters(generator.case.model)
     if total is None:
         raise NotApplicable(f"how many weights {generator.case.model} has cannot be read without an engine")
-    held, plain = sum(one.weight_bytes for one in generator.loaded), 2 * total
-    problems = [f"{held} bytes of weights, where {plain} are held without {precision}"] if held > 0.8 * plain else []
-    verdict(claims(problems, f"{held} bytes of {plain}", 1, dtype=precision, tier="evidence"))
+    held = sum(one.weight_bytes for one in generator.loaded)
+    verdict(judge_smaller(generator.inspect(), held, 2 * total, scheme=precision))
 
 
 @pytest.mark.conformance("precision", requires_ability="passes")
 def test_positions_near_the_limit(
     generator: Generator, scoring_sample: ScoringSample, run: Run, verdict: GiveVerdict
 ) -> None:
-    """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text."""
+    """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text.
+
+    Of a model with windows the text reaches beyond each of them.
+    """
     declared, dtype = generator.loaded[0].max_positions, generator.case.dtype
     if declared is None and dtype != "fp32":
         raise NotApplicable(
@@ -63,12 +63,12 @@ def test_positions_near_the_limit(
             "(bf16 reads nrms 0.16 at 256 positions, 0.6 at 1024): no fault-free envelope exists there"
         )
     total = FARTHEST_ALIBI if declared is None else min(declared, FARTHEST)
-    if generator.plan.model.source == "embedded":
-        text = np.array(synthetic_rows(generator.loaded[0].vocabulary, 1, total + 1, seed=25)[0])
-    else:  # to a trained model random ids are no text: its rounding on them is another at every position, near ones too
-        rows = zip(scoring_sample.prompts.rows, scoring_sample.forced, strict=True)
-        text = np.resize([*(token for prompt, new in rows for token in (*prompt, *new))], total + 1)
-    widths = [min(PART, total - start) for start in range(0, total, PART)]
+    beyond = positions_beyond(generator.plan.model, declared)
+    total = max(total, beyond)
+    text = long_text(generator, scoring_sample, total + 1)
+    # Behind a window the last tokens are decoded one by one, from the model's own cache.
+    single = STEPS if beyond else 0
+    widths = [min(PART, total - single - start) for start in range(0, total - single, PART)] + [1] * single
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG

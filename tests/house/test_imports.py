@@ -15,6 +15,7 @@ MAY_BE_HEAVY: Final = (
     "plugins/genqual/engines/",
     "plugins/genqual/models/build.py",
     "plugins/genqual/models/load.py",
+    "plugins/genqual/models/load_quantised.py",
     "plugins/genqual/models/convert.py",
     "plugins/genqual/faults/injectors/",
     "plugins/genqual/gate/frozen.py",

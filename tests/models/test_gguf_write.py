@@ -47,6 +47,19 @@ def test_what_llama_cpp_reads_beside_the_weights(name: str, peer: Peer) -> None:
         assert fields["llama.attention.head_count_kv"].contents() == config["num_key_value_heads"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("llama-odd", "rotary scaling llama3, head_dim 24, attention_bias, mlp_bias"),
+        ("qwen3-tiny", "model_type qwen3"),
+    ],
+)
+def test_what_the_file_could_not_say_is_refused_by_name(name: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"its {told} would be lost"):
+        ggufwrite.write(resolve(name), tmp_path / "model.gguf")
+    assert list(tmp_path.glob("*.gguf")) == []
+
+
 def test_matrices_are_narrow_and_vectors_are_not(peer: Peer) -> None:
     gguf = pytest.importorskip("gguf")
     tensors = gguf.GGUFReader(peer.room / "gguf" / "bloom-tiny-bf16.gguf").tensors

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from genqual.errors import BadInput
-from genqual.models import embedded, integers
+from genqual.models import architectures, embedded, integers
 from genqual.models.weights import hash_state
 
 HASHES = {  # whoever changes one makes every committed reference and baseline of that model void
@@ -17,6 +17,13 @@ HASHES = {  # whoever changes one makes every committed reference and baseline o
     "llama-tiny": "09dc2558f4b811d467fe0eeaaea0c965f1ff76f69f4318e327316bdbee0a2c3e",
     "bloom-30m": "59354ce66b2b349a485cbe7974a9eeb6274440a7e6182688c63544733366b82f",
     "llama-30m": "98e06c0e8f56d30454cc442e1bf5bb4caaf1a12695fe96bd5267300b1f923cd6",
+    "llama-odd": "e108da38b2ff955ca623fc33f77a8ab63d96a5122d55c6bc0e14af75ea6d893a",
+    "qwen3-tiny": "786c435cbb6d3714136ad54a5d7fdf99e8f540b0ca3d1af5cfcc443796717360",
+    "gemma2-tiny": "bc13e0d735906cec6b9494d29b8413360c1d2bb497a650a65f0e14291e6db3d2",
+    "qwen3_moe-tiny": "6e7874007c86075aa429d97a5af3528085a7a3f432cba49b6c04e4fb10d9cf82",
+    "gpt_oss-tiny": "1afa459b9be523b9cfbf5c92d209761a8b76a2771a6a4a2b8bdf48b994c1c327",
+    "deepseek_v3-tiny": "6121d7639022c9f1415cb26194c518cc2719e1f4390906c96d9407d56216b452",
+    "qwen3_next-tiny": "b8dd0a41b059d17a5567b6147219902550bdc83045d5890e3b4f9c7c870ad183",
 }
 
 
@@ -46,7 +53,7 @@ def test_a_norm_is_what_the_rule_says_in_exact_arithmetic() -> None:
         assert Fraction(float(found[at])) == expected, at
 
 
-@pytest.mark.parametrize("name", ["bloom-tiny", "llama-tiny"])
+@pytest.mark.parametrize("name", ["bloom-tiny", "llama-tiny", *architectures.CONFIGS])
 def test_every_weight_is_exact_in_bf16_and_fp16_and_none_is_zero(name: str) -> None:
     for parameter, values in integers.tensors(name):
         assert values.dtype == np.float32

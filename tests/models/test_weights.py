@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -172,3 +173,13 @@ def test_what_only_an_engine_can_read_says_what_to_do(spec: ModelSpec, told: str
     for ask in (weights.config, weights.read, weights.sha256, weights.directory):
         with pytest.raises(BadInput, match=told):
             ask(spec)
+
+
+def test_a_built_directory_of_another_configuration_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a later version may be the same, and what they are multiplied to is not."""
+    spec = resolve("llama-tiny")
+    before = weights.directory(spec)
+    other = weights.config(spec) | {"rms_norm_eps": 1e-3}
+    monkeypatch.setattr(weights, "config", lambda _spec: other)
+    assert json.loads((weights.directory(spec) / "config.json").read_text())["rms_norm_eps"] == 1e-3
+    assert json.loads((before / "config.json").read_text())["rms_norm_eps"] == 1e-5

@@ -9,13 +9,14 @@ import pytest
 
 from genqual.cases import Case
 from genqual.errors import BadInput
-from genqual.faults import CATALOGUE
+from genqual.faults import CATALOGUE, ignored_fields
 from genqual.faults.matrix import cases
 from genqual.faults.matrix.plugin import fits
 from genqual.faults.matrix.store import FAULT_FREE
 from genqual.models.registry import resolve
 
 TINY = [run for run in cases.RUNS if run.models == cases.TINY]
+EMBEDDED = [run for run in cases.RUNS if set(run.models) <= {*cases.TINY, *cases.ARCHITECTURES}]
 
 
 def tried(run: cases.MatrixRun, model: str, dtype: str) -> set[str]:
@@ -29,9 +30,19 @@ def tried(run: cases.MatrixRun, model: str, dtype: str) -> set[str]:
 
 
 def test_no_fault_is_left_out_but_those_of_processes_and_of_peers_in_other_environments() -> None:
-    found = set().union(*(tried(run, model, dtype) for run in TINY for model in run.models for dtype in run.dtypes))
+    found = set().union(*(tried(run, model, dtype) for run in EMBEDDED for model in run.models for dtype in run.dtypes))
     left = {name for name, one in CATALOGUE.items() if one.kind not in ("rank", "tokens")} - found
     assert left == set()
+
+
+def test_models_of_other_architectures_are_tried_with_what_is_their_own() -> None:
+    (run,) = [run for run in cases.RUNS if run.models == cases.ARCHITECTURES]
+    assert "stale_kv" not in tried(run, "llama-odd", "fp32"), "that is tried on llama-tiny"
+    assert {"ignores_rms_norm_eps", "ignores_rope_factor"} <= tried(run, "llama-odd", "fp32")
+    for model in cases.ARCHITECTURES:
+        assert run.takes(FAULT_FREE, model, "fp32")
+        own = {name for name in tried(run, model, "fp32") if CATALOGUE[name].group != ignored_fields.GROUP}
+        assert len(own) >= 12 or model == "llama-odd", f"{model}: {len(own)} faults of its own kinds"
 
 
 def test_each_way_is_tried_with_its_own_faults_and_with_what_is_harmless() -> None:

@@ -148,12 +148,24 @@ def test_a_gguf_file_is_known_by_its_dequantised_weights(make: Make, tmp_path: P
     said = ReferenceStore(None).reference(str(mine))
     assert isinstance(said, str), "a reference that nothing checked judged it"
     assert "llama-tiny is of other weights" in said
-    assert f"`python -m genqual.models.convert {mine} DIRECTORY`" in said
+    assert f"`genqual reference {mine}` makes one" in said
+
+
+def test_a_gguf_file_of_the_same_weights_with_another_rotary_base_is_another_model(tmp_path: Path) -> None:
+    """The committed references say nothing of their configuration: they are of the embedded models'."""
+    pytest.importorskip("gguf")
+    from tests.models.make_gguf import llama_tiny_gguf
+
+    file = llama_tiny_gguf(tmp_path / "turned.gguf")
+    assert weights.sha256(resolve(str(file))) == weights.sha256(resolve("llama-tiny"))
+    said = ReferenceStore(None).reference(str(file))
+    assert isinstance(said, str), "judged by what is right of another rotary base"
+    assert "of these weights with another config.json (rope_theta)" in said
 
 
 def test_a_gguf_file_that_cannot_be_hashed_has_no_reference(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf")
-    made = gguf.GGUFWriter(tmp_path / "llama-tiny.gguf", "qwen3")
+    made = gguf.GGUFWriter(tmp_path / "llama-tiny.gguf", "rwkv7")
     made.add_head_count(2)
     made.add_tensor("blk.0.attn_q.weight", np.zeros((4, 4), np.float32))
     made.write_header_to_file()
@@ -163,7 +175,7 @@ def test_a_gguf_file_that_cannot_be_hashed_has_no_reference(tmp_path: Path) -> N
     store = ReferenceStore(None)
     said = store.reference(str(tmp_path / "llama-tiny.gguf"))
     assert isinstance(said, str)
-    assert "how qwen3 lies in a GGUF file is not known" in said
+    assert "how rwkv7 lies in a GGUF file is not known" in said
     assert "genqual.models.convert" in said
     assert store.weights_sha256(str(tmp_path / "llama-tiny.gguf")) is None
 

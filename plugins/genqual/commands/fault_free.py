@@ -53,6 +53,22 @@ def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bo
     return found
 
 
+def fp32_run(spec: ModelSpec, made: Reference, *, stream: bool = False) -> Scores:
+    """Scores of transformers in fp32 on the CPU, cached, forced on the reference's tokens; as plain as there is.
+
+    Eager where the architecture has it, else as transformers chooses. Raises Unsupported when it does not load.
+    """
+    batch = TokenBatch.of(made.prompts)
+    for attention in ("eager", None):
+        with cpu_generator(spec, "fp32", attention, progress=say, stream=stream) as generator:
+            try:
+                return generator.score(batch, made.forced)
+            except Unsupported:
+                if attention is None:
+                    raise
+    raise AssertionError("the loop returns or raises")
+
+
 def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
     """More fault-free runs: behind padding, in two half batches, in the opposite order."""
     batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from genqual.commands.explain import explain
 from genqual.models import ggufwrite
 from genqual.models.fetch import fetch as get
 from genqual.models.ggufwrite import DTYPES
@@ -15,6 +16,9 @@ from genqual.models.registry import known, resolve
 @click.group()
 def models() -> None:
     """The models that have a name; `--model` also takes a directory, a .gguf file or a hub id."""
+
+
+models.add_command(explain)
 
 
 @models.command(name="list")

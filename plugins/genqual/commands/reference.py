@@ -13,6 +13,7 @@ import numpy as np
 from genqual.cases import Json
 from genqual.commands.fault_free import fault_free_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
+from genqual.commands.tolerances import announce, with_tolerances
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.references import file as reference_file
@@ -81,8 +82,11 @@ def reference(
 ) -> None:
     """Make the reference of MODEL: greedy tokens, margins and projections by genqual's own float64 oracle.
 
-    Envelopes come from transformers on this machine's CPU, eager and sdpa, never from a device under test; those of
-    quantisation schemes from the library that quantises. A run finds a reference by the hash of the weights, so that
+    Tolerances come from transformers on this machine's CPU, eager and sdpa, never from a device under test; those of
+    quantisation schemes from the library that quantises. Its fp32 comes first and must pass, and a tolerance beyond
+    twice what an emulation of its rounding gives (without one, beyond 32 roundings) is refused.
+
+    A run finds a reference by the hash of the weights, so that
     models of one name have one each. An existing reference of the same weights that differs is overwritten only with
     --reason; with it, one of other weights that has MODEL's name is, too.
 
@@ -115,8 +119,11 @@ def reference(
         if add or calibrate:
             made = reference_file.read(target)
             references.check_weights(made, sha256)
+            if not calibrate:
+                announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream)
         else:
             rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
+            announce(spec, [len(row) for row in rows], steps, chosen, stream=stream)
             who = "transformers in fp32" if by == "transformers" else "the oracle"
             say(f"{spec.name}: {who} generates {steps} tokens after each of {len(rows)} prompts")
             facts: dict[str, Json] = {"prompts": prompts, "config": index.arithmetic(config)}
@@ -134,9 +141,7 @@ def reference(
         if calibrate:
             calibrated(spec, made, chosen, target)
             return
-        for scheme in chosen:
-            made = references.with_envelope(made, scheme, fault_free_runs(spec, made, scheme, stream=stream))
-            say(f"{spec.name}: honest {scheme} reads nrms {_spread(made, scheme)}")
+        made = with_tolerances(spec, made, chosen, stream=stream)
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
         say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
@@ -150,14 +155,6 @@ def _ours(spec: ModelSpec) -> Oracle:
         if "--by transformers" in str(error):
             raise
         raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
-
-
-def _spread(made: Reference, scheme: str) -> str:
-    """The envelope's nrms, and the least and most of its runs: how far fault-free runs lie apart."""
-    envelope = made.envelopes[scheme]
-    # A cell is nan where a run took another expert at a near tie of a router.
-    each = np.sqrt(np.nanmean(envelope.errors**2, axis=(1, 2))) / made.pooled_spread
-    return f"{envelope.nrms:.3g} ({len(each)} runs, {each.min():.3g} to {each.max():.3g})"
 
 
 def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target: Path) -> None:

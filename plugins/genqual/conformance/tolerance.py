@@ -24,6 +24,16 @@ AGREEMENT: Final = 1.25
 # it raises sigma so far that 8 sigma would excuse it.
 OUTLIER: Final = 8.0
 
+# Of a tolerance, in unit roundings of its dtype (half the step below one); right bf16 and fp16 read 6 to 15, a mixture
+# of experts with clamped activations 34, which its emulation explains. An int8 step is 1/127 of a row's largest number,
+# and numbers of rows are a quarter of that: right runs read 6 to 16.
+MOST_ROUNDINGS: Final = 32
+UNITS: Final[Mapping[str, float]] = {"bf16": 2.0**-9, "fp16": 2.0**-12, "fp8": 2.0**-4}
+_INT8_UNIT: Final = 2.0**-7
+
+# Right runs read 0.7 to 1.3 of what an emulation of their precision reads (docs/judge.md, "Tolerances").
+MOST_OF_EMULATION: Final = 2.0
+
 Excuse = Callable[[F64, float], NDArray[np.bool_]]
 
 
@@ -82,22 +92,7 @@ def measure(
     Raises BadInput when there is no run, a run has another shape, is not finite or exact to the bit, or when runs
     disagree by more than a quarter, or when one cell of a run stands out.
     """
-    if not fault_free:
-        raise BadInput("an envelope needs at least one fault-free run; two that differ in kernels or cache are wanted")
-    for name, scores in fault_free.items():
-        if scores.projections.shape != projections.shape or not (
-            scores.finite.all() and np.isfinite(scores.projections).all()
-        ):
-            raise BadInput(
-                f"fault-free run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
-                f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
-            )
-    errors = np.stack([cell_errors(scores.projections, projections) for scores in fault_free.values()])
-    if excuse is not None:
-        pooled = float(np.sqrt((spread * spread).mean()))
-        for run in errors:
-            run[excuse(run, float(np.median(run)) / pooled)] = np.nan
-    each = {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(fault_free)}
+    errors, each = errors_of(projections, spread, fault_free, excuse)
     if min(each.values()) <= 0 or max(each.values()) > AGREEMENT * min(each.values()):
         raise BadInput(
             f"fault-free runs read nrms {', '.join(f'{name}: {value:.3g}' for name, value in each.items())}: more than "
@@ -112,6 +107,54 @@ def measure(
             )
     sigma = np.sqrt(_mean_square(errors, 2)).max(axis=0)
     return RoundingEnvelope(max(each.values()), sigma, errors, tuple(fault_free))
+
+
+def check_size(precision: str, nrms: float, emulated: float | None) -> str:
+    """What is to be said of a tolerance `nrms`: its size in roundings, and beside an emulation's.
+
+    `emulated` is what an emulation of this precision reads on this very model, which decides where there is one: a
+    deep or a sharp model amplifies rounding, and its emulation with it. Without one, MOST_ROUNDINGS decides.
+    Raises BadInput, with both numbers, on a tolerance that rounding does not explain.
+    """
+    unit = UNITS.get(precision, _INT8_UNIT)
+    said = f"{precision} tolerance nrms {nrms:.3g}, {nrms / unit:.1f} roundings of {unit:.3g}"
+    if emulated is None:
+        limit, rule = MOST_ROUNDINGS * unit, f"no emulation of this model; at most {MOST_ROUNDINGS} roundings"
+    else:
+        limit = MOST_OF_EMULATION * emulated
+        rule = f"an emulation in NumPy reads {emulated:.3g}, and at most {MOST_OF_EMULATION:g} times that"
+    if not nrms <= limit:
+        raise BadInput(
+            f"{said}; {rule} ({limit:.3g}) is rounding: the runs that it is made of are wrong together, so that "
+            "engines with a fault would pass by it. Compare their fp32 with the oracle (`genqual bisect`), or make the "
+            "reference without this precision: --schemes ''"
+        )
+    return f"{said} ({rule} is allowed)"
+
+
+def errors_of(
+    projections: NDArray[np.float32], spread: F64, runs: Mapping[str, Scores], excuse: Excuse | None = None
+) -> tuple[F64, dict[str, float]]:
+    """Errors (runs, steps, rows) in logit units, nan where `excuse` leaves a cell out, and the nrms of each run.
+
+    Raises BadInput when there is no run, or one has another shape or is not finite.
+    """
+    if not runs:
+        raise BadInput("an envelope needs at least one fault-free run; two that differ in kernels or cache are wanted")
+    for name, scores in runs.items():
+        if scores.projections.shape != projections.shape or not (
+            scores.finite.all() and np.isfinite(scores.projections).all()
+        ):
+            raise BadInput(
+                f"fault-free run {name!r}: shape {scores.projections.shape}, all finite: {bool(scores.finite.all())}; "
+                f"wanted {projections.shape}, all finite, forced on the reference's own tokens"
+            )
+    errors = np.stack([cell_errors(scores.projections, projections) for scores in runs.values()])
+    if excuse is not None:
+        pooled = float(np.sqrt((spread * spread).mean()))
+        for run in errors:
+            run[excuse(run, float(np.median(run)) / pooled)] = np.nan
+    return errors, {name: _pooled(errors[i : i + 1], spread) for i, name in enumerate(runs)}
 
 
 def _pooled(errors: F64, spread: F64) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.devices.registry import devices
+from genqual.models.heads import Sharing, why_not_shared
 from genqual.models.spec import ModelSpec
 
 Tier = Literal["logits", "tokens"]
@@ -33,6 +34,7 @@ ABILITIES: Final[Mapping[str, str]] = {
 
 FAULT_PLACES: Final[Mapping[str, str]] = {
     "answers": "`generate` gives tokens, whatever computes them",
+    "config": "`model` is transformers' and made by a configuration: another may stand in its place",
     "modules": "`model` is the torch module tree of a Llama or a BLOOM as transformers has it, and its forward runs",
     "weights": "its weights lie in that tree, where one may be altered",
     "cache": "its attention is given a transformers Cache",
@@ -82,6 +84,7 @@ class EngineSpec:
     options: dict[str, Json] = field(default_factory=dict)
     accepts: Mapping[str, str] = field(default_factory=dict)  # option -> what it takes, one line; see `registry.engine`
     lacks_dtypes: tuple[tuple[str, str], ...] = ()  # (precision, reason): known, and upstream cannot run it here
+    sharing: Sharing = ""  # how its ranks share attention heads out
     streams: bool = False  # each rank generates for prompts of its own; it holds no shard of anybody's activations
     tier: Tier = "logits"  # "tokens": `score`, `score_prefill` and `weight_hash` are never asked
     settings: tuple[tuple[str, str], ...] = ()  # (option key, how the user gives it); without it the engine cannot run
@@ -123,8 +126,19 @@ class EngineSpec:
                 return f"{self.name} {one.reason}"
         return None
 
-    def why_not(self, *, device: str, dtype: str, ranks: int, architecture: str) -> str | None:
-        """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed."""
+    def why_not(
+        self,
+        *,
+        device: str,
+        dtype: str,
+        ranks: int,
+        architecture: str,
+        config: Mapping[str, object] | None = None,
+    ) -> str | None:
+        """The reason this engine cannot run that, or None. Facts only: nothing is imported or probed.
+
+        `config` is the model's, where it can be read here; a hub id tells it to the ranks only, which ask again.
+        """
         if not {device, _torch_device(device)} & self.devices:
             return f"{self.name} runs on {', '.join(sorted(self.devices))}, not on {device}"
         for name, reason in self.lacks_dtypes:
@@ -141,7 +155,8 @@ class EngineSpec:
         # A hub id tells its architecture only when it is loaded; the engine then says so itself.
         if self.architectures and architecture and architecture not in self.architectures:
             return f"{self.name} knows {', '.join(sorted(self.architectures))}, not {architecture}"
-        return None
+        shared = None if config is None or self.tier == "tokens" else why_not_shared(config, ranks, self.sharing)
+        return None if shared is None else f"{self.name}: {shared}"
 
 
 def _torch_device(name: str) -> str:

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from genqual.errors import BadInput
-from genqual.faults import catalogue, catalogue_engines
+from genqual.faults import catalogue, catalogue_architectures, catalogue_engines, ignored_fields
 from genqual.faults.fault import HERE, HF_ENGINES, IN_PLACE, SHARDED, Fault, Kind
 
 __all__ = ["CATALOGUE", "HERE", "HF_ENGINES", "IN_PLACE", "SHARDED", "Fault", "Kind", "fault"]
@@ -22,7 +22,8 @@ GROUP: Final = "genqual.faults"
 
 @cache
 def _catalogue() -> dict[str, Fault]:
-    found = {one.name: one for one in (*catalogue.FAULTS, *catalogue_engines.FAULTS)}
+    ours = (*catalogue.FAULTS, *catalogue_engines.FAULTS, *catalogue_architectures.FAULTS, *ignored_fields.faults())
+    found = {one.name: one for one in ours}
     for point in sorted(entry_points(group=GROUP), key=lambda one: one.name):
         made = point.load()
         if not isinstance(made, Fault) or made.name in found:

@@ -12,6 +12,8 @@ TOKENS: Final = frozenset({"server", "external"})
 ONE: Final = frozenset({"transformers"})
 MODULES: Final = frozenset({"modules"})
 CACHED: Final = frozenset({"modules", "cache"})
+KEEPS_FP32: Final = frozenset({"deepseek_v3"})
+"""Of the oracle's architectures those whose class keeps some weights in fp32 in bf16 and fp16 alike."""
 LOOP: Final = frozenset({"loop"})
 STOPS: Final = frozenset({"loop", "stops"})
 PARTS: Final = frozenset({"modules", "cache", "passes"})
@@ -140,6 +142,8 @@ PRECISION: Final = _group(
     ("short_sums", "rounding:short_sums", "one product is summed in bf16, sixteen terms at a time", {}),
     ("widened", "rounding:widened", "what was declared bf16 runs in fp32", {"kind": "weights", "dtypes": frozenset({"bf16"}),
      "sample": True}),
+    ("kept_in_fp32_cast", "rounding:kept_cast", "weights that the model's own rule keeps in fp32 are cast with the others",
+     {"kind": "weights", "dtypes": frozenset({"bf16", "fp16"}), "architectures": KEEPS_FP32}),
     ("int8_inside", "bits:quantised", "one matrix was quantised to 8 bits by one scale", {"kind": "weights"}),
     ("int4_inside", "bits:quantised", "one matrix was quantised to 4 bits by one scale", {**_with(bits=4), "kind": "weights"}),
     ("scale_off", "bits:rows", "the scale of sixteen quantised rows is 2 % off",

@@ -14,6 +14,7 @@ from genqual.cases import Workload
 from genqual.engines.base import Generated, Loaded
 from genqual.errors import GenqualError
 from genqual.metrics.definitions import DEFINITIONS, Better, Definition
+from genqual.metrics.model_reads import ALL, ModelReads
 from genqual.metrics.registry import definitions
 from genqual.metrics.utilisation import Roofline, mfu, step_bandwidth
 
@@ -97,12 +98,13 @@ def compute(
     rooflines: Sequence[Roofline] = (),
     peak_memory: int | None = None,
     hits: bool = False,
+    reads: ModelReads = ALL,
 ) -> dict[str, Measured]:
     """Every metric of `DEFINITIONS`, by name, from the timed repetitions `runs` (at least one, warm-up left out).
 
     Each run holds the slower rank's time of each step. `loaded` and `rooflines` have one entry a rank, in rank order;
-    without a roofline MBU and MFU are None. `peak_memory` is bytes on the rank that used most. Without `hits` a run
-    whose prompt a cache answered has no TTFT. Raises BadClock.
+    without a roofline MBU and MFU are None; `reads` is what a pass reads of the model. `peak_memory` is bytes on the
+    rank that used most. Without `hits` a run whose prompt a cache answered has no TTFT. Raises BadClock.
     Source of the formulas: `definitions.DEFINITIONS`.
     """
     if not runs:
@@ -125,8 +127,9 @@ def compute(
         "load_s": _single("load_s", max(rank.load_s for rank in loaded) or None, "loading was not seen from here"),
         "peak_memory": _single("peak_memory", peak_memory, "memory was not read in this run"),
     }
-    found |= _decode(runs, steps, workload, loaded, rooflines)
-    found["mfu"] = _missing("mfu", no_ttft) if no_ttft else _mfu(steps[:, 0], workload, loaded, rooflines)
+    bound = _Bound(workload, loaded, rooflines, reads)
+    found |= _decode(runs, steps, workload, bound)
+    found["mfu"] = _missing("mfu", no_ttft) if no_ttft else _mfu(steps[:, 0], bound)
     found |= {name: _added(one, steps, workload) for name, one in definitions().items() if one.compute is not None}
     return {name: found[name] for name in definitions() if name in found}
 
@@ -186,8 +189,7 @@ def _decode(
     runs: Sequence[Generated],
     steps: Array,
     workload: Workload,
-    loaded: Sequence[Loaded],
-    rooflines: Sequence[Roofline],
+    bound: _Bound,
 ) -> dict[str, Measured]:
     """TPOT, the gaps between tokens, and MBU: of the tokens after the first piece; missing where nothing tells them."""
     new = workload.new_tokens
@@ -204,7 +206,7 @@ def _decode(
     most = max(_sizes(run).max() for run in runs)
     about = f"tokens arrived in pieces of up to {most}: " if most > 1 else ""
     found["tpot"] = _median("tpot", tpot, about and f"{about}the time after the first piece, over the tokens after it")
-    found["mbu"] = _mbu(tpot, workload, loaded, rooflines)
+    found["mbu"] = _mbu(tpot, bound)
     if not why:
         gaps = np.concatenate([_shared(run, stamps) for run, stamps in zip(runs, steps, strict=True)])
         found |= _gaps(gaps, about and f"{about}those of one share the time since the piece before")
@@ -252,21 +254,34 @@ def _gaps(gaps: Array, about: str = "") -> dict[str, Measured]:
     return found
 
 
-def _mbu(tpot: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Measured:
-    if not rooflines:
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """What MBU and MFU are shares of, and what is read for them."""
+
+    workload: Workload
+    loaded: Sequence[Loaded]
+    rooflines: Sequence[Roofline]
+    reads: ModelReads
+
+
+def _mbu(tpot: Array, bound: _Bound) -> Measured:
+    if not bound.rooflines:
         return _missing("mbu", "no roofline was probed in this run")
-    moved, bandwidth, about = step_bandwidth(workload, loaded, rooflines)
+    moved, bandwidth, about = step_bandwidth(bound.workload, bound.loaded, bound.rooflines, bound.reads)
     samples = moved / (tpot * bandwidth)
     if np.median(samples) > 1.0:
         about += "; above 1: the step did not read all of these bytes, or read them faster than the probe could"
     return _median("mbu", samples, about)
 
 
-def _mfu(ttft: Array, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> Measured:
-    if not rooflines:
+def _mfu(ttft: Array, bound: _Bound) -> Measured:
+    if not bound.rooflines:
         return _missing("mfu", "no roofline was probed in this run")
-    samples = np.array([mfu(float(seconds), workload, loaded, rooflines) for seconds in ttft])
-    about = "of " + " + ".join(sorted({one.gemm_about for one in rooflines}))
+    of = (bound.workload, bound.loaded, bound.rooflines, bound.reads)
+    samples = np.array([mfu(float(seconds), *of) for seconds in ttft])
+    about = "of " + " + ".join(sorted({one.gemm_about for one in bound.rooflines}))
+    if bound.reads.about:
+        about += f"; {bound.reads.about}"
     if np.median(samples) > 1.0:
         about += "; above 1: the probe did not reach the device's peak, or prefill skipped work (a reused prefix)"
     return _median("mfu", samples, about)

@@ -10,6 +10,7 @@ from typing import Any
 from genqual.cases import Workload
 from genqual.engines.base import Loaded
 from genqual.errors import BadInput
+from genqual.metrics.model_reads import ALL, ModelReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +59,31 @@ class Roofline:
         return max(fitting, key=lambda read: read.bytes_per_s) if fitting else self.reads[-1]
 
 
-def kv_bytes_read(workload: Workload, loaded: Loaded) -> float:
+def kv_bytes_read(workload: Workload, loaded: Loaded, reads: ModelReads = ALL) -> float:
     """Bytes of keys, values and states that a decode step of this rank reads, the mean over the steps of one run.
 
     Step t (1 .. n-1) attends to the input and to the t-1 tokens generated before the one it is fed, so the mean length
-    is input + (n - 2) / 2; a recurrent state is read whole in each step, whatever the length. Copies that an engine
-    makes of its cache are overhead and not counted.
+    is input + (n - 2) / 2; a recurrent state is read whole in each step, whatever the length. Windows and latents are
+    as `reads` has them. Copies that an engine makes of its cache are overhead and not counted.
     """
-    length = workload.input_length + max(0, workload.new_tokens - 2) / 2
-    return workload.batch * (length * loaded.kv_bytes_per_token + loaded.state_bytes)
+    lengths = range(workload.input_length, workload.input_length + max(1, workload.new_tokens - 1))
+    return workload.batch * (reads.kv_bytes(lengths, loaded.kv_bytes_per_token) + loaded.state_bytes)
 
 
 def step_bandwidth(
-    workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]
+    workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline], reads: ModelReads = ALL
 ) -> tuple[float, float, str]:
     """Bytes that one decode step of all ranks reads, bytes/s that the ranks could read, and which bandwidth that is.
 
     MBU = sum(weight bytes + KV bytes) / (TPOT x sum(bandwidth)). All weights a rank holds are counted as read once a
-    step, as is usual; an embedding table that is not also the head is only looked up, so MBU is then an overestimate.
+    step, as is usual, but for the experts that no row of the batch chose; an embedding table that is not also the head
+    is only looked up, so MBU is then an overestimate.
     """
     moved, bandwidth = 0.0, 0.0
-    notes: set[str] = set()
+    notes: set[str] = {reads.about} if reads.about else set()
+    share = reads.active_share(workload.batch)
     for rank, roofline in zip(loaded, rooflines, strict=True):
-        wanted = rank.weight_bytes + kv_bytes_read(workload, rank)
+        wanted = share * rank.weight_bytes + kv_bytes_read(workload, rank, reads)
         read = roofline.bandwidth(math.ceil(wanted))
         moved += wanted
         bandwidth += read.bytes_per_s
@@ -92,13 +95,20 @@ def step_bandwidth(
     return moved, bandwidth, "; ".join(sorted(notes))
 
 
-def mfu(ttft_s: float, workload: Workload, loaded: Sequence[Loaded], rooflines: Sequence[Roofline]) -> float:
-    """2 x parameters x batch x input length / (TTFT x GEMM FLOP/s), summed over ranks.
+def mfu(
+    ttft_s: float,
+    workload: Workload,
+    loaded: Sequence[Loaded],
+    rooflines: Sequence[Roofline],
+    reads: ModelReads = ALL,
+) -> float:
+    """2 x active parameters x batch x input length / (TTFT x GEMM FLOP/s), summed over ranks.
 
     Two floating-point operations a parameter and token, as is usual: attention scores are left out (short inputs), and
-    embedding tables are counted although they are looked up.
+    embedding tables are counted although they are looked up. Experts that a token does not choose are not counted.
     """
-    work = 2.0 * sum(rank.parameters for rank in loaded) * workload.batch * workload.input_length
+    active = reads.active_share(1) * sum(rank.parameters for rank in loaded)
+    work = 2.0 * active * workload.batch * workload.input_length
     return work / (ttft_s * sum(roofline.flop_per_s for roofline in rooflines))
 
 

@@ -43,12 +43,17 @@ def convert(source: Path, destination: Path) -> str:
     destination.mkdir(parents=True, exist_ok=True)
     fresh.save_pretrained(destination)
     _readable_by_both(destination / "config.json")
-    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(destination)
-    _plain_tokenizer(destination, begins_plainly=ggufread.fact(source, "tokenizer.ggml.add_bos_token") is False)
+    write_tokenizer(source, destination)
     written = weights.sha256(registry.resolve(str(destination)))
     if written != state_hash(fresh):
         raise BadInput(f"{destination}: what was written is not what was converted; is the disk full? Remove it")
     return written
+
+
+def write_tokenizer(source: Path, destination: Path) -> None:
+    """Write the tokenizer of a GGUF file into the directory `destination`."""
+    AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(destination)
+    _plain_tokenizer(destination, begins_plainly=ggufread.fact(source, "tokenizer.ggml.add_bos_token") is False)
 
 
 def _readable_by_both(file: Path) -> None:
@@ -78,7 +83,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m genqual.models.convert", description=__doc__)
     parser.add_argument("source", type=Path, help="a .gguf file")
     parser.add_argument("destination", type=Path, help="a new directory")
+    parser.add_argument("--tokenizer-only", action="store_true", help="write tokenizer.json, and no weights")
     given = parser.parse_args()
+    if given.tokenizer_only:
+        write_tokenizer(given.source, given.destination)
+        return 0
     try:
         digest = convert(given.source, given.destination)
     except BadInput as error:

@@ -1,9 +1,12 @@
-"""The embedded models: four configurations and their parameters' names and shapes. Pure: the standard library only.
+"""The embedded models: their configurations, and their parameters' names and shapes. Pure: the standard library only.
+
+Four are here; those of `architectures` are configured unlike what is common, or of other architectures.
 
 Small enough to build in a moment, and awkward on purpose: `bloom-tiny` has 24 heads, no power of two, so ALiBi takes
 its second branch; the Llamas have half as many key-value heads as query heads. Heads, key-value heads, hidden and
 intermediate sizes and the vocabulary divide by 1, 2, 4 and 8 ranks. The `30m` pair is for timing: the step of a tiny
-model is mostly Python. No model is tied, none has an end-of-text token, so every run makes the tokens asked for.
+model is mostly Python. None of these is tied; no embedded model has an end-of-text token, so every run makes the tokens
+asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Final
 
 from genqual.cases import Json
 from genqual.errors import BadInput
+from genqual.models import architectures
 
 POSITIONS: Final = 4096  # Llama's table and BLOOM's `seq_length`; ALiBi itself has no limit
 
@@ -75,6 +79,7 @@ _CONFIGS: Final[dict[str, dict[str, Json]]] = {
     "llama-tiny": _llama(hidden=128, intermediate=384, layers=3, heads=16, kv_heads=8, vocabulary=1024),
     "bloom-30m": _bloom(hidden=512, layers=8, heads=16, vocabulary=4096),
     "llama-30m": _llama(hidden=512, intermediate=1408, layers=9, heads=16, kv_heads=8, vocabulary=4096),
+    **architectures.CONFIGS,
 }
 
 NAMES: Final[tuple[str, ...]] = tuple(_CONFIGS)
@@ -84,6 +89,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "llama-tiny": "Llama, 3 layers, hidden 128, 16 heads on 8 key-value heads, built from integers",
     "bloom-30m": "BLOOM, 8 layers, hidden 512, 29 million weights, built from integers, for timing",
     "llama-30m": "Llama, 9 layers, hidden 512, 31 million weights, built from integers, for timing",
+    **architectures.SUMMARIES,
 }
 
 
@@ -97,7 +103,14 @@ def config(name: str) -> dict[str, Json]:
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape of an embedded model, as transformers names them, in the order of the forward pass."""
     model = config(name)
+    if name in architectures.CONFIGS:
+        return architectures.shapes(name)
     return _bloom_shapes(model) if model["model_type"] == "bloom" else _llama_shapes(model)
+
+
+def in_memory(name: str) -> bool:
+    """Whether transformers' modules have the parameters of `shapes`: where they stack experts, files are loaded."""
+    return not any("experts" in parameter for parameter in shapes(name))
 
 
 def size(model: dict[str, Json], key: str) -> int:

@@ -38,11 +38,16 @@ def write_bare(spec: ModelSpec, file: Path, dtype: str = "fp32") -> Path:
         raise BadInput(f"dtype {dtype!r}: a GGUF file is written in {' or '.join(DTYPES)}")
     if file.exists():
         raise BadInput(f"{file}: is there already; name a new file")
+    config = weights.config(spec)
+    if unwritten := _unwritten(config):
+        raise BadInput(
+            f"model {spec.name}: its {unwritten} would be lost in this GGUF file, so another model would be judged; "
+            "write a directory, and convert it with llama.cpp's own convert_hf_to_gguf.py"
+        )
     try:
         import gguf
     except ImportError as error:
         raise BadInput(f"writing GGUF needs the package gguf ({error}); {pip_install('gguf')}") from error
-    config = weights.config(spec)
     with replacing(file) as part:
         made = gguf.GGUFWriter(part, str(config["model_type"]))
         _fill(gguf, made, spec, config, dtype)
@@ -59,6 +64,21 @@ def _fill(gguf: Any, made: Any, spec: ModelSpec, config: dict[str, Json], dtype:
     made.write_kv_data_to_file()
     made.write_tensors_to_file()
     made.close()
+
+
+def _unwritten(config: dict[str, Json]) -> str:
+    """What of `config` this writer has no words for, by name; empty where it has all."""
+    if config["model_type"] == "bloom":
+        return ""
+    if config["model_type"] != "llama":
+        return f"model_type {config['model_type']}"
+    width = embedded.size(config, "hidden_size") // embedded.size(config, "num_attention_heads")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else "default"
+    told = [f"rotary scaling {kind}"] if kind != "default" else []
+    told += [f"head_dim {config['head_dim']}"] if config.get("head_dim") not in (None, width) else []
+    told += [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
+    return ", ".join(told)
 
 
 def _describe_llama(made: Any, config: dict[str, Json]) -> None:

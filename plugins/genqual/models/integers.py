@@ -16,93 +16,37 @@ What the scales are chosen for, and tests/models/test_embedded_behaviour.py hold
 
 Measured, 8 prompts, int8 weights against float64, nrms as a ratio to bf16's (SmolLM2-135M: 2.4 a row, 10.3 a tensor):
 bloom-tiny 2.0 and 6.9, llama-tiny 2.6 and 9.3, bloom-30m 1.8 and 9.0, llama-30m 3.1 and 10.9.
+
+The models of `recipes.OWN` have small embeddings, as trained models do: the epsilon of the first norm then shows in
+their logits, and an engine with another one is found.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genqual.models import embedded
+from genqual.models.recipes import OWN, Recipe, own_recipe, recipe
 
-READERS: Final = 2
-"""log2 of how much larger the columns are that read an outlier channel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How integers become weights: value = odd integer x 2^`exponent`, or around one for a norm.
-
-    `rows`, `columns` are log2 factors of the outlier channels on the first or last axis; 0 leaves them alone.
-    """
-
-    exponent: int = 0
-    around_one: bool = False
-    rows: int = 0
-    columns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """The recipes of one architecture. `writers`: log2 of how much larger rows that write an outlier channel are."""
-
-    writers: int
-    exponents: tuple[
-        tuple[str, int, int], ...
-    ]  # (pattern, exponent below hidden 512, from 512); the first match counts
-    writing: str
-    reading: str
-
-
-_FAMILIES: Final[dict[str, _Family]] = {
-    "bloom": _Family(
-        writers=5,
-        exponents=(
-            (r"\.bias$", -11, -11),
-            (r"word_embeddings\.", -8, -8),
-            (r"lm_head\.", -8, -9),
-            (r"query_key_value\.|self_attention\.dense\.", -10, -11),
-            (r"dense_h_to_4h\.", -11, -12),
-            (r"dense_4h_to_h\.", -12, -13),
-        ),
-        writing=r"(self_attention\.dense|dense_4h_to_h)\.weight$",
-        reading=r"(query_key_value|dense_h_to_4h)\.weight$",
-    ),
-    "llama": _Family(
-        writers=4,
-        exponents=(
-            (r"embed_tokens\.", -8, -8),
-            (r"lm_head\.", -8, -9),
-            (r"k_proj\.", -11, -13),
-            (r"_proj\.", -10, -11),
-        ),
-        writing=r"(o|down)_proj\.weight$",
-        reading=r"(q|k|v|gate|up)_proj\.weight$",
-    ),
-}
-_EMBEDDING_NORM: Final = re.compile(r"embeddings_layernorm\.weight$")
-_LAYER_NORM: Final = re.compile(r"_layernorm\.weight$")
-_FINAL_NORM: Final = re.compile(r"(model\.norm|ln_f)\.weight$")
+__all__ = ["Recipe", "outliers", "recipe", "state", "tensor", "tensors"]
 
 
 def tensor(name: str, shape: tuple[int, ...], recipe: Recipe, *, outliers: tuple[int, ...] = ()) -> NDArray[np.float32]:
     """The parameter `name` of `shape`: float32, C order, every value exact in bf16 and never zero.
 
     `outliers` are the channels that `recipe.rows` and `recipe.columns` scale. A norm's weights (`around_one`) are
-    (128 + odd integer in [-63, 63]) / 128, others odd integers in [-255, 255] times 2^exponent.
+    (128 + odd integer in [-63, 63]) / 128, others odd integers in [-255, 255], both times 2^exponent.
     """
     count = int(np.prod(shape))
     stream = hashlib.shake_128(f"genqual/{name}".encode()).digest(count)
     raw = np.frombuffer(stream, dtype=np.uint8).astype(np.float32)
     # Every step is exact in float32: integers below 2^9, then powers of two.
-    values = (raw % 64 * 2 + 65) / 128 if recipe.around_one else (raw * 2 - 255) * np.float32(2.0**recipe.exponent)
-    weights = values.astype(np.float32).reshape(shape)
+    values = (raw % 64 * 2 + 65) / 128 if recipe.around_one else raw * 2 - 255
+    weights = (values * np.float32(2.0**recipe.exponent)).astype(np.float32).reshape(shape)
     if recipe.rows:
         weights[list(outliers)] *= np.float32(2.0**recipe.rows)
     if recipe.columns:
@@ -118,30 +62,14 @@ def outliers(hidden: int) -> tuple[int, ...]:
     return tuple(sorted(list(dict.fromkeys(candidates))[:wanted]))
 
 
-def recipe(architecture: str, name: str, hidden: int) -> Recipe:
-    """The recipe of parameter `name` of a `bloom` or `llama` with this hidden size."""
-    family = _FAMILIES[architecture]
-    if _EMBEDDING_NORM.search(name):  # before any layer has written to the outlier channels
-        return Recipe(around_one=True)
-    if _LAYER_NORM.search(name):
-        return Recipe(around_one=True, rows=-(family.writers + READERS))
-    if _FINAL_NORM.search(name):
-        return Recipe(around_one=True, rows=-family.writers)
-    small, large = next((a, b) for pattern, a, b in family.exponents if re.search(pattern, name))
-    return Recipe(
-        exponent=small if hidden < 512 else large,
-        rows=family.writers if re.search(family.writing, name) else 0,
-        columns=READERS if re.search(family.reading, name) else 0,
-    )
-
-
 def tensors(config_name: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Every parameter of an embedded model, one at a time, under transformers' names."""
     config = embedded.config(config_name)
     architecture, hidden = str(config["model_type"]), embedded.size(config, "hidden_size")
-    channels = outliers(hidden)
+    channels, rules = outliers(hidden), OWN.get(config_name)
     for name, shape in embedded.shapes(config_name).items():
-        yield name, tensor(name, shape, recipe(architecture, name, hidden), outliers=channels)
+        chosen = own_recipe(rules, name) if rules else recipe(architecture, name, hidden)
+        yield name, tensor(name, shape, chosen, outliers=channels)
 
 
 def state(config_name: str) -> dict[str, NDArray[np.float32]]:

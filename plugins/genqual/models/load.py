@@ -16,30 +16,34 @@ from transformers import AutoModelForCausalLM
 
 from genqual.atomic import replacing
 from genqual.cases import Json
-from genqual.errors import BadInput
-from genqual.models import ggufread, weights
+from genqual.errors import BadInput, Unsupported
+from genqual.models import embedded, ggufread, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
+from genqual.models.load_quantised import in_one_dtype, widening
+from genqual.models.quantised.registry import section_of
 from genqual.models.spec import ModelSpec
 
+_TOKENS: Final = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
 _PROBLEMS: Final = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
 
 def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None = None, **from_pretrained: Any) -> Any:
     """The transformers model of `spec`: eval mode, no gradients.
 
-    Embedded models are built in memory; with options of `from_pretrained` (`device_map`, `quantization_config`,
-    `tp_plan`, ...) they are loaded from the cache directory like any checkpoint. GGUF is dequantised.
+    Embedded models are built in memory; mixtures of experts, and with options of `from_pretrained` (`device_map`,
+    `quantization_config`, `tp_plan`, ...) all, are loaded from the cache directory like any checkpoint. GGUF is
+    dequantised.
 
     Raises BadInput when the checkpoint lacks a weight, has one too many or one of another shape, when this transformers
     would read its rotary base wrongly, and when a hub id cannot be found.
     """
-    if spec.source == "embedded" and not from_pretrained:
+    if spec.source == "embedded" and not from_pretrained and embedded.in_memory(spec.location):
         return build(spec, dtype, attn_implementation=attn_implementation)
     options: dict[str, Any] = dict(from_pretrained) | dtype_option(dtype)
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
-    model, info = _from_pretrained(spec, options)
+    model, info = _from_pretrained(spec, options, dtype)
     problems = {kind: sorted(map(str, info[kind])) for kind in _PROBLEMS if info.get(kind)}
     if problems:
         told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}" for kind, names in problems.items())
@@ -47,10 +51,12 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
             f"model {spec.location}: the checkpoint and {type(model).__name__} disagree ({told}). What it lacks "
             "would be random, so nothing is judged: use a complete checkpoint of a causal language model"
         )
+    if spec.source == "directory" and section_of(weights.stored_config(spec)):
+        in_one_dtype(model, dtype)
     return model.eval().requires_grad_(False)
 
 
-def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
     if spec.source == "gguf":
         file = Path(spec.location)
         try:
@@ -58,8 +64,11 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any]) -> tuple[Any, dic
         except ImportError as error:
             raise BadInput(f"model {file}: reading GGUF needs the package gguf ({error}); pip install gguf") from error
         _check_scaled(file, found[0].config.to_dict())
+        _check_read(spec, found[0].config.to_dict())
         return found
     if spec.source != "hub":
+        if spec.source == "directory":
+            options = _widened(spec, options, dtype)
         _check_rotary(weights.config(spec), spec.location)
         return _loaded(str(weights.directory(spec)), use_safetensors=True, local_files_only=True, **options)
     try:
@@ -88,6 +97,34 @@ def _check_scaled(file: Path, read: dict[str, Any]) -> None:
             f"model {file}: it scales its rotary angles ({scaling}), which transformers {transformers.__version__} "
             "drops when it reads GGUF, so it would be another model; use the directory that the file was converted from"
         )
+
+
+def _check_read(spec: ModelSpec, read: dict[str, Any]) -> None:
+    # What of the header transformers leaves out it fills in with what the architecture's first model had.
+    try:
+        said = weights.config(spec)
+    except BadInput:
+        return  # an architecture that is not known here is judged by what transformers says, if at all
+    other = [name for name in said if name in read and name not in _TOKENS and not _alike(read[name], said[name])]
+    if other:
+        told = ", ".join(f"{name} = {read[name]!r} for {said[name]!r}" for name in other)
+        raise BadInput(
+            f"model {spec.location}: transformers {transformers.__version__} reads {told} from GGUF, so it would be "
+            "another model; use the directory that the file was converted from"
+        )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values of a config are equal; numbers in the 32 bits that a GGUF header has for them."""
+    numbers = isinstance(one, float) or isinstance(other, float)
+    return bool(np.float32(one) == np.float32(other)) if numbers and one is not None else bool(one == other)
+
+
+def _widened(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    widened = widening(spec, dtype)
+    if widened and "quantization_config" in options:
+        raise Unsupported(f"model {spec.location}: is quantised as it is stored, and cannot be quantised once more")
+    return options | widened
 
 
 def _check_rotary(config: dict[str, Json], where: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from genqual.errors import BadInput, NotApplicable
-from genqual.models import embedded, prompt_texts
+from genqual.models import embedded, gguf_tokenizer, prompt_texts
 from genqual.models.spec import ModelSpec
 from genqual.models.tokenizer_file import explained, tokenizer_of
 
@@ -49,7 +49,7 @@ def token_rows(spec: ModelSpec, texts: Sequence[str], *, max_tokens: int | None 
     """
     if max_tokens is not None and max_tokens < 1:
         raise BadInput(f"max_tokens {max_tokens}: must be at least 1")
-    encode = _bytes_of if spec.source == "embedded" else _encoder(spec)
+    encode = _bytes_of if _of_bytes(spec) else _encoder(spec)
     rows = [encode(text)[:max_tokens] for text in texts]
     for index, row in enumerate(rows):
         if not row:
@@ -63,7 +63,7 @@ def doubled_first(spec: ModelSpec, text: str) -> str | None:
 
     So do texts that a chat template rendered, or a program that writes the first token out.
     """
-    if spec.source == "embedded" or getattr(text, "rendered", False):
+    if _of_bytes(spec) or getattr(text, "rendered", False):
         return None
     tokenizer = _tokenizer(spec)
     plain, whole = tokenizer.encode(text, add_special_tokens=False).ids, tokenizer.encode(text).ids
@@ -74,7 +74,7 @@ def doubled_first(spec: ModelSpec, text: str) -> str | None:
 
 def decode(spec: ModelSpec, ids: Iterable[int]) -> str:
     """Text of tokens. A token that stands for no text shows as `<817>`, a byte outside UTF-8 as `\\xff`."""
-    if spec.source == "embedded":
+    if _of_bytes(spec):
         return _shown(ids, _is_byte, _text_of_bytes)
     tokenizer = _tokenizer(spec)
     with _using(spec, "decode tokens"):
@@ -103,7 +103,7 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 def _encoded(spec: ModelSpec, text: str) -> tuple[list[int], Callable[[str], str]]:
     """Tokens of a text, without special ones, and how its tokenizer normalises a text."""
-    if spec.source == "embedded":
+    if _of_bytes(spec):
         return _bytes_of(text), str
     tokenizer = _tokenizer(spec)
     declared = tokenizer.normalizer
@@ -112,7 +112,9 @@ def _encoded(spec: ModelSpec, text: str) -> tuple[list[int], Callable[[str], str
 
 
 def has_tokenizer(spec: ModelSpec) -> bool:
-    """Whether `decode` knows the model's texts: a checkpoint directory that holds a tokenizer.json."""
+    """Whether `decode` knows the model's texts: a directory that holds a tokenizer.json, a GGUF file with its words."""
+    if spec.source == "gguf":
+        return gguf_tokenizer.has_language(spec)
     return spec.source == "directory" and (Path(spec.location) / "tokenizer.json").is_file()
 
 
@@ -128,7 +130,7 @@ def require_tokenizer(spec: ModelSpec) -> ModelSpec:
 
 def special_ids(spec: ModelSpec) -> frozenset[int]:
     """Ids that stand for no text (an end, a role, a file's mark), as the tokenizer declares; without one, none."""
-    if spec.source == "embedded":
+    if _of_bytes(spec):
         return frozenset()
     try:
         added = _tokenizer(spec).get_added_tokens_decoder()
@@ -150,6 +152,11 @@ def synthetic_rows(vocabulary: int, rows: int, length: int, seed: int) -> list[l
         words = np.frombuffer(stream, dtype="<u4") % np.uint32(vocabulary - embedded.BYTE_OFFSET)
         found.append([int(word) + embedded.BYTE_OFFSET for word in words])
     return found
+
+
+def _of_bytes(spec: ModelSpec) -> bool:
+    """Whether tokens are bytes: of an embedded model, and of a GGUF file that says it has no language, as theirs."""
+    return spec.source == "embedded" or (spec.source == "gguf" and not gguf_tokenizer.has_language(spec))
 
 
 def _bytes_of(text: str) -> list[int]:
@@ -183,10 +190,11 @@ def _encoder(spec: ModelSpec) -> Callable[[str], list[int]]:
 
 
 def _tokenizer(spec: ModelSpec) -> Any:
+    if spec.source == "gguf":
+        return tokenizer_of(gguf_tokenizer.tokenizer_json(spec))
     if spec.source != "directory":
         raise BadInput(
-            f"model {spec.name}: a {spec.source} model has no tokenizer.json here; use a checkpoint directory "
-            "(python -m genqual.models.convert SRC.gguf DIRECTORY makes one of a GGUF file)"
+            f"model {spec.name}: a {spec.source} model has no tokenizer.json here; use a checkpoint directory"
         )
     file = Path(spec.location) / "tokenizer.json"
     if not file.is_file():

@@ -6,8 +6,10 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,48 +20,88 @@ from genqual.atomic import write_whole
 from genqual.cases import Json
 from genqual.dtypes import FORMATS
 from genqual.errors import BadInput
-from genqual.models import embedded, ggufread, hub, integers, safetensor
+from genqual.models import embedded, ggufconfig, ggufread, hub, integers, safetensor
 from genqual.models.catalogue import cache_dir
+from genqual.models.quantised import registry as quantised
+from genqual.models.quantised.base import SECTION
+from genqual.models.quantised.checkpoint import Dequantised
 from genqual.models.spec import ModelSpec
 
 
 def config(spec: ModelSpec) -> dict[str, Json]:
-    """The Hugging Face config dict. Raises BadInput for a GGUF file and for a hub id that is not in the local cache."""
+    """The Hugging Face config dict of the model whose weights `read` gives: without what it says of quantisation.
+
+    A section `quantization_config` that is not undone here stays in it. Of a GGUF file it is made of the metadata.
+    Raises BadInput for a GGUF file whose architecture is not known here, and for a hub id not in the local cache.
+    """
     if spec.source == "embedded":
         return embedded.config(spec.location)
-    read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
-    return read
+    if spec.source == "gguf":
+        with _or_convert(spec):
+            return ggufconfig.config(Path(spec.location))
+    return quantised.plain(stored_config(spec))
+
+
+def config_if_here(spec: ModelSpec) -> dict[str, Json] | None:
+    """The config dict, None where this process cannot read it."""
+    try:
+        return config(spec)
+    except (BadInput, OSError, ValueError):
+        return None
 
 
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
-    """Every parameter by transformers' name. bf16 and f16 are widened exactly. Raises BadInput as `config` does."""
+    """Every parameter by transformers' name, dequantised. Raises BadInput as `lazily` does."""
     return dict(lazily(spec))
 
 
 def lazily(spec: ModelSpec) -> Mapping[str, NDArray[np.float32]]:
-    """As `read`, but a tensor of a directory is read when it is asked for."""
+    """As `read`, but a weight of a directory or a GGUF file is read, and dequantised, when it is asked for.
+
+    bf16 and f16 are widened exactly. Raises BadInput as `config` does, and, naming the format, where weights are
+    quantised in a way that is not undone here.
+    """
     if spec.source == "embedded":
         return integers.state(spec.location)
+    if spec.source == "gguf":
+        with _or_convert(spec):
+            return ggufread.GgufTensors(Path(spec.location))
     spec = local(spec)
-    entries = safetensor.checkpoint(_local(spec))
-    tied = config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
-    kept = [stored for stored, entry in entries.items() if not _buffer(stored, entry)]
-    names = {_parameter(stored, spec.architecture): stored for stored in kept}
-    # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
-    named = {name: stored for name, stored in names.items() if not (tied and name == "lm_head.weight")}
-    return safetensor.Tensors(entries, named)
+    entries, named = _named(spec)
+    scheme = quantised.scheme_of(stored_config(spec))
+    return Dequantised(entries, named, scheme) if scheme else safetensor.Tensors(entries, named)
+
+
+def shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter by transformers' name, read off headers alone. Raises BadInput as `lazily` does."""
+    if spec.source == "embedded":
+        return embedded.shapes(spec.location)
+    found = lazily(spec)
+    if isinstance(found, Dequantised | ggufread.GgufTensors):
+        return {name: found.shape(name) for name in found}
+    entries, named = _named(local(spec))
+    return {name: entries[stored].shape for name, stored in named.items()}
 
 
 def count(spec: ModelSpec) -> int:
-    """Number of weights, read off shapes alone. Raises BadInput as `config` does."""
-    if spec.source == "embedded":
-        return sum(math.prod(shape) for shape in embedded.shapes(spec.location).values())
-    spec = local(spec)
+    """Number of weights, read off shapes alone. Raises BadInput as `lazily` does."""
+    return sum(math.prod(shape) for shape in shapes(spec).values())
+
+
+def stored_config(spec: ModelSpec) -> dict[str, Json]:
+    """config.json of a directory or a hub id as it is, with what it says of quantisation."""
+    read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
+    return read
+
+
+def _named(spec: ModelSpec) -> tuple[dict[str, safetensor.TensorEntry], dict[str, str]]:
+    """The tensors of a directory, and which of them are weights: transformers' name -> stored name."""
     entries = safetensor.checkpoint(_local(spec))
-    kept = {stored for stored, entry in entries.items() if not _buffer(stored, entry)}
-    if config(spec).get("tie_word_embeddings", spec.architecture == "bloom"):
-        kept.discard("lm_head.weight")
-    return sum(math.prod(entries[stored].shape) for stored in kept)
+    tied = stored_config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
+    kept = [stored for stored, entry in entries.items() if not _buffer(stored, entry)]
+    names = {_parameter(stored, spec.architecture): stored for stored in kept}
+    # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
+    return entries, {name: stored for name, stored in names.items() if not (tied and name == "lm_head.weight")}
 
 
 def _parameter(stored: str, architecture: str) -> str:
@@ -83,13 +125,14 @@ def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
     return False
 
 
-def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
+def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]], others: Mapping[str, bytes] | None = None) -> str:
     """The canonical SHA-256 of a set of named weights, in hex: the same for any order of `items` and on any machine.
 
     Each tensor is hashed over its name, shape and little-endian float32 bytes, and the digests, sorted by name, are
-    hashed again; so tensors may come one at a time. Raises ValueError on a name given twice or another dtype.
+    hashed again; so tensors may come one at a time. `others` are digests, by name, of what else is stored. Raises
+    ValueError on a name given twice or another dtype.
     """
-    digests: dict[str, bytes] = {}
+    digests = dict(others or {})
     for name, values in items:
         if name in digests or values.dtype != np.float32:
             raise ValueError(f"{name}: {values.dtype}, must be float32 and come once")
@@ -102,8 +145,10 @@ def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]]) -> str:
 def sha256(spec: ModelSpec) -> str:
     """The canonical hash of a model's weights. For files it is kept in the cache until one of them changes.
 
-    A hub id is what the local hub cache holds of it; a GGUF file is hashed over its dequantised weights, which equal
-    those of the checkpoint that it was made of where nothing was rounded. Raises BadInput where neither can be read.
+    A hub id is what the local hub cache holds of it. A quantised checkpoint is hashed as it is stored, with what its
+    config says of that, so that one whose format is not undone here has a hash as well. A GGUF file is hashed over its
+    dequantised weights, which equal those of the checkpoint that it was made of where nothing was rounded. Raises
+    BadInput where the weights cannot be read.
     """
     if spec.source == "embedded":
         return _embedded_hash(spec.location)
@@ -115,15 +160,37 @@ def sha256(spec: ModelSpec) -> str:
     if kept.is_file():
         return kept.read_text().strip()
     if spec.source == "gguf":
-        try:
-            found = hash_state(ggufread.tensors(place))
-        except BadInput as reason:
-            raise BadInput(f"{reason}. Or {_how(spec)}") from reason
+        values = lazily(spec)
+        found = hash_state((name, values[name]) for name in values)
     else:
-        weights = lazily(spec)
-        found = hash_state((name, weights[name]) for name in weights)
+        found = _stored_hash(local(spec))
     keep(kept, found)
     return found
+
+
+def _stored_hash(spec: ModelSpec) -> str:
+    """The hash of a directory: `hash_state` of weights that are floats, with the digests of what else is stored."""
+    entries, named = _named(spec)
+    narrow = {name: stored for name, stored in named.items() if entries[stored].dtype not in safetensor.WIDE}
+    digests: dict[str, bytes] = {}
+    for name, stored in narrow.items():
+        entry = entries[stored]
+        what = f"{name}\0{entry.dtype}\0{','.join(map(str, entry.shape))}\0".encode()
+        digests[name] = bytes.fromhex(digest.of_parts(chain([what], safetensor.pieces(stored, entry))))
+    section = stored_config(spec).get(SECTION)
+    if narrow and section:
+        digests[SECTION] = bytes.fromhex(digest.of_text(json.dumps(section, sort_keys=True)))
+    wide = {name: stored for name, stored in named.items() if name not in narrow}
+    return hash_state(((name, safetensor.read(stored, entries[stored])) for name, stored in wide.items()), digests)
+
+
+def hash_is_kept(spec: ModelSpec) -> bool:
+    """Whether `sha256` knows the hash of a directory or a file without reading all of it again."""
+    try:
+        place = Path(spec.location) if spec.source == "gguf" else _local(spec)
+        return (cache_dir() / "hashes" / _hash_key(place)).is_file()
+    except (BadInput, OSError):
+        return False
 
 
 def _hash_key(place: Path) -> str:
@@ -155,8 +222,10 @@ def directory(spec: ModelSpec) -> Path:
     For engines that load from files only. It holds config.json and model.safetensors, no tokenizer.
     """
     if spec.source != "embedded":
-        return _local(spec)
-    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}"
+        return _local(spec)  # a quantised checkpoint as it is: what it is loaded as is the engine's
+    # A folder that another version wrote may have the same weights with another configuration.
+    described = digest.of_text(json.dumps(config(spec), sort_keys=True))
+    target = cache_dir() / "built" / f"{spec.name}-{sha256(spec)[:16]}-{described[:8]}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -200,6 +269,17 @@ def _local(spec: ModelSpec) -> Path:
     raise BadInput(
         f"model {spec.name}: weights of a {spec.source} model cannot be read outside an engine; {_how(spec)}"
     )
+
+
+@contextmanager
+def _or_convert(spec: ModelSpec) -> Iterator[None]:
+    """Around the reading of a GGUF file: BadInput names the other way, too."""
+    try:
+        yield
+    except BadInput as reason:
+        raise BadInput(f"{reason}. Or {_how(spec)}") from reason
+    except OSError as error:
+        raise BadInput(f"model {spec.name}: {spec.location} cannot be read ({error}); {_how(spec)}") from error
 
 
 def _how(spec: ModelSpec) -> str:

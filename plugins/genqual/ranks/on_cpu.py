@@ -15,6 +15,7 @@ from genqual.cases import Case, Json
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
+from genqual.models.dense import dense
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
@@ -40,6 +41,7 @@ def cpu_generator(
 ) -> Iterator[Generator]:
     """Ranks on the CPU, one of plain transformers by default, ended afterwards; `stream` offloads weights to disk.
 
+    A quantised checkpoint that transformers cannot widen is written out dequantised, and that is what they load.
     `attention` None: transformers chooses. Cores that others have `taken` are left to them where there are more.
     Raises BadInput on a host without a processor that a device stands for.
     """
@@ -60,7 +62,7 @@ def cpu_generator(
         options |= _EMULATED.get(dtype, {})
         if stream:
             options["max_memory"] = psutil.virtual_memory().available // 2
-        group = plan(case, Path(logs), model=spec, placement=place, options=options)
+        group = plan(case, Path(logs), model=dense(spec), placement=place, options=options)
         try:
             yield Generator(pool, group)
         finally:

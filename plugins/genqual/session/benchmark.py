@@ -24,6 +24,7 @@ from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.session.gate_inputs import GateInputs
 from genqual.session.groups import Groups, ran_if_alive
+from genqual.session.model_reads import reads_of
 from genqual.session.recorder import Recorder, evidence
 from genqual.session.reference_store import ReferenceStore
 from genqual.session.timed_accuracy import TimedAccuracy
@@ -128,6 +129,7 @@ class Measuring:
             measured.workload,
             measured.loaded,
             rooflines=self._roofline(generator),
+            reads=reads_of(generator.plan.model, generator.case.dtype),
             peak_memory=measured.peak_memory,
             hits=measured.workload.prompts == REPEATED,
         )

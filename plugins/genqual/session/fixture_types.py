@@ -11,7 +11,7 @@ import pytest
 from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
-from genqual.conformance.judgement import Judgement
+from genqual.conformance.judgement import Judgement, fp32_limit_at
 from genqual.conformance.judges import logits
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
@@ -117,12 +117,14 @@ class ScoringSample:
             return {"spread": None, "envelope": None}
         return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
 
-    def same(self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None) -> Judgement:
+    def same(
+        self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None, longest: int = 0
+    ) -> Judgement:
         """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one.
 
         `rows` are those of these prompts that both were forced on, in order, from the first step on: the reference then
         says where a router is near a tie. Without it, both were forced on another text. Raises ValueError when there
-        are more or fewer of them than the runs have.
+        are more or fewer of them than the runs have. `longest` positions that a long text reaches widen fp32's limit.
         """
         if rows is not None and a.top_ids.shape[1] != len(rows):
             raise ValueError(f"scores of {a.top_ids.shape[1]} rows, said to be rows {list(rows)} of the passage")
@@ -133,6 +135,7 @@ class ScoringSample:
             dtype=dtype,
             reference_spread=known.pooled_spread if known else None,
             envelope=known.envelopes.get(dtype) if known else None,
+            fp32_limit=fp32_limit_at(longest),
             text=self._text(rows, len(a.top_ids)),
         )
 

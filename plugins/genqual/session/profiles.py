@@ -15,6 +15,7 @@ from genqual.errors import BadInput
 from genqual.metrics import slo
 from genqual.metrics.slo import Limit
 from genqual.models.registry import resolve
+from genqual.models.weights import config_if_here
 from genqual.paths import data_dir
 from genqual.session.options import Options
 from genqual.session.profile_file import NATIVE, CasesTable, ProfileFile
@@ -167,14 +168,15 @@ def plan(
     cases: dict[Case, str | None] = {}
     for row in rows:
         for model in _column(asked.models, row.models):
-            architecture = resolve(model).architecture
+            model_spec = resolve(model)
+            config = config_if_here(model_spec)
             own = tuple(dict.fromkeys(native if dtype == NATIVE else dtype for dtype in row.dtypes))
             for dtype in _column(asked.dtypes, own):
                 for ranks in _ranks(asked.ranks, row.ranks, [r for other in rows for r in other.ranks]):
                     case = Case(device, row.engine, model, dtype, ranks, cores_per_rank)
                     spec = engine(row.engine)
                     cases[case] = spec.why_not(
-                        device=device, dtype=dtype, ranks=ranks, architecture=architecture
+                        device=device, dtype=dtype, ranks=ranks, architecture=model_spec.architecture, config=config
                     ) or options.lacking(spec.settings, spec.name)
     # All engines of a model and dtype together: what each is compared with, one rank, then starts once for all of them.
     first = {(case.model, case.dtype): at for at, case in reversed(list(enumerate(cases)))}

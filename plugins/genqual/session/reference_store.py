@@ -69,8 +69,11 @@ class ReferenceStore:
         if spec.source not in ("embedded", "directory"):
             return None
         # What the architecture declares: a checkpoint may also store buffers and heads that no engine loads.
-        declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
-        return weights.count(spec) if declared is None else declared
+        try:
+            declared = parameters_of(weights.config(spec), weights.lazily(spec)) if spec.source == "directory" else None
+            return weights.count(spec) if declared is None else declared
+        except BadInput:  # quantised in a way that is not undone here
+            return None
 
     def reference(self, model: str) -> Reference | str:
         """The oracle's reference of `model`, or why there is none. Raises BadInput on one that is not sound."""
@@ -175,9 +178,10 @@ class ReferenceStore:
 
 
 def _command(spec: ModelSpec, model: str) -> str:
-    """What makes a reference of `model`: the oracle reads no GGUF, and a file's rounded weights are another model's."""
-    if spec.source != "gguf":
-        by = "" if spec.architecture in supported() or not spec.architecture else " --by transformers"
+    """What makes a reference of `model`. A GGUF file whose config cannot be made of it has to be converted first."""
+    if spec.source != "gguf" or _config(model) is not None:
+        architecture = "" if spec.source == "gguf" else spec.architecture
+        by = "" if architecture in supported() or not architecture else " --by transformers"
         return f"`genqual reference {shlex.quote(model)}{by}` makes one"
     convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
     return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"

@@ -1,8 +1,8 @@
 """Run as a process: logits of small models by transformers. The pytest process never imports torch.
 
 python peer.py CASES.json, a list of {"config", "weights", "ids", "out", "attention", "single"}; each writes `out`
-(safetensors): "fp64" (tokens, vocabulary), and where "single" is true "fp32", and "moved" (parts,), see `moved`. In
-"fp64" the steps that transformers keeps in float32 are float64, too.
+(safetensors): "fp64" (tokens, vocabulary), and where "single" is true "fp32", and "moved" (parts,), see `moved`, unless
+the case says "moved": false. In "fp64" the steps that transformers keeps in float32 are float64, too.
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ def main() -> None:
     cases = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with torch.no_grad():
         single = {case["out"]: logits(case, torch.float32) for case in cases if case["single"]}
-        parts = {case["out"]: moved(case, torch.float32) for case in cases if case["single"]}
+        shifted = [case for case in cases if case.get("moved", case["single"])]
+        parts = {case["out"]: moved(case, torch.float32) for case in shifted}
         patched()
         for case in cases:
             found = {"fp64": logits(case, torch.float64)}
             if case["single"]:
-                found |= {"fp32": single[case["out"]], "moved": parts[case["out"]]}
+                found |= {"fp32": single[case["out"]]}
+            if case["out"] in parts:
+                found |= {"moved": parts[case["out"]]}
             save_file({name: tensor.contiguous() for name, tensor in found.items()}, case["out"])
 
 

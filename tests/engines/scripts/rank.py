@@ -130,6 +130,12 @@ class Rank:
             "hash_after": self.engine.weight_hash(),
         }
 
+    def inject(self, name: str) -> str:
+        """Put a fault in, for what is asked next."""
+        found = fault(name)
+        fetch(found.entry)(self.engine, self.rank, **found.params)
+        return found.summary
+
     def misbehave(self, name: str, rows: list[list[int]], new: int, **params: Any) -> dict[str, Any]:
         found = fault(name)
         undo = fetch(found.entry)(self.engine, self.rank, on_rank=0, **params)

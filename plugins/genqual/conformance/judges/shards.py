@@ -93,8 +93,7 @@ def judge_evidence(
     """
     problems = []
     for rank, found in enumerate(inspections):
-        if dtype in FORMATS and (held := found.get("dtypes")) is not None and held != [FORMATS[dtype].torch]:
-            problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
+        problems += _dtypes(rank, found, dtype)
         if dtype == "fp32" and found.get("fp32_exact") is False:
             problems.append(f"rank {rank} multiplies fp32 with less than fp32 (TF32 or bf16 inside)")
         if dtype == "fp32" and (allowed := _shortcuts(found)):
@@ -113,6 +112,50 @@ def judge_evidence(
         problems.append(f"all ranks together hold {sum(parameters)} of {total} weights")
     said = f"{len(inspections)} rank(s) ran in {dtype}, holding {', '.join(map(str, parameters))} weights"
     return claims(problems, said, len(inspections), dtype=dtype, tier="evidence")
+
+
+def _dtypes(rank: int, found: Mapping[str, Json], dtype: str) -> list[str]:
+    """What is wrong with the dtypes of a rank's weights: another than the declared one, but by the model's own rule."""
+    held = found.get("dtypes")
+    if dtype not in FORMATS or held is None:
+        return []
+    wanted = FORMATS[dtype].torch
+    rule = found.get("dtype_rule")
+    if not isinstance(rule, dict):
+        return [] if held == [wanted] else [f"rank {rank} holds weights of {held}, {dtype} was declared"]
+    wrong = rule.get("wrong")
+    problems = [f"rank {rank} holds {one}" for one in wrong] if isinstance(wrong, list) else []
+    if isinstance(held, list) and wanted not in held:
+        problems.append(f"rank {rank} holds weights of {held}, {dtype} was declared")
+    return problems
+
+
+def judge_smaller(inspections: Sequence[Mapping[str, Json]], held: int, plain: int, *, scheme: str) -> Judgement:
+    """Judge whether quantised weights take fewer bytes than 16-bit ones: those of the layers' linear matrices.
+
+    Embeddings and heads are told apart, because a tied head that is quantised is a second matrix: of a small model it
+    weighs more than its layers save. Of ranks that do not say, all `held` bytes are judged against `plain`.
+    """
+    problems, said = [], []
+    for rank, found in enumerate(inspections):
+        parts = found.get("matrices")
+        if not isinstance(parts, dict):
+            if held > 0.8 * plain:
+                problems.append(f"{held} bytes of weights, where {plain} are held without {scheme}")
+            said.append(f"{held} bytes of {plain}")
+            break
+        sizes = {name: (int(part["weights"]), int(part["bytes"])) for name, part in parts.items()}  # type: ignore
+        count, stored = sizes["layers"]
+        if not count:
+            problems.append(f"rank {rank} holds no matrix of a linear layer, so that {scheme} quantises nothing")
+        elif stored > 0.8 * 2 * count:
+            problems.append(
+                f"rank {rank} holds {stored} bytes for {count} weights of its layers' matrices, where {2 * count} are "
+                f"held without {scheme}"
+            )
+        beside = ", ".join(f"{name} {size} in {bytes_}" for name, (size, bytes_) in sizes.items() if name != "layers")
+        said.append(f"{stored} bytes for {count} weights of layers' matrices (weights in bytes beside: {beside})")
+    return claims(problems, "; ".join(said), 1, dtype=scheme, tier="evidence")
 
 
 def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:

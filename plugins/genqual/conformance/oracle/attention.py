@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from genqual.conformance.oracle.core import F64, At, Part, Shape
+from genqual.conformance.oracle.core import F64, I64, At, Part, Shape
 from genqual.conformance.oracle.linear import Linear
 from genqual.conformance.oracle.norms import Norm
 from genqual.conformance.oracle.rotary import Rotary
@@ -34,6 +34,7 @@ def attend(
     cap: float | None = None,
     sinks: F64 | None = None,
     bias: F64 | None = None,
+    rounded: Callable[[F64], F64] | None = None,
 ) -> F64:
     """Causal attention: `q` (heads, queries, d), `k` (kv_heads, keys, d), `v` (kv_heads, keys, e).
 
@@ -43,7 +44,8 @@ def attend(
     Scores are divided by sqrt(d), or multiplied by `scale`; `cap` makes them cap * tanh(score / cap). `slopes` (heads,)
     adds ALiBi's slope x key position: softmax ignores what is constant in a row, so the distance to the query need not
     be subtracted; `bias` (heads, keys) adds what else depends on head and key position alone. `sinks` (heads,) are
-    logits beside the keys', without a value.
+    logits beside the keys', without a value. `rounded` is applied to scores, biases and probabilities: what an
+    emulation of a narrow dtype rounds; without it nothing is.
     """
     heads, queries, width = q.shape
     k, v = (np.repeat(a, heads // a.shape[0], axis=0) for a in (k, v))
@@ -55,10 +57,10 @@ def attend(
         scores = scores / np.sqrt(width) if scale is None else scores * scale
         if cap is not None:
             scores = cap * np.tanh(scores / cap)
-        if slopes is not None:
-            scores += slopes[:, None, None] * positions
-        if bias is not None:
-            scores += bias[:, None, :]
+        for added in _biases(slopes, bias, positions):
+            scores = scores + (rounded(added) if rounded else added)
+        if rounded:
+            scores = rounded(scores)
         here = first + np.arange(block.start, block.stop)[:, None]
         scores[:, positions > here] = -np.inf
         if window is not None:
@@ -70,8 +72,14 @@ def attend(
         total = scores.sum(axis=-1, keepdims=True)
         if sinks is not None:
             total = total + np.exp(sinks[:, None, None] - most)
-        out[:, block] = scores @ v / total
+        out[:, block] = rounded(scores / total) @ v if rounded else scores @ v / total
     return out.transpose(1, 0, 2).reshape(queries, heads * v.shape[-1])
+
+
+def _biases(slopes: F64 | None, bias: F64 | None, positions: I64) -> list[F64]:
+    """What is added to scores, each of a shape that spreads to (heads, queries, keys)."""
+    alibi = [] if slopes is None else [slopes[:, None, None] * positions]
+    return alibi + ([] if bias is None else [bias[:, None, :]])
 
 
 def alibi_slopes(heads: int) -> F64:
@@ -192,7 +200,7 @@ class Attention(Part):
         """What enters `out`: (tokens, heads * width)."""
         q, k, v = self.heads_of(x, at)
         keys, values = at.state.extend("keys", k), at.state.extend("values", v)
-        return attend(
+        return self.attended(
             q,
             keys,
             values,
@@ -204,6 +212,10 @@ class Attention(Part):
             sinks=at.weights[self.sinks] if self.sinks else None,
             bias=self.bias(keys.shape[1]) if self.bias else None,
         )
+
+    def attended(self, q: F64, k: F64, v: F64, **how: Any) -> F64:
+        """`attend`, as a method: an emulation of a narrow dtype has one that rounds."""
+        return attend(q, k, v, **how)
 
     def heads_of(self, x: F64, at: At) -> tuple[F64, F64, F64]:
         """Queries, keys and values of these tokens, normed and rotated, (heads, tokens, width) each."""

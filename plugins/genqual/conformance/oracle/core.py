@@ -162,6 +162,10 @@ class Part(ABC):
         """Parameters that one token's pass reads: all, but in a mixture of experts."""
         return sum(int(np.prod(shape)) for shape in self.shapes().values())
 
+    def routed(self) -> tuple[int, int, int] | None:
+        """(experts, those that a token reads, weights of one), of a mixture of experts; None of any other part."""
+        return None
+
     def state_elements(self, length: int) -> int:
         """Elements that the part keeps of a sequence of `length` tokens."""
         del length

@@ -12,6 +12,7 @@ from genqual.conformance.oracle.norms import Norm
 from genqual.conformance.oracle.rotary import Rotary, yarn_magnitude
 from genqual.conformance.oracle.rotary_fields import parameters
 from genqual.conformance.oracle.spec import Block, Embedding, Head, Model
+from genqual.errors import BadInput
 
 # The norms of the latents have this one, whatever the configuration says of the others: DeepSeek's own code.
 LATENT_EPS = 1e-6
@@ -59,6 +60,8 @@ def _scale(fields: Fields) -> float:
     rope = parameters(fields)
     stretched = str(rope.get("rope_type", rope.get("type", "default"))) != "default"
     weight = rope.get("mscale_all_dim")
+    if stretched and weight and rope.get("factor") is None:
+        raise BadInput("config mscale_all_dim without factor in its rotary dictionary: give the factor it belongs to")
     return yarn_magnitude(float(rope["factor"]), float(weight)) ** 2 if stretched and weight else 1.0
 
 

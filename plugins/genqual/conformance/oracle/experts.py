@@ -135,10 +135,14 @@ class Mixture(Part):
             shapes |= part.shapes() if part else {}
         return shapes
 
+    def routed(self) -> tuple[int, int, int]:
+        """(experts, those that a token reads, weights of one)."""
+        return self.experts.count, self.router.top_k, self.experts.active() // self.experts.count
+
     def active(self) -> int:
         """Parameters that one token's pass reads: of the experts only those that are chosen."""
-        idle = self.experts.active() // self.experts.count * (self.experts.count - self.router.top_k)
-        return super().active() - idle
+        count, chosen, each = self.routed()
+        return super().active() - each * (count - chosen)
 
     def __call__(self, x: F64, at: At) -> F64:
         """`x` (tokens, hidden) -> (tokens, hidden); writes the margins of the choice down as `MARGINS`."""

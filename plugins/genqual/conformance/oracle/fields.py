@@ -178,13 +178,17 @@ class Fields:
         """These fields, whatever they are, change nothing here."""
         self._seen.update(names)
 
-    def finish(self) -> None:
-        """Raises BadInput, naming them, on fields that nobody read and that may change what is right."""
-        left = {
+    def unread(self) -> dict[str, object]:
+        """Fields that nobody read and that may change what is right, with their values."""
+        return {
             name: value
             for name, value in self.config.items()
             if name not in HARMLESS and name not in self._seen and value not in _NOTHING
         }
+
+    def finish(self) -> None:
+        """Raises BadInput, naming them, on fields that nobody read and that may change what is right."""
+        left = self.unread()
         quantised = [name for name in ("quantization_config", "quantization") if name in left]
         if quantised:
             raise BadInput(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from genqual.conformance.oracle.core import F64, I64, Weights
 from genqual.errors import BadInput
+from genqual.models.ggufread import GgufTensors
+from genqual.models.quantised.checkpoint import Dequantised
 from genqual.models.safetensor import Tensors
 
 BLOCK: Final = 4_000_000
@@ -83,7 +85,7 @@ def part_of(
     arrays: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...], start: int, stop: int
 ) -> NDArray[Any]:
     """Rows `start` to `stop` of `arrays[name]`, which has to have `shape`: of a file, only these are read."""
-    if isinstance(arrays, Tensors):
+    if isinstance(arrays, Tensors | Dequantised | GgufTensors):
         return arrays.rows(name, shape, start, stop)
     array = arrays[name]
     if array.shape != shape:

@@ -14,6 +14,7 @@ from genqual import digest
 from genqual.cases import Json
 from genqual.conformance.references.file import JSON_NAME, facts
 from genqual.errors import BadInput
+from genqual.models import embedded
 
 SHOWN: Final = 12
 """How many digits of a hash a folder's name and a message show."""
@@ -73,7 +74,10 @@ def why_none(places: Sequence[Path], name: str, sha256: str, config: Mapping[str
 
 def differing(folder: Path, config: Mapping[str, Json] | None) -> list[str]:
     """The keys of `config` in which the reference in `folder` was made with another value, where it says which."""
-    known = facts(folder)["generator"].get("config")
+    said = facts(folder)
+    known = said["generator"].get("config")
+    if known is None and said.get("model") in embedded.NAMES:  # made before references said it
+        known = arithmetic(embedded.config(str(said["model"])))
     if config is None or not isinstance(known, dict):
         return []
     mine = arithmetic(config)

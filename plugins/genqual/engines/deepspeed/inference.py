@@ -18,7 +18,7 @@ from genqual.cases import Json
 from genqual.engines.base import LoadRequest
 from genqual.engines.deepspeed import prebuild
 from genqual.engines.hf.base import HfEngine
-from genqual.engines.hf.from_pretrained import empty, read
+from genqual.engines.hf.from_pretrained import check_heads, empty, read
 from genqual.engines.hf.runtime import BACKENDS, dtype_of
 from genqual.errors import BadInput, Unsupported
 from genqual.models.load import converted
@@ -65,6 +65,7 @@ class DeepSpeedInference(HfEngine):
             raise Unsupported(NO_SHARDS)
         if self._load == "meta" and request.world_size < 2:
             raise Unsupported("load=meta: with one rank DeepSpeed injects nothing, and so reads no checkpoint either")
+        check_heads(request, "unevenly")
         # How many ranks share this host. torchrun sets another name, and without it the shared memory is used before it
         # is there: SIGSEGV.
         os.environ["LOCAL_SIZE"] = str(request.local_size)

@@ -22,7 +22,7 @@ from genqual.engines.habana import counters
 from genqual.engines.habana.fp8 import Fp8
 from genqual.engines.hf import caches
 from genqual.engines.hf.base import WARM_TOKENS, HfEngine
-from genqual.engines.hf.from_pretrained import read
+from genqual.engines.hf.from_pretrained import check_heads, read
 from genqual.engines.hf.runtime import BACKENDS, dtype_of
 from genqual.errors import BadInput, Unsupported
 
@@ -58,6 +58,7 @@ class OptimumHabana(HfEngine):
         self._last: dict[str, int] = {}
 
     def make(self, request: LoadRequest, phases: Phases) -> Any:
+        check_heads(request, "unevenly")
         self._lazy = counters.lazy()
         self._read_options(request)
         adapt = importlib.import_module("optimum.habana.transformers.modeling_utils").adapt_transformers_to_gaudi

@@ -11,14 +11,15 @@ import torch
 
 from genqual.cases import Json
 from genqual.engines.base import LoadRequest
-from genqual.engines.hf import scratch
+from genqual.engines.hf import evidence, scratch
 from genqual.engines.hf.base import HfEngine
 from genqual.engines.hf.from_pretrained import empty, read
 from genqual.engines.hf.preflight import checkpoint_bytes
 from genqual.engines.hf.quantise import bitsandbytes_config
 from genqual.engines.hf.runtime import accelerator, dtype_of
 from genqual.errors import BadInput, Unsupported
-from genqual.models import weights
+from genqual.models import safetensor, weights
+from genqual.models.build import dtypes_by_rule, stored_tensors
 
 PLACEMENTS: Final = ("auto", "split", "cpu-offload", "disk-offload", "disk", "dispatch")
 
@@ -101,9 +102,22 @@ class Accelerate(HfEngine):
         model = empty(request)
         model.tie_weights()
         near: Any = "cpu" if request.device == "cpu" else self._torch_device
-        model = accelerate.load_checkpoint_and_dispatch(
-            model, str(weights.directory(request.model)), device_map={"": near}, dtype=dtype_of(request.dtype)
-        )
+        asked, folder = dtype_of(request.dtype), weights.directory(request.model)
+        rule = dtypes_by_rule(type(model), model.config, asked)
+        stored, own = safetensor.checkpoint(folder), {name for name, _ in stored_tensors(model)}
+        kept = sorted(name for name, dtype in rule.items() if dtype != asked)
+        if kept:
+            raise Unsupported(
+                f"placement=dispatch: accelerate casts every weight to {request.dtype}, and {request.model.name} keeps "
+                f"{len(kept)} of its own in another dtype ({kept[0]}); take placement=auto"
+            )
+        if own - stored.keys() - evidence.tied(model) and (foreign := sorted(stored.keys() - own)):
+            raise Unsupported(
+                f"placement=dispatch: accelerate reads weights by the names of the model's parameters, and "
+                f"{len(foreign)} of this checkpoint have others, which transformers renames or stacks as it loads "
+                f"({foreign[0]}); take placement=auto"
+            )
+        model = accelerate.load_checkpoint_and_dispatch(model, str(folder), device_map={"": near}, dtype=asked)
         missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         if missing:
             raise BadInput(

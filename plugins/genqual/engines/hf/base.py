@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, LogitsProcessorList
 
 from genqual.cases import Json
+from genqual.dtypes import DTYPES
 from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores, TokenBatch
 from genqual.engines.hf import caches, evidence, preflight, runtime
 from genqual.engines.hf.generate_hooks import BetweenSteps, ForcingProcessor, StepClock
@@ -177,6 +178,8 @@ class HfEngine:
 
     def inspect(self) -> dict[str, Json]:
         found = evidence.of_torch(self._torch_device) | evidence.of_model(self.model, self._torch_device)
+        if self.request.dtype in DTYPES:
+            found |= evidence.dtype_rule(self.model, runtime.dtype_of(self.request.dtype))
         found |= {"engine": self.name, "cache": self._cache_class, "generate": self._arguments()}
         return found | {"preflight": self._preflight} | self.details()
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from genqual import digest
 from genqual.cases import Json
 from genqual.engines.hf import runtime
+from genqual.models.build import dtypes_by_rule, stored_tensors
 
 _INDEX: Final = re.compile(r"\.(\d+)\.")
 _NARROW: Final = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -175,6 +176,48 @@ def of_torch(device: torch.device) -> dict[str, Json]:
     }
 
 
+def dtype_rule(model: Any, asked: torch.dtype) -> dict[str, Json]:
+    """Weights whose dtype is not the one that this model, asked for `asked`, has by its own rule.
+
+    `kept` counts the weights that it keeps in another dtype than `asked`; `wrong` has a sentence for each that is off.
+    Nothing for a model that is not of transformers' classes: its rule is not known.
+    """
+    if not isinstance(model, transformers.PreTrainedModel):
+        return {}
+    rule, wrong = dtypes_by_rule(type(model), model.config, asked), []
+    for name, tensor in stored_tensors(model):
+        held, want = tensor.dtype, rule.get(name, asked)
+        if held != want:
+            why = "as was declared" if want == asked else f"which the model keeps so whatever is declared ({asked})"
+            wrong.append(f"{name} in {held}, not in {want}, {why}".replace("torch.", ""))
+    return {"dtype_rule": {"kept": sum(dtype != asked for dtype in rule.values()), "wrong": [*wrong]}}
+
+
+def matrices(model: Any) -> dict[str, Json]:
+    """Weights and bytes of linear layers' matrices inside the layers, and what stands beside them.
+
+    A scheme of quantisation takes these. `head` and `embedding` are told apart: one matrix when they are tied, and two
+    once the head is quantised, so that a small model with a tied head holds more than before. `other` weights lie in no
+    linear layer: norms, convolutions, experts that are one tensor a layer.
+    """
+    found = {kind: [0, 0] for kind in ("layers", "head", "embedding", "other")}
+    kinds = {id(model.get_output_embeddings()): "head", id(model.get_input_embeddings()): "embedding"}
+    seen: set[int] = set()
+    for module in model.modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            linear = leaf == "weight" and parameter.dim() == 2 and "Linear" in type(module).__name__
+            kind = kinds.get(id(module)) or ("layers" if linear else "other")
+            held = list(parts(leaf, parameter))
+            scales = getattr(parameter, "SCB", None)  # bitsandbytes keeps them beside
+            held += [] if scales is None else [("SCB", scales)]
+            found[kind][0] += parameter.numel()
+            found[kind][1] += sum(part.numel() * part.element_size() for _, part in held)
+    return {kind: {"weights": weights, "bytes": held} for kind, (weights, held) in found.items()}
+
+
 def of_model(model: Any, device: torch.device) -> dict[str, Json]:
     """How the model is made: attention, dtypes, module classes, and the shapes of this rank's shards.
 
@@ -191,6 +234,7 @@ def of_model(model: Any, device: torch.device) -> dict[str, Json]:
         "attn_implementation": model.config._attn_implementation,
         "dtypes": sorted({str(part.dtype).removeprefix("torch.") for _, part in stored(model)}),
         "weight_bytes": weight_bytes(model),
+        **({"matrices": matrices(model)} if isinstance(model, transformers.PreTrainedModel) else {}),
         "modules": dict(sorted(Counter(type(module).__name__ for module in model.modules()).items())),
         "shards": first,
         "operators": ran,

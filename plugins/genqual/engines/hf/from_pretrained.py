@@ -13,7 +13,9 @@ from genqual.engines.hf.runtime import dtype_of
 from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.models.build import dtype_option
+from genqual.models.heads import Sharing, why_not_shared
 from genqual.models.load import load
+from genqual.models.quantised.registry import section_of
 
 
 def read(request: LoadRequest, **from_pretrained: Any) -> Any:
@@ -38,6 +40,8 @@ def read(request: LoadRequest, **from_pretrained: Any) -> Any:
 def empty(request: LoadRequest) -> Any:
     """The model as `request` says, its parameters without storage; buffers are real, for no checkpoint has them all."""
     spec = request.model
+    if spec.source == "directory" and section_of(weights.stored_config(spec)):
+        raise Unsupported(f"{spec.name} is quantised: it is read whole, and not placed part by part")
     where = spec.location if spec.source == "hub" else str(weights.directory(spec))
     config = AutoConfig.from_pretrained(where, revision=spec.revision or None)
     options: dict[str, Any] = dtype_option(dtype_of(request.dtype))
@@ -45,6 +49,20 @@ def empty(request: LoadRequest) -> Any:
         options["attn_implementation"] = request.options["attn_implementation"]
     with init_empty_weights(include_buffers=False):
         return AutoModelForCausalLM.from_config(config, **options).eval()
+
+
+def check_heads(request: LoadRequest, sharing: Sharing) -> None:
+    """Raises Unsupported, with the counts, where the ranks cannot share the model's heads out. Reads no weights."""
+    spec = request.model
+    if spec.source in ("embedded", "directory"):
+        config = dict(weights.config(spec))
+    elif spec.source == "hub":
+        config = AutoConfig.from_pretrained(spec.location, revision=spec.revision or None).to_dict()
+    else:
+        return  # a GGUF file is read whole before its configuration is known
+    reason = why_not_shared(config, request.world_size, sharing)
+    if reason is not None:
+        raise Unsupported(reason)
 
 
 def tensor_parallel_plan(request: LoadRequest) -> dict[str, str]:

@@ -16,7 +16,7 @@ from genqual.devices import cgroups
 from genqual.dtypes import FORMATS
 from genqual.engines.base import LoadRequest
 from genqual.errors import BadInput, OutOfMemory
-from genqual.models import embedded, safetensor
+from genqual.models import embedded, safetensor, weights
 from genqual.models.spec import ModelSpec
 
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -104,5 +104,8 @@ def _sizes(model: ModelSpec) -> list[int]:
     if model.source == "embedded":
         return [math.prod(shape) for shape in embedded.shapes(model.location).values()]
     if model.source == "directory":
-        return [math.prod(entry.shape) for entry in safetensor.checkpoint(Path(model.location)).values()]
+        try:
+            return [math.prod(shape) for shape in weights.shapes(model).values()]
+        except BadInput:  # quantised in a way that is not known here: as many numbers as are stored
+            return [math.prod(entry.shape) for entry in safetensor.checkpoint(Path(model.location)).values()]
     return []

@@ -44,6 +44,7 @@ def quantise(model: Any, scheme: str) -> Any:
     the latter, with activation outliers moved into the weights (alpha 0.5) by what CALIBRATION_SHAPE seeded ids show.
     """
     _wanted("torchao", scheme)
+    _check_linear(model, scheme)
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
     if scheme == "int8-weight":
@@ -63,6 +64,17 @@ def quantise(model: Any, scheme: str) -> Any:
             model(input_ids=torch.from_numpy(ids[start : start + _AT_ONCE]).to(device), use_cache=False)
         quantize_(model, SmoothQuantConfig(base_config=base, step=QuantizationStep.CONVERT), filter_fn=_observed)
     return model
+
+
+def _check_linear(model: Any, scheme: str) -> None:
+    """Raises Unsupported on a model whose layers have no linear layer that torchao takes, such as GPT-2's."""
+    head = model.get_output_embeddings()
+    kinds = {type(m).__name__ for m in model.modules() if next(m.parameters(recurse=False), None) is not None}
+    if not any(type(module) is torch.nn.Linear and module is not head for module in model.modules()):
+        raise Unsupported(
+            f"{scheme}: torchao quantises torch.nn.Linear, and the layers of {type(model).__name__} have none (they "
+            f"have {', '.join(sorted(kinds))}); take accelerate with int8-bitsandbytes, or another scheme"
+        )
 
 
 def _observed(module: torch.nn.Module, name: str) -> bool:

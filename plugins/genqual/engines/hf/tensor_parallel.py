@@ -9,7 +9,7 @@ from typing import Any
 from genqual.cases import Json
 from genqual.engines.base import LoadRequest
 from genqual.engines.hf.base import HfEngine
-from genqual.engines.hf.from_pretrained import read, tensor_parallel_plan
+from genqual.engines.hf.from_pretrained import check_heads, read, tensor_parallel_plan
 from genqual.engines.hf.process_group import join, plan_auto
 from genqual.errors import Unsupported
 
@@ -22,18 +22,12 @@ class TransformersTP(HfEngine):
     def make(self, request: LoadRequest, phases: Phases) -> Any:
         if not tensor_parallel_plan(request):
             raise Unsupported(f"transformers has no tensor parallel plan for {request.model.architecture}")
+        # The plan cuts columns, also inside a head; the model then cannot find its heads again.
+        check_heads(request, "evenly")
         join(request)
         phases.end("join")
         model = read(request, **plan_auto(request.world_size))
         phases.end("shard")
-        config = model.config.get_text_config()
-        heads = {"heads": config.num_attention_heads, "key-value heads": config.num_key_value_heads}
-        uneven = [f"{count} {name}" for name, count in heads.items() if count % request.world_size]
-        if uneven:  # the plan cuts columns, also inside a head; the model then cannot find its heads again
-            raise Unsupported(
-                f"transformers' plan shares heads out evenly, and {' and '.join(uneven)} are not a multiple of "
-                f"{request.world_size} ranks; DeepSpeed's AutoTP shares them out unevenly (deepspeed-inference)"
-            )
         return model
 
     def share(self, request: LoadRequest) -> float:

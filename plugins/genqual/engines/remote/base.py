@@ -17,6 +17,7 @@ from genqual.cases import Json
 from genqual.engines.base import Generated, Loaded, LoadRequest, Scores, TokenBatch
 from genqual.errors import EngineFailed, Unsupported
 from genqual.models import weights
+from genqual.models.quantised import registry as quantised
 
 
 class TokensOnly:
@@ -45,6 +46,8 @@ class TokensOnly:
     def loaded(self, *, load_s: float = 0.0, weight_bytes: int = 0, parameters: int = 0) -> Loaded:
         """What is known of a model that another process has loaded: the checkpoint's config, and what it said."""
         config: dict[str, Json] = weights.config(self.request.model)
+        if self.request.model.source == "directory":
+            quantised.check_activations(weights.stored_config(self.request.model), self.request.model.name)
         vocabulary, positions = config["vocab_size"], config.get("max_position_embeddings")
         if not isinstance(vocabulary, int):
             raise Unsupported(f"model {self.request.model.name}: its config has no vocab_size")

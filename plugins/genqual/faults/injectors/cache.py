@@ -25,6 +25,12 @@ class _Lagging:
         return self.cache.update(keys, values, *args, **kwargs)
 
 
+def _attention(engine: Any, layer: int) -> Any:
+    """The attention of `layer`; a latent one, which has no one linear for keys, is found by its name."""
+    found = places(engine.model).layer(layer)
+    return getattr(found.block, "self_attn", None) or found.attention
+
+
 def stale_kv(engine: Any, rank: int, *, layer: int = 1) -> Undo:
     """In `layer`, a decoded token's key and value never reach the cache: its slot holds those of the token before."""
     lagging = _Lagging()
@@ -36,7 +42,7 @@ def stale_kv(engine: Any, rank: int, *, layer: int = 1) -> Undo:
         lagging.cache = kwargs[name]
         return args, {**kwargs, name: lagging}
 
-    attention = places(engine.model).layer(layer).attention
+    attention = _attention(engine, layer)
     return hooked(engine, attention.register_forward_pre_hook(swap, with_kwargs=True))
 
 
@@ -62,7 +68,7 @@ def _altering(engine: Any, layer: int, change: Any) -> Undo:
         stand_in.cache = kwargs[name]
         return args, {**kwargs, name: stand_in}
 
-    attention = places(engine.model).layer(layer).attention
+    attention = _attention(engine, layer)
     return hooked(engine, attention.register_forward_pre_hook(swap, with_kwargs=True))
 
 

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 
 from genqual.engines.hf.evidence import local
+from genqual.engines.hf.runtime import dtype_of
+from genqual.errors import BadInput
 from genqual.faults.injectors.places import Undo, changed, first_input, output, places, replaced
+from genqual.models.build import dtypes_by_rule, stored_tensors
 
 
 def rounded(
@@ -39,6 +42,26 @@ def short_sums(engine: Any, rank: int, *, layer: int = 1, chunk: int = 16) -> Un
     # BLOOM's linear is wrapped by its MLP, which adds the residual itself; only the product is replaced.
     undo = replaced(linear, "forward", forward)
     changed(engine)
+    return undo
+
+
+@torch.no_grad()
+def kept_cast(engine: Any, rank: int) -> Undo:
+    """Every weight has the declared dtype, those too that the model's own rule keeps in another. BadInput: none is."""
+    asked = dtype_of(engine.request.dtype)
+    rule = dtypes_by_rule(type(engine.model), engine.model.config, asked)
+    kept = [(tensor, tensor.data) for name, tensor in stored_tensors(engine.model) if rule.get(name, asked) != asked]
+    if not kept:
+        raise BadInput(f"{type(engine.model).__name__} keeps no weight in another dtype than {engine.request.dtype}")
+    for tensor, right in kept:
+        tensor.data = right.to(asked)
+    changed(engine)
+
+    def undo() -> None:
+        for tensor, right in kept:
+            tensor.data = right
+        changed(engine)
+
     return undo
 
 

@@ -6,12 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from genqual.errors import BadInput
-from genqual.faults import CATALOGUE
+from genqual.faults import CATALOGUE, catalogue_architectures, ignored_fields
 from genqual.faults.fault import SHIPPED
 from genqual.faults.matrix.store import FAULT_FREE
+from genqual.models import architectures
 from genqual.models.registry import resolve
 
 TINY: Final = ("llama-tiny", "bloom-tiny")
+ARCHITECTURES: Final = tuple(architectures.CONFIGS)
+OWN: Final = (ignored_fields.GROUP, *dict.fromkeys(one.group for one in catalogue_architectures.FAULTS))
+"""Groups of faults that only some configurations and architectures can have."""
 PRECISION_MODES: Final = ("fp32", "bf16")
 
 
@@ -20,7 +24,7 @@ class MatrixRun:
     """One way to run models: every fault of the catalogue is tried on `HOME`, on another only what is its own.
 
     `tests` are files of suites/conformance, all where it is empty; `sample` are the dtypes in which the fixed sample is
-    added to what is its own; without `faults` only what is right is run.
+    added to what is its own; without `faults` only what is right is run. With `groups` only faults of these are tried.
     """
 
     engine: str
@@ -31,6 +35,7 @@ class MatrixRun:
     cores: int = 1
     sample: tuple[str, ...] = ()
     faults: bool = True
+    groups: tuple[str, ...] = ()
 
     def takes(self, name: str, model: str, dtype: str) -> bool:
         """Whether the whole matrix tries this fault here: all on `HOME`, elsewhere what is no fault of `HOME`.
@@ -40,6 +45,8 @@ class MatrixRun:
         if name == FAULT_FREE or CATALOGUE[name].equivalent or self.engine.partition(":")[0] not in SHIPPED:
             return True
         known, architecture = CATALOGUE[name], resolve(model).architecture
+        if self.groups and known.group not in self.groups:
+            return False
         engine, ranks = HOME
         at_home = any(
             known.fits(engine=engine, architecture=architecture, ranks=ranks, dtype=lane) for lane in PRECISION_MODES
@@ -52,6 +59,8 @@ HOME: Final = ("transformers", 1)
 
 RUNS: Final = (
     MatrixRun(*HOME),
+    MatrixRun(*HOME, models=ARCHITECTURES, dtypes=("fp32",), groups=OWN),  # windows, experts, states, odd values
+    MatrixRun(*HOME, models=("deepseek_v3-tiny",), dtypes=("bf16",), groups=("precision",)),  # it keeps weights in fp32
     MatrixRun("transformers:attn_implementation=eager", faults=False),  # other kernels
     MatrixRun("transformers", cores=2, faults=False),  # threads
     MatrixRun("transformers", dtypes=("int8-weight",)),

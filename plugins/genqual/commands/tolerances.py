@@ -1,0 +1,111 @@
+"""Tolerances of a reference: fp32 first, then each scheme, each held to what its rounding alone would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from genqual.commands.fault_free import fault_free_runs, fp32_run
+from genqual.commands.rates import measured
+from genqual.commands.streaming import say
+from genqual.conformance.emulation import emulated_nrms
+from genqual.conformance.judges.logits import judge_scores
+from genqual.conformance.oracle.registry import architecture_of, supported
+from genqual.conformance.references import make as references
+from genqual.conformance.references.cost import Cost, Rates, Size, cost
+from genqual.conformance.references.make import Reference
+from genqual.conformance.tolerance import check_size
+from genqual.errors import BadInput
+from genqual.models import weights
+from genqual.models.spec import ModelSpec
+from genqual.models.stored_size import stored_files
+
+
+def announce(spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool) -> None:
+    """Say what the reference will take, before anything long begins."""
+    found = estimate(spec, lengths, steps, schemes, stream=stream)
+    if found is not None:
+        say(f"{spec.name}: {found[0].sentence()}; estimates, from rates measured on this host just now")
+
+
+def estimate(
+    spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool
+) -> tuple[Cost, Rates] | None:
+    """The cost of a reference of `spec`, and the rates that it is of; None where its size cannot be read here."""
+    files = stored_files(spec)
+    size = size_of(spec)
+    if size is None:
+        return None
+    rates = measured(files[0] if files else None)
+    stored = sum(file.stat().st_size for file in files)
+    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored), rates
+
+
+def size_of(spec: ModelSpec) -> Size | None:
+    """By the oracle's declaration; of an architecture without one, by its count of weights."""
+    try:
+        config = weights.config(spec)
+    except BadInput:
+        return None
+    try:
+        return Size.of(architecture_of(config).declared(config, weights.lazily(spec))[0])
+    except BadInput:
+        pass
+    try:
+        count = weights.count(spec)
+    except BadInput:
+        return None
+
+    def number(*names: str) -> int:
+        values = [config.get(name) for name in names]
+        return next((value for value in values if isinstance(value, int)), 1)
+
+    return Size.of_count(
+        count,
+        layers=number("num_hidden_layers", "n_layer", "n_layers"),
+        hidden=number("hidden_size", "n_embd", "d_model"),
+        vocabulary=number("vocab_size"),
+    )
+
+
+def with_tolerances(spec: ModelSpec, made: Reference, schemes: Sequence[str], *, stream: bool) -> Reference:
+    """`made` with the envelope of each of `schemes`, of fault-free runs of transformers on this host.
+
+    Raises BadInput when transformers' fp32 does not pass by `made`, and on an envelope that rounding does not explain.
+    """
+    if not schemes:
+        return made
+    check_fp32(spec, made, stream=stream)
+    for scheme in schemes:
+        made = references.with_envelope(made, scheme, fault_free_runs(spec, made, scheme, stream=stream))
+        nrms = made.envelopes[scheme].nrms
+        emulated = None if stream else _emulated(spec, made, scheme)
+        say(f"{spec.name}: {check_size(scheme, nrms, emulated)}")
+    return made
+
+
+def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> None:
+    """Raises BadInput unless transformers' fp32 passes by the reference `made`.
+
+    Runs of a narrow dtype that are wrong together widen its tolerance till nothing is found; fp32 has no such room.
+    """
+    say(f"{spec.name}: fp32 first: what does not pass there has no tolerance in another dtype")
+    found = judge_scores(fp32_run(spec, made, stream=stream), made, dtype="fp32")
+    if not found.passed:
+        raise BadInput(
+            f"model {spec.name}: transformers' own fp32 does not pass by this reference, so runs of a narrower dtype "
+            f"would make a tolerance of a fault: {found.explanation} Either the config.json is not that of the "
+            "weights, or transformers or the oracle is wrong about it; a reference without tolerances can be made "
+            "for verdicts in fp32: --schemes ''"
+        )
+    say(f"{spec.name}: fp32 passes: nrms {found.nrms:.3g}" if found.nrms is not None else f"{spec.name}: fp32 passes")
+
+
+def _emulated(spec: ModelSpec, made: Reference, scheme: str) -> float | None:
+    """What an emulation of `scheme` reads; None where the oracle cannot compute this checkpoint."""
+    config = weights.config(spec)
+    if config.get("model_type") not in supported():
+        return None
+    try:
+        return emulated_nrms(config, weights.lazily(spec), made, scheme)
+    except BadInput:  # a reference by transformers, of a configuration that the oracle refuses
+        return None

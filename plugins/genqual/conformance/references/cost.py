@@ -1,0 +1,153 @@
+"""What a reference costs, in minutes, memory and disk, before it is begun: counts times rates. Pure; no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+from genqual.conformance.oracle.core import Part
+from genqual.conformance.oracle.spec import Model
+
+WAYS: Final = 2
+"""Attentions that fault-free runs are made with: eager and sdpa."""
+
+START_S: Final = 10.0
+"""Until a fresh process has imported torch and transformers, on two Xeon cores: 7 to 12 s."""
+
+START_BYTES: Final = 300 << 20
+"""What it then holds."""
+
+_CALLS: Final = 12
+"""NumPy calls of a part, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What this host does in a second: products in float64 and float32 (FLOP), reads for them (bytes), and the rest.
+
+    `widened` float32 numbers made float64; `file` bytes of the checkpoint's files; `call` seconds of one small call.
+    """
+
+    product64: float
+    product32: float
+    memory: float
+    widened: float
+    file: float
+    call: float
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What of a model costs: weights in all, those that a token reads, numbers kept a token, parts that are called."""
+
+    weights: int
+    active: int
+    largest: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    kept: int
+    parts: int
+
+    @classmethod
+    def of(cls, model: Model) -> Size:
+        """By the architecture's declaration."""
+        shapes = model.shapes()
+        parts: list[Part] = [part for block in model.blocks for part in block.parts()]
+        layer = max(sum(prod(shape) for p in block.parts() for shape in p.shapes().values()) for block in model.blocks)
+        return cls(
+            weights=sum(prod(shape) for shape in shapes.values()),
+            active=model.active_parameters(),
+            largest=layer,
+            layers=len(model.blocks),
+            hidden=model.embedding.width,
+            vocabulary=model.embedding.vocabulary,
+            kept=model.cache_bytes(1, 1),
+            parts=len(parts) + 2,
+        )
+
+    @classmethod
+    def of_count(cls, weights: int, *, layers: int, hidden: int, vocabulary: int) -> Size:
+        """Of an architecture that nobody declares: every weight is read by every token."""
+        kept = 2 * layers * hidden
+        return cls(weights, weights, weights // max(1, layers), layers, hidden, vocabulary, kept, 4 * layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """An estimate: seconds of the oracle, seconds of each tolerance, bytes of memory and of disk."""
+
+    oracle_s: float
+    tolerances_s: float
+    memory: float
+    disk: float
+
+    def sentence(self) -> str:
+        """In words, as an estimate."""
+        parts = f"the oracle {duration(self.oracle_s)}"
+        if self.tolerances_s:
+            parts += f", fault-free runs {duration(self.tolerances_s)}"
+        return (
+            f"about {duration(self.oracle_s + self.tolerances_s)} ({parts}), {amount(self.memory)} of memory and "
+            f"{amount(self.disk)} of disk"
+        )
+
+
+def cost(
+    size: Size, rates: Rates, prompts: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool, stored: int
+) -> Cost:
+    """Of a reference over prompts of these lengths, `steps` tokens each, with a tolerance for each of `schemes`.
+
+    `stored` are the bytes of the checkpoint's files. The fp32 run that comes first, and the emulation, are counted.
+    """
+    read = sum(prompts)
+    tokens = read + len(prompts) * steps
+    once = size.weights / rates.widened + stored / rates.file
+    if stream:
+        turns = steps + 1
+        oracle = turns * once + 2 * size.active * (read + tokens + len(prompts) * steps) / rates.product64
+    else:
+        decoded = len(prompts) * steps * size.active * 8 / rates.memory
+        oracle = once + decoded + 2 * size.active * (read + tokens) / rates.product64
+    passes = len(prompts) * (steps + 1) * size.parts * _CALLS
+    oracle += passes * rates.call
+    runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored) * WAYS for _ in schemes)
+    if schemes:  # fp32 comes first, then each scheme is emulated
+        runs += _runs(size, rates, prompts, steps, stream=stream, stored=stored) / 2
+        emulated = 2 * size.active * tokens / rates.product64 + 3 * len(prompts) * size.weights / rates.widened
+        runs += 0.0 if stream else len(schemes) * emulated
+    logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
+    held = 8 * size.largest if stream else 12 * size.weights
+    memory = held + 4 * logits
+    if schemes:
+        memory += START_BYTES + (0 if stream else 4 * size.weights)
+    disk = len(prompts) * steps * (256 * 4 + 16 * 16)  # what the reference keeps
+    if stream:
+        disk += 8 * tokens * (size.kept + size.hidden)
+    return Cost(oracle, runs, memory, float(disk))
+
+
+def _runs(size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int) -> float:
+    """Seconds of one process of fault-free runs: together with a cache, in one pass, and row by row."""
+    tokens = sum(prompts) + len(prompts) * steps
+    reads = steps * (1 if stream else 1 + len(prompts))
+    products = (2 if stream else 3) * 2 * size.active * tokens / rates.product32
+    files = stored / rates.file * (steps if stream else 1)
+    return START_S + files + reads * size.weights * 4 / rates.memory + products
+
+
+def duration(seconds: float) -> str:
+    """12 s, 4 min, 3.5 h."""
+    if seconds < 90:
+        return f"{max(1.0, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def amount(count: float) -> str:
+    """Bytes in a unit that a person reads."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{max(1.0, count / 1024):.0f} KiB"

@@ -1,0 +1,53 @@
+"""A quantised checkpoint written out as the float32 model that it declares, for engines that cannot widen it. NumPy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
+
+from genqual.errors import BadInput
+from genqual.models import safetensor, weights
+from genqual.models.catalogue import cache_dir
+from genqual.models.quantised.registry import scheme_of, section_of
+from genqual.models.spec import ModelSpec
+
+_WIDENED: Final = frozenset({"fp8", "mxfp4"})
+"""The methods that transformers widens on load, with no package besides."""
+
+
+def dense(spec: ModelSpec) -> ModelSpec:
+    """`spec` itself, or a directory in the cache with its dequantised weights where transformers does not widen them.
+
+    The directory has four bytes for each weight, and is made once. Raises BadInput as `weights.lazily` does.
+    """
+    if spec.source != "directory":
+        return spec
+    section = section_of(weights.stored_config(spec))
+    if section is None or str(section.get("quant_method")) in _WIDENED:
+        return spec
+    try:
+        scheme_of(weights.stored_config(spec))
+    except BadInput:
+        return spec  # a format that is not known here: transformers may load it
+    target = cache_dir() / "dequantised" / f"{spec.name}-{weights.sha256(spec)[:16]}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{target}.lock"):
+        if not target.is_dir():
+            _write(spec, target)
+    return ModelSpec(spec.name, "directory", str(target), spec.architecture)
+
+
+def _write(spec: ModelSpec, target: Path) -> None:
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        described = weights.config(spec) | {"torch_dtype": "float32", "dtype": "float32"}
+        (scratch / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        safetensor.write_f32(scratch / "model.safetensors", weights.shapes(spec), weights.lazily(spec))
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

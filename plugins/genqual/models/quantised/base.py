@@ -1,0 +1,146 @@
+"""What every format has in common: a section of config.json, and weights that are made of several stored tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.cases import Json
+from genqual.errors import BadInput
+
+F32 = NDArray[np.float32]
+Shape = tuple[int, ...]
+Arrays = Mapping[str, NDArray[Any]]
+
+SECTION: Final = "quantization_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What the header of a file says of a stored tensor: its safetensors dtype and shape."""
+
+    dtype: str
+    shape: Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One weight as a format stores it.
+
+    `pieces` maps what a tensor is to the format ("scale") to its stored name; `shape` is that of the weight, by
+    transformers' name `name`; `how` is the format's own, for a weight with rules of its own.
+    """
+
+    name: str
+    pieces: Mapping[str, str]
+    shape: Shape
+    how: Any = None
+
+
+class Scheme(Protocol):
+    """How one checkpoint is quantised: what `quantization_config` says, read by its format."""
+
+    def find(self, stored: Mapping[str, Tensor]) -> Sequence[Packed]:
+        """The weights among `stored` that are quantised. Raises BadInput, naming the tensor, on what does not fit."""
+        ...
+
+    def dequantise(self, packed: Packed, pieces: Arrays) -> F32:
+        """The weight, float32 (`packed.shape`). `pieces` are as `Packed.pieces` names them: floats of 8 bits and
+        wider as float32, integers as they are."""
+        ...
+
+
+class Section:
+    """`quantization_config`, read field by field: what nobody read is refused by name, as it may change the weights."""
+
+    def __init__(self, data: Mapping[str, Json], where: str = SECTION, harmless: Sequence[str] = ()) -> None:
+        """`harmless` are fields that cannot change the weights or what is computed with them."""
+        self.data, self.where = data, where
+        self._seen = {"quant_method", *harmless}
+
+    def integer(self, *names: str, default: int | None = None) -> int:
+        """An integer under the first of `names` that is there."""
+        value = self._value(names)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise BadInput(f"config {self.where}.{names[0]} = {value!r}: an integer is wanted")
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self._value((name,))
+        value = default if value is None else value
+        if not isinstance(value, bool):
+            raise BadInput(f"config {self.where}.{name} = {value!r}: true or false is wanted")
+        return value
+
+    def choice(self, name: str, among: Sequence[str], default: str | None = None) -> str:
+        """One of the words `among`, in lower case."""
+        value = self._value((name,))
+        value = default if value is None else value
+        if not isinstance(value, str) or value.lower() not in among:
+            raise BadInput(f"config {self.where}.{name} = {value!r}: genqual reads {', '.join(among)} only")
+        return value.lower()
+
+    def sizes(self, name: str) -> tuple[int, int] | None:
+        """Two positive integers, rows and columns; None where it is not set."""
+        value = self._value((name,))
+        if value is None:
+            return None
+        if not isinstance(value, list) or len(value) != 2 or any(type(one) is not int or one < 1 for one in value):
+            raise BadInput(
+                f"config {self.where}.{name} = {value!r}: two positive integers, rows and columns, are wanted"
+            )
+        return int(str(value[0])), int(str(value[1]))
+
+    def within(self, name: str, harmless: Sequence[str] = ()) -> Section | None:
+        """The section under `name`, None where it is not set."""
+        value = self._value((name,))
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise BadInput(f"config {self.where}.{name} = {value!r}: a mapping is wanted")
+        return Section(value, f"{self.where}.{name}", harmless)
+
+    def names(self, name: str) -> list[str]:
+        """A list of words, empty where it is not set."""
+        value = self._value((name,)) or []
+        if not isinstance(value, list):
+            raise BadInput(f"config {self.where}.{name} = {value!r}: a list is wanted")
+        return [str(one) for one in value]
+
+    def unset(self, name: str, why: str) -> None:
+        """Raises BadInput, with `why`, where `name` is set to anything."""
+        value = self._value((name,))
+        if value not in (None, False, "", [], {}):
+            raise BadInput(f"config {self.where}.{name} = {str(value)[:120]}: {why}")
+
+    def finish(self) -> None:
+        """Raises BadInput on fields that nobody read."""
+        left = {key: value for key, value in self.data.items() if key not in self._seen and value not in (None, [], {})}
+        if left:
+            said = ", ".join(f"{key} = {value!r}"[:80] for key, value in sorted(left.items()))
+            raise BadInput(
+                f"config {self.where}: {said}: genqual does not know these fields, so it cannot say that they leave "
+                "the weights as they are; remove them where the engines under test ignore them"
+            )
+
+    def _value(self, names: Sequence[str]) -> Json:
+        self._seen.update(names)
+        return next((self.data[name] for name in names if self.data.get(name) is not None), None)
+
+
+AT_RUN_TIME: Final = (
+    "activations are quantised at run time, which the oracle does not compute, and for which the tolerances of bf16, "
+    "fp16 and fp32 are not made; give it a checkpoint that quantises weights only, or the one that this was made from"
+)
+
+
+def fits(packed: str, found: Shape, wanted: Shape) -> None:
+    """Raises BadInput, naming the tensor `packed`, unless it has the shape that its neighbours and the format want."""
+    if found != wanted:
+        raise BadInput(f"{packed} has shape {found}, its format and its neighbours want {wanted}; download it again")

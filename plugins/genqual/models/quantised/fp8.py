@@ -1,0 +1,77 @@
+"""FP8 weights with a scale for each block, row or tensor (quant_method "fp8"), as DeepSeek-V3 and transformers do.
+
+A weight is its 8-bit floats times the scale beside it: `X_scale_inv`, by which the writer divided, or `X_scale`.
+Source: the model card and inference code of DeepSeek-V3 (2024). `activation_scheme: dynamic` is what some engines do
+besides; those that widen the weights, as transformers does without the fitting hardware, compute the model judged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from genqual.cases import Json
+from genqual.errors import BadInput
+from genqual.models.quantised.base import AT_RUN_TIME, F32, Arrays, Packed, Section, Shape, Tensor
+from genqual.models.quantised.numbers import grid, spread
+
+METHOD: Final = "fp8"
+FLOATS: Final = ("F8_E4M3", "F8_E5M2")
+_SCALES: Final = ("_scale_inv", "_scale")
+_HARMLESS: Final = ("modules_to_not_convert", "ignored_layers", "dequantize", "fmt", "use_deep_gemm")
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8:
+    """`block`: rows and columns that share a scale; None: a scale for the tensor or for each row."""
+
+    block: tuple[int, int] | None
+
+    def find(self, stored: Mapping[str, Tensor]) -> list[Packed]:
+        """Weights of 8-bit floats, with the scale beside each."""
+        found = []
+        for name, tensor in stored.items():
+            if tensor.dtype not in FLOATS:
+                continue
+            scale = next((name + suffix for suffix in _SCALES if name + suffix in stored), None)
+            if scale is None:
+                raise BadInput(f"{name} is {tensor.dtype} without {name}_scale_inv or {name}_scale beside it")
+            block = self._block(scale, stored[scale].shape, tensor.shape)
+            found.append(Packed(name, {"weight": name, "scale": scale}, tensor.shape, block))
+        return found
+
+    def _block(self, scale: str, found: Shape, weight: Shape) -> tuple[int, int]:
+        """What one scale is of: (rows, columns)."""
+        if found in ((), (1,), (1, 1)):
+            return weight[-2], weight[-1]
+        if self.block is not None and found == grid(weight, self.block):
+            return self.block
+        if self.block is None and found in ((weight[-2],), (*weight[:-1], 1)):
+            return 1, weight[-1]
+        wanted = grid(weight, self.block) if self.block else (*weight[:-1], 1)
+        raise BadInput(f"{scale} has shape {found}; of a weight {weight} a single scale or {wanted} is wanted")
+
+    def dequantise(self, packed: Packed, pieces: Arrays) -> F32:
+        """Floats times scales. Scales of 8 bits without a sign are exponents of two, whichever dtype they have."""
+        scale = pieces["scale"]
+        if scale.dtype == np.uint8:
+            scale = np.ldexp(np.float32(1), scale.astype(np.int32) - 127)
+        if scale.size > 1 and scale.ndim < 2:
+            scale = scale[:, None]  # one for each row
+        whole = scale.reshape(()) if scale.size == 1 else spread(scale, packed.shape, packed.how)
+        values: F32 = pieces["weight"] * whole.astype(np.float32, copy=False)
+        return values
+
+
+def scheme(section: Mapping[str, Json]) -> Fp8:
+    """What the section says. Raises BadInput on activations with calibrated scales, and on unknown fields."""
+    fields = Section(section, harmless=_HARMLESS)
+    if fields.choice("activation_scheme", ("dynamic", "static"), "dynamic") == "static":
+        raise BadInput(f"config {fields.where}.activation_scheme = 'static': {AT_RUN_TIME}")
+    fields.choice("scale_fmt", ("ue8m0", "float"), "float")
+    block = fields.sizes("weight_block_size")
+    fields.finish()
+    return Fp8(block)

@@ -1,0 +1,70 @@
+"""Which stored formats genqual dequantises: by `quant_method` in the section `quantization_config` of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from genqual.cases import Json
+from genqual.errors import BadInput, Unsupported
+from genqual.models.quantised import awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4
+from genqual.models.quantised.base import AT_RUN_TIME, SECTION, Scheme
+
+FORMATS: Final[Mapping[str, Callable[[Mapping[str, Json]], Scheme]]] = {
+    module.METHOD: module.scheme for module in (awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4)
+}
+"""What reads the section of each `quant_method`."""
+
+_OLD_SECTION: Final = "compression_config"  # as compressed-tensors called it at first
+
+
+def section_of(config: Mapping[str, Json]) -> Mapping[str, Json] | None:
+    """The section of `config` that says how its checkpoint is quantised; None where it is not."""
+    for name in (SECTION, _OLD_SECTION):
+        section = config.get(name)
+        if section:
+            if not isinstance(section, dict):
+                raise BadInput(f"config {name} = {section!r}: a mapping is wanted; give the model's whole config.json")
+            return section
+    return None
+
+
+def scheme_of(config: Mapping[str, Json]) -> Scheme | None:
+    """How the checkpoint of `config` is quantised, None where it is not.
+
+    Raises BadInput, with the next step, on a format that is not known, and on fields of one that is.
+    """
+    section = section_of(config)
+    if section is None:
+        return None
+    method = section.get("quant_method")
+    read = FORMATS.get(str(method).lower().replace("_", "-")) or FORMATS.get(str(method).lower())
+    if read is None:
+        raise BadInput(
+            f"config {SECTION}: quant_method {method!r} is not dequantised here (known: {', '.join(sorted(FORMATS))}); "
+            "give the checkpoint that this one was made from, or make its reference with `genqual reference MODEL "
+            "--by transformers` where transformers loads it on the CPU"
+        )
+    return read(section)
+
+
+def check_activations(config: Mapping[str, Json], model: str) -> None:
+    """Raises Unsupported where engines that keep the weights narrow quantise activations at run time.
+
+    For an engine that cannot be told, or seen, to widen the weights.
+    """
+    section = section_of(config) or {}
+    if section.get("quant_method") == fp8.METHOD and section.get("activation_scheme", "dynamic"):
+        raise Unsupported(
+            f"model {model}: config {SECTION}.activation_scheme = {section.get('activation_scheme', 'dynamic')!r}: "
+            f"{AT_RUN_TIME}"
+        )
+
+
+def plain(config: Mapping[str, Json]) -> dict[str, Json]:
+    """`config` of the dequantised model: without the section, where it is one that is undone; else as it is."""
+    try:
+        scheme = scheme_of(config)
+    except BadInput:
+        return dict(config)
+    return {name: value for name, value in config.items() if scheme is None or name not in (SECTION, _OLD_SECTION)}

@@ -1,0 +1,166 @@
+"""`genqual models explain`: ordinary checkpoints and odd ones, by what each would be judged and what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from genqual.cli import main
+from genqual.commands.explain_text import lines
+from genqual.commands.explanation import explanation
+from tests.conformance.oracle.small import SMALL, parameters
+from tests.plugin.test_other_architectures import tokenizer
+
+LLAMA: Final[dict[str, Any]] = SMALL["llama"] | {"vocab_size": 320}
+OTHER: Final[dict[str, Any]] = LLAMA | {"model_type": "stablelm", "use_qkv_bias": True}
+
+
+def checkpoint(folder: Path, config: dict[str, Any], weights: dict[str, Any] | None = None) -> Path:
+    directory = folder / "a model"  # a path with a space, as a user has one
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(parameters(config) if weights is None else weights, directory / "model.safetensors", {"format": "pt"})
+    tokenizer(directory)
+    return directory
+
+
+def explained(directory: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["models", "explain", str(directory), "--device", "cpu", "--json"])
+    assert (stopped.value.code or 0) == code
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    text = "\n".join(lines(found))
+    assert text.splitlines()[-1].startswith("Next: ")
+    return found | {"text": text}
+
+
+def why_not(found: dict[str, Any], engine: str, ranks: int) -> str:
+    mine = [one for one in found["unsupported"] if one["engine"] == engine]
+    return " ".join(one["reason"] for one in mine if "fp32" in one["ranks"].get(str(ranks), []))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe", "gemma3_text", "mamba2"])
+def test_an_ordinary_checkpoint(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = SMALL[name] | {"vocab_size": 320}
+    found = explained(checkpoint(tmp_path, config), capsys)
+    assert found["judged_by"]["oracle"] == name
+    assert found["judged_by"]["independent"] is True
+    assert not found["problems"]
+    held = sum(array.size for array in parameters(config).values())
+    assert found["weights"]["count"] == held
+    assert found["weights"]["stored_bytes"] == {"F32": 4 * held}
+    assert found["tokenizer"]["status"] == "ok"
+    assert found["next"].startswith("genqual reference '")
+    assert "--by transformers" not in found["next"]
+    assert {"fp32", "bf16"} <= set(next(one for one in found["runs"] if one["engine"] == "transformers")["ranks"]["1"])
+    costs = found["estimates"]
+    assert costs["reference"]["seconds"] > 0
+    assert costs["conformance"]["memory_bytes"] > 16 * held
+    assert "estimates" in found["text"]
+
+
+def test_what_a_token_reads_and_how_far_it_looks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(checkpoint(tmp_path, SMALL["gpt_oss"] | {"vocab_size": 320}), capsys)
+    assert found["weights"]["experts"] == {"of": 6, "chosen": 3, "layers": 3}
+    assert found["weights"]["windows"] == [16]
+    assert found["weights"]["active"] < found["weights"]["count"]
+
+
+def unknown_architecture(directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps(OTHER))
+
+
+def unknown_field(directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps(LLAMA | {"layer_scale_init": 0.5}))
+
+
+def quantised(directory: Path) -> None:
+    (directory / "config.json").write_text(json.dumps(LLAMA | {"quantization_config": {"quant_method": "unheard-of"}}))
+    save_file(
+        {"model.embed_tokens.weight": np.zeros((320, 32), np.uint8)}, directory / "model.safetensors", {"format": "pt"}
+    )
+
+
+def broken_tokenizer(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Nonesuch"}}')
+
+
+def two_rotaries(directory: Path) -> None:
+    both = LLAMA | {
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0},
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    }
+    (directory / "config.json").write_text(json.dumps(both))
+
+
+def missing_shard(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def one_key_head(directory: Path) -> None:
+    config = LLAMA | {"num_key_value_heads": 1}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file(parameters(config), directory / "model.safetensors", {"format": "pt"})
+
+
+ODD: Final[dict[Callable[[Path], None], tuple[int, str]]] = {
+    unknown_architecture: (0, "'stablelm' is none of the oracle's architectures"),
+    unknown_field: (0, "unknown field: layer_scale_init = 0.5"),
+    quantised: (0, "quantised: unheard-of"),
+    broken_tokenizer: (1, "PROBLEM: "),
+    two_rotaries: (1, "rope_scaling has factor = 2.0"),
+    missing_shard: (1, "names model-00001-of-00002.safetensors, which is not there"),
+    one_key_head: (0, "1 key-value head(s) for 2 ranks (4 attention heads)"),
+}
+
+
+@pytest.mark.parametrize("change", ODD, ids=lambda change: change.__name__)
+def test_an_odd_checkpoint(change: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, words = ODD[change]
+    directory = checkpoint(tmp_path, LLAMA)
+    change(directory)
+    found = explained(directory, capsys, code)
+    assert words in found["text"], found["text"]
+    assert found["next"].startswith("mend this first: ") == bool(code)
+    assert bool(found["problems"]) == bool(code)
+    assert (found["estimates"] is None) or not code
+    if change in (unknown_architecture, unknown_field):
+        assert found["judged_by"]["independent"] is False
+        assert found["next"].endswith("--by transformers")
+        assert "not independent" in found["text"]
+    if change is unknown_field:
+        assert found["judged_by"]["unknown"] == {"layer_scale_init": "0.5"}
+    if change is unknown_architecture:
+        assert found["weights"]["count"] == sum(array.size for array in parameters(LLAMA).values())
+    if change is missing_shard:
+        assert found["architecture"] == "llama"
+    if change is one_key_head:
+        for engine in ("deepspeed-inference", "transformers-tp"):
+            assert "1 key-value head(s) for 8 ranks" in why_not(found, engine, 8)
+
+
+def test_a_reference_that_is_there_is_found_and_the_suite_is_next(capsys: pytest.CaptureFixture[str]) -> None:
+    found = explanation("llama-tiny", "cpu")
+    assert found["reference"] is not None
+    assert "bf16" in found["reference"]["tolerances"]  # type: ignore[index,call-overload,operator]
+    assert found["next"] == "pytest -m conformance --model llama-tiny"
+    with pytest.raises(SystemExit) as stopped:
+        main(["models", "explain", "llama-tiny", "--device", "abacus"])
+    assert stopped.value.code == 4
+    assert "known are" in capsys.readouterr().err
+
+
+def test_it_loads_no_torch() -> None:
+    code = "import sys\nfrom genqual.commands.explanation import explanation\n"
+    code += "explanation('llama-tiny', 'cpu')\nassert not {'torch', 'transformers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)

@@ -1,0 +1,124 @@
+"""`genqual reference`: fp32 comes first, what rounding does not explain is refused, and the cost is said before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genqual.cli import main
+from genqual.commands import tolerances
+from genqual.commands.rates import measured
+from genqual.conformance.emulation import emulation
+from genqual.conformance.oracle.registry import architecture_of, oracle_for
+from genqual.conformance.references.cost import Rates, Size, cost
+from genqual.conformance.references.make import Reference, make
+from genqual.conformance.scores import scores_of
+from genqual.engines.base import Scores
+from genqual.errors import BadInput
+from genqual.models import weights
+from genqual.models.spec import ModelSpec
+from tests.conformance.oracle.small import SMALL, parameters
+
+CONFIG: dict[str, Any] = dict(SMALL["llama"])
+QUARTER = CONFIG | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}}
+QUARTER.pop("rope_theta")
+STATE = parameters(CONFIG)
+PROMPTS = [[3, 9, 17, 5, 40, 41], [11, 2, 44, 7, 60, 8, 33]]
+MADE = make("small", "f" * 64, oracle_for(CONFIG, STATE), PROMPTS, 8)
+SPEC = ModelSpec("small", "directory", "", "llama")
+
+
+def ran(config: Mapping[str, Any], precision: str = "") -> Scores:
+    """Scores of a run of `config` forced on the reference's tokens: the oracle's own, rounding where asked."""
+    oracle = emulation(config, STATE, precision) if precision else oracle_for(config, STATE)
+    rows = [oracle.logits([*p, *f[:-1]])[len(p) - 1 :] for p, f in zip(MADE.prompts, MADE.forced, strict=True)]
+    return scores_of(np.stack(rows, axis=1), MADE.forced)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which runs were asked for, in order; what they say is set by `runs`."""
+    order: list[str] = []
+    monkeypatch.setattr(weights, "config", lambda spec: CONFIG)
+    monkeypatch.setattr(weights, "lazily", lambda spec: STATE)
+    return order
+
+
+def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: Any) -> None:
+    def first(spec: ModelSpec, made: Reference, *, stream: bool) -> Scores:
+        order.append("fp32")
+        return ran(fp32)
+
+    def fault_free(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
+        order.append(scheme)
+        return {"one": ran(narrow, scheme)}
+
+    monkeypatch.setattr(tolerances, "fp32_run", first)
+    monkeypatch.setattr(tolerances, "fault_free_runs", fault_free)
+
+
+def test_runs_that_are_wrong_together_never_become_a_tolerance(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, asked, QUARTER, QUARTER)
+    with pytest.raises(BadInput, match="transformers' own fp32 does not pass by this reference"):
+        tolerances.with_tolerances(SPEC, MADE, ["bf16"], stream=False)
+    assert asked == ["fp32"]
+
+
+def test_what_goes_wrong_in_the_narrow_dtype_alone_is_refused_by_its_emulation(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, asked, CONFIG, QUARTER)
+    with pytest.raises(BadInput, match=r"bf16 tolerance nrms .* roundings .*an emulation in NumPy reads"):
+        tolerances.with_tolerances(SPEC, MADE, ["bf16"], stream=False)
+    assert asked == ["fp32", "bf16"]
+
+
+def test_right_runs_become_a_tolerance(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs(monkeypatch, asked, CONFIG, CONFIG)
+    made = tolerances.with_tolerances(SPEC, MADE, ["bf16", "fp16"], stream=False)
+    assert set(made.envelopes) == {"bf16", "fp16"}
+    assert asked == ["fp32", "bf16", "fp16"]
+    said = capsys.readouterr().err
+    assert "fp32 passes" in said
+    assert said.count("an emulation in NumPy reads") == 2
+    assert tolerances.with_tolerances(SPEC, MADE, [], stream=False) is MADE
+    assert len(asked) == 3
+
+
+def test_the_cost_is_said_before_anything_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["reference", "llama-tiny", "--schemes", "", "--steps", "2", "--out", str(tmp_path)])
+    assert not stopped.value.code
+    lines = capsys.readouterr().err.splitlines()
+    costs = [number for number, line in enumerate(lines) if " of memory and " in line and "estimates" in line]
+    assert costs
+    assert costs[0] < next(number for number, line in enumerate(lines) if "generates 2 tokens" in line)
+
+
+def test_it_grows_with_what_it_is_made_of() -> None:
+    """By hand: a host that does one of everything a second makes the arithmetic visible."""
+    size = Size.of(architecture_of(CONFIG).declared(CONFIG)[0])
+    assert size.weights == sum(array.size for array in STATE.values())
+    assert size.active == size.weights - STATE["model.embed_tokens.weight"].size + CONFIG["hidden_size"]
+    infinite = float("inf")
+    only_products = Rates(1.0, infinite, infinite, infinite, infinite, 0.0)
+    found = cost(size, only_products, [5, 7], 3, [], stream=False, stored=0)
+    # The prompts for the first token, then one pass over prompts and new tokens.
+    assert found.oracle_s == 2 * size.active * (12 + 12 + 6)
+    assert found.tolerances_s == 0
+    only_memory = Rates(infinite, infinite, 1.0, infinite, infinite, 0.0)
+    assert cost(size, only_memory, [5, 7], 3, [], stream=False, stored=0).oracle_s == 6 * 8 * size.active
+    streamed = cost(size, Rates(infinite, infinite, infinite, 1.0, infinite, 0.0), [5], 3, [], stream=True, stored=0)
+    assert streamed.oracle_s == 4 * size.weights
+    here = measured()
+    more = [cost(size, here, [8], 4, schemes, stream=False, stored=10**6) for schemes in ([], ["bf16"], ["bf16"] * 2)]
+    assert more[0].tolerances_s < more[1].tolerances_s < more[2].tolerances_s
+    assert cost(size, here, [8], 4, [], stream=True, stored=0).memory < more[0].memory
