@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import settings
+
+# Runs that a test starts are no workers of the run that it is in: pytest-benchmark and the gate would stand down. Nor
+# do their verdicts, failures on purpose among them, belong to the CI job that runs these tests.
+for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(name, None)
 
 # Speed is judged in benchmarks, never in a test: a busy host must not fail a property.
 settings.register_profile("tests", deadline=None)

@@ -9,17 +9,18 @@ from typing import Any, NoReturn
 
 import pytest
 
-from genqual.cases import Case, Json, Workload
+from genqual.cases import Case
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
-from genqual.metrics.slo import Limit
 from genqual.ranks.errors import GroupLost
-from genqual.session import concurrent_instances, hardware, markers, max_batch, node_items, outcome
+from genqual.session import hardware, markers, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
+from genqual.session.item import asked, case_of, measured, wanted, workload_of
+from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, check_paths, misread_path
 from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
@@ -78,8 +79,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     selection = metafunc.config.stash[_SELECTION]
     try:
-        plan = selection.plan(mark.name).of_ranks(_asked(metafunc.definition, "min_ranks", 1))
-        plan = plan.one_dtype() if _asked(metafunc.definition, "one_dtype", False) else plan
+        plan = selection.plan(mark.name).of_ranks(asked(metafunc.definition, "min_ranks", 1))
+        plan = plan.one_dtype() if asked(metafunc.definition, "one_dtype", False) else plan
         workloads = selection.workloads()
     except GenqualError as error:
         # An exception here would be a collection error with our traceback; collection is ended properly in modifyitems.
@@ -116,9 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
     config.stash[RUN].waivers.collect(item.nodeid for item in items)
-    left = [item for item in items if not _wanted(item, selection)]
+    left = [item for item in items if not wanted(item, selection)]
     if left:
-        items[:] = [item for item in items if _wanted(item, selection)]
+        items[:] = [item for item in items if wanted(item, selection)]
         config.hook.pytest_deselected(items=left)
 
 
@@ -127,16 +128,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Note what will be asked of the gate: its error rates hold for all of a run's metrics together."""
     run = session.config.stash[RUN]
     for item in session.items:
-        case, mark = _case_of(item), item.get_closest_marker("performance")
+        case, mark = case_of(item), item.get_closest_marker("performance")
         metric = mark.kwargs.get("metric") if mark else None
         if case is not None and metric is not None and metric not in engine(case.engine).unseen:
-            workload = _params(item).get("workload")
-            run.gate.ask(case, workload if isinstance(workload, Workload) else None, metric, item.nodeid)
-        measured = None
+            run.gate.ask(case, workload_of(item), metric, item.nodeid)
+        shared = None
         if mark and markers.asked(mark, "requires_option") in (None, "limits"):
-            measured = _measured(item, run)[0]
-        if case is not None and measured is not None:
-            run.gate.share(case, measured, item.nodeid)
+            shared = measured(item, run)[0]
+        if case is not None and shared is not None:
+            run.gate.share(case, shared, item.nodeid)
     if not hasattr(session.config, "workerinput"):  # an xdist worker does not run its items in this order
         session.config.stash[_UPCOMING] = _upcoming(session.items)
 
@@ -146,7 +146,7 @@ def _upcoming(items: list[pytest.Item]) -> dict[str, Case]:
     run = [
         (item.nodeid, PlannedTest(case, timed=item.get_closest_marker("conformance") is None))
         for item in items
-        if (case := _case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
+        if (case := case_of(item)) is not None and item.get_closest_marker("genqual_unsupported") is None
     ]
     cases = upcoming([step for _, step in run])
     return {nodeid: case for (nodeid, _), case in zip(run, cases, strict=True) if case is not None}
@@ -162,33 +162,10 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     ]
 
 
-def _wanted(item: pytest.Item, selection: Selection) -> bool:
-    """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
-
-    Repeated prompts are for engines whose cache outlives a request. Checks of the node are run where they are named.
-    """
-    options = selection.options
-    if node_items.FIXTURE in _params(item):
-        return node_items.wanted(selection)
-    if item.get_closest_marker("performance") and not options.benchmark:
-        return False
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"limits"}:
-        return isinstance(getattr(getattr(item, "callspec", None), "params", {}).get("limit"), Limit)
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"instances"}:
-        return options.instances > 1
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"largest_batch"}:
-        return item.config.stash[_SELECTION].profile.largest_batch is not None
-    if {markers.asked(mark, "requires_option") for mark in item.iter_markers("performance")} == {"prompt_cache"}:
-        case = _case_of(item)  # an engine that we load ourselves starts every request with an empty cache
-        return case is not None and engine(case.engine).tier == "tokens"
-    needs = {markers.asked(mark, "requires_option") for mark in item.iter_markers("conformance")}
-    return "prompts" not in needs or options.prompts is not None
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
     """Skip a case whose device is absent, with what the probe found, or whose engine cannot run it, with its reason."""
-    case = _case_of(item)
+    case = case_of(item)
     if case is not None:
         outcome.tell(item, device=case.device)
         found = item.config.stash[_SELECTION].presence(case.device)
@@ -197,7 +174,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
         unsupported = item.get_closest_marker("genqual_unsupported")
         if unsupported is not None:
             _unsupported(item, case, str(unsupported.args[0]))
-        ability = _asked(item, "requires_ability", None)
+        ability = asked(item, "requires_ability", None)
         lacking = engine(case.engine).lacking(ability) if ability else None
         if lacking is not None:
             unjudged(item, "not_applicable", lacking, gate=False)
@@ -212,7 +189,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Tell our own errors in their own words; a traceback of ours explains nothing to the person who runs the suite."""
     with _told_plainly(item):
-        if _case_of(item) is None:
+        if case_of(item) is None:
             return (yield)
         with hardware.judged_window(item):
             return (yield)
@@ -220,7 +197,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
 
 @contextmanager
 def _told_plainly(item: pytest.Item) -> Iterator[None]:
-    case = _case_of(item)
+    case = case_of(item)
     outcome.tell(item, failure="")
     try:
         yield
@@ -234,7 +211,7 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         if case is None:
             raise
         run = item.config.stash[RUN]
-        workload, protocol = _measured(item, run)
+        workload, protocol = measured(item, run)
         recorder = run.records.recorder
         path = recorder.without_numbers(case, workload, protocol) if workload is not None else None
         if path is not None:
@@ -243,58 +220,30 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
 
 
-def _asked(item: pytest.Item, name: str, default: Any) -> Any:
-    """What the nearest suite's mark says under `name`: the test's own before its module's."""
-    marks = [mark for mark in item.iter_markers() if mark.name in markers.SUITES]
-    said = (markers.asked(mark, name) for mark in marks)
-    return next((one for one in said if one is not None), default)
-
-
-def _case_of(item: pytest.Item) -> Case | None:
-    case = _params(item).get("case")
-    return case if isinstance(case, Case) else None
-
-
-def _params(item: pytest.Item) -> dict[str, Any]:
-    return getattr(getattr(item, "callspec", None), "params", {})
-
-
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
     run = item.config.stash[RUN]
-    outcome.tell_record(item, run.records.unsupported(case, reason, *_measured(item, run)))
+    outcome.tell_record(item, run.records.unsupported(case, reason, *measured(item, run)))
     pytest.skip(f"unsupported: {reason}")
-
-
-def _measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
-    """The workload that an item measures, and by which protocol; nothing where it measures none."""
-    marks = list(item.iter_markers("performance"))
-    needs = {markers.asked(mark, "requires_option") for mark in marks}
-    workload = getattr(getattr(item, "callspec", None), "params", {}).get("workload")
-    if not isinstance(workload, Workload):
-        return None, {}
-    if "instances" in needs:
-        return workload, concurrent_instances.protocol(run)
-    if "largest_batch" in needs:
-        return workload, max_batch.protocol(run)
-    if "limits" in needs or any("metric" in mark.kwargs for mark in marks):
-        return workload, run.measuring.protocol_of(case, workload) if (case := _case_of(item)) else {}
-    return None, {}
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
+    """Excuse what is known, and name the next command of what failed or was not judged."""
     report = yield
-    case = _case_of(item)
+    case, run = case_of(item), item.config.stash[RUN]
     # No waiver of a test excuses the hardware.
     if case is not None and report.when == "call" and outcome.of_item(item).verdict != "hardware":
-        _waive(item, case, report)
-    outcome.attach(report, outcome.of_item(item))
+        _waive(item, case, run, report)
+    told = outcome.of_item(item)
+    if case is not None and (report.when == "call" or not report.passed):
+        told = for_reader(told, item, case, run, failed=report.failed)
+        outcome.keep(item, told)
+    outcome.attach(report, told)
     return report
 
 
-def _waive(item: pytest.Item, case: Case, report: pytest.TestReport) -> None:
-    run = item.config.stash[RUN]
+def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> None:
+    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
     waiver = run.waivers.of(item.nodeid, partial(run.references.weights_sha256, case.model))
     if waiver is None:
         return
@@ -349,13 +298,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     run, tally, selection = config.stash[RUN], config.stash[_TALLY], config.stash[_SELECTION]
     run.close()
-    if hasattr(config, "workerinput") or config.option.collectonly:
+    if config.option.collectonly:
+        return
+    if hasattr(config, "workerinput"):
+        from genqual.session.xdist import tell
+
+        tell(config, run)
         return
     if tally.records:
         run.records.keep_manifest(tally.records, selection.probed)
         run.records.push(run.options.uploads)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
-        cases = {case.id for item in session.items if (case := _case_of(item)) is not None}
+        cases = {case.id for item in session.items if (case := case_of(item)) is not None}
         run.waivers.close(
             whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
         )
@@ -385,6 +339,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker which run it belongs to."""
     node.workerinput["genqual_run"] = node.config.stash[RUN].id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what an xdist worker warns of: its own summary is shown nowhere."""
+    from genqual.session.xdist import hear
+
+    hear(node, node.config.stash[RUN])
 
 
 @pytest.hookimpl(optionalhook=True)

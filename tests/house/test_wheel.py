@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-import sysconfig
 import zipfile
 from pathlib import Path
-from typing import Final
 
 import pytest
 
 from tests.here import CPU
-
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.installed import ROOT, build, environment
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = out.glob("genqual-*.whl")
-    return found
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The python of an environment that has the wheel, and for everything else the environment of these tests."""
-    place = tmp_path_factory.mktemp("env")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    site = Path(sysconfig.get_path("purelib", vars={"base": str(place)}))
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
-    (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    return place / "bin" / "python"
+    return environment(wheel, tmp_path_factory.mktemp("env"))
 
 
 def test_the_wheel_carries_what_a_checkout_has(wheel: Path) -> None:

@@ -27,6 +27,8 @@ WHOLE = ItemOutcome(
     limit="case b1-i2-n3 MEETS",
     change=GateChange(0.0512, (0.031, 0.0725), 8),
     failure="EngineFailed: first line\nsecond line",
+    metric="tpot",
+    next="pytest -m cpu -k tpot  # 1 to 4 min",
 )
 
 
@@ -73,6 +75,8 @@ def test_junit_has_the_names_and_the_forms_that_users_read() -> None:
         ("genqual_launches", "8"),
         ("genqual_limit", "case b1-i2-n3 MEETS"),
         ("genqual_verdict", "regressed"),
+        ("genqual_metric", "tpot"),
+        ("genqual_next", "pytest -m cpu -k tpot  # 1 to 4 min"),
     ]
 
 

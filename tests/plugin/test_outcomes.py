@@ -58,6 +58,20 @@ def test_an_unjudged_metric_is_shown_and_is_no_pass(ran: Path) -> None:
     assert judged.find("skipped") is None
 
 
+def test_junit_and_the_terminal_name_the_command_that_makes_the_baseline(ran: Path) -> None:
+    found = {
+        case.get("name", "").partition("[")[0]: {
+            one.get("name"): str(one.get("value")) for one in case.iter("property")
+        }
+        for case in ET.parse(ran / "junit.xml").iter("testcase")
+    }
+    of_tpot = found["test_time_per_output_token"]
+    assert of_tpot["genqual_metric"] == "tpot"
+    assert of_tpot["genqual_next"].startswith("genqual rebase --device ")
+    assert f"NO BASELINE: {of_tpot['genqual_next']}" in (ran / "out.txt").read_text()
+    assert "genqual_next" not in found["test_logits_match_the_oracle"]
+
+
 def test_a_run_ends_with_its_comparison_and_its_page(ran: Path) -> None:
     said = (ran / "out.txt").read_text()
     compared = said[said.index("genqual: compared") :]
@@ -194,6 +208,23 @@ def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> N
     )  # fmt: skip
     assert run.returncode == 1, run.stdout
     assert "1 passed" in run.stdout
+
+
+def test_what_a_worker_warns_of_is_said_by_the_controller(tmp_path: Path) -> None:
+    """The spool's other place and an expired waiver are known to the worker alone."""
+    waived = f"test_greedy.py::test_every_logit_is_finite[{CPU}-transformers-llama-tiny-fp32]"
+    (tmp_path / f"{CPU}.toml").write_text(
+        f'[[waiver]]\ntest = "{waived}"\nsays = "finite"\nissue = "tracker 12"\nexpires = 2001-01-01\n'
+    )
+    run = suite(
+        Path("/proc/genqual"), "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", "-n", "2", "--no-upload",
+        f"--waivers={tmp_path}", env={"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    said = run.stdout
+    assert "1 passed" in said, said + run.stderr
+    assert said.count("the spool /proc/genqual/spool cannot be written") == 1
+    assert said.count("has expired") == 1
+    assert run.returncode == 1, said
 
 
 def test_xdist_keeps_a_case_on_one_worker(tmp_path: Path) -> None:

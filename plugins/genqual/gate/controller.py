@@ -113,6 +113,13 @@ class Judging:
         item = Asked(generator, entry, measured, subject.key, workload)
         return self._against_build(item) if entry is None else self._against_file(item, entry)
 
+    def at_most_s(self, case: Case, metric: str) -> float | None:
+        """Seconds of the most launches of a case, as long as those of this run; None before the first one."""
+        launches = self._now.get(case)
+        if launches is None or not launches.taken:
+            return None
+        return gate.settings_for(metric, case.ranks).k_max * launches.forecast_s
+
     def _file(self, device: str) -> BaselineFile | None:
         class_id = devices()[device].identity().class_id
         if class_id not in self._files:

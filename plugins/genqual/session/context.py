@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from genqual.cases import Case
 from genqual.session.benchmark import Benchmarks, Measuring
 from genqual.session.failure_message import Causes
 from genqual.session.gate_inputs import GateInputs
@@ -82,6 +83,11 @@ class Run:
         keep = keeping(self.state, self.id, self.warn)
         judging = judging_of(self.options, self.gate.question, self.progress, why_not_right, self.groups.other, keep)
         return Benchmarks(self.groups, self.references, recorder, self.gate, self.measuring, judging, self.accuracy)
+
+    def gate_at_most_s(self, case: Case, metric: str) -> float | None:
+        """Seconds of the most launches that the gate makes of a case, by those that it made; None before the first."""
+        # Where nothing was measured there is no gate yet, and none is made for this.
+        return self.benchmarks.judging.at_most_s(case, metric) if "benchmarks" in self.__dict__ else None
 
     def close(self) -> None:
         """End every rank of this process. Harmless twice."""

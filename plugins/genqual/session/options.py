@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -290,6 +291,13 @@ class Options(CaseOptions):
         type=page,
         metavar="FILE",
     )
+    summary_markdown: str | None = option(
+        "results",
+        "--summary-markdown",
+        "add a table of the verdicts, in Markdown, to the end of FILE; default: $GITHUB_STEP_SUMMARY where it is set."
+        " Under GITHUB_ACTIONS=true failures and what was not judged are annotated as well",
+        metavar="FILE",
+    )
     state_dir: str = option(
         "results", "--state-dir", "spool, logs and generated pairs; default: %(default)s", ".genqual", metavar="DIR"
     )
@@ -348,7 +356,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 PATH_OPTIONS = (
     *("--baseline-from", "--baselines", "--compare-to", "--model", "--profile", "--prompts", "--references"),
-    *("--report", "--served-model", "--state-dir", "--waivers"),
+    *("--report", "--served-model", "--state-dir", "--summary-markdown", "--waivers"),
 )
 
 
@@ -372,5 +380,8 @@ def check_paths(options: Options) -> None:
     for option, value in (("--references", options.references), ("--waivers", options.waivers)):
         if value is not None and not Path(value).is_dir():
             raise BadInput(f"{option}={value}: no such directory; check the path, or leave {option} out")
+    if options.baselines is not None and not Path(options.baselines).is_dir():
+        made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
+        raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
     if options.prompts is not None and is_file(options.prompts):
         read_prompts(options.prompts)

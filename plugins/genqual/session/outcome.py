@@ -39,7 +39,8 @@ class ItemOutcome:
     """Everything that a test told; each field stays empty where it told nothing of the kind.
 
     `reason` says why nothing was judged, and `failure` is the whole of a failure that the report may name in a line.
-    `text` and `limit` are lines for the end of the run.
+    `text` and `limit` are lines for the end of the run. `metric` is the name of what the test gives a verdict on where
+    that is timed, and `next` the command that a reader runs next, with its minutes.
     """
 
     device: str = ""
@@ -50,6 +51,8 @@ class ItemOutcome:
     limit: str = ""
     change: GateChange | None = None
     failure: str = ""
+    metric: str = ""
+    next: str = ""
 
     @property
     def judged(self) -> bool:
@@ -72,6 +75,10 @@ class ItemOutcome:
             yield "genqual_limit", self.limit
         if self.verdict is not None:
             yield "genqual_verdict", self.verdict
+        if self.metric:
+            yield "genqual_metric", self.metric
+        if self.next:
+            yield "genqual_next", self.next
 
 
 _OUTCOME: Final = pytest.StashKey[ItemOutcome]()
@@ -86,7 +93,12 @@ def of_item(item: pytest.Item) -> ItemOutcome:
 
 def tell(item: pytest.Item, **fields: Any) -> None:
     """Set fields of the item's outcome. Raises TypeError on one that it does not have."""
-    item.stash[_OUTCOME] = replace(of_item(item), **fields)
+    keep(item, replace(of_item(item), **fields))
+
+
+def keep(item: pytest.Item, outcome: ItemOutcome) -> None:
+    """Make this the item's outcome, also of its later reports: JUnit's XML takes its properties from the last."""
+    item.stash[_OUTCOME] = outcome
 
 
 def tell_record(item: pytest.Item, path: Path) -> None:

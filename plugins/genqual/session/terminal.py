@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +20,10 @@ from genqual.analysis.terminal.summary import summary
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.records.redaction import redact
-from genqual.session import outcome
+from genqual.session import job_summary, outcome
 from genqual.session.context import Run
 from genqual.session.selection import Selection
+from genqual.session.verdict_rows import VerdictRows
 
 LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
 UNJUDGED: Final = {
@@ -51,9 +53,11 @@ class Tally:
         self.not_applicable: Counter[str] = Counter()
         self.limits: list[str] = []
         self.inconclusive: dict[str, list[str]] = {}  # reason -> items
+        self.verdicts = VerdictRows()
 
     def add(self, report: pytest.TestReport) -> None:
         """Count a report that carries a verdict, and note the records that its test spooled."""
+        self.verdicts.add(report)
         told = outcome.of_report(report)
         self.records.update(dict.fromkeys(path.stem for path in told.records))
         if told.verdict == "not_applicable" and report.skipped:
@@ -121,6 +125,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         terminal.section("genqual: not applicable")
         for reason, count in tally.not_applicable.most_common():
             terminal.write_line(f"{count} x NOT APPLICABLE: {reason}")
+    _next_steps(terminal, tally)
     lines = list(run.warnings) + list(run.waivers.stale) + (pushed.lines() if pushed else [])
     if records:
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.records.spool.directory}")
@@ -128,10 +133,41 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
     for name in tally.unjudged():
         why = _why(run, name)
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")
+    lines += _for_ci(terminal, run, tally, records, [line for line in lines if not line.startswith("report: ")])
     if lines:
         terminal.section("genqual: records")
         for line in lines:
             terminal.write_line(line)
+
+
+def _next_steps(terminal: pytest.TerminalReporter, tally: Tally) -> None:
+    """The commands that decide what this run did not, each once; those of one file of baselines are one command."""
+    unjudged = [row for row in tally.verdicts.rows if row.unjudged and row.next]
+    if unjudged:
+        terminal.section("genqual: next")
+        for command in dict.fromkeys(row.next for row in unjudged):
+            of = [row for row in unjudged if row.next == command]
+            verdicts = ", ".join(dict.fromkeys(row.verdict for row in of))
+            terminal.write_line(f"{len(of)} x {verdicts}: {command}")
+
+
+def _for_ci(
+    terminal: pytest.TerminalReporter, run: Run, tally: Tally, records: list[Record], notes: list[str]
+) -> list[str]:
+    """The job summary and GitHub's annotations, of a run that this suite had a test in; neither changes a verdict."""
+    rows = tally.verdicts.rows
+    if not rows:
+        return []
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in job_summary.workflow_commands(rows):
+            terminal.ensure_newline()
+            terminal.write_line(line)  # unmarked, from the line's start: the runner reads it there only
+    target = job_summary.target(run.options.summary_markdown)
+    if target is None:
+        return []
+    by_id = {record.id: record for record in records}
+    problem = job_summary.append(target, job_summary.markdown(rows, by_id, f"genqual: run {run.id}", notes))
+    return [problem] if problem else []
 
 
 def _finished(terminal: pytest.TerminalReporter, run: Run, records: list[Record], width: int) -> list[str]:

@@ -253,10 +253,18 @@ class Waivers(Register):
 
     def __init__(self, options: Options, selection: Selection) -> None:
         super().__init__([], date.max)
-        self.stale: list[str] = []
-        """What of the waivers fails the run; known once they are closed."""
+        self._stale: list[str] = []
         self._options = options
         self._selection = selection
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """What of the waivers fails the run; known once they are closed, of an xdist worker once it has ended."""
+        return tuple(self._stale)
+
+    def add_stale(self, problems: Iterable[str]) -> None:
+        """Note what fails the run, each once: xdist's workers read the same files."""
+        self._stale += [one for one in dict.fromkeys(problems) if one not in self._stale]
 
     def read(self) -> None:
         """Known failures of the selected devices that hold on this hardware and these versions. Raises BadInput."""
@@ -272,4 +280,4 @@ class Waivers(Register):
     def close(self, *, whole: Collection[str], selected: Collection[str]) -> None:
         """Find what is stale: `whole` are cases of which every test was collected, `selected` the tests that ran."""
         workloads = None if self._options.own_workloads else workload_ids(self._options.profile)
-        self.stale = self.problems(whole=whole, selected=selected, workloads=workloads)
+        self.add_stale(self.problems(whole=whole, selected=selected, workloads=workloads))
