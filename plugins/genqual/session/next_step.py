@@ -74,7 +74,8 @@ def _one_test(options: Options, case: Case, test: str) -> str:
 
 
 def _rebase(options: Options, case: Case) -> str:
-    words = ["genqual", "rebase", "--quick", "--device", case.device, f"--profile={options.profile}", f"--model={case.model}"]
+    words = ["genqual", "rebase", "--quick", "--device", case.device]
+    words += [f"--profile={options.profile}", f"--model={case.model}"]
     words += ["--engine", case.engine, "--dtype", case.dtype, "--ranks", str(case.ranks)]
     for name, values in (("--batch-sizes", options.batch_sizes), ("--input-lengths", options.input_lengths)):
         words += [name, ",".join(map(str, values))] if values else []
