@@ -15,7 +15,7 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.ranks.errors import GroupLost
-from genqual.session import markers, outcome
+from genqual.session import hardware, markers, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
@@ -72,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a suite's tests their cases and workloads. A case is session-scoped, so that a rank group starts once."""
+    if node_items.FIXTURE in metafunc.fixturenames:
+        metafunc.parametrize(node_items.FIXTURE, node_items.items(metafunc.config.stash[_SELECTION]))
     mark = next((mark for mark in metafunc.definition.iter_markers() if mark.name in markers.SUITES), None)
     if mark is None or "case" not in metafunc.fixturenames:
         return
@@ -187,7 +189,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
     """Tell our own errors in their own words; a traceback of ours explains nothing to the person who runs the suite."""
     with _told_plainly(item):
-        return (yield)
+        if case_of(item) is None:
+            return (yield)
+        with hardware.judged_window(item):
+            return (yield)
 
 
 @contextmanager
@@ -226,7 +231,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Excuse what is known, and name the next command of what failed or was not judged."""
     report = yield
     case, run = case_of(item), item.config.stash[RUN]
-    if case is not None and report.when == "call":
+    # No waiver of a test excuses the hardware.
+    if case is not None and report.when == "call" and outcome.of_item(item).verdict != "hardware":
         _waive(item, case, run, report)
     told = outcome.of_item(item)
     if case is not None and (report.when == "call" or not report.passed):

@@ -1,1 +1,1 @@
-"""Does it stay so: soak, repeatability, faults."""
+"""Is the node fit, and does it stay so: one file a chapter."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genqual.gate.decision import FLOOR, NOISIER, Settings, settings_for
 from genqual.gate.evalues import log_e
@@ -100,27 +100,88 @@ def launches(
     return np.asarray(steps + between + walk + hour + rng.standard_normal((count, 1)) * row.drift, dtype=np.float64)
 
 
-def judge_many(old: Array, new: Array, settings: Settings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The index in VERDICTS and the launches it took, by history: `gate.decide` after each launch, for many at once."""
+@dataclass(frozen=True)
+class Many:
+    """`gate.decision.Against` of many baselines at once: one number a history."""
+
+    middle: Array
+    precision: Array
+    squares: Array
+    freedom: float
+    sigma: Array
+    ratio: Array
+
+    @classmethod
+    def of(cls, old: Array, drift: ArrayLike = 0.0, occasions: Sequence[int] = ()) -> Many:
+        """`old` is (histories, launches); `drift` one number or one a history; `occasions` one a launch."""
+        each = np.asarray(occasions or [0] * old.shape[1])
+        parts = [old[:, each == one] for one in dict.fromkeys(each.tolist())]
+        means = np.stack([part.mean(axis=1) for part in parts], axis=1)
+        sizes = np.array([part.shape[1] for part in parts])
+        within = sum(part.var(axis=1) * part.shape[1] for part in parts)
+        free = old.shape[1] - len(parts)
+        sigma = np.maximum(np.sqrt(within / free) if free else old.std(axis=1, ddof=1), FLOOR)
+        ratio = (np.broadcast_to(np.asarray(drift, dtype=float), len(old)) / sigma) ** 2
+        weights = sizes / (1.0 + sizes * ratio[:, None])
+        middle = (weights * means).sum(axis=1) / weights.sum(axis=1)
+        between = (weights * (means - middle[:, None]) ** 2).sum(axis=1)
+        return cls(middle, weights.sum(axis=1), within + between, old.shape[1] - 1.0, sigma, ratio)
+
+
+def log_slower_many(
+    old: Array, new: Array, *, drift: ArrayLike = 0.0, occasions: Sequence[int] = (), limit: float | None = None
+) -> Array:
+    """`Decision.log_slower` of many histories at once, after all of `new`; with `limit`, a tolerance: `log_within`."""
+    n, known = new.shape[1], Many.of(old, drift, occasions)
+    mine, shift = new.var(axis=1) * n, new.mean(axis=1) - known.middle
+    freedom, noise = known.freedom + n - 1.0, 1.0 / n + 1.0 / old.shape[1]
+    whole = 1.0 / n + known.ratio + 1.0 / known.precision
+    spread = np.maximum(np.sqrt((known.squares + mine) / freedom), np.sqrt(mine / (n - 1)))
+    error = np.sqrt(np.maximum(spread, FLOOR) ** 2 * noise + known.sigma**2 * np.maximum(0.0, whole - noise))
+    t = (shift if limit is None else math.log1p(limit) - shift) / error
+    reach, loud = (
+        (1.0 + known.ratio) / whole,
+        mine / (n - 1) > NOISIER**2 * np.maximum(known.squares / known.freedom, FLOOR**2),
+    )
+    made = log_e(t, freedom, reach)
+    made[loud] = np.minimum(made[loud], log_e(t[loud], n - 1.0, reach[loud]))
+    return made
+
+
+def judge_many(
+    old: Array,
+    new: Array,
+    settings: Settings,
+    *,
+    drift: ArrayLike = 0.0,
+    occasions: Sequence[int] = (),
+    limits: ArrayLike | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The index in VERDICTS and the launches it took, by history: `gate.decide` after each launch, for many at once.
+
+    `limits`: a tolerance of its own for each history, in place of that of `settings`.
+    """
     verdicts, took = np.full(len(old), 3), np.full(len(old), settings.k_max)
-    limit, free = math.log1p(settings.tolerance), math.log1p(settings.allowance)
-    live = np.arange(len(old))
-    mean, squares, m = old.mean(axis=1), old.var(axis=1) * old.shape[1], old.shape[1]
+    limit_of = np.log1p(np.broadcast_to(settings.tolerance if limits is None else np.asarray(limits), len(old)))
+    free = math.log1p(settings.allowance)
+    live, known = np.arange(len(old)), Many.of(old, drift, occasions)
     for n in range(settings.k_min, settings.k_max + 1):
-        now = new[live, :n]
+        now, limit, ratio = new[live, :n], limit_of[live], known.ratio[live]
         mine = now.var(axis=1) * n
-        freedom, size = m + n - 2.0, m * n / (m + n)
-        spread = np.sqrt((squares[live] + mine) / freedom)
-        spread = np.maximum(np.maximum(spread, np.sqrt(mine / (n - 1))), FLOOR)
-        error, shift = spread / math.sqrt(size), now.mean(axis=1) - mean[live]
-        loud = mine / (n - 1) > NOISIER**2 * np.maximum(squares[live] / (m - 1), FLOOR**2)
+        freedom, noise = known.freedom + n - 1.0, 1.0 / n + 1.0 / old.shape[1]
+        whole = 1.0 / n + ratio + 1.0 / known.precision[live]
+        spread = np.maximum(np.sqrt((known.squares[live] + mine) / freedom), FLOOR)
+        spread = np.maximum(spread, np.sqrt(mine / (n - 1)))
+        error = np.sqrt(spread**2 * noise + known.sigma[live] ** 2 * np.maximum(0.0, whole - noise))
+        shift, reach = now.mean(axis=1) - known.middle[live], (1.0 + ratio) / whole
+        loud = mine / (n - 1) > NOISIER**2 * np.maximum(known.squares[live] / known.freedom, FLOOR**2)
         found = np.full(len(live), 3)
 
         def at_least(t: Array, where: NDArray[np.bool_], chance: float) -> NDArray[np.bool_]:
             made = np.zeros(len(t), dtype=bool)
-            made[where] = log_e(t[where], freedom, size) >= -math.log(chance)  # noqa: B023 - used in this turn only
+            made[where] = log_e(t[where], freedom, reach[where]) >= -math.log(chance)  # noqa: B023 - used in this turn
             doubt = made & loud  # noqa: B023
-            made[doubt] = log_e(t[doubt], n - 1.0, size) >= -math.log(chance)  # noqa: B023
+            made[doubt] = log_e(t[doubt], n - 1.0, reach[doubt]) >= -math.log(chance)  # noqa: B023
             return made
 
         found[at_least((limit - free - shift) / error, shift < limit, settings.beta)] = 1

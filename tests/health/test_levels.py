@@ -76,6 +76,25 @@ def test_the_time_that_is_left_goes_to_what_finds_more_with_it(tmp_path: Path) -
     assert (fixed.given, more.given) == (5.0, 25.0)
 
 
+def test_a_short_level_leaves_out_what_is_optional_and_says_so(tmp_path: Path) -> None:
+    long, must = Fake(good("long"), name="long"), Fake(good("must"), name="must")
+    long.required, long.seconds = False, 50.0
+    found = {one.check: one for one in run(tmp_path, long, must, seconds=30.0).findings}
+    assert (long.given, must.given) == (0.0, 30.0)
+    assert (found["long"].outcome, found["must"].outcome) == ("unavailable", "ok")
+    assert "50 s" in found["long"].evidence
+    assert run(tmp_path, long, must, seconds=55.0).verdict == "fit"
+    assert long.given == 50.0
+
+
+@pytest.mark.parametrize("level", sorted(levels.SECONDS))
+def test_the_checks_of_a_level_fit_its_time(level: str) -> None:
+    whole = levels.Level(level, levels.SECONDS[level])
+    kept = whole.fitting(levels.CHECKS)
+    assert sum(whole.shares(kept)) == pytest.approx(whole.seconds)
+    assert {one.name for one in levels.CHECKS if one.required} <= {one.name for one in kept}
+
+
 def test_one_wrong_product_makes_the_node_unfit(tmp_path: Path) -> None:
     node = here(tmp_path, CORES[:1])
     fine = list(KnownAnswers().run(node, 10.0))

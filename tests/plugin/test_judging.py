@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 
 from genqual.cases import Case, Workload
-from genqual.gate import controller, launch_summary
+from genqual.errors import BadInput
+from genqual.gate import controller, launch_summary, pairing
 from genqual.gate.baseline_builder import entry_of, merged, provenance_of
-from genqual.gate.baseline_file import Entry, Launch
+from genqual.gate.baseline_file import Entry, KnownDrift, Launch
 from genqual.gate.case_launches import Taken, subject_of
 from genqual.gate.controller import Judging, Question
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source, gated_workloads
+from genqual.gate.pairing import Pairing
 from genqual.gate.verdict import Verdict
 from genqual.metrics.compute import Measured
 from tests.here import CPU
@@ -50,6 +53,10 @@ def taken(z: float, metric: str = "tpot", **changes: Any) -> Taken:
     return Taken({metric: launch(z, **more)}, probes, wall_s=5.0, **changes)
 
 
+RANKS = [SimpleNamespace(parameters=31_000_000)]
+STEADY = KnownDrift(sd=0.0, freedom=10.0, occasions=tuple(range(12)))
+"""A class whose occasions are all alike: then a baseline's file says all that there is to say."""
+
 OLD = [0.8 + 0.01 * x for x in (-1.2, -0.9, -0.5, -0.3, -0.1, 0.0, 0.1, 0.2, 0.4, 0.6, 0.9, 1.3)]
 NEW = [0.802, 0.797, 0.801, 0.799, 0.8, 0.803] * 2
 
@@ -67,6 +74,7 @@ def entry(metric: str = "tpot", **changes: Any) -> Entry:
         identity=IDENTITY,
         provenance=WHO,
         old=None,
+        drift=STEADY,
     )
     return made.model_copy(update=changes).sealed()
 
@@ -101,22 +109,28 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         workload: Workload = SMALL,
         accuracy: str = "",
         other: list[Taken] | None = None,
+        then: Sequence[list[Taken]] = (),
+        pairs: Pairing | None = None,
+        keep: Any = None,
         **question: Any,
     ) -> Any:
         path = tmp_path / "a-class.json"
         path.unlink(missing_ok=True)
         if entries:
             path.write_text(merged(None, "a-class", {}, {one.subject.key: one for one in entries}))
-        scripts = iter([script, other or []])
+        said.clear()
+        scripts = iter([script, *(then or [other or []])])
         monkeypatch.setattr(controller, "CaseLaunches", lambda generator, job: Fake(generator, job, next(scripts)))
         asked = Question({CASE: frozenset({measured.name})}, GATED, tmp_path, **question)
-        generator = SimpleNamespace(case=CASE, loaded=[SimpleNamespace(parameters=31_000_000)])
+        generator = SimpleNamespace(case=CASE, loaded=RANKS)
         run = Judging(
             asked,
             said.append,
             lambda case: accuracy,
             (lambda case: generator) if other is not None else None,  # type: ignore[arg-type, return-value]
             lambda case, workload, metric: f"pytest -k {metric}",
+            pairs,
+            *([keep] if keep else []),
         )
         return run.judge(generator, ["w" * 64], workload, measured)  # type: ignore[arg-type]
 
@@ -437,3 +451,132 @@ def test_peak_memory_may_grow_by_an_allocators_slack(
     found = gate(now, old, measured=asked, workload=LARGE, under_test=under_test)
     assert (found.verdict, found.launches) == (verdict, 3)
     assert word in found.reason
+
+
+def drifting(**changes: Any) -> Entry:
+    """A baseline of one occasion of a class that drifts by 1 %, which ten further occasions told."""
+    return entry(drift=KnownDrift(sd=0.01, freedom=16.0, occasions=(0,)), packages={"engine": "1"}, **changes)
+
+
+@pytest.fixture
+def pair(gate: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As `gate`, with a build to pair with: scripts of stage one, then of stage two, today's and the other build's."""
+
+    def judge(first: list[Taken], today: list[Taken], other: list[Taken], *entries: Entry, **changes: Any) -> Any:
+        here, unknown = changes.pop("engine", "1"), changes.pop("unknown", "")
+        monkeypatch.setattr(pairing, "packages_of", lambda case: {"engine": here})
+        monkeypatch.setattr(pairing, "unknown_commit", lambda commit: unknown)
+        made = changes.pop("generator", lambda case, entry: SimpleNamespace(case=CASE, loaded=RANKS))
+        return gate(first, *(entries or (drifting(),)), then=[today, other], pairs=Pairing(made), **changes)
+
+    return judge
+
+
+def moved(share: float) -> list[Taken]:
+    return [taken(z + math.log1p(share)) for z in NEW]
+
+
+@pytest.mark.parametrize(
+    ("occasion", "slower", "verdict"),
+    [
+        (0.0, 0.0, "pass"),
+        (0.03, 0.0, "pass"),
+        (-0.03, 0.0, "pass"),
+        (0.0, 0.06, "regressed"),
+        (-0.03, 0.06, "regressed"),
+    ],
+)
+def test_what_the_file_leaves_open_is_decided_by_pairs(
+    pair: Any, gate: Any, occasion: float, slower: float, verdict: str
+) -> None:
+    """The host moved by `occasion`, in both builds; the code by `slower`, in today's alone."""
+    today = moved((1 + occasion) * (1 + slower) - 1)
+    found = pair(today, today, moved(occasion))
+    assert found.verdict.value == verdict
+    assert "paired with 488b0751 in this run, because the file left it open at" in found.reason
+    assert "(drift 1.0%)" in found.reason
+    said = [one for one in gate.said if one.startswith("gate: ")]
+    assert said[0].endswith("tpot: 3 to 5 launches of about 5 s each: 15 to 25 s")
+    assert "3 to 12 launches of about 5 s each: 15 to 60 s, each beside one of the other build; paired with" in said[1]
+
+
+def test_what_drift_cannot_explain_is_decided_by_the_file(pair: Any) -> None:
+    nobody: list[Taken] = []
+    found = pair(moved(0.25), nobody, nobody)
+    assert (found.verdict, "paired" in found.reason) == (Verdict.REGRESSED, False)
+    steady = entry(packages={"engine": "1"})
+    assert pair(moved(0.0), nobody, nobody, steady).verdict is Verdict.PASS
+    assert pair(moved(0.06), nobody, nobody, steady).verdict is Verdict.REGRESSED
+
+
+def test_the_former_rule_would_have_called_the_hour_a_regression(pair: Any, gate: Any) -> None:
+    """3 % of drift and unchanged code: without a word of drift REGRESSED; with it alone PASS, at what it can hold."""
+    assert gate(moved(0.03), entry()).verdict is Verdict.REGRESSED
+    found = gate(moved(0.03), drifting())
+    assert (found.verdict, found.launches) == (Verdict.PASS, 3)
+    assert "drift between occasions is 1.0%, so the file alone finds 16% and pairing with its build 5%" in found.reason
+    assert "not paired: --no-pair" in found.reason
+    assert gate(moved(0.20), drifting()).verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"engine": "2"}, "both builds would have what changed since the baseline (engine was 1 and is 2)"),
+        ({"unknown": "there is no such commit"}, "not paired: there is no such commit"),
+    ],
+)
+def test_where_a_pair_says_nothing_stage_one_stands_and_it_is_said(
+    pair: Any, changes: dict[str, Any], said: str
+) -> None:
+    found = pair(moved(0.03), [], [], **changes)
+    assert found.verdict is Verdict.PASS
+    assert said in found.reason
+
+
+def test_an_older_baseline_names_no_packages_and_is_not_paired(pair: Any) -> None:
+    older = drifting().model_copy(update={"packages": None}).sealed()
+    found = pair(moved(0.03), [], [], older)
+    assert "does not name the versions of its engine's packages (`genqual rebase` records them)" in found.reason
+
+
+def test_a_build_that_cannot_be_made_or_measured_leaves_stage_one(pair: Any) -> None:
+    def broken(case: Case, entry: Entry) -> Any:
+        raise BadInput("its engine needs another Python")
+
+    found = pair(moved(0.03), [], [], generator=broken)
+    assert found.verdict is Verdict.PASS
+    assert "not paired: 488b0751 cannot be measured here: its engine needs another Python" in found.reason
+    dead = [Taken({}, {}, failed="launch 1 died: rank 0 was killed by SIGKILL")]
+    found = pair(moved(0.03), moved(0.03), dead)
+    assert found.verdict is Verdict.PASS
+    assert "rank 0 was killed by SIGKILL" in found.reason
+
+
+def test_each_stage_has_its_part_of_the_budget(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches of 10 s on the clock: stage one ends when half of the budget is spent, stage two with all of it."""
+    clock = iter(float(10 * index) for index in range(99))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    found = pair(moved(0.03), moved(0.03), moved(0.03), budget_s=60.0)
+    assert found.verdict is Verdict.PASS
+    assert "paired" in found.reason
+    clock = iter(float(10 * index) for index in range(99))
+    found = pair(moved(0.03), moved(0.03), moved(0.03), budget_s=50.0)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "the gate's budget of 50 s is spent after 2 launches" in found.reason
+
+
+def test_nothing_to_compare_with_names_the_command_and_its_minutes(gate: Any) -> None:
+    found = gate([])
+    assert found.verdict is Verdict.NO_BASELINE
+    assert found.reason.endswith("`genqual rebase --quick` makes one in about 1 minutes")
+
+
+def test_a_former_control_is_named_with_the_command_that_measures_anew(gate: Any) -> None:
+    assert "of a former control; `genqual rebase` measures anew" in gate([], entry(frozen_source="0" * 64)).reason
+
+
+def test_every_launch_of_todays_build_is_kept(gate: Any) -> None:
+    kept: list[Taken] = []
+    gate(moved(0.0), entry(), keep=lambda generator, job, taken: kept.append(taken))
+    assert len(kept) == 3

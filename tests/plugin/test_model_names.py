@@ -120,9 +120,9 @@ def test_two_directories_of_one_name_are_judged_side_by_side(tmp_path: Path) -> 
         *(f"--model={tmp_path}/v1/llama,{tmp_path}/v2/llama", "-k", "test_every_logit_is_finite", "-v"),
     )
     said = dict(re.findall(r"test_every_logit_is_finite\[(\S+)\] ([A-Z]+)", run.stdout))
-    assert said == {case: "FAILED", case.replace("v1", "v2"): "FAILED"}, (
-        run.stdout
-    )  # the first: unexpected pass (WAIVED)
+    # The first: unexpected pass (WAIVED). The second is another model, by its configuration, so the reference of its
+    # weights is none of its own, and what is scored has to be generated: loading fails before the test.
+    assert said == {case: "FAILED", case.replace("v1", "v2"): "ERROR"}, run.stdout
     assert "unexpected pass (WAIVED)" in run.stdout
     assert "KeyError: 'none such'" in run.stdout
     logs = {log.name.rpartition("-")[0] for log in (tmp_path / "logs").glob("*/*") if log.is_dir()}

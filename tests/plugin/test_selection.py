@@ -59,7 +59,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--ranks", "300"], ["--ranks 300", f"{CPU} core"]),
+        (["--ranks", "300"], ["for 300 ranks", "take at most"]),
         (["--ranks", "0"], ["invalid rank count 0"]),
         (["--cores-per-rank", "300"], ["--ranks 1 of 300 cores", f"{CPU} core"]),
         (["--cores-per-rank", "two"], ["invalid core count 'two'"]),

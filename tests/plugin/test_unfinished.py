@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,3 +139,32 @@ def test_launches_of_other_weights_are_not_taken_over(kept: Unfinished, monkeypa
         measured(monkeypatch, kept, stop=7)
     found, _ = measured(monkeypatch, kept, weights="x")
     assert [z for z, _ in found] == [float(index) for index in range(2, 10)]
+
+
+def test_when_batches_were_made_is_kept_with_their_launches(kept: Unfinished, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept.spans(1) is None
+    clock = iter([100.0, 130.0, 2000.0, 2030.0])
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    for batch in (0, 0, 1, 1):
+        kept.add((KEY[0], batch, KEY[2]), taken(0.8))
+    assert kept.spans(2) == [(100.0, 130.0), (2000.0, 2030.0)]
+    assert kept.spans(3) is None
+    text = kept.path.read_text()
+    kept.path.write_text(text.replace(', "at": 2030.0', ""))  # as an older version wrote it
+    assert kept.spans(2) is None
+    assert len(kept.read()) == 2
+
+
+@pytest.mark.parametrize(("limit_s", "fits"), [(60.0, False), (90.0, True)])
+def test_a_quick_rebase_that_would_not_be_quick_is_refused_before_it_measures(
+    kept: Unfinished, monkeypatch: pytest.MonkeyPatch, limit_s: float, fits: bool
+) -> None:
+    """Eight launches of five seconds and a pause of thirty: 70 s."""
+    asked = replace(request(), limit_s=limit_s)
+    monkeypatch.setattr("tests.plugin.test_unfinished.request", lambda: asked)
+    if fits:
+        assert len(measured(monkeypatch, kept)[0]) == 8
+        return
+    with pytest.raises(BadInput, match=r"--quick: 8 launches of 1 cases take 1 minutes, and it has 1; give it fewer"):
+        measured(monkeypatch, kept)
+    assert kept.read() == {}

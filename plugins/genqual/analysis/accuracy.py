@@ -25,7 +25,7 @@ class Accuracy:
         for judged in self._of(record):
             if failed(judged) and judged.judgement is not None:
                 what = judged.judgement
-                return f"accuracy failed: {what.property} in the {what.lane} lane on {judged.model.name}"
+                return f"accuracy failed: {what.property} in {what.lane} mode on {judged.model.name}"
         return None
 
     def known(self, record: Record) -> bool:

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 import click
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from genqual import toml_file
+from genqual import __version__, toml_file
+from genqual.devices.files import read
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
@@ -19,6 +19,7 @@ from genqual.health import levels
 from genqual.health.checks.base import Node
 from genqual.health.checks.counters import PRIVILEGES
 from genqual.health.finding import Allowed, NodeVerdict
+from genqual.health.run_state import RunState
 from genqual.session.record_fields import names
 
 
@@ -37,6 +38,8 @@ class _AllowList(BaseModel):
 @click.option("--cores", help="Check these cores only, such as 0,1. [default: all that this process may use]")
 @click.option("--allow", "allow_file", type=click.Path(path_type=Path), help="Known findings, each until a date.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the document here, too.")
+@click.option("--state", type=click.Path(path_type=Path), help="Keep each check's findings here while the run lasts.")
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run that --state holds.")
 @click.option("--list", "list_only", is_flag=True, help="List the checks, their time and what they need; run nothing.")
 @click.pass_context
 def node(
@@ -47,13 +50,16 @@ def node(
     cores: str | None,
     allow_file: Path | None,
     target: Path | None,
+    state: Path | None,
+    resume: bool,
     list_only: bool,
 ) -> None:
     """Check this node and print one verdict: fit or unfit.
 
-    Every level runs all checks: products with known answers on all cores, generation against the oracle, stragglers,
-    and the hardware's own counters over the whole time. More time finds rarer faults. The document on stdout has a
-    finding for each check and entity, with threshold, evidence and action; `genqual schema node` prints its schema.
+    Products with known answers on all cores, generation against the oracle and again and again, stragglers among cores
+    and ranks, and the hardware's own counters round each check. More time finds rarer faults. The document on stdout
+    has a finding for each check and entity, with threshold, evidence and action; `genqual schema node` prints its
+    schema.
 
     Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it as Slurm's
     HealthCheckProgram or prolog, or in an init container. A pass covers only the checks that are listed, for the time
@@ -66,10 +72,12 @@ def node(
             click.echo(
                 f"{one.name:<14} {need}, {one.seconds:.0f} s{more}; privileges: {one.privileges}\n  {one.summary}"
             )
-        click.echo(f"{'counters':<14} optional, over the whole time; privileges: {PRIVILEGES}")
+        click.echo(f"{'counters':<14} optional, round each check; privileges: {PRIVILEGES}")
         return
     try:
-        verdict = _run(_level(level, minutes), device, cores, _allowed(allow_file))
+        if resume and state is None:
+            raise BadInput("--resume: give the file of the interrupted run with --state")
+        verdict, kept = _run(_level(level, minutes), device, cores, _allowed(allow_file), state, resume=resume)
     except BadInput as error:
         click.echo(f"genqual node: could not run: {error}", err=True)
         context.exit(2)
@@ -77,6 +85,8 @@ def node(
     if target is not None:
         target.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
+    if kept is not None:
+        kept.end()  # only now: until the verdict is out, a kill leaves what it was made of
     for reason in verdict.reasons:
         click.echo(f"genqual node: {reason}", err=True)
     click.echo(f"genqual node: {verdict.verdict} after {verdict.seconds:.0f} s. {verdict.scope}", err=True)
@@ -89,7 +99,15 @@ def _level(name: str, minutes: float | None) -> levels.Level:
     return levels.Level(name, levels.SECONDS[name])
 
 
-def _run(level: levels.Level, device: str | None, cores: str | None, allowed: list[Allowed]) -> NodeVerdict:
+def _run(
+    level: levels.Level,
+    device: str | None,
+    cores: str | None,
+    allowed: list[Allowed],
+    state: Path | None,
+    *,
+    resume: bool,
+) -> tuple[NodeVerdict, RunState | None]:
     chosen = device_called(device) if device else processor()
     presence = chosen.probe()
     if not presence.present:
@@ -98,18 +116,22 @@ def _run(level: levels.Level, device: str | None, cores: str | None, allowed: li
         raise BadInput(f"device {chosen.name}: this version checks processors; cards are qualified by pytest -m")
     usable = tuple(sorted(os.sched_getaffinity(0)))
     wanted = _cores(cores, usable)
-    lock = FileLock(Path(tempfile.gettempdir()) / f"genqual-node-{os.getuid()}.lock", timeout=0)
-    try:
-        with lock, tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
-            return levels.run(
-                Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
-                level,
-                name=names().name(platform.node()),
-                hardware_class=chosen.identity().class_id,
-                allowed=allowed,
-            )
-    except Timeout:
-        raise BadInput(f"another `genqual node` of this user is running ({lock.lock_file}); wait for it") from None
+    identity = chosen.identity().class_id
+    kept = None
+    if state is not None:
+        shown = ",".join(map(str, wanted))
+        run = {"version": __version__, "level": level.name, "device": chosen.name, "class": identity, "cores": shown}
+        kept = RunState(state, {**run, "boot": read(Path("/proc/sys/kernel/random/boot_id")) or ""}, resume=resume)
+    with levels.alone(), tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
+        verdict = levels.run(
+            Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
+            level,
+            name=names().name(platform.node()),
+            hardware_class=identity,
+            allowed=allowed,
+            state=kept,
+        )
+    return verdict, kept
 
 
 def _cores(text: str | None, usable: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ from genqual.errors import BadInput
 from genqual.gate.baseline_builder import provenance_of
 from genqual.gate.case_launches import disturbed_by_xdist
 from genqual.gate.decision import GATED
-from genqual.gate.launch_plan import gated_workloads
+from genqual.gate.launch_plan import QUICK_LAUNCHES, QUICK_S, gated_workloads
+from genqual.gate.tolerances import WIDEST
 from genqual.paths import data_dir
 from genqual.session import profiles
 from genqual.session.option_types import endpoint as endpoint_url
@@ -45,10 +46,18 @@ from genqual.session.options import Options
 @click.option(
     "--tolerance-up-to",
     type=click.FloatRange(0, 99),
-    default=0.0,
+    default=100.0 * WIDEST,
+    show_default=True,
     metavar="PERCENT",
-    help="Let a metric that varies too much here have the least tolerance at which the gate's error rates hold, up to"
-    " this; the baseline keeps it. [default: each metric's own]",
+    help="A baseline keeps the least tolerance at which the gate's error rates hold here; refuse one that needs more.",
+)
+@click.option("--quick", is_flag=True, help="Eight launches of each case, within ten minutes; a wider tolerance.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    default=Path(".genqual"),
+    show_default=True,
+    help="Where runs kept their launches, as pytest's option: they tell how much this class drifts.",
 )
 @click.option("--endpoint", metavar="URL", help="As pytest's option, of --engine server.")
 @click.option("--served-model", metavar="NAME", help="As pytest's option.")
@@ -61,10 +70,10 @@ from genqual.session.options import Options
 def rebase(device: str, profile: str, **given: Any) -> None:
     """Measure the latency baselines of this hardware class and write them to its file.
 
-    Every launch is a fresh process. Launches that were disturbed are measured again; a host that varies by more than
-    a fifth of a metric's tolerance is refused, and so are batches that differ by more than an eighth, and launches
-    whose last four would not pass by the others. Hours of a shared host differ: give it --batches 5 --pause 1800;
-    after an interruption the same command goes on where it was, and nothing is held during a pause. A
+    Every launch is a fresh process. Launches that were disturbed are measured again. Each baseline gets the tolerance
+    that its launches, and the drift between occasions of this class, can hold; it is printed. Occasions more than a
+    quarter of an hour apart tell drift: --batches 5 --pause 1800, and the launches of earlier runs. After an
+    interruption the same command goes on where it was, and nothing is held during a pause. A
     metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. What
     is refused keeps its old baseline, or none, and the command ends with 1.
     """
@@ -88,7 +97,7 @@ def rebase(device: str, profile: str, **given: Any) -> None:
             cases=tuple(cases),
             metrics=given["metrics"] or GATED,
             gated=gated_workloads(chosen.workloads(options)),
-            launches=given["launches"],
+            launches=QUICK_LAUNCHES if given["quick"] else given["launches"],
             batches=given["batches"],
             pause_s=given["pause"],
             tolerance_up_to=given["tolerance_up_to"] / 100,
@@ -101,6 +110,8 @@ def rebase(device: str, profile: str, **given: Any) -> None:
                 author=given["author"] or _git("config", "user.name", option="--author"),
                 reason=given["accept_regression"] or given["reason"] or "first baseline",
             ),
+            limit_s=QUICK_S if given["quick"] else None,
+            state=given["state_dir"].absolute(),
         )
     ).run()
     if problems:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -26,11 +27,14 @@ from genqual.gate.baseline_builder import (
     unfit,
     write,
 )
-from genqual.gate.baseline_file import BaselineFile, Entry, Launch, Provenance
-from genqual.gate.batch_variance import apart
+from genqual.gate.baseline_file import BaselineFile, Entry, KnownDrift, Launch, Provenance, Subject
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
+from genqual.gate.drift import PRIOR_FREEDOM, by_time, occasions_of, prior
+from genqual.gate.history import History, builds_of, control_of
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source
+from genqual.gate.pairing import packages_of
 from genqual.gate.rebase_state import Unfinished
+from genqual.gate.tolerances import Known, paired
 from genqual.metrics.registry import is_exact, rule
 from genqual.models.registry import cache_dir
 from genqual.ranks.client import Generator
@@ -41,7 +45,10 @@ from genqual.session.options import Options
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is measured, how often, and into which directory. `tolerance_up_to` 0.1: 10 %; `pause_s` between batches."""
+    """What is measured, how often, and into which directory. `tolerance_up_to` 0.1: 10 %; `pause_s` between batches.
+
+    `limit_s`: what all of it may take, as far as the first launches tell. `state`: where runs keep their launches.
+    """
 
     device: str
     cases: tuple[Case, ...]
@@ -56,6 +63,8 @@ class Request:
     options: Options
     target: Path
     provenance: Provenance
+    limit_s: float | None = None
+    state: Path | None = None
 
 
 class RebaseRun:
@@ -70,6 +79,11 @@ class RebaseRun:
         self._known: BaselineFile | None = baseline_file.find(request.target, self._class_id)
         self._entries: dict[str, Entry] = {}
         self._problems: list[str] = []
+        self._occasions: list[int] | None = None
+        self._history = History.of(request.state, self._class_id) if request.state else None
+        self._past = self._history.read() if self._history else []
+        for problem_ in self._history.problems if self._history else ():
+            _say(problem_)
 
     def run(self) -> list[str]:
         """Measure, judge, write; why metrics have no new baseline."""
@@ -84,6 +98,10 @@ class RebaseRun:
                 raise
             finally:
                 pool.close_all()
+        spans = unfinished.spans(request.batches)
+        self._occasions = None if spans is None else by_time(spans)
+        if spans and any(later[0] < earlier[1] for earlier, later in pairwise(spans)):
+            _say("the clock went back between batches: they count as made on one occasion")
         for lists in made:
             for metric in request.metrics:
                 self._judge(lists, metric)
@@ -125,10 +143,10 @@ class RebaseRun:
             self._problems.append(f"{where}: {why}")
             return
         standard = decision.settings_for(metric, case.ranks, hook=_hook(lists) == "steps").tolerance
-        settings = decision.settings_for(
-            metric, case.ranks, tolerance=tolerance_of(kept, standard, request.tolerance_up_to)
-        )
-        found = problem(kept, settings, exact=exact)
+        known = self._known_drift(subject, lists, metric, kept, prior(standard, stepped=rule(metric).stepped))
+        least = tolerance_of(kept, standard, request.tolerance_up_to, known) if kept else standard
+        settings = decision.settings_for(metric, case.ranks, tolerance=least)
+        found = problem(kept, settings, exact=exact, known=known)
         if found:
             self._problems.append(f"{where}: {found}")
             return
@@ -146,8 +164,26 @@ class RebaseRun:
             identity=self._identity,
             provenance=request.provenance,
             old=old,
+            drift=None if exact else self._drift(known),
+            packages=packages_of(case),
         )
-        click.echo(f"{where}: {_told(kept, old, settings, metric)}")
+        click.echo(f"{where}: {_told(kept, old, settings, metric, standard, known)}")
+
+    def _known_drift(
+        self, subject: Subject, lists: CaseLaunches, metric: str, kept: Sequence[Launch], prior_sd: float
+    ) -> Known:
+        """What these batches, and the launches that earlier runs kept of this subject, say of drift."""
+        others: list[list[list[float]]] = []
+        if kept and self._past:
+            shape = lists.job.shape.model_dump() if rule(metric).stepped else None
+            control = control_of(self._identity, frozen_source(), shape, _hook(lists), kept[0])
+            others = builds_of(self._past, subject.key, control)
+        return Known.measured(kept, prior_sd, self._occasions, others)
+
+    def _drift(self, known: Known) -> KnownDrift:
+        each = self._occasions or occasions_of(range(self._request.batches), None)
+        sd, freedom = round(known.drift.sd, 6), known.drift.freedom
+        return KnownDrift(sd=sd, freedom=freedom, occasions=tuple(each))
 
 
 def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) -> list[CaseLaunches]:
@@ -157,6 +193,7 @@ def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) ->
     """
     launches, batches, pause = request.launches, request.batches, request.pause_s
     made: list[CaseLaunches] = []
+    began, each_s = time.monotonic(), 0.0
     for case in request.cases:
         spec = engine(case.engine)
         asked = request.options.of_engine(spec.settings)
@@ -171,8 +208,10 @@ def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) ->
         lists.extend()
         if lists.taken[-1].failed:
             raise BadInput(f"{case}: {lists.taken[-1].failed}")
+        each_s += lists.taken[-1].wall_s
         lists.taken.clear()
         made.append(lists)
+    _in_time(request, time.monotonic() - began, each_s)
     sizes = [launches // batches + (index < launches % batches) for index in range(batches)]
     read = unfinished.read()
     kept = [[read.get((str(x.generator.case), i, x.weights), [])[:size] for x in made] for i, size in enumerate(sizes)]
@@ -197,6 +236,19 @@ def measure(pool: Pool, logs: Path, request: Request, unfinished: Unfinished) ->
                 left = (time.monotonic() - start) / done * (total - done)
                 _say(f"{lists.generator.case}: launch {done} of {total}, {taken.wall_s:.0f} s, about {left:.0f} s left")
     return made
+
+
+def _in_time(request: Request, spent_s: float, each_s: float) -> None:
+    """Raises BadInput where a launch of each case, `each_s`, is too long for what all of it may take."""
+    if request.limit_s is None:
+        return
+    takes = spent_s + request.launches * each_s + request.pause_s * (request.batches - 1)
+    if takes > request.limit_s:
+        one = " ".join(f"--model {model}" for model in sorted({case.model for case in request.cases})[:1])
+        raise BadInput(
+            f"--quick: {request.launches} launches of {len(request.cases)} cases take {takes / 60:.0f} minutes, and it"
+            f" has {request.limit_s / 60:.0f}; give it fewer at once ({one}), or leave --quick out"
+        )
 
 
 def _undisturbed(lists: CaseLaunches) -> Taken:
@@ -247,13 +299,25 @@ def replacing(
     return found
 
 
-def _told(new: Sequence[Launch], old: Entry | None, settings: decision.Settings, metric: str) -> str:
+def _told(
+    new: Sequence[Launch],
+    old: Entry | None,
+    settings: decision.Settings,
+    metric: str,
+    standard: float,
+    known: Known,
+) -> str:
     values = [one.z for one in new]
     middle = sum(values) / len(values)
     sigma = (sum((value - middle) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}, batches {apart(new):.2%} apart"
+    text = f"{len(new)} launches, z {middle:+.4f}, sigma {sigma:.2%}"
     if not is_exact(metric):
-        text += f", tolerance {settings.tolerance:.0%}"
+        narrow = paired(new, known, replace(settings, tolerance=standard))
+        seen = known.drift.freedom - PRIOR_FREEDOM
+        text += (
+            f", drift between occasions {known.drift.sd:.2%} (of {seen + 1:.0f} occasions and the prior):"
+            f" {narrow:.0%} slower is found with pairing; without, {settings.tolerance:.0%}"
+        )
     if rule(metric).stepped:
         text += f", the reference step takes {math.exp(-middle):.2f} of the candidate's"
     if old is not None:

@@ -84,6 +84,7 @@ class EngineSpec:
     options: dict[str, Json] = field(default_factory=dict)
     accepts: Mapping[str, str] = field(default_factory=dict)  # option -> what it takes, one line; see `registry.engine`
     lacks_dtypes: tuple[tuple[str, str], ...] = ()  # (precision, reason): known, and upstream cannot run it here
+    repeats_bits: bool = True  # the same request gives the same bits within a process; else the tolerance holds it
     sharing: Sharing = ""  # how its ranks share attention heads out
     streams: bool = False  # each rank generates for prompts of its own; it holds no shard of anybody's activations
     tier: Tier = "logits"  # "tokens": `score`, `score_prefill` and `weight_hash` are never asked

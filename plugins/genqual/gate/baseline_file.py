@@ -8,7 +8,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from genqual import digest
 from genqual.errors import BadInput
@@ -116,15 +126,28 @@ class Anchor(_Strict):
     provenance: Provenance
 
 
+class KnownDrift(_Strict):
+    """How much the occasions of this class differ, when the entry was made; see `gate.drift`.
+
+    `sd` 0.012: their means vary by 1.2 %. `freedom`: how well that is known, the prior included. `occasions`: the
+    occasion of each batch of the entry's launches.
+    """
+
+    sd: Annotated[float, Field(ge=0)]
+    freedom: Positive
+    occasions: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
 class Entry(_Strict):
     """The launches that one subject is judged against.
 
     `tolerance` is the slowdown that must be found, as a share, null where the metric is exact: the metric's own, or
-    what these launches need where they vary more than it allows (`genqual rebase --tolerance-up-to`).
+    what these launches and the drift of the class need where the gate cannot pair with the build of `provenance`.
     `identity` is what a run must share to be judged, `hook` how candidate and reference alternated: between steps, or
     whole requests. `digest` is the hash of all else, so that an edit by hand shows. `frozen_source` is the hash of the
     reference step's source, null where no reference step ran beside the candidate;
     `probes` were measured with the launches, `admission` is what a later run's probes must lie in to be judged.
+    `drift` and `packages` (versions of what the engine is made of) are absent from older entries.
     """
 
     subject: Subject
@@ -140,6 +163,21 @@ class Entry(_Strict):
     provenance: Provenance
     anchor: Anchor
     digest: NonEmpty
+    drift: KnownDrift | None = None
+    packages: dict[str, NonEmpty] | None = None
+
+    @model_validator(mode="after")
+    def _every_batch_has_an_occasion(self) -> Entry:
+        last = max(one.batch for one in self.launches)
+        if self.drift is not None and len(self.drift.occasions) <= last:
+            raise ValueError(f"drift.occasions has {len(self.drift.occasions)} batches, and the launches {last + 1}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Older entries stay as they were written, byte for byte, and so do their digests."""
+        made: dict[str, Any] = write(self)
+        return {k: v for k, v in made.items() if not (v is None and k in ("drift", "packages"))}
 
     def computed_digest(self) -> str:
         """SHA-256, hex, of the RFC 8785 form of everything but `digest`."""

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from genqual.gate.drift import grouped
 from genqual.gate.evalues import log_e, threshold
 from genqual.gate.verdict import Verdict
 from genqual.metrics.registry import rule, rules
@@ -84,34 +85,96 @@ class Decision:
     doubt: str = ""  # why a verdict that the numbers alone would give was not given
 
 
-def decide(baseline: Sequence[float], now: Sequence[float], settings: Settings) -> Decision:
+@dataclass(frozen=True, slots=True)
+class Against:
+    """The launches of a baseline as a decision needs them, with what occasions differ by.
+
+    `middle` is the mean of `count` launches, each occasion weighted by what it tells; `precision` is sigma^2 over the
+    variance of that mean; `squares` the sum of squares around it; `sigma` the deviation of a launch within its
+    occasion; `ratio` drift^2 / sigma^2. Without drift these are the mean, the count and the plain sum of squares.
+    """
+
+    count: int
+    middle: float
+    precision: float
+    squares: float
+    sigma: float
+    ratio: float
+
+    @classmethod
+    def of(cls, launches: Sequence[float], drift: float = 0.0, occasions: Sequence[int] = ()) -> Against:
+        """`drift` is a standard deviation; `occasions` says of each launch when it was made, empty: all at once.
+
+        Generalised least squares: the m launches of an occasion vary by sigma each and share what has a variance of
+        drift^2, so their mean weighs m / (1 + m drift^2 / sigma^2).
+        """
+        parts = grouped(launches, occasions or [0] * len(launches))
+        means = [math.fsum(part) / len(part) for part in parts]
+        within = math.fsum((one - mean) ** 2 for part, mean in zip(parts, means, strict=True) for one in part)
+        free = len(launches) - len(parts)
+        # Where no occasion has two launches, nothing tells sigma from drift, and all of their spread is sigma.
+        alone = math.fsum((one - math.fsum(launches) / len(launches)) ** 2 for one in launches)
+        sigma = max(math.sqrt(within / free if free else alone / (len(launches) - 1)), FLOOR)
+        ratio = (drift / sigma) ** 2
+        weights = [len(part) / (1.0 + len(part) * ratio) for part in parts]
+        middle = math.fsum(w * mean for w, mean in zip(weights, means, strict=True)) / math.fsum(weights)
+        between = math.fsum(w * (mean - middle) ** 2 for w, mean in zip(weights, means, strict=True))
+        return cls(len(launches), middle, math.fsum(weights), within + between, sigma, ratio)
+
+    @property
+    def freedom(self) -> float:
+        """Of `squares`."""
+        return self.count - 1.0
+
+    def error(self, launches: int, spread: float) -> tuple[float, float]:
+        """The standard error of the mean of `launches` of one more occasion, less that of these, and how far it
+        reaches: the variance of a launch of another occasion over that of this difference.
+
+        How much launches vary, `spread`, is learnt from both sides; drift is what it is, however much they vary.
+        """
+        noise = 1.0 / launches + 1.0 / self.count
+        whole = 1.0 / launches + self.ratio + 1.0 / self.precision
+        # Effects are looked for in units of what a launch differs by from one of another occasion.
+        reach = (1.0 + self.ratio) / whole
+        return math.sqrt(spread**2 * noise + self.sigma**2 * max(0.0, whole - noise)), reach
+
+
+def decide(
+    baseline: Sequence[float],
+    now: Sequence[float],
+    settings: Settings,
+    *,
+    drift: float = 0.0,
+    occasions: Sequence[int] = (),
+) -> Decision:
     """What is known from the logarithmic times of these launches; their order does not matter.
 
     REGRESSED: evidence 1/alpha against "no change", and more than half the tolerance slower. IMPROVED: its mirror.
-    PASS: evidence 1/beta against a slowdown of the tolerance. Raises ValueError on too few or non-finite numbers.
+    PASS: evidence 1/beta against a slowdown of the tolerance. Both with `drift`, the standard deviation of what
+    launches made together share: those of now are of one occasion, those of the baseline of `occasions` (one number a
+    launch; empty: one occasion). Raises ValueError on too few or non-finite numbers.
     """
     old, new = np.asarray(baseline, dtype=np.float64), np.asarray(now, dtype=np.float64)
     if old.size < 2 or new.size < 1 or not (np.isfinite(old).all() and np.isfinite(new).all()):
         raise ValueError(f"{old.size} launches of the baseline, {new.size} of now: at least 2 and 1, all finite")
-    squares = float(((old - old.mean()) ** 2).sum()), float(((new - new.mean()) ** 2).sum())
-    freedom = float(old.size + new.size - 2)
-    spread = math.sqrt(sum(squares) / freedom)
+    known = Against.of(old.tolist(), drift, occasions)
+    mine = float(((new - new.mean()) ** 2).sum())
+    freedom = known.freedom + new.size - 1.0
+    spread = max(math.sqrt((known.squares + mine) / freedom), FLOOR)
     if new.size > 1:  # noisier than the baseline: then its own spread counts, which only makes evidence weaker
-        spread = max(spread, math.sqrt(squares[1] / (new.size - 1)))
-    spread = max(spread, FLOOR)
-    size = old.size * new.size / (old.size + new.size)
-    error = spread / math.sqrt(size)
-    shift = float(new.mean() - old.mean())
+        spread = max(spread, math.sqrt(mine / (new.size - 1)))
+    error, reach = known.error(new.size, spread)
+    shift = float(new.mean() - known.middle)
     limit, free = math.log1p(settings.tolerance), math.log1p(settings.allowance)
     # Much noisier than the baseline: then that has nothing to say about how much these launches vary.
-    known = [freedom]
-    if new.size > 1 and squares[1] / (new.size - 1) > NOISIER**2 * max(squares[0] / (old.size - 1), FLOOR**2):
-        known.append(new.size - 1.0)
+    degrees = [freedom]
+    if new.size > 1 and mine / (new.size - 1) > NOISIER**2 * max(known.squares / known.freedom, FLOOR**2):
+        degrees.append(new.size - 1.0)
     slower, faster, within = (
-        min(float(log_e(t, degrees, size)) for degrees in known)
+        min(float(log_e(t, some, reach)) for some in degrees)
         for t in ((shift - free) / error, (-shift - free) / error, (limit - free - shift) / error)
     )
-    half = threshold(math.log(2.0 / (1.0 - CONFIDENCE)), known[-1], size) * error
+    half = threshold(math.log(2.0 / (1.0 - CONFIDENCE)), degrees[-1], reach) * error
     half = min(half, 700.0)  # few launches, and no limit: exp must stay a number
     interval = (math.expm1(shift - half), math.expm1(shift + half))
     verdict = None

@@ -22,7 +22,7 @@ def log_e(t: ArrayLike, freedom: ArrayLike, size: ArrayLike, effects: tuple[floa
     """Natural logarithm of the evidence for a shift above zero, against none, in the statistic `t`.
 
     `freedom` are its degrees, at least 1 (relative error 3e-3; from 3 on 3e-5, from 7 on 1e-8); `size` is
-    1 / (1/m + 1/n). All broadcast together. Rises with `t`.
+    1 / (1/m + 1/n); with drift, `decision.decide` says what it is. All broadcast together. Rises with `t`.
     """
     t, freedom, size = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in (t, freedom, size)))
     logs = np.stack([_log_ratio(t, freedom, np.sqrt(size) * effect) for effect in effects])

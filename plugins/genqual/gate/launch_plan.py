@@ -17,6 +17,9 @@ from genqual.metrics.registry import rules
 SECTIONS: Final[Mapping[str, str]] = {name: one.section for name, one in rules().items()}
 """Which part of a launch each gated metric comes from."""
 
+QUICK_LAUNCHES: Final = 8  # of a case in `genqual rebase --quick`
+QUICK_S: Final = 600.0  # that it takes at most
+
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
 
 # Steps that leave a launch's z with a standard deviation near 1 %: docs/gate.md, "How many steps". Several ranks wait

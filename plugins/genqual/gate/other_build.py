@@ -88,6 +88,23 @@ def _checkout() -> Path | None:
     return None
 
 
+def unknown_commit(text: str) -> str:
+    """Why no commit `text` can be had here, or nothing."""
+    root, git = _checkout(), shutil.which("git")
+    if git is None or root is None:
+        return "neither this genqual nor the working directory is a git checkout that could have a commit of that name"
+    return "" if _resolved(git, root, text) else f"{root} has no commit {text}"
+
+
+def _resolved(git: str, root: Path, text: str) -> str:
+    """The whole hash of a commit of `root`, or nothing."""
+    found = subprocess.run(
+        [git, "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return "" if found.returncode else found.stdout.strip()
+
+
 def _commit(text: str, directory: Path) -> Build:
     root, git = _checkout(), shutil.which("git")
     if git is None or root is None:
@@ -95,13 +112,9 @@ def _commit(text: str, directory: Path) -> Build:
             f"--baseline-from {text}: no file, no directory, and neither this genqual nor the working directory is a"
             " git checkout that could have a commit of that name; give a wheel or a virtual environment"
         )
-    found = subprocess.run(
-        [git, "-C", str(root), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{text}^{{commit}}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if found.returncode:
+    commit = _resolved(git, root, text)
+    if not commit:
         raise BadInput(f"--baseline-from {text}: no file, no directory, and {root} has no such commit")
-    commit = found.stdout.strip()
     target = directory / f"commit-{commit[:16]}"
     if not target.is_dir():
         packed = subprocess.run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,21 @@ class Unfinished:
                 raise BadInput(f"{self.path}: line {number} is no launch; delete the file to begin anew") from error
         return found
 
+    def spans(self, batches: int) -> list[tuple[float, float]] | None:
+        """When each batch began and ended, seconds since 1970; None where a batch has no launch, or no clock was kept.
+
+        In the order in which launches ended, not by the clock: a clock that went back shows.
+        """
+        times: dict[int, list[float]] = {}
+        for line in self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else ():
+            one = json.loads(line)
+            if not isinstance(one.get("at"), int | float):
+                return None
+            times.setdefault(one["batch"], []).append(float(one["at"]))
+        if set(times) != set(range(batches)):
+            return None
+        return [(times[batch][0], times[batch][-1]) for batch in range(batches)]
+
     def add(self, key: Key, taken: Taken) -> None:
         """One more launch, on disk when this returns."""
         case, batch, weights = key
@@ -68,6 +84,7 @@ class Unfinished:
                 "metrics": {name: one.model_dump(mode="json") for name, one in taken.metrics.items()},
                 "probes": dict(taken.probes),
                 "unmeasured": dict(taken.unmeasured),
+                "at": round(time.time(), 1),
                 **{name: getattr(taken, name) for name in _FIELDS},
             }
             stream.write(json.dumps(line).encode() + b"\n")

@@ -1,6 +1,7 @@
 """What one check found of one part of a node, and the verdict that findings make together. Pure: no clock, no I/O.
 
-Unknown is never fit: a required check has to say OK, and what a kernel or a device cannot tell is UNAVAILABLE, not 0.
+Unknown is never fit, of an optional check neither: it ran and gave no signal, which may hide anything. A required
+check has to say OK. What a kernel or a device cannot tell is UNAVAILABLE, not 0.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class Finding(_Frozen):
     @property
     def against(self) -> bool:
         """Whether this finding alone makes a node unfit."""
-        return self.outcome is Outcome.BAD or (self.required and self.outcome in (Outcome.UNKNOWN, Outcome.UNAVAILABLE))
+        silent = self.outcome is Outcome.UNAVAILABLE and self.required
+        return silent or self.outcome in (Outcome.BAD, Outcome.UNKNOWN)
 
 
 class Allowed(_Frozen):

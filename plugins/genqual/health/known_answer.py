@@ -1,12 +1,14 @@
 """Products whose every bit is known: integers so small that each sum is exact in the dtype. Pure: NumPy only.
 
-In fp32 every partial sum of at most 512 products of integers up to 3 stays below 2^24. In bf16 the result of at most
-256 products of -1, 0 and 1 is an integer up to 256, which bf16 holds exactly, in whatever order a kernel adds.
+In fp32 every partial sum of products of integers up to 3 stays below 2^24. In bf16 (fp16) the result of at most 256
+(2048) products of -1, 0 and 1 is an integer that the dtype holds exactly, in whatever order a kernel adds; where a
+model's products are longer, all but so many factors of a row are zero.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,23 +17,31 @@ from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 
+_EXACT: Final = {"fp32": (2**24, 3), "bf16": (256, 1), "fp16": (2048, 1)}
+"""Per dtype: up to where it holds every integer, and the largest factor that is used."""
+_WIDEST: Final = 1024  # columns of a tile made of a model's sizes: the exact product is made on the host
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A product (rows, inner) x (inner, columns) of the sizes that generation multiplies."""
+    """A product (rows, inner) x (inner, columns) of the sizes that generation multiplies.
+
+    `terms` of the `inner` factors of a row are not zero; 0 stands for all.
+    """
 
     name: str
     rows: int
     inner: int
     columns: int
+    terms: int = 0
 
     def largest(self, dtype: str) -> int:
         """The largest factor with which every sum is exact in `dtype`. Raises ValueError where there is none."""
-        if dtype == "fp32" and self.inner <= 512:
-            return 3
-        if dtype == "bf16" and self.inner <= 256:
-            return 1
-        raise ValueError(f"{self.name}: sums of {self.inner} products are not exact in {dtype}")
+        limit, factor = _EXACT[dtype]
+        terms = self.terms or self.inner
+        if terms * factor * factor <= limit:
+            return factor
+        raise ValueError(f"{self.name}: sums of {terms} products are not exact in {dtype}")
 
 
 TILES: Final = {
@@ -55,7 +65,35 @@ def factors(tile: Tile, dtype: str, seed: int) -> tuple[I64, I64]:
     sizes = (tile.rows * tile.inner, tile.inner * tile.columns)
     stream = hashlib.shake_128(f"genqual/known/{tile.name}/{dtype}/{seed}".encode()).digest(sum(sizes))
     raw = np.frombuffer(stream, dtype=np.uint8).astype(np.int64) % (2 * most + 1) - most
-    return raw[: sizes[0]].reshape(tile.rows, tile.inner), raw[sizes[0] :].reshape(tile.inner, tile.columns)
+    left, right = raw[: sizes[0]].reshape(tile.rows, tile.inner), raw[sizes[0] :].reshape(tile.inner, tile.columns)
+    if tile.terms:
+        kept = np.argsort(_order(tile, seed), axis=1, kind="stable")[:, : tile.terms]
+        thin = np.zeros_like(left)
+        np.put_along_axis(thin, kept, np.take_along_axis(left, kept, axis=1), axis=1)
+        left = thin
+    return left, right
+
+
+def _order(tile: Tile, seed: int) -> I64:
+    """(rows, inner) numbers whose order says which factors of a row stay; the same on every host."""
+    stream = hashlib.shake_128(f"genqual/terms/{tile.name}/{seed}".encode()).digest(4 * tile.rows * tile.inner)
+    return np.frombuffer(stream, dtype="<u4").astype(np.int64).reshape(tile.rows, tile.inner)
+
+
+def model_tiles(sizes: Iterable[tuple[int, int]], dtype: str, rows: Iterable[int]) -> tuple[Tile, ...]:
+    """A tile for each distinct product of a model's linear layers, `sizes` (inputs, outputs), and each count of rows.
+
+    Raises ValueError where `dtype` has no known answers.
+    """
+    if dtype not in _EXACT:
+        raise ValueError(f"{dtype} has no products with known answers; there are {', '.join(_EXACT)}")
+    limit, factor = _EXACT[dtype]
+    most = limit // (factor * factor)
+    return tuple(
+        Tile(f"{inner} x {columns}, {count} rows", count, inner, min(columns, _WIDEST), most if inner > most else 0)
+        for inner, columns in sorted(set(sizes))
+        for count in sorted(set(rows))
+    )
 
 
 def product(left: I64, right: I64) -> I64:

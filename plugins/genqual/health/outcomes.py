@@ -26,7 +26,7 @@ class Meaning(BaseModel):
 @cache
 def table() -> dict[str, Meaning]:
     """Every failing outcome by its id, `check.outcome`."""
-    text = files("genqual.health").joinpath("outcomes.toml").read_text(encoding="utf-8")
+    text = files("genqual.health").joinpath("checks.toml").read_text(encoding="utf-8")
     return {name: Meaning.model_validate(one) for name, one in tomllib.loads(text)["outcome"].items()}
 
 

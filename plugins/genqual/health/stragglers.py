@@ -1,9 +1,12 @@
-"""Which core or device is slower than its siblings, by the same work done in turns. Pure: NumPy only; no clock."""
+"""Which core, device or rank is slower than its siblings, by the same work. Pure: NumPy only; no clock.
+
+Always in pairs: a part against its siblings in the same round or the same step, never a mean against a mean.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,20 +40,43 @@ def standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
     parts, on rounds of other numbers, and on fewer rounds than the confidence needs.
     """
     names = sorted(seconds)
+    table = _checked(names, seconds)
+    _order(table.shape[1])  # before anything is computed: too few rounds say nothing
+    return [_standing(name, ratios) for name, ratios in zip(names, _ratios(table), strict=True)]
+
+
+def rank_standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
+    """Each rank against the median of its siblings at the same step; `seconds` (runs, steps) by rank, of the same runs.
+
+    One run gives one ratio, the median of its steps': steps of one run share what disturbs the host then and are no
+    independent evidence, so the interval is over runs. Raises ValueError as `standings` does.
+    """
+    names = sorted(seconds)
+    table = _checked(names, seconds)
+    if table.ndim != 3:
+        raise ValueError(f"seconds of {table.ndim - 1} dimensions: (runs, steps) are wanted")
+    _order(table.shape[1])
+    by_run = np.median(_ratios(table), axis=-1)
+    return [_standing(name, ratios) for name, ratios in zip(names, by_run, strict=True)]
+
+
+def _checked(names: Sequence[str], seconds: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     if len(names) < 2:
         raise ValueError(f"{len(names)} parts: a straggler needs siblings; judge it with --under-test node")
     table = np.stack([np.asarray(seconds[name], dtype=np.float64) for name in names])
     if not np.isfinite(table).all() or (table <= 0.0).any():
         raise ValueError("times must be finite and above zero")
-    rank = _order(table.shape[1])
-    found = []
-    for index, name in enumerate(names):
-        others = np.median(np.delete(table, index, axis=0), axis=0)
-        ratios = np.sort(table[index] / others)
-        found.append(
-            Standing(name, float(np.median(ratios)) - 1.0, float(ratios[rank]) - 1.0, float(ratios[-1 - rank]) - 1.0)
-        )
-    return found
+    return table
+
+
+def _ratios(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each part (first axis) to the median of the others in the same place."""
+    return np.stack([one / np.median(np.delete(table, index, axis=0), axis=0) for index, one in enumerate(table)])
+
+
+def _standing(name: str, ratios: NDArray[np.float64]) -> Standing:
+    rank, ordered = _order(len(ratios)), np.sort(ratios)
+    return Standing(name, float(np.median(ordered)) - 1.0, float(ordered[rank]) - 1.0, float(ordered[-1 - rank]) - 1.0)
 
 
 def _order(rounds: int) -> int:

@@ -19,47 +19,12 @@ from typing import Final
 import numpy as np
 import torch
 
-from genqual.dtypes import FORMATS
-from genqual.health.known_answer import TILES, WrongProduct, factors, first_wrong, product
+from genqual.health.known_answer import TILES
+from genqual.health.products import Products
 
 _BURST_S: Final = 1.0
 _GAP_S: Final = 0.05
-_REPEATS: Final = 16  # after a wrong product: does it come again?
 _WORK: Final = 24  # products of a served piece of work: some 10 ms on a core of 2023
-_DTYPES: Final[dict[str, torch.dtype]] = {name: getattr(torch, FORMATS[name].torch) for name in ("fp32", "bf16")}
-
-
-class Products:
-    """Every tile of one dtype, its factors as tensors and its exact product beside them."""
-
-    def __init__(self, dtype: str, seed: int) -> None:
-        self.dtype = dtype
-        self._tiles = []
-        for tile in TILES[dtype]:
-            left, right = factors(tile, dtype, seed)
-            exact = product(left, right)
-            a, b = (torch.from_numpy(part).to(_DTYPES[dtype]) for part in (left, right))
-            self._tiles.append((tile, a, b, exact, torch.from_numpy(exact).to(_DTYPES[dtype])))
-        self.count = 0
-
-    def run(self, inject: int | None = None) -> WrongProduct | None:
-        """The next product; the event where it is wrong. `inject`: the number of the product that is made wrong."""
-        tile, left, right, exact, expected = self._tiles[self.count % len(self._tiles)]
-        number, self.count = self.count, self.count + 1
-        got = torch.mm(left, right)
-        if number == inject:
-            got.view(-1)[got.numel() // 2] += 1
-        if torch.equal(got, expected):
-            return None
-        where = first_wrong(got.to(torch.float64).numpy(), exact)
-        if where is None:  # a NaN that compares unequal to itself would be found; equal numbers are no event
-            return None
-        row, column, wrong = where
-        again = sum(not torch.equal(torch.mm(left, right), expected) for _ in range(_REPEATS))
-        value = float(got[row, column])
-        return WrongProduct(
-            *(tile.name, self.dtype, number, row, column, value, int(exact[row, column]), wrong, again, _REPEATS)
-        )
 
 
 def stress(seconds: float, dtype: str, seed: int, inject: int | None) -> dict[str, object]:
@@ -97,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m genqual.health.stress", description=__doc__)
     parser.add_argument("--core", type=int, required=True)
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--dtype", choices=sorted(_DTYPES), default="fp32")
+    parser.add_argument("--dtype", choices=sorted(TILES), default="fp32")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--inject", type=int, help="make this product wrong: proves that the check sees it")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 
 from genqual.cases import Case
-from genqual.gate.controller import Judging
 from genqual.session.benchmark import Benchmarks, Measuring
-from genqual.session.failure_message import Causes, again
+from genqual.session.failure_message import Causes
 from genqual.session.gate_inputs import GateInputs
 from genqual.session.groups import Groups
+from genqual.session.judging import judging_of, keeping
 from genqual.session.options import Options
 from genqual.session.oracles import Oracles
 from genqual.session.reference_store import ReferenceStore
@@ -80,8 +80,8 @@ class Run:
     def benchmarks(self) -> Benchmarks:
         """What the performance items ask for: measurements, judged and recorded."""
         why_not_right, recorder = self.accuracy.why_not_right, self.records.recorder
-        other = self.groups.other if self.options.baseline_from else None
-        judging = Judging(self.gate.question, self.progress, why_not_right, other, partial(again, self.options))
+        keep = keeping(self.state, self.id, self.warn)
+        judging = judging_of(self.options, self.gate.question, self.progress, why_not_right, self.groups.other, keep)
         return Benchmarks(self.groups, self.references, recorder, self.gate, self.measuring, judging, self.accuracy)
 
     def gate_at_most_s(self, case: Case, metric: str) -> float | None:

@@ -59,7 +59,27 @@ def again(options: Options, case: Case, workload: Workload, metric: str) -> str:
     words += ["--new-tokens", str(workload.new_tokens), "-k", rule(metric).test]
     words += [f"--baselines={options.baselines}"] if options.baselines else []
     words += [f"--baseline-from={options.baseline_from}"] if options.baseline_from else []
+    words += ["--no-pair"] if options.no_pair else []
     words += ["--under-test", options.under_test] if options.under_test != "engine" else []
+    return shlex.join(words)
+
+
+def remake(options: Options, gated: Mapping[str, Workload], case: Case, quick: bool) -> str:
+    """The command that measures the baselines of one case where this run looks for them."""
+    words = ["genqual", "rebase", *(["--quick"] if quick else []), "--device", case.device]
+    words += [f"--profile={options.profile}"] if options.profile != "embedded" else []
+    words += [f"--model={case.model}", "--engine", case.engine, "--dtype", case.dtype]
+    words += ["--ranks", str(case.ranks)] if case.ranks > 1 else []
+    if options.own_workloads:
+        sizes, lengths = ({getattr(one, name) for one in gated.values()} for name in ("batch", "input_length"))
+        words += ["--batch-sizes", ",".join(map(str, sorted(sizes)))]
+        words += ["--input-lengths", ",".join(map(str, sorted(lengths)))]
+        words += ["--new-tokens", str(max(one.new_tokens for one in gated.values()))]
+    words += [f"--endpoint={options.endpoint}"] if options.endpoint else []
+    words += [f"--served-model={options.served_model}"] if options.served_model else []
+    words += [f"--engine-command={options.engine_command}"] if options.engine_command else []
+    words += [f"--out={options.baselines}"] if options.baselines else []
+    words += [] if quick else ["--reason", "another control"]
     return shlex.join(words)
 
 

@@ -18,6 +18,7 @@ from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
 from genqual.metrics.slo import Limit
 from genqual.session import outcome
+from genqual.session.node_items import NodeCheck
 from genqual.session.outcome import VerdictName
 
 
@@ -25,6 +26,12 @@ class GiveVerdict(Protocol):
     """Records a judgement and makes it the outcome of the running test."""
 
     def __call__(self, judgement: Judgement) -> None: ...
+
+
+class JudgeNode(Protocol):
+    """Runs one check of the node and makes its verdict the outcome of the running test."""
+
+    def __call__(self, asked: NodeCheck) -> None: ...
 
 
 class Examples(Protocol):

@@ -38,7 +38,7 @@ class Groups:
         self._progress = progress
         self._warn = warn
         self._generators: dict[Case, Generator] = {}
-        self._others: dict[Case, Generator] = {}
+        self._others: dict[tuple[Case, str], Generator] = {}
         self._inspections: dict[Case, dict[str, Json]] = {}
 
     @cached_property
@@ -84,13 +84,13 @@ class Groups:
             self._generators[case] = Generator(self.pool, self.plan(case), self.prompts)
         return self._generators[case]
 
-    def other(self, case: Case) -> Generator:
-        """The same case in the ranks of the build that `--baseline-from` names."""
-        if case not in self._others:
-            build = build_of(str(self._options.baseline_from), self._state / "builds")
+    def other(self, case: Case, build_name: str) -> Generator:
+        """The same case in the ranks of another build: a commit, a wheel or an environment."""
+        if (case, build_name) not in self._others:
+            build = build_of(build_name, self._state / "builds")
             other = replace(self.plan(case), python=build.python, path=build.path, former_names=build.former_names)
-            self._others[case] = Generator(self.pool, other, self.prompts)
-        return self._others[case]
+            self._others[case, build_name] = Generator(self.pool, other, self.prompts)
+        return self._others[case, build_name]
 
     def begin(self, case: Case, beside: Case) -> None:
         """Start the processes of a case that is judged soon, on a core that `beside`, judged now, leaves idle.

@@ -9,7 +9,7 @@ import pytest
 from genqual.cases import Case, Json, Workload
 from genqual.engines.registry import engine
 from genqual.metrics.slo import Limit
-from genqual.session import concurrent_instances, markers, max_batch
+from genqual.session import concurrent_instances, markers, max_batch, node_items
 from genqual.session.context import Run
 from genqual.session.selection import Selection
 
@@ -42,9 +42,11 @@ def timed(item: pytest.Item) -> tuple[Workload, str] | None:
 def wanted(item: pytest.Item, selection: Selection) -> bool:
     """Performance needs `--benchmark`, a test of a data set needs one, and one of limits a profile that sets them.
 
-    Repeated prompts are for engines whose cache outlives a request.
+    Repeated prompts are for engines whose cache outlives a request. Checks of the node are run where they are named.
     """
     options = selection.options
+    if node_items.FIXTURE in _params(item):
+        return node_items.wanted(selection)
     if item.get_closest_marker("performance") and not options.benchmark:
         return False
     needs = _needs(item, "performance")

@@ -16,6 +16,7 @@ import pytest
 from genqual.cases import PRECISIONS, Json
 from genqual.errors import BadInput
 from genqual.gate.admission import UNDER_TEST
+from genqual.health.levels import SECONDS
 from genqual.models.dataset import is_file, read_prompts
 from genqual.session.option_types import (
     count,
@@ -108,6 +109,13 @@ class CaseOptions:
         "with -m hpu: simulated Gaudis, CPU arithmetic under a stand-in for Habana's packages, in a checkout only;"
         " records say `simulated` and are never compared; GENQUAL_SIMULATED_CARDS=N for fewer than 8",
         False,
+    )
+    level: str | None = option(
+        "what",
+        "--level",
+        "run the checks of the node (suites/qualification) for 60 s, 2 min or 15 min in all; without it they run where"
+        " -m names `qualification`, at level 1",
+        choices=tuple(SECONDS),
     )
     batch_sizes: tuple[int, ...] = option(
         "workload",
@@ -232,6 +240,13 @@ class Options(CaseOptions):
         "judge against another build instead, measured alternately in this run: a commit of this repository, a wheel,"
         " or the directory of a virtual environment; for a CI whose machines change",
         metavar="COMMIT|WHEEL|ENV",
+    )
+    no_pair: bool = option(
+        "judge",
+        "--no-pair",
+        "never launch the baseline's own commit in turns with today's build; what its file alone leaves open at the"
+        " metric's tolerance is then judged by the wider one that the file can hold",
+        False,
     )
     references: str | None = option("judge", "--references", "look here first for oracle references", metavar="DIR")
     waivers: str | None = option(

@@ -16,6 +16,7 @@ VerdictName = Literal[
     "regressed",
     "improved",
     "waived",
+    "hardware",
     "no_baseline",
     "no_reference",
     "inconclusive",
@@ -56,7 +57,7 @@ class ItemOutcome:
     @property
     def judged(self) -> bool:
         """Whether the device was judged: a known failure was, too."""
-        return self.verdict in ("pass", "fail", "waived", "regressed", "improved")
+        return self.verdict in ("pass", "fail", "waived", "regressed", "improved", "hardware")
 
     def properties(self) -> Iterator[tuple[str, str]]:
         """The properties of the test case in JUnit's XML. They are written for readers; nothing here reads them."""

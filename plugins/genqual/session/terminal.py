@@ -38,6 +38,7 @@ JUDGED: Final = {
     "improved": ("improved", "+", ("IMPROVED", {"green": True, "bold": True})),
     # The category stays "failed": it is what pytest lists under FAILURES.
     "regressed": ("failed", "S", ("REGRESSED", {"red": True, "bold": True})),
+    "hardware": ("failed", "H", ("HARDWARE", {"red": True, "bold": True})),
 }
 
 

@@ -1,4 +1,4 @@
-"""Misbehaviour of one rank at a decode step: it exits, stops answering or raises. In ranks only; fires once."""
+"""Misbehaviour of one rank: at a decode step it exits, stops answering or raises; or it is slow. In ranks only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from genqual.faults.injectors.places import Undo, nothing
+from genqual.faults.injectors.places import Undo, base_of, hooked, nothing
 
 
 def rank_exit(engine: Any, rank: int, *, on_rank: int = 1, step: int = 2, code: int = 3) -> Undo:
@@ -35,6 +35,25 @@ def rank_raise(engine: Any, rank: int, *, on_rank: int = 1, step: int = 2, messa
         raise RuntimeError(message)
 
     return _armed(engine, rank == on_rank, step, fail)
+
+
+def rank_slow(engine: Any, rank: int, *, on_rank: int = 1, share: float = 0.05) -> Undo:
+    """Rank `on_rank` computes `share` longer in each forward pass: its CPU time, without what it waits for others."""
+    if rank != on_rank:
+        return nothing
+    began = 0.0
+
+    def stamp(module: Any, args: Any) -> None:
+        nonlocal began
+        began = time.process_time()
+
+    def burn(module: Any, args: Any, result: Any) -> None:
+        end = time.process_time() + share * (time.process_time() - began)
+        while time.process_time() < end:
+            pass
+
+    base = base_of(engine.model)
+    return hooked(engine, base.register_forward_pre_hook(stamp), base.register_forward_hook(burn))
 
 
 def _armed(engine: Any, here: bool, step: int, act: Callable[[], None]) -> Undo:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from genqual.health.counters import kernel_log
+from genqual.health.counters.aer import Aer
 from genqual.health.counters.base import Reading, Source, changes
+from genqual.health.counters.cards import Hlml, Nvml
 from genqual.health.counters.edac import Edac
+from genqual.health.counters.energy import Energy, joules, read_energy
 from genqual.health.counters.interrupts import Interrupts
+from genqual.health.counters.oom import Oom
 from genqual.health.counters.throttle import Throttle
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 
-SOURCES: Final[tuple[Source, ...]] = (Edac(), Interrupts(), Throttle())
+SOURCES: Final[tuple[Source, ...]] = (Edac(), Interrupts(), Throttle(), Aer(), Oom(), Nvml(), Hlml())
+_MOST_WATTS: Final = 1000.0  # of a package: a counter of energy is trusted for as long as this would take to wrap it
 PRIVILEGES: Final = "root or CAP_SYSLOG for the kernel's log; without it, that part is unavailable"
 
 
@@ -25,16 +31,43 @@ class Window:
 
     readings: tuple[tuple[Source, Reading], ...]
     log: kernel_log.Mark
+    energy: Energy
+    began: float  # time.monotonic
 
     @classmethod
     def begin(cls, root: Path) -> Window:
         """Read every source now. Takes some milliseconds."""
-        return cls(tuple((source, source.read(root)) for source in SOURCES), kernel_log.mark(root / "dev/kmsg"))
+        readings = tuple((source, source.read(root)) for source in SOURCES)
+        return cls(readings, kernel_log.mark(root / "dev/kmsg"), read_energy(root), time.monotonic())
+
+    def as_json(self) -> dict[str, Any]:
+        """For a run that may be interrupted: what was counted when the window began. Energy is left out: it wraps."""
+        readings = {
+            source.name: {
+                "counts": [[*key, count] for key, count in reading.counts.items()],
+                "why_not": reading.why_not,
+            }
+            for source, reading in self.readings
+        }
+        return {"readings": readings, "next_record": self.log.next_record, "log_why_not": self.log.why_not}
+
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> Window:
+        """The window that `as_json` told, in another process of the same boot. Raises KeyError or TypeError."""
+        readings = []
+        for source in SOURCES:
+            one = told["readings"][source.name]
+            counts = {(str(entity), str(signal)): float(count) for entity, signal, count in one["counts"]}
+            readings.append((source, Reading(counts, one["why_not"])))
+        energy = Energy({}, {}, "the run was interrupted: its energy is not known")
+        mark = kernel_log.Mark(int(told["next_record"]), str(told["log_why_not"]))
+        return cls(tuple(readings), mark, energy, time.monotonic())
 
     def end(self, root: Path) -> list[Finding]:
         """What changed since `begin`, one finding a signal that moved, and one a source that did not."""
         found = [finding for source, before in self.readings for finding in _judged(source, before, source.read(root))]
-        return [*found, *_logged(kernel_log.since(self.log, root / "dev/kmsg"))]
+        logged = _logged(kernel_log.since(self.log, root / "dev/kmsg"), readable=not self.log.why_not)
+        return [*found, *logged, _used(self.energy, read_energy(root), time.monotonic() - self.began)]
 
 
 def _judged(source: Source, before: Reading, after: Reading) -> Iterator[Finding]:
@@ -65,9 +98,29 @@ def _judged(source: Source, before: Reading, after: Reading) -> Iterator[Finding
         )
 
 
-def _logged(found: list[kernel_log.KernelEvent] | str) -> Iterator[Finding]:
+def _used(before: Energy, after: Energy, seconds: float) -> Finding:
+    """Joules of the window; unavailable where there is no counter, or where it may have wrapped more than once."""
+    used = joules(before, after)
+    why = before.why_not or after.why_not or "a package appeared or vanished within the window"
+    surely = min(before.ranges.values(), default=0) * 1e-6 / _MOST_WATTS
+    if used is not None and seconds > surely:
+        used, why = None, f"{seconds:.0f} s: beyond {surely:.0f} s the counter may have wrapped more than once"
+    if used is None:
+        return Finding(check="energy", entity="host", outcome=Outcome.UNAVAILABLE, evidence=why)
+    return Finding(
+        check="energy",
+        entity="host",
+        outcome=Outcome.OK,
+        signal=used,
+        evidence=f"{used:.1f} J in {seconds:.1f} s",
+    )
+
+
+def _logged(found: list[kernel_log.KernelEvent] | str, *, readable: bool) -> Iterator[Finding]:
     if isinstance(found, str):
-        yield Finding(check="kernel_log", entity="host", outcome=Outcome.UNAVAILABLE, evidence=found)
+        # What may not be read cannot tell; what was read before and is lost now should have told.
+        outcome = Outcome.UNKNOWN if readable else Outcome.UNAVAILABLE
+        yield Finding(check="kernel_log", entity="host", outcome=outcome, evidence=found)
         return
     limit = Threshold(value=0.0, unit="events", source="any in the window")
     if not found:

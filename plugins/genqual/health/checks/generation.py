@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -45,7 +46,7 @@ class Generation:
         try:
             done = subprocess.run(
                 [*command, *words, f"--junitxml={report}", *self._more],
-                capture_output=True, text=True, check=False, timeout=seconds + 120.0,
+                capture_output=True, text=True, check=False, timeout=seconds + 120.0, env=_plain_environment(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             yield bad(f"{self.name}.lost", node.device, f"no end within {seconds + 120.0:.0f} s", next_command=again)
@@ -92,3 +93,8 @@ class Generation:
             evidence=why,
             next_command=again,
         )
+
+
+def _plain_environment() -> dict[str, str]:
+    """Ours without what steers another pytest: options, plugins and xdist's worker of whoever runs this check."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

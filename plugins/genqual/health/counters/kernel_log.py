@@ -25,9 +25,19 @@ _HARDWARE: Final = (
     (re.compile(r"Memory failure: .*(hardware memory corruption|recovery action)"), "uncorrected"),
     (re.compile(r"mce: \[Hardware Error\]: (Machine check|CPU \d+: Machine Check Exception)"), "machine_check"),
     (re.compile(r"EDAC .*\bCE\b|\[Hardware Error\].*[Cc]orrected"), "corrected"),
-    (re.compile(r"AER: .*(Uncorrected|Fatal)"), "pcie_uncorrected"),
+    (re.compile(r"AER: .*(Uncorrect|Fatal)|PCIe Bus Error: severity=Uncorrect"), "pcie_uncorrected"),
+    (re.compile(r"AER: .*Correct|PCIe Bus Error: severity=Correct"), "pcie_corrected"),
     (re.compile(r"habanalabs.*(hl_device_reset|ECC error|critical error|H/W error)", re.IGNORECASE), "accelerator"),
 )
+
+_PCI: Final = re.compile(r"\b([0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7])\b")
+_PLACES: Final = (
+    (re.compile(r"EDAC MC(?P<mc>\d+):.* on (?P<label>\S+)"), "mc{mc} {label}"),
+    (re.compile(r"Memory failure: (?P<page>0x[0-9a-fA-F]+)"), "page {page}"),
+    (re.compile(r"\[Hardware Error\]: .*?CPU[ :](?P<cpu>\d+)"), "cpu{cpu}"),
+    (re.compile(r"habanalabs (?P<card>hl\d+)"), "{card}"),
+)
+"""How a line names what it is about, and how a counter of the same thing is called here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,20 @@ def events(lines: Iterable[str]) -> list[KernelEvent]:
             continue
         kind = next((kind for pattern, kind in _HARDWARE if pattern.search(line)), "")
         if kind:
-            found.append(KernelEvent(kind, "host", line))
+            found.append(KernelEvent(kind, _entity(line), line))
     return found
+
+
+def _entity(line: str) -> str:
+    """What the line is about, as exactly as it says: a module, a page, a CPU, a PCI device; else the host.
+
+    Of several PCI devices the last one had the error; the first is the port that reported it.
+    """
+    for pattern, words in _PLACES:
+        if found := pattern.search(line):
+            return words.format(**found.groupdict())
+    devices = _PCI.findall(line)
+    return f"PCI:{devices[-1]}" if devices else "host"
 
 
 def _records(log: Path, first: int) -> list[tuple[int, str]] | str:

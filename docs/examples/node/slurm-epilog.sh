@@ -1,0 +1,14 @@
+#!/bin/sh
+# Epilog of Slurm: after the last job on this node, is it still fit? A status other than 0 drains the node.
+#
+#   slurm.conf:  Epilog=/etc/slurm/genqual-epilog.sh   PrologEpilogTimeout=180
+#
+# squeue is asked which jobs are left: a check beside another job would measure that job.
+set -u
+PATH="${GENQUAL_PATH:-/opt/genqual/bin:/usr/bin:/bin}"
+export PATH
+jobs=$(squeue --noheader --nodelist="${SLURMD_NODENAME:-$(hostname -s)}" --states=running --format=%A) || exit 2
+for job in $jobs; do
+  [ "$job" = "${SLURM_JOB_ID:-}" ] || exit 0
+done
+exec "$(dirname "$0")/slurm-prolog.sh"

@@ -1,0 +1,95 @@
+"""Ranks of one generation side by side: the rank that computes longer than its siblings at the same steps is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.cases import Case, Json
+from genqual.devices.base import Placement
+from genqual.engines.base import TokenBatch
+from genqual.errors import GenqualError
+from genqual.health.checks.base import Node
+from genqual.health.finding import Finding, Outcome, Threshold
+from genqual.health.outcomes import bad
+from genqual.health.stragglers import LEAST, rank_standings
+from genqual.ranks.client import Generator
+from genqual.ranks.errors import GroupLost
+from genqual.ranks.group_spec import GroupPlan, plan
+from genqual.ranks.pool import Pool
+
+ENTRY: Final = "genqual.health.steps_in_rank:step_times"
+RUNS, STEPS = 120, 8
+_MODEL, _ENGINE = "llama-tiny", "transformers-tp"
+
+
+class RankSteps:
+    """Tensor parallelism over two ranks, one core each; CPU time of each rank between its steps."""
+
+    name = "rank_steps"
+    summary = "a generation by two ranks; the rank that computes longer than the other at the same steps is named"
+    required = False
+    seconds = 25.0
+    stretches = False
+    privileges = "none"
+
+    def __init__(self, fault: tuple[str, dict[str, Json]] | None = None) -> None:
+        self._fault = fault  # for tests: put in before the run
+
+    def run(self, node: Node, seconds: float) -> Iterator[Finding]:
+        """A finding a rank; one for the host where there are no siblings, or no times."""
+        if len(node.cores) < 2:
+            yield self._silent(Outcome.UNAVAILABLE, "one core has no room for two ranks")
+            return
+        node.say(f"{self.name}: {RUNS} generations by two ranks")
+        pool = Pool(1, progress=lambda text: None)
+        try:
+            times = measured(Generator(pool, group_plan(node.device, node.cores[:2], node.work / "logs")), self._fault)
+        except (GenqualError, GroupLost) as error:
+            yield self._silent(Outcome.UNKNOWN, f"{type(error).__name__}: {str(error)[:400]}")
+            return
+        finally:
+            pool.close_all()
+        if isinstance(times, str):
+            yield self._silent(Outcome.UNAVAILABLE, times)
+            return
+        names = {f"rank {rank}": f"rank {rank} (core {core})" for rank, core in enumerate(node.cores[:2])}
+        limit = Threshold(value=LEAST, unit="slower than its sibling", source="interval of 99.99 % over generations")
+        for one in rank_standings(times):
+            entity, said = names[one.entity], f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {RUNS} runs"
+            if one.is_straggler:
+                yield bad(f"{self.name}.slow", entity, said, signal=one.slower, threshold=limit)
+            else:
+                ok = Finding(check=self.name, entity=entity, outcome=Outcome.OK, signal=one.slower, threshold=limit)
+                yield ok.model_copy(update={"evidence": said})
+
+    def _silent(self, outcome: Outcome, why: str) -> Finding:
+        return Finding(check=self.name, entity="host", outcome=outcome, evidence=why)
+
+
+def measured(
+    generator: Generator, fault: tuple[str, dict[str, Json]] | None = None, runs: int = RUNS
+) -> dict[str, NDArray[np.float64]] | str:
+    """CPU seconds (runs, steps) by rank of the same generations, or why there are none."""
+    batch = TokenBatch.of([[1 + column % 200 for column in range(12)]] * 4)
+    arrays = {"ids": batch.ids, "mask": batch.mask}
+    generator.invoke(ENTRY, {"steps": STEPS, "runs": 2}, arrays)  # the first runs page in and allocate
+    params: dict[str, Json] = {"steps": STEPS, "runs": runs}
+    if fault is None:
+        replies = generator.invoke(ENTRY, params, arrays)
+    else:
+        with generator.fault(fault[0], **fault[1]):
+            replies = generator.invoke(ENTRY, params, arrays)
+    missing = [str(reply.value["why_not"]) for reply in replies if "why_not" in reply.value]
+    return missing[0] if missing else {f"rank {rank}": one.arrays["cpu_s"] for rank, one in enumerate(replies)}
+
+
+def group_plan(device: str, cores: tuple[int, ...], logs: Path) -> GroupPlan:
+    """Two ranks of tensor parallelism, one on each of `cores`."""
+    lease = tuple(f"cpu:{core}" for core in cores)
+    placement = Placement(env=tuple({} for _ in cores), cores=tuple((core,) for core in cores), lease=lease)
+    return plan(Case(device, _ENGINE, _MODEL, "fp32", len(cores), 1), logs, placement=placement)

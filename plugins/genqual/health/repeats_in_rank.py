@@ -1,0 +1,213 @@
+"""The same generation again and again in a rank, every step compared with the first run. In ranks only, by `invoke`.
+
+Products with known answers, of the sizes of the model's linear layers, run between the steps. All ranks do the same
+number of runs: each generation is collective.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genqual.cases import Json
+from genqual.engines.base import Scores, TokenBatch
+from genqual.errors import BadInput, Unsupported
+from genqual.health.known_answer import model_tiles
+from genqual.health.products import DTYPES, Products
+
+I64 = NDArray[np.int64]
+F32 = NDArray[np.float32]
+AGAIN: Final = 4  # repeats of a run that differed: does it come again?
+MOST_EVENTS: Final = 16  # that are told one by one; more are counted
+_TILE_BYTES: Final = 64 << 20  # of factors, in a rank that holds a large model
+
+
+@dataclasses.dataclass
+class _First:
+    """The first run of a request: what every later one is compared with."""
+
+    batch: TokenBatch
+    forced: I64
+    logits: F32  # (steps, rows, vocabulary)
+    prints: list[str]  # SHA-256 of each step's logits
+    tokens: I64
+    products: Products | None
+    run: int = 0
+
+
+_FIRST: dict[int, _First] = {}  # by engine: one engine a process
+
+
+def begin(engine: Any, *, ids: I64, mask: I64, forced: I64, products: bool = True) -> Scores:
+    """Run the request once, keep its logits here, and give its statistics back for the oracle."""
+    batch = TokenBatch(np.array(ids), np.array(mask))
+    scores: Scores = engine.score(batch, np.array(forced), logits=True)
+    tokens = engine.generate(batch, forced.shape[1]).tokens
+    made = _products(engine, int(ids.shape[0])) if products else None
+    logits = _logits(scores)
+    _FIRST[id(engine)] = _First(batch, np.array(forced), logits, _prints(logits), tokens, made)
+    return dataclasses.replace(scores, logits=None)
+
+
+def again(
+    engine: Any,
+    *,
+    runs: int,
+    limit: float | None = None,
+    inject: int | None = None,
+    bit: int | None = None,
+    inject_on: int = 0,
+) -> dict[str, Json]:
+    """`runs` more of what `begin` ran: `steps` and `products` that were compared, `events`, and `more` of these.
+
+    `limit` None: bits are compared; else the error of a step, over the spread of its logits, must not exceed it.
+    `inject` and `bit` make one product of this call wrong in rank `inject_on`, for tests. Raises BadInput before
+    `begin`.
+    """
+    first = _FIRST.get(id(engine))
+    if first is None:
+        raise BadInput("no first run: `begin` comes before `again`")
+    events: list[dict[str, Json]] = []
+    products = first.products
+    before = products.count if products else 0
+    rank = int(os.environ.get("RANK", "0"))
+    target = None if inject is None or rank != inject_on else before + inject
+    for _ in range(runs):
+        first.run += 1
+        wrong: list[dict[str, Json]] = []
+        with _between(engine, products, wrong, target, bit):
+            tokens = engine.generate(first.batch, first.forced.shape[1]).tokens
+        logits = _logits(engine.score(first.batch, first.forced, logits=True))
+        found = _differing(first, logits, limit)
+        # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
+        if _anywhere(engine, bool(found) or not np.array_equal(tokens, first.tokens)):
+            repeats = [_differing(first, _logits(engine.score(first.batch, first.forced, logits=True)), limit)
+                       for _ in range(AGAIN)]  # fmt: skip
+            if found:
+                same = sum(any(one["step"] == found[0]["step"] for one in other) for other in repeats)
+                events.append({**found[0], "steps_wrong": len(found), "again": same, "repeats": AGAIN})
+            elif not np.array_equal(tokens, first.tokens):
+                events.append({**_token_event(first, tokens), "again": sum(map(bool, repeats)), "repeats": AGAIN})
+        events += wrong
+    return {
+        **{"rank": rank, "runs": runs, "steps": runs * first.forced.shape[1]},
+        **{"products": (products.count - before) if products else 0},
+        **{"events": events[:MOST_EVENTS], "more": max(0, len(events) - MOST_EVENTS)},
+    }
+
+
+def _anywhere(engine: Any, here: bool) -> bool:
+    """Whether any rank says so; every rank is told the same."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return here
+    word = torch.tensor([int(here)], device=engine.device)
+    torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
+    return bool(word.item())
+
+
+@contextlib.contextmanager
+def _between(
+    engine: Any, products: Products | None, events: list[dict[str, Json]], target: int | None, bit: int | None
+) -> Iterator[None]:
+    """Products after each step of the generation within; before it where the engine lets nobody between its steps."""
+    if products is None:
+        yield
+        return
+    step = -1
+
+    def work() -> None:
+        nonlocal step
+        step += 1
+        for _ in range(len(products)):
+            if (event := products.run(target, bit)) is not None:
+                told = dataclasses.asdict(event)
+                told |= {"kind": "product", "step": step, "run": 0, "got": repr(event.got)}
+                events.append(told | {"expected": repr(float(event.expected))})
+
+    try:
+        engine.between_steps(work)
+    except Unsupported:
+        work()
+        yield
+        return
+    try:
+        yield
+    finally:
+        engine.between_steps(None)
+
+
+def _differing(first: _First, logits: F32, limit: float | None) -> list[dict[str, Json]]:
+    """One entry for each step that is not as in the first run, with its worst number."""
+    found: list[dict[str, Json]] = []
+    for step, (got, want) in enumerate(zip(logits, first.logits, strict=True)):
+        if limit is None:
+            if hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == first.prints[step]:
+                continue
+        elif _error(got, want) <= limit:
+            continue
+        with np.errstate(invalid="ignore"):
+            off = np.abs(got.astype(np.float64) - want.astype(np.float64))
+        off[np.isnan(off)] = np.inf
+        row, token = (int(one) for one in np.unravel_index(int(off.argmax()), off.shape))
+        value, right = float(got[row, token]), float(want[row, token])
+        found.append(
+            {
+                **{"kind": "logits", "run": first.run, "step": step, "row": row, "token": token},
+                **{"got": repr(value), "expected": repr(right), "wrong": int((got != want).sum())},
+                **{"largest": repr(float(off.max())), "finite": bool(np.isfinite(got).all())},
+            }
+        )
+    return found
+
+
+def _error(got: F32, want: F32) -> float:
+    """RMS centred error over the spread of the first run's logits; infinite where a number is not finite."""
+    if not np.isfinite(got).all():
+        return float("inf")
+    off = got.astype(np.float64) - want.astype(np.float64)
+    off -= off.mean(axis=-1, keepdims=True)
+    return float(np.sqrt((off * off).mean()) / max(want.astype(np.float64).std(), 1e-30))
+
+
+def _token_event(first: _First, tokens: I64) -> dict[str, Json]:
+    row, step = (int(one) for one in np.argwhere(tokens != first.tokens)[0])
+    return {
+        **{"kind": "token", "run": first.run, "step": step, "row": row, "token": int(tokens[row, step])},
+        **{"got": str(int(tokens[row, step])), "expected": str(int(first.tokens[row, step])), "wrong": 1},
+    }
+
+
+def _logits(scores: Scores) -> F32:
+    if scores.logits is None:
+        raise BadInput("this engine keeps no logits: the comparison needs them")
+    return scores.logits
+
+
+def _prints(logits: F32) -> list[str]:
+    return [hashlib.sha256(np.ascontiguousarray(step).tobytes()).hexdigest() for step in logits]
+
+
+def _products(engine: Any, rows: int) -> Products | None:
+    """Of the model's linear layers, largest first as far as memory is given; None in a dtype without known answers."""
+    dtype = next((name for name, one in DTYPES.items() if one is next(engine.model.parameters()).dtype), None)
+    sizes = {
+        (int(module.in_features), int(module.out_features))
+        for module in engine.model.modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    if dtype is None or not sizes:
+        return None
+    tiles, kept, used = model_tiles(sizes, dtype, (1, rows)), [], 0
+    for tile in sorted(tiles, key=lambda one: (-one.rows, one.inner * one.columns)):
+        used += 8 * tile.inner * tile.columns
+        if used <= _TILE_BYTES:
+            kept.append(tile)
+    return Products(dtype, 0, kept, engine.device) if kept else None

@@ -1,0 +1,35 @@
+"""How long a rank itself computes at each step of a generation that all ranks make together. In ranks, by `invoke`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genqual.cases import Json
+from genqual.engines.base import TokenBatch
+
+I64 = NDArray[np.int64]
+
+
+def step_times(engine: Any, *, ids: I64, mask: I64, steps: int, runs: int) -> dict[str, Json | NDArray[np.float64]]:
+    """`cpu_s` (runs, steps - 1): CPU seconds of this rank from one step's end to the next, over `runs` generations.
+
+    CPU time, since ranks that exchange activations end each step together: whoever is slow makes all wait, and waiting
+    takes none. On an accelerator it says nothing: `why_not` says so, and the ranks' own device times are wanted.
+    """
+    if engine.device != "cpu":
+        return {"why_not": f"per-rank step times on {engine.device} need the device's own clock: not measured yet"}
+    batch, found = TokenBatch(np.array(ids), np.array(mask)), []
+    stamps: list[float] = []
+    engine.between_steps(lambda: stamps.append(time.process_time()))
+    try:
+        for _ in range(runs):
+            stamps.clear()
+            engine.generate(batch, steps)
+            found.append(np.diff(stamps))
+    finally:
+        engine.between_steps(None)
+    return {"cpu_s": np.array(found, dtype=np.float64)}

@@ -1,0 +1,84 @@
+"""The checks of `genqual node` as test items: which there are, and what one verdict makes of an item.
+
+The list is `health.levels.CHECKS`. Each item runs one check within its own window of counters, so the order of items
+and what else is selected change no outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import pytest
+
+from genqual.devices.registry import device as device_called
+from genqual.devices.registry import devices
+from genqual.health import levels
+from genqual.health.checks.base import Check, Node
+from genqual.health.finding import NodeVerdict, Outcome
+from genqual.session.markers import named
+from genqual.session.record_fields import names
+from genqual.session.selection import Selection
+
+FIXTURE: Final = "node_check"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCheck:
+    """One check on one device of this host."""
+
+    device: str
+    check: Check
+
+
+def items(selection: Selection) -> list[Any]:
+    """A parameter for each selected processor and check. Cards have no check of a node yet."""
+    return [
+        pytest.param(NodeCheck(name, check), marks=getattr(pytest.mark, name), id=f"{name}-{check.name}")
+        for name in selection.devices
+        if devices()[name].torch_device == "cpu"
+        for check in levels.CHECKS
+    ]
+
+
+def wanted(selection: Selection) -> bool:
+    """Whether checks of the node were asked for, by `-m` or `--level`: they take all cores for minutes."""
+    return selection.options.level is not None or bool(named(selection.markexpr, ["qualification"]))
+
+
+def run(asked: NodeCheck, level_name: str | None, work: Path, say: Callable[[str], None]) -> NodeVerdict:
+    """The verdict of one check, with the seconds that the level gives it among all checks.
+
+    Waits for another check of this user on this host: two at once would disturb each other. Raises BadInput after an
+    hour of it.
+    """
+    name = level_name or "1"
+    whole = levels.Level(name, levels.SECONDS[name])
+    fitting = whole.fitting(levels.CHECKS)
+    shares = dict(zip([one.name for one in fitting], whole.shares(fitting), strict=True))
+    cores = tuple(sorted(os.sched_getaffinity(0)))
+    with levels.alone(wait_s=3600.0):
+        return levels.run(
+            Node(asked.device, cores, work, say=say),
+            levels.Level(name, shares.get(asked.check.name, 0.0)),
+            name=names().name(platform.node()),
+            hardware_class=device_called(asked.device).identity().class_id,
+            checks=[asked.check],
+        )
+
+
+def outcome(verdict: NodeVerdict, check: str) -> tuple[Literal["pass", "fail", "not_applicable"], str]:
+    """What an item of `check` ends with, and why. Passed: the check itself gave a signal, and nothing speaks against.
+
+    An optional check that this host has no means for is not applicable.
+    """
+    if verdict.verdict == "unfit":
+        return "fail", "\n".join(verdict.reasons)
+    own = [one for one in verdict.findings if one.check == check]
+    if any(one.outcome in (Outcome.OK, Outcome.ALLOWED) for one in own):
+        return "pass", "; ".join(one.evidence for one in own)
+    return "not_applicable", "; ".join(one.evidence for one in own) or "the check gave no finding"
