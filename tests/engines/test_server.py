@@ -161,7 +161,7 @@ def test_a_server_that_falls_silent_is_left(servers: list[Server], monkeypatch: 
         handler.piece(text="?", token_ids=[7])
         time.sleep(1.0)  # longer than the client waits
 
-    with serving(silent) as fake, pytest.raises(EngineFailed, match="said nothing for"):
+    with serving(silent) as fake, pytest.raises(EngineFailed, match="sent nothing for"):
         load(servers, fake.url)
 
 

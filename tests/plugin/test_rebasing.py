@@ -72,7 +72,7 @@ def known(launches: list[Launch], drift: Drift = ALIKE) -> Known:
         (series(), ""),
         (series(sigma=0.02), "launches vary by"),
         (series(batches=1), "two batches at least"),
-        (series(count=7), "7 launches were admitted; 8 are needed"),
+        (series(count=7), "7 launches were accepted; 8 are needed"),
         (series(last=0.027, sigma=0.001, count=32), "held out, are judged"),
         (hours(0.0), ""),
         (hours(0.004), ""),

@@ -55,7 +55,7 @@ def test_a_line_that_was_cut_short_is_written_over(kept: Unfinished) -> None:
 def test_other_damage_is_named(kept: Unfinished, line: str) -> None:
     kept.add(KEY, taken(0.81))
     kept.path.write_text(f"{line}\n{kept.path.read_text()}")
-    with pytest.raises(BadInput, match="line 1 is no launch; delete the file to begin anew"):
+    with pytest.raises(BadInput, match="line 1 is not a launch; delete the file to start again"):
         kept.read()
 
 

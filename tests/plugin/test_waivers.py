@@ -78,7 +78,7 @@ def test_a_waiver_that_is_not_narrow_is_refused(change: tuple[str, str], says: s
 def test_what_has_expired_and_what_names_nothing_fails_a_whole_run(tmp_path: Path) -> None:
     register = Register(read(written(tmp_path, GOOD)), date(2999, 1, 1))
     assert register.problems(whole=()) == []
-    assert "names no test" in register.problems(whole=CASES)[0]
+    assert "matches no test" in register.problems(whole=CASES)[0]
     others = {f"{CPU}-transformers-llama-tiny-bf16", f"{CPU}-transformers-bloom-tiny-fp32"}
     assert register.problems(whole=others) == [], "no case of this run"
     assert register.of(f"suites/conformance/{TEST}") is not None
@@ -124,7 +124,7 @@ def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
     register = Register(read(written(tmp_path, GOOD.replace(TEST, said))), date(2026, 1, 1))
     register.collected.update(COLLECTED)
     problems = register.problems(whole={CASE}, selected=selected, workloads=workloads)
-    assert [f"{said} (tracker 12" in one and "names no test" in one for one in problems] == [True] * mistake
+    assert [f"{said} (tracker 12" in one and "matches no test" in one for one in problems] == [True] * mistake
 
 
 def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: P
         tmp_path, "-m", f"{CPU} and conformance", f"--profile={profile}", f"--waivers={tmp_path}", "--no-upload"
     )
     assert "failed" not in run.stdout.splitlines()[-1], run.stdout
-    assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*names no test", run.stdout) == ["test_repeat.py"]
+    assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*matches no test", run.stdout) == ["test_repeat.py"]
     assert run.returncode == 1
 
 

@@ -129,7 +129,7 @@ def test_push_reports_a_damaged_file(here: Path, capsys: pytest.CaptureFixture[s
         (["compare", "a"], "Missing argument 'B'"),
         (["compare", "a.db", "b.db"], "a.db: No such file"),
         (["compare", ".genqual#class=zzz", ".genqual"], "none of its 2 records has class_id=zzz"),
-        (["push", "--spool", "nowhere"], "nowhere is no spool: give --spool DIR"),
+        (["push", "--spool", "nowhere"], "nowhere is not a spool: give --spool DIR"),
         (["nonsense"], "No such command 'nonsense'"),
         (["models", "fetch", "no-such-model"], "no-such-model"),
     ],

@@ -38,7 +38,7 @@ def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bo
     batch = TokenBatch.of(made.prompts)
     found = {}
     for attention in ATTENTION:
-        say(f"{spec.name}: honest {scheme} runs with {attention} attention")
+        say(f"{spec.name}: fault-free {scheme} runs with {attention} attention")
         with cpu_generator(spec, scheme, attention, progress=say, stream=stream) as generator:
             try:
                 found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
@@ -73,7 +73,7 @@ def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Sco
     """More fault-free runs: behind padding, in two half batches, in the opposite order."""
     batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
-    say(f"{spec.name}: honest {scheme} runs of other shapes")
+    say(f"{spec.name}: fault-free {scheme} runs of other shapes")
     with cpu_generator(spec, scheme, "eager", progress=say) as generator:
 
         def of(chosen: Sequence[int]) -> Scores:
@@ -110,7 +110,7 @@ def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Score
         ways["two ranks of deepspeed-inference"] = {"name": "deepspeed-inference", "ranks": 2}
     found = {}
     for way, how in ways.items():
-        say(f"{spec.name}: honest {scheme}, {way}")
+        say(f"{spec.name}: fault-free {scheme}, {way}")
         with cpu_generator(spec, scheme, "eager", progress=say, **how) as generator:
             try:
                 found[way] = generator.score(batch, made.forced)

@@ -71,7 +71,7 @@ def show(name: str) -> None:
     one = fault(name)
     click.echo(f"{one.name}: {one.summary}")
     click.echo(f"  group          {one.group}{', equivalent: it must not alarm' if one.equivalent else ''}")
-    click.echo(f"  spoils         {one.kind}")
+    click.echo(f"  changes        {one.kind}")
     click.echo(f"  architectures  {', '.join(sorted(one.architectures)) or 'any'}")
     click.echo(f"  engines        {', '.join(sorted(one.engines))}, {one.min_ranks} rank(s) or more")
     click.echo(f"  any other that has {', '.join(sorted(one.wants))}")
@@ -114,7 +114,10 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
 
 @faults.command("matrix")
 @click.option("--models", help="Models with a reference.  [default: llama-tiny,bloom-tiny; smollm2-135m in part]")
-@click.option("--dtypes", help="fp32 is its lane, the others are declared.  [default: fp32,bf16; int8-weight in part]")
+@click.option(
+    "--dtypes",
+    help="fp32 is judged in fp32 mode, the others in declared mode.  [default: fp32,bf16; int8-weight in part]",
+)
 @click.option("--faults", "names", help="Only these, wherever they fit.  [default: all, and fault-free runs]")
 @click.option(
     "--sample", is_flag=True, help="The fixed sample, with fault-free and equivalent runs: minutes, for a CI."

@@ -25,7 +25,9 @@ def push(urls: tuple[str, ...], directory: str, again: bool) -> None:
     spool = Spool(directory)
     wanted = urls or (os.environ.get("GENQUAL_UPLOAD", DEFAULT_UPLOAD),)
     if not any(place.exists() for place in spool.places):
-        raise click.UsageError(f"{spool.directory} is no spool: give --spool DIR, a run's state directory + /spool")
+        raise click.UsageError(
+            f"{spool.directory} is not a spool: give --spool DIR (the run's state directory + /spool)"
+        )
     report = push_spool(spool, wanted, again=again)
     for line in report.lines():
         click.echo(line)

@@ -78,7 +78,9 @@ def sign(run: str | None, keys: tuple[Path, ...], state_dir: Path, out: Path | N
 @click.argument("source", metavar="FILE|URL")
 @click.option("--key", "keys", type=_FILE, multiple=True, help="Ed25519 public key, PEM, that must have signed it.")
 @click.option("--envelope", type=_FILE, help="The signed session or envelope, where FILE|URL holds records only.")
-@click.option("--unsigned", is_flag=True, help="Check all but the signature; that there is none is no error.")
+@click.option(
+    "--unsigned", is_flag=True, help="Check everything but the signature. A missing signature is not an error."
+)
 def verify(source: str, keys: tuple[Path, ...], envelope: Path | None, unsigned: bool) -> None:
     """Check a run: signatures, hashes, completeness, the judged path, and audits of each measurement.
 

@@ -55,7 +55,7 @@ def engine(name: str) -> EngineSpec:
         option, sign, value = setting.partition("=")
         if option not in spec.accepts or not sign or not value:
             takes = "; ".join(f"{key}={what}" for key, what in spec.accepts.items()) or "no option"
-            raise BadInput(f"engine {name!r}: {setting!r} is no option=value that {base} takes; it takes {takes}")
+            raise BadInput(f"engine {name!r}: {base} does not accept {setting!r}; it accepts {takes}")
         given[option] = _value(value)
     return replace(spec, name=name, options={**spec.options, **given})
 

@@ -61,9 +61,9 @@ def tolerance_of(
 def problem(launches: Sequence[Launch], settings: Settings, *, exact: bool, known: Known | None = None) -> str:
     """Why these launches make no baseline, or nothing: too noisy, not reproducible, or of too few batches."""
     if len({one.batch for one in launches}) < 2:
-        return "launches of one batch say nothing about the next hour: two batches at least"
+        return "one batch cannot show how host speed drifts: give two batches at least"
     if len(launches) < HELD_OUT + 4:
-        return f"{len(launches)} launches were admitted; {HELD_OUT + 4} are needed, better 12 or more"
+        return f"{len(launches)} launches were accepted; {HELD_OUT + 4} are needed, better 12 or more"
     known = known or Known.measured(launches, prior(settings.tolerance, stepped=True))
     values = [one.z for one in launches]
     kept, held = values[:-HELD_OUT], values[-HELD_OUT:]

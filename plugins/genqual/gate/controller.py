@@ -109,7 +109,7 @@ class Judging:
                 return unjudged(Verdict.NO_BASELINE, f"{why}. {self._quick(generator)}", 1)
         stop = self._refused(case, entry)
         if stop:
-            return unjudged(Verdict.INCONCLUSIVE, f"not admitted: {stop}")
+            return unjudged(Verdict.INCONCLUSIVE, f"rejected: {stop}")
         item = Asked(generator, entry, measured, subject.key, workload)
         return self._against_build(item) if entry is None else self._against_file(item, entry)
 
@@ -282,11 +282,11 @@ class Judging:
             [reason for one in bad for reason in one.why_not(name, entry, self.question.under_test)]
         )
         if any(one.failed or name in one.unmeasured for one in bad):  # the next launch would end the same way
-            return Verdict.INCONCLUSIVE, f"not admitted: {reasons}", False
+            return Verdict.INCONCLUSIVE, f"rejected: {reasons}", False
         if decision is not None and decision.verdict not in (None, Verdict.INCONCLUSIVE) and not blind:
             return decision.verdict, reasons, False
         if len(good) < settings.k_min and len(bad) >= settings.k_min:
-            why = f"not admitted: {len(bad)} of {len(candidates)} launches: {reasons}"
+            why = f"rejected: {len(bad)} of {len(candidates)} launches: {reasons}"
             return Verdict.INCONCLUSIVE, why, False
         # A gate that cannot see its own slowdown after a few launches may see it after more of them.
         if len(candidates) >= settings.k_max:

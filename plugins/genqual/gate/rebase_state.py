@@ -52,7 +52,7 @@ class Unfinished:
                 taken = Taken(metrics, one["probes"], **fields, unmeasured=one.get("unmeasured", {}))
                 found.setdefault((one["case"], one["batch"], tuple(one["weights"])), []).append(taken)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise BadInput(f"{self.path}: line {number} is no launch; delete the file to begin anew") from error
+                raise BadInput(f"{self.path}: line {number} is not a launch; delete the file to start again") from error
         return found
 
     def spans(self, batches: int) -> list[tuple[float, float]] | None:

@@ -15,7 +15,7 @@ class Verdict(enum.Enum):
     PASS = "pass"  # noqa: S105 - a verdict, no password
     REGRESSED = "regressed"
     IMPROVED = "improved"
-    INCONCLUSIVE = "inconclusive"  # too noisy, too few launches, or not admitted: never counted as a pass
+    INCONCLUSIVE = "inconclusive"  # too noisy, too few launches, or rejected ones: never counted as a pass
     NO_BASELINE = "no_baseline"  # nothing to compare with: never counted as a pass
     RECORDED = "recorded"  # a metric that no gate judges: kept, neither passed nor failed
 

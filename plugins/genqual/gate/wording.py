@@ -61,7 +61,7 @@ def result_of(
     if settings.tolerance > gate.settings_for(measured.name, asked.case.ranks).tolerance:
         said.append(f"tolerance {settings.tolerance:.0%}: this baseline's, by what its launches vary")
     if settings.allowance:
-        said.append(f"{settings.allowance:.1%} either way is left to the hour")
+        said.append(f"{settings.allowance:.1%} either way may be drift of the host and does not count")
     said += notes
     if verdict is Verdict.REGRESSED:
         said.append(f"probes: {probes_of(good)}")

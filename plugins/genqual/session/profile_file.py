@@ -81,5 +81,5 @@ class ProfileFile(TomlTable):
             rows = (*self.conformance.cases, *self.performance.cases)
             missing = sorted({name for row in rows for name in row.models} - set(self.miniature.models))
             if missing:
-                raise ValueError(f"[miniature] models names nothing for {', '.join(missing)}")
+                raise ValueError(f"[miniature] models has no entry for {', '.join(missing)}")
         return self

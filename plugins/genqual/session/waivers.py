@@ -232,7 +232,7 @@ class Register:
             if one.expired(self.today)
         ]
         found += [
-            f"the waiver {one} names no test of this run: correct it, or remove it"
+            f"the waiver {one} matches no test of this run: correct it or remove it"
             for one in self.waivers
             if any(one.of_case(case) for case in whole) and not self._may_name_one(one, left_out, workloads)
         ]

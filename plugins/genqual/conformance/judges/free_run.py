@@ -95,11 +95,11 @@ def judge_free_run(
     wrong = [row.wrong for row in rows if row.wrong]
     left, tied = sum(row.left for row in rows), sum(row.excused for row in rows)
     if wrong:
-        text = f"{lane} lane: {rows[worst].wrong}" + (f" ({len(wrong)} prompts fail)." if len(wrong) > 1 else ".")
+        text = f"{lane} mode: {rows[worst].wrong}" + (f" ({len(wrong)} prompts fail)." if len(wrong) > 1 else ".")
         text += "" if reference.independent else f" Judged by {reference.oracle}."
     else:
         text = (
-            f"{lane} lane, tokens only, against {reference.oracle}: {len(rows) - left} of {len(rows)} prompts equal "
+            f"{lane} mode, tokens only, against {reference.oracle}: {len(rows) - left} of {len(rows)} prompts equal "
             f"the reference, {left} left it where its margin allows; {judged} of {total} choices judged"
             + ("." if judged + tied == total else "; the rest follows text that no oracle has scored.")
             + ("" if near is None else f" {tied} choices rest on a router's near tie, and are not judged.")

@@ -107,11 +107,11 @@ def judge_same(
             return Judgement("fail", lane, "logits", f"The {name} run: {broken}", shape=_shape(a))
     spread = _rms(a.projections) if reference_spread is None else reference_spread
     if not (math.isfinite(spread) and spread > 0 and _rms(a.projections) > 0):
-        why = "Every logit of a row is the same: runs that compute nothing agree on everything, so this is no pass."
+        why = "All logits of a row are equal. Two runs that compute nothing always agree, so this is not a pass."
         return Judgement("fail", lane, "logits", why, shape=_shape(a))
     tolerance = between_runs(envelope, spread, len(a.top_ids), dtype, fp32_limit, factor, k, exact=exact)
     if tolerance is None:
-        why = f"Nothing is known of what honest {dtype} reads, so two runs of it cannot be compared; give an envelope."
+        why = f"The reference has no envelope of {dtype}, so two runs in it cannot be compared."
         return Judgement("no_reference", lane, "logits", why, shape=_shape(a))
     errors = cell_errors(b.projections, a.projections)
     margins = np.maximum(*(x.top_logits[..., 0] - x.top_logits[..., 1] for x in (a, b)))
@@ -196,7 +196,7 @@ def _verdict(
     flipped = got != want
     excuse = excused(errors, tolerance.sigma, flipped & (margins > tolerance.bound), near, tie_margin(tolerance))
     if excuse is not None and excuse.too_many and errors.shape[1] == 1:
-        text = f"{tolerance.lane} lane: {excuse.sentence} The rest of one prompt is too little to judge by."
+        text = f"{tolerance.lane} mode: {excuse.sentence} The remaining steps of one prompt are too few for a verdict."
         return Judgement("no_reference", tolerance.lane, "logits", text, total=errors.size, independent=independent)
     counted = np.ones(errors.shape, dtype=np.bool_) if excuse is None or excuse.cells.all() else ~excuse.cells
     pooled = _rms(errors[counted]) / spread
@@ -228,10 +228,10 @@ def _verdict(
     cells = f"{errors.shape[0]} steps x {errors.shape[1]} prompts against {against}"
     routed = "" if excuse is None else f" {excuse.sentence}"
     if reasons:
-        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}.{routed}"
+        text = f"{tolerance.lane} mode, {cells}: {'; '.join(reasons)}.{routed}"
     else:
         text = (
-            f"{tolerance.lane} lane, {cells}: nrms {pooled:.3g}, limit {tolerance.limit:.3g} ({tolerance.words}); "
+            f"{tolerance.lane} mode, {cells}: nrms {pooled:.3g}, limit {tolerance.limit:.3g} ({tolerance.words}); "
             f"{int(flipped.sum())} flips, none beyond its margin; nearest to its bound: step {step} of prompt {row}, "
             f"{severity[step, row]:.2g} of {bound:.4g}.{routed}"
         )

@@ -146,10 +146,10 @@ def _verdict(
     cells = f"{len(ids)} steps x {ids.shape[1]} prompts, the best {ids.shape[-1]} of each, against {against}"
     routed = "" if excuse is None else f" {excuse.sentence}"
     if reasons:
-        text = f"{tolerance.lane} lane, {cells}: {'; '.join(reasons)}.{routed}"
+        text = f"{tolerance.lane} mode, {cells}: {'; '.join(reasons)}.{routed}"
     else:
         text = (
-            f"{tolerance.lane} lane, {cells}: nrms {pooled:.3g}, limit {limit:.3g} ({tolerance.words}, x {gain:.3g} "
+            f"{tolerance.lane} mode, {cells}: nrms {pooled:.3g}, limit {limit:.3g} ({tolerance.words}, x {gain:.3g} "
             f"for log-probabilities, fp32 on the way included); nearest to its bound: step {step} of prompt {row}, "
             f"{severity[step, row]:.2g} of it.{routed}"
         )
@@ -216,7 +216,7 @@ def _unusable(tokens: I64, ids: I64, logprobs: F64, reference: Reference) -> str
             f"(prompts, steps) and twice {(*cells, 'best')} (steps, prompts, best) were wanted."
         )
     if ids.shape[2] < 2:
-        return f"{ids.shape[2]} log-probabilities a token were given; one says nothing of the others, so 2 are wanted."
+        return f"{ids.shape[2]} log-probabilities a token were given; at least 2 are needed."
     if min(tokens.min(), ids.min()) < 0 or max(tokens.max(), ids.max()) >= vocabulary:
         return f"Tokens or ids are no tokens of the model: wanted are ids below {vocabulary}."
     sound = np.isfinite(logprobs).all(axis=-1)

@@ -31,7 +31,7 @@ def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> J
     if found.status != "pass" or found.ratio is None or found.lane == "fp32" or found.ratio >= LEAST_DRIFT:
         return found
     text = (
-        f"{found.ratio:.3g} of the {dtype} envelope, where honest {dtype} reads 0.9 to 1.1 and the least is "
+        f"{found.ratio:.3g} of the {dtype} envelope, where fault-free {dtype} reads 0.9 to 1.1 and the least is "
         f"{LEAST_DRIFT}: this is more exact than {dtype} can be, so something else ran."
     )
     return replace(found, status="fail", explanation=text)

@@ -39,7 +39,7 @@ def judge_same_text(
         spread = float(np.sqrt((scores.projections.astype(np.float64) ** 2).mean()))
     tolerance = between_runs(envelope, spread, steps, dtype, FP32_LIMIT, ENVELOPE_FACTOR, MARGIN_SIGMAS)
     if tolerance is None:
-        text = f"Nothing is known of what honest {dtype} reads."
+        text = f"The reference has no envelope of {dtype}, so the two runs cannot be compared."
         return Judgement("no_reference", lane, "tokens", text, shape=shape)
     margins = scores.top_logits[..., 0] - scores.top_logits[..., 1]
     judged, parted, problems = 0, 0, []

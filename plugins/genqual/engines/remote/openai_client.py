@@ -144,7 +144,7 @@ class Client:
                 )
             return EngineFailed(f"{self._where} failed: {said}")
         if isinstance(error, openai.APITimeoutError) or "timeout" in type(error).__name__.lower():
-            return EngineFailed(f"{self._where} said nothing for {SILENCE_S:.0f} s after {after} pieces of row {row}")
+            return EngineFailed(f"{self._where} sent nothing for {SILENCE_S:.0f} s after {after} pieces of row {row}")
         if isinstance(error, openai.APIConnectionError) and not after:
             cause = self._clean(str(error.__cause__ or error))
             return BadInput(f"{self._where}: no connection ({cause}); is the server running, and is this its address?")
