@@ -25,8 +25,8 @@ from genqual.errors import Unsupported
 from genqual.gate import rank_launch
 from genqual.gate.rank_launch import launch, plain_read
 from genqual.models import embedded
-from genqual.models.build import build
 from genqual.models.files import weight_files
+from genqual.models.load import load
 from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
 from tests.engines.fake_server import Handler, next_tokens, serving
@@ -110,7 +110,7 @@ def test_a_server_is_launched_though_it_shows_neither_loading_nor_memory(client:
 
 @pytest.mark.parametrize("model", [object(), None, SimpleNamespace(parameters=list)])
 def test_reading_an_embedded_model_asks_no_engine(model: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bytes as transformers' model has parameters: the clock of the baselines that there are."""
+    """As many bytes as transformers' model keeps, a tied head once: the clock of the baselines that there are."""
     asked: list[int] = []
     stream = SimpleNamespace(digest=asked.append)
     monkeypatch.setattr(rank_launch, "hashlib", SimpleNamespace(shake_128=lambda seed: stream, sha256=hashlib.sha256))
@@ -118,7 +118,8 @@ def test_reading_an_embedded_model_asks_no_engine(model: object, monkeypatch: py
         spec = resolve(name)
         engine = SimpleNamespace(model=model, request=SimpleNamespace(model=spec))
         assert plain_read(engine) > 0.0
-        assert asked.pop() == sum(tensor.numel() for tensor in build(spec, torch.bfloat16).parameters())
+        kept = {tensor.data_ptr(): tensor.numel() for tensor in load(spec, torch.bfloat16).state_dict().values()}
+        assert asked.pop() == sum(kept.values())
 
 
 def test_who_has_no_tensors_to_weigh_is_not_loaded_again() -> None:

@@ -20,8 +20,8 @@ def test_one(generator, verdict):
     first, second = generator.score(1), generator.score(2)
     verdict(judge.judge_bitwise(first, second, dtype="fp32"))
 
-def test_two(drawn):
-    drawn(check, row=LIMIT)
+def test_two(examples):
+    examples(check, row=LIMIT)
 
 def helper():
     return 1

@@ -75,7 +75,8 @@ def stand_in(tmp_path: Path) -> argparse.Namespace:
     python = tmp_path / "python"
     numpy_engine = shlex.quote(str(xeon_decode.ROOT / "docs" / "examples" / "numpy_engine.py"))
     told = "sed -u s/bf16/fp32/"  # the example computes in fp32 only
-    python.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\n{told} | {PYTHON} {numpy_engine}\n')
+    given = shlex.quote(str(tmp_path / "given"))
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {given}\n{told} | {PYTHON} {numpy_engine}\n')
     python.chmod(0o755)
     return argparse.Namespace(
         openvino_python=python, vllm_python=python, llama_cpp_python=python, ipex_python=python,
@@ -88,7 +89,7 @@ def test_ipex_runs_as_an_external_engine(tmp_path: Path, stand_in: argparse.Name
     assert found.get("why") is None, found
     assert found["tpot_s"] > 0
     assert found["dtype"] == "bf16"
-    assert (tmp_path / "given").read_text().split() == [str(xeon_decode.ROOT / "docs/examples/ipex_engine.py")]
+    assert (tmp_path / "given").read_text().splitlines() == [str(xeon_decode.ROOT / "docs/examples/ipex_engine.py")]
 
 
 def test_llama_cpp_runs_as_an_external_engine_on_the_same_weights(tmp_path: Path, stand_in: argparse.Namespace) -> None:
@@ -97,7 +98,7 @@ def test_llama_cpp_runs_as_an_external_engine_on_the_same_weights(tmp_path: Path
     assert found.get("why") is None, found
     assert found["tpot_s"] > 0
     assert found["dtype"] == "bf16"
-    engine, file = (tmp_path / "given").read_text().split()
+    engine, file = (tmp_path / "given").read_text().splitlines()
     assert engine.endswith("docs/examples/llama_cpp_engine.py")
     reader = gguf.GGUFReader(file)
     names = {one.name: one for one in reader.tensors}

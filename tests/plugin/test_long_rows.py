@@ -45,7 +45,8 @@ def test_the_limit_is_so_many_envelopes(
 
 
 @pytest.mark.parametrize(("source", "factor"), [("embedded", 1.25), ("directory", 2.5)])
-def test_a_trained_model_has_the_wider_one(source: str, factor: float) -> None:
+def test_a_trained_model_has_the_wider_one(source: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "positions_beyond", lambda model, declared: 0)  # a model without windows
     asked: list[dict[str, Any]] = []
     generator: Any = SimpleNamespace(
         loaded=[SimpleNamespace(max_positions=64, vocabulary=512)],
@@ -53,7 +54,8 @@ def test_a_trained_model_has_the_wider_one(source: str, factor: float) -> None:
         plan=SimpleNamespace(model=SimpleNamespace(source=source)),
         score_passes=lambda *given: given,
     )
-    passage: Any = SimpleNamespace(prompts=SimpleNamespace(rows=[[3, 4], [5]]), forced=[[6, 7], [8, 9]])
-    run: Any = SimpleNamespace(against_oracle=lambda *given, **known: asked.append(known))
+    passage: Any = SimpleNamespace(texts=[[3, 4, 6, 7], [5, 8, 9]])
+    store = SimpleNamespace(against_oracle=lambda *given, **known: asked.append(known))
+    run: Any = SimpleNamespace(references=store)
     precision.test_positions_near_the_limit(generator, passage, run, lambda judgement: None)
     assert asked == [{"limit": 1e-5, "factor": factor}]

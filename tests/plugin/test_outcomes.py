@@ -67,7 +67,7 @@ def test_junit_and_the_terminal_name_the_command_that_makes_the_baseline(ran: Pa
     }
     of_tpot = found["test_time_per_output_token"]
     assert of_tpot["genqual_metric"] == "tpot"
-    assert of_tpot["genqual_next"].startswith("genqual rebase --device ")
+    assert of_tpot["genqual_next"].startswith("genqual rebase --quick --device ")
     assert f"NO BASELINE: {of_tpot['genqual_next']}" in (ran / "out.txt").read_text()
     assert "genqual_next" not in found["test_logits_match_the_oracle"]
 

@@ -7,7 +7,6 @@ judged by it. What is torn, was edited or is of another version is told and left
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,10 +130,11 @@ def build_here(packages: Mapping[str, str]) -> str:
 
 @cache
 def _source() -> str:
-    root, made = Path(genqual.__file__).resolve().parent, hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        made.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return made.hexdigest()
+    root = Path(genqual.__file__).resolve().parent
+    files = sorted(root.rglob("*.py"))
+    return digest.of_parts(
+        f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0" for path in files
+    )
 
 
 def _past(line: bytes) -> Past:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genqual import digest
 from genqual.cases import Json
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput, Unsupported
@@ -149,7 +149,7 @@ def _differing(first: _First, logits: F32, limit: float | None) -> list[dict[str
     found: list[dict[str, Json]] = []
     for step, (got, want) in enumerate(zip(logits, first.logits, strict=True)):
         if limit is None:
-            if hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == first.prints[step]:
+            if digest.of_bytes(np.ascontiguousarray(got).tobytes()) == first.prints[step]:
                 continue
         elif _error(got, want) <= limit:
             continue
@@ -192,7 +192,7 @@ def _logits(scores: Scores) -> F32:
 
 
 def _prints(logits: F32) -> list[str]:
-    return [hashlib.sha256(np.ascontiguousarray(step).tobytes()).hexdigest() for step in logits]
+    return [digest.of_bytes(np.ascontiguousarray(step).tobytes()) for step in logits]
 
 
 def _products(engine: Any, rows: int) -> Products | None:

@@ -75,9 +75,12 @@ def place(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The page is what people decide from, so it is looked at in a real browser."""
+    """The page is what people decide from, so it is looked at in a real browser.
+
+    No longer than the module: it leaves an event loop and processes in this process, which other tests look at.
+    """
     chromium = services.browser()
     with sync_playwright() as driver:
         started = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), timeout=120_000)

@@ -150,4 +150,4 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert ran("report", "-o", "no/page.html") == 4
     assert "there is no directory" in capsys.readouterr().err
     assert ran("report", "published#class=gaudi2", "--prices", "none.toml") == 4
-    assert "none.toml: No such file" in capsys.readouterr().err
+    assert "none.toml: cannot be read (No such file" in capsys.readouterr().err
