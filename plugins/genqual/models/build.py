@@ -35,6 +35,11 @@ def dtypes_by_rule(kind: type[Any], config: Any, dtype: torch.dtype) -> dict[str
             empty = kind(copy.deepcopy(config))
     finally:
         torch.set_default_dtype(before)
+    return _rule_of(empty, dtype)
+
+
+def _rule_of(empty: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The same of a model that was made in `dtype`, its weights without storage."""
     kept = _kept_in_fp32(empty, dtype)
     return {
         name: torch.float32 if kept is not None and kept.search(name) else tensor.dtype
@@ -79,7 +84,7 @@ def build(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | Non
     # Parameters without storage, so nothing is initialised; buffers (rotary frequencies) are real: they are no weights.
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, **options)
-    rule = dtypes_by_rule(type(model), model.config, dtype)
+    rule = _rule_of(model, dtype)  # of this one: making another takes a fifth of the load time
     tensors = {
         name: torch.from_numpy(values).to(rule.get(name, dtype)) for name, values in integers.tensors(spec.location)
     }
