@@ -242,7 +242,7 @@ def test_what_is_not_finite_fails_first(value: float, dtype: str) -> None:
         (TOKENS, IDS[1:], EXACT[1:], "were wanted"),
         (TOKENS, IDS, EXACT[..., 1:], "were wanted"),
         (TOKENS, IDS[:, :, 0], EXACT[:, :, 0], "were wanted"),
-        (TOKENS, IDS[..., :1], EXACT[..., :1], "2 are wanted"),
+        (TOKENS, IDS[..., :1], EXACT[..., :1], "at least 2 are needed"),
         (TOKENS, changed(IDS, (2, 2, 4), 64), EXACT, "ids below 64"),
         (TOKENS, changed(IDS, (2, 2, 4), -1), EXACT, "ids below 64"),
         (changed(TOKENS, (2, 2), 64), IDS, EXACT, "ids below 64"),

@@ -215,7 +215,7 @@ def test_one_row_that_rests_on_a_tie_gets_no_verdict() -> None:
     assert (errors > 1e-4).mean() > 0.5, "most of the row looks back on the tie"
     verdict = judge_scores(scores_of(logits, row.forced), row, dtype="fp32")
     assert verdict.status == "no_reference"
-    assert "too little to judge by" in verdict.explanation
+    assert "too few for a verdict" in verdict.explanation
 
 
 def bf16() -> tuple[Reference, dict[str, Any]]:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -75,6 +76,8 @@ class Engine:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(rank_launch, "time", made)
+    # What other tests of this process left running is no work of the launch.
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive=False: [])
     step = lambda *shape: lambda: made.work("frozen", 1.0)  # noqa: E731 - a stand-in for two methods
     fake = SimpleNamespace(decode=step, prefill=step, unit=lambda: made.work("unit", 0.01))
     monkeypatch.setattr(frozen, "Frozen", lambda hidden, layers, dtype, device: fake)

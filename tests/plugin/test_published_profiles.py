@@ -81,7 +81,7 @@ def test_a_profile_of_small_models_has_no_miniature() -> None:
 def test_a_model_without_a_stand_in_is_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("[[performance.cases]]\nengine = 'transformers'\nmodels = ['a/b']\n[miniature]\nmodels = {}\n")
-    with pytest.raises(BadInput, match="names nothing for a/b"):
+    with pytest.raises(BadInput, match="has no entry for a/b"):
         profiles.load(str(path))
 
 
