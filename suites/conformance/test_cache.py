@@ -15,7 +15,7 @@ from genqual.ranks.client import Generator
 from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
-from genqual.session.windows import crossed_wrongly
+from genqual.session.window_crossing import crossed_wrongly
 
 pytestmark = pytest.mark.conformance("cache")
 

@@ -14,7 +14,7 @@ from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
 from genqual.session.fixture_types import GiveVerdict, ScoringSample
-from genqual.session.windows import long_text, positions_beyond
+from genqual.session.window_crossing import long_text, positions_beyond
 
 pytestmark = pytest.mark.conformance("precision")
 

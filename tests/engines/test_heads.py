@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genqual.engines.registry import engine
-from genqual.models.heads import heads_of, why_not_shared
+from genqual.models.attention_shape import heads_of, why_not_shared
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.here import CPU
 from tests.plugin.suite import suite

@@ -14,6 +14,7 @@ import pytest
 
 import genqual
 from genqual.engines.deepspeed import prebuild
+from genqual.errors import EngineFailed
 from tests import services
 
 
@@ -41,6 +42,30 @@ def test_a_baton_nobody_works_for_is_stale_soon(tmp_path: Path) -> None:
     prebuild._drop_stale_baton(baton, said.append)
     assert not baton.exists()
     assert "killed" in said[0]
+
+
+def test_a_young_baton_of_a_killed_build_is_waited_for_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells nothing at the first look; torch, asked then, would wait for ever."""
+    monkeypatch.setattr(prebuild, "_MOMENT_S", 0.3)
+    baton = tmp_path / "lock"
+    baton.touch()
+    said: list[str] = []
+    prebuild._wait_for_baton(baton, said.append)
+    assert not baton.exists()
+    assert [line.split()[0] for line in said] == ["waiting", "removing"]
+
+
+def test_a_build_that_never_ends_is_an_error_and_keeps_its_baton(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prebuild, "WAIT_S", 0.1)
+    baton = tmp_path / "lock"
+    baton.touch()
+    with pytest.raises(EngineFailed, match="remove that file"):
+        prebuild._wait_for_baton(baton, lambda text: None)
+    assert baton.exists()
 
 
 def test_a_fresh_baton_and_none_are_left_alone(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from genqual.cases import Json
-from genqual.gate import past_launches
+from genqual.gate import case_launches
 from genqual.gate.baseline_file import Launch
 from genqual.gate.history import History, Past, build_here, builds_of, control_of
 from genqual.gate.launch_plan import LaunchJob, frozen_shape
@@ -114,8 +114,8 @@ def test_a_launch_is_kept_by_metric_without_what_is_exact_or_disturbed() -> None
     job = LaunchJob.of(["tpot", "peak_memory"], GATED, frozen_shape(31_000_000, "bf16"), slowdown=0.05, ranks=1)
     both = taken(0.8)
     both = type(both)({**both.metrics, "peak_memory": launch(18.0)}, both.probes)
-    (kept,) = past_launches.past_of(CASE, ["w" * 64], job, both, "a-run")
+    (kept,) = case_launches.past_of(CASE, ["w" * 64], job, both, "a-run")
     assert (kept.launch, kept.run) == (both.metrics["tpot"], "a-run")
     asleep = taken(0.8, probes={"suspended_s": 60.0})
-    assert past_launches.past_of(CASE, ["w" * 64], job, asleep, "a-run") == []
+    assert case_launches.past_of(CASE, ["w" * 64], job, asleep, "a-run") == []
     assert json.loads(kept.line())["subject"] == kept.subject

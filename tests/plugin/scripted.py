@@ -24,6 +24,7 @@ from genqual.errors import NotApplicable, OutOfMemory, Unsupported
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
+from genqual.session import hardware
 from genqual.session.benchmark import Benchmarks
 from genqual.session.groups import Groups
 from genqual.session.run_records import RunRecords
@@ -44,7 +45,7 @@ RAISED: Final[dict[str, Callable[[], BaseException]]] = {
     "unsupported": lambda: Unsupported("this engine cannot split this model"),
 }
 JUDGED: Final = {"FAIL": "fail", "NO REFERENCE": "no_reference"}
-ROWS: Final = (*TIMED, "out of memory (timed)", *JUDGED, *RAISED, "absent device")
+ROWS: Final = (*TIMED, "out of memory (timed)", *JUDGED, "HARDWARE", *RAISED, "absent device")
 MODES: Final = {
     "plain": ("beside", ()),
     "--gate": ("beside", ("--gate",)),
@@ -86,6 +87,9 @@ WAIVER: Final = (
     '[[waiver]]\ntest = "test_scripted.py::{}"\nsays = "[a-zA-Z]"\nissue = "tracker 12"\nexpires = {}-01-01\n'
 )
 
+LOG: Final = "dev/kmsg"
+"""The kernel's log, below the folder that counters are read from."""
+
 _row = ""
 
 
@@ -93,6 +97,13 @@ def raise_or_judge(judge: Callable[[Judgement], None]) -> None:
     """What the row says of the property under test."""
     if _row in RAISED:
         raise RAISED[_row]()
+    if _row == "HARDWARE":  # within the window of a test that passes
+        log = hardware.ROOT / LOG
+        number = 100 + log.read_text(encoding="utf-8").count("\n")
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(f"2,{number},6000,-;EDAC MC1: 1 UE memory read error on DIMM#3 (channel:0)\n")
+        judge(Judgement("pass", "fp32", "logits", "All is well."))
+        return
     status: Any = JUDGED[_row]
     judge(Judgement(status, "fp32", "logits", "nrms 0.1 exceeds 1e-5.", nrms=0.1, limit=1e-5))
 
@@ -158,6 +169,9 @@ def prepare(folder: Path) -> None:
         tests = (f"test_timed[{CASE}-b1-i16-n4]", f"test_judged[{CASE}]")
         text = "".join(WAIVER.format(test, year) for test in tests)
         (folder / name / f"{CPU}.toml").write_text(text, encoding="utf-8")
+    hardware.ROOT = folder / "root"
+    (hardware.ROOT / LOG).parent.mkdir(parents=True)
+    (hardware.ROOT / LOG).write_text("6,100,5000,-;the kernel has started\n", encoding="utf-8")
     benchmarks: Any = Benchmarks
     benchmarks.publish = publish
     groups: Any = Groups

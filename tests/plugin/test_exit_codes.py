@@ -58,6 +58,7 @@ def test_a_gate_lets_no_unjudged_verdict_pass_and_no_known_failure_fail(ran: dic
         assert (codes[row]["plain"], codes[row]["--gate"], codes[row]["waived"]) == (0, 1, 0), row
     for row in ("REGRESSED", "FAIL", "a rank was lost", "out of memory (property)"):
         assert (codes[row]["plain"], codes[row]["--gate"], codes[row]["waived"]) == (1, 1, 0), row
+    assert set(codes["HARDWARE"].values()) == {1}, "no waiver excuses the hardware"
     for row in ("PASS", "IMPROVED"):
         assert (codes[row]["plain"], codes[row]["--gate"], codes[row]["waived"]) == (0, 0, 1), row
 

@@ -98,6 +98,14 @@ def test_the_worst_stands_first_with_its_numbers_and_the_next_command(tmp_path: 
     assert text.rstrip().endswith("- a note")
 
 
+def test_hardware_that_failed_stands_before_all_that_was_judged_on_it() -> None:
+    rows = VerdictRows()
+    rows.add(report(TPOT, "failed", "6 % slower", verdict="regressed", metric="tpot"))
+    rows.add(report(ALIKE, "failed", "HARDWARE: mce of cpu0", verdict="hardware"))
+    assert [one.verdict for one in rows.rows] == ["HARDWARE", "REGRESSED"]
+    assert cells(markdown(rows.rows, {}, "genqual: run x"))[1][0] == "HARDWARE"
+
+
 SIGNS = (*"ab |`*_<>&[]()\\\n\r%:,~!-#", "%0A", "%25", "<b>", "<!--", "**a**", "[a](b)")
 ODD = st.lists(st.sampled_from(SIGNS), max_size=20).map("".join)
 MARKUP = {"html_inline", "link_open", "image", "em_open", "s_open"}

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from genqual.cli import main
+from genqual.models.attention_shape import windows_said
 from genqual.models.spec import ModelSpec
-from genqual.models.windows import windows_said
-from genqual.session.windows import windows_of
+from genqual.session.window_crossing import windows_of
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.here import CPU
 

@@ -24,7 +24,7 @@ from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.paths import data_dir
-from genqual.session.windows import windows_of
+from genqual.session.window_crossing import windows_of
 
 RANKS: Final = (1, 2, 4, 8)
 STEPS: Final = 24

@@ -16,8 +16,8 @@ from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import check_size
 from genqual.errors import BadInput
 from genqual.models import weights
+from genqual.models.files import weight_files
 from genqual.models.spec import ModelSpec
-from genqual.models.stored_size import stored_files
 
 
 def announce(spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool) -> None:
@@ -31,10 +31,10 @@ def estimate(
     spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool
 ) -> tuple[Cost, Rates] | None:
     """The cost of a reference of `spec`, and the rates that it is of; None where its size cannot be read here."""
-    files = stored_files(spec)
     size = size_of(spec)
     if size is None:
         return None
+    files = weight_files(spec)
     rates = measured(files[0] if files else None)
     stored = sum(file.stat().st_size for file in files)
     return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored), rates

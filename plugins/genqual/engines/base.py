@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.devices.registry import devices
-from genqual.models.heads import Sharing, why_not_shared
+from genqual.models.attention_shape import Sharing, why_not_shared
 from genqual.models.spec import ModelSpec
 
 Tier = Literal["logits", "tokens"]

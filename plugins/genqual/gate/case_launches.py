@@ -18,8 +18,11 @@ from genqual.engines.registry import engine
 from genqual.errors import EngineFailed, OutOfMemory
 from genqual.gate import admission, launch_summary
 from genqual.gate.baseline_file import Entry, Launch, Subject
+from genqual.gate.history import Past, build_here, control_of
 from genqual.gate.launch_plan import SECTIONS, SLOW_EVERY, LaunchJob, frozen_source
+from genqual.gate.pairing import packages_of
 from genqual.metrics.compute import BadClock
+from genqual.metrics.registry import is_exact, rule
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.ranks.connections import Reply
@@ -241,3 +244,18 @@ def _asleep_s() -> float:
     if boot is None:
         return 0.0
     return time.clock_gettime(boot) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def past_of(case: Case, weights: Sequence[str], job: LaunchJob, taken: Taken, run: str) -> list[Past]:
+    """A line for each metric that this launch measured undisturbed, and whose launches vary at all."""
+    now, identity = time.time(), identity_here(case.device)
+    build = build_here(packages_of(case))
+    found = []
+    for metric, launch in taken.metrics.items():
+        if is_exact(metric) or taken.why_not(metric, None, "engine"):
+            continue
+        shape: Json = job.shape.model_dump() if rule(metric).stepped else None
+        subject = subject_of(case, weights, job.workloads[SECTIONS[metric]], metric)
+        control = control_of(identity, frozen_source(), shape, taken.hook, launch)
+        found.append(Past(now, run, subject.key, control, build, launch))
+    return found

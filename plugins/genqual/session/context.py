@@ -12,9 +12,8 @@ import pytest
 from genqual.cases import Case
 from genqual.session.benchmark import Benchmarks, Measuring
 from genqual.session.failure_message import Causes
-from genqual.session.gate_inputs import GateInputs
+from genqual.session.gate_inputs import GateInputs, judging_of, keeping
 from genqual.session.groups import Groups
-from genqual.session.judging import judging_of, keeping
 from genqual.session.options import Options
 from genqual.session.oracles import Oracles
 from genqual.session.reference_store import ReferenceStore

@@ -1,15 +1,22 @@
-"""What a run's items ask of the gate, and what the gate is told beside the measurements."""
+"""The gate as a session sets it up: what its items ask, which build answers or is paired, where launches are kept."""
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 from genqual.cases import Case, Workload
-from genqual.gate.controller import Question
-from genqual.gate.launch_plan import gated_workloads
+from genqual.devices.registry import devices
+from genqual.gate.case_launches import Taken, past_of
+from genqual.gate.controller import Judging, Question
+from genqual.gate.history import History
+from genqual.gate.launch_plan import LaunchJob, gated_workloads
+from genqual.gate.pairing import Pairing
 from genqual.gate.verdict import GateResult
 from genqual.paths import data_dir
+from genqual.ranks.client import Generator
+from genqual.session.failure_message import again, remake
 from genqual.session.options import Options
 from genqual.session.selection import Selection
 from genqual.session.waivers import Register
@@ -55,3 +62,43 @@ class GateInputs:
         """Why a failure of this verdict is WAIVED, or None where it is not."""
         failure = gate.failure(f"{case} {workload.id} {metric}", gate=self._options.gate)
         return self._waivers.excuse_metric(case.id, workload.id, metric, failure)
+
+
+def judging_of(
+    options: Options,
+    question: Question,
+    progress: Callable[[str], None],
+    accuracy: Callable[[Case], str],
+    other: Callable[[Case, str], Generator],
+    keep: Callable[[Generator, LaunchJob, Taken], None],
+) -> Judging:
+    """The gate of a run. `other` makes the ranks of a case in the build that a text names; `keep` is given launches."""
+    build = options.baseline_from
+    return Judging(
+        question,
+        progress,
+        accuracy,
+        None if build is None else (lambda case: other(case, build)),
+        partial(again, options),
+        None if options.no_pair else Pairing(lambda case, entry: other(case, entry.provenance.commit)),
+        keep,
+        partial(remake, options, question.gated),
+    )
+
+
+def keeping(state: Path, run: str, warn: Callable[[str], None]) -> Callable[[Generator, LaunchJob, Taken], None]:
+    """Adds each launch to the history of its class below `state`; where that cannot be written, one warning says so."""
+    told: list[str] = []
+
+    def keep(generator: Generator, job: LaunchJob, taken: Taken) -> None:
+        if taken.failed or told:
+            return
+        class_id = devices()[generator.case.device].identity().class_id
+        weights = tuple(rank.weight_hash for rank in generator.loaded)
+        try:
+            History.of(state, class_id).add(past_of(generator.case, weights, job, taken, run))
+        except OSError as error:
+            told.append(f"the launches of this run are not kept for `genqual rebase`: {error}")
+            warn(told[0])
+
+    return keep

@@ -14,7 +14,18 @@ from genqual.records.record import Record
 from genqual.session import outcome
 
 WORST_FIRST: Final = (
-    *("ERROR", "FAIL", "REGRESSED", "NO REFERENCE", "INCONCLUSIVE", "NO BASELINE", "WAIVED", "IMPROVED", "PASS"),
+    *(
+        "HARDWARE",
+        "ERROR",
+        "FAIL",
+        "REGRESSED",
+        "NO REFERENCE",
+        "INCONCLUSIVE",
+        "NO BASELINE",
+        "WAIVED",
+        "IMPROVED",
+        "PASS",
+    ),
     *("RECORDED", "NOT APPLICABLE", "UNSUPPORTED", "ABSENT", "SKIPPED"),
 )
 _UNJUDGED: Final = frozenset({"NO REFERENCE", "INCONCLUSIVE", "NO BASELINE"})
@@ -121,7 +132,7 @@ def _word(report: pytest.TestReport, verdict: str) -> str | None:
     label = verdict.upper().replace("_", " ")
     if report.failed:
         # `pass` and a failure: a waiver that outlived its reason, or a teardown.
-        label = label if label in (*_UNJUDGED, "REGRESSED") else "FAIL"
+        label = label if label in (*_UNJUDGED, "REGRESSED", "HARDWARE") else "FAIL"
         return label if report.when == "call" else "ERROR"
     if report.skipped:
         why = _why(report)

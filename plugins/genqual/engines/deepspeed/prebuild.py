@@ -30,6 +30,7 @@ ABOUT: Final = "half a minute to two minutes"
 WAIT_S: Final = 900.0  # a build by another process; several times what a slow, busy host took
 _STALE_S: Final = 1800.0
 _MOMENT_S: Final = 20.0
+_LOOK_S: Final = 0.5
 
 
 def deepspeed_on_cpu() -> Any:
@@ -92,7 +93,7 @@ def _build(builder_name: str, what: str, progress: Callable[[str], None]) -> Out
     lock = FileLock(folder.parent / f"{builder.name}.genqual.lock")
     try:
         with lock.acquire(timeout=WAIT_S):
-            _drop_stale_baton(folder / "lock", progress)
+            _wait_for_baton(folder / "lock", progress)
             cached = library.is_file() and not _anothers(folder, include_paths()[0])
             if not cached:
                 progress(f"building DeepSpeed's {what} into {folder} ({ABOUT}, once an environment)")
@@ -119,8 +120,26 @@ def _anothers(folder: Path, headers: str) -> bool:
     return re.search(rf"(?:^|\s|-isystem|-I)(?:{'|'.join(ways)})(?:\s|$)", text) is None
 
 
+def _wait_for_baton(baton: Path, progress: Callable[[str], None]) -> None:
+    """Wait until torch's own lock is gone. Raises EngineFailed after `WAIT_S`.
+
+    torch would wait for ever for a build that was killed, and a lock that is young does not tell yet whether it was.
+    """
+    until, told = time.monotonic() + WAIT_S, False
+    while True:
+        _drop_stale_baton(baton, progress)
+        if not baton.exists():
+            return
+        if not told:
+            progress(f"waiting for the build that holds {baton}")
+            told = True
+        if time.monotonic() > until:
+            raise EngineFailed(f"a build has held {baton} for {WAIT_S:.0f} s; look for it, or remove that file")
+        time.sleep(_LOOK_S)
+
+
 def _drop_stale_baton(baton: Path, progress: Callable[[str], None]) -> None:
-    """Remove torch's own lock when its owner must be dead: torch would wait for it for ever.
+    """Remove torch's own lock when its owner must be dead.
 
     Whoever builds there has a compiler running in that folder, but for a moment at either end.
     """

@@ -12,8 +12,8 @@ from genqual.engines.base import LoadRequest
 from genqual.engines.hf.runtime import dtype_of
 from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
+from genqual.models.attention_shape import Sharing, why_not_shared
 from genqual.models.build import dtype_option
-from genqual.models.heads import Sharing, why_not_shared
 from genqual.models.load import load
 from genqual.models.quantised.registry import section_of
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models.quantised.base import F32, Arrays, Packed, Section, Tensor, fits
+from genqual.models.quantised.base import F32, Arrays, Packed, Section, Tensor, fits, packed_modules
 from genqual.models.quantised.numbers import I32, bits_of
 
 METHOD: Final = "awq"
@@ -41,14 +41,7 @@ class Awq:
     def find(self, stored: Mapping[str, Tensor]) -> list[Packed]:
         """Every `X.qweight`, with what lies beside it."""
         found = []
-        for name, tensor in stored.items():
-            module, _, last = name.rpartition(".")
-            if last != "qweight":
-                continue
-            pieces = {one: f"{module}.{one}" for one in ("qweight", "qzeros", "scales")}
-            for piece in pieces.values():
-                if piece not in stored:
-                    raise BadInput(f"{name} without {piece} beside it: not a whole AWQ weight; download it again")
+        for module, tensor, pieces in packed_modules(stored, "AWQ"):
             inputs, outputs = tensor.shape[0], tensor.shape[1] * 8
             groups = -(-inputs // (self.group or inputs))
             fits(pieces["scales"], stored[pieces["scales"]].shape, (groups, outputs))

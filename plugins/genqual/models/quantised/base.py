@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -138,6 +138,22 @@ AT_RUN_TIME: Final = (
     "activations are quantised at run time, which the oracle does not compute, and for which the tolerances of bf16, "
     "fp16 and fp32 are not made; give it a checkpoint that quantises weights only, or the one that this was made from"
 )
+
+
+def packed_modules(stored: Mapping[str, Tensor], format_name: str) -> Iterator[tuple[str, Tensor, dict[str, str]]]:
+    """Each module with packed integers, its `qweight`, and the names of that, its zero points and its scales.
+
+    Raises BadInput where zero points or scales are missing.
+    """
+    for name, tensor in stored.items():
+        module, _, last = name.rpartition(".")
+        if last != "qweight":
+            continue
+        pieces = {one: f"{module}.{one}" for one in ("qweight", "qzeros", "scales")}
+        for piece in pieces.values():
+            if piece not in stored:
+                raise BadInput(f"{name} without {piece} beside it: not a whole {format_name} weight; download it again")
+        yield module, tensor, pieces
 
 
 def fits(packed: str, found: Shape, wanted: Shape) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models.quantised.base import F32, Arrays, Packed, Section, Tensor, fits
+from genqual.models.quantised.base import F32, Arrays, Packed, Section, Tensor, fits, packed_modules
 from genqual.models.quantised.numbers import bits_of, words_for
 
 METHOD: Final = "gptq"
@@ -48,14 +48,7 @@ class Gptq:
     def find(self, stored: Mapping[str, Tensor]) -> list[Packed]:
         """Every `X.qweight`, with what lies beside it."""
         found = []
-        for name, tensor in stored.items():
-            module, _, last = name.rpartition(".")
-            if last != "qweight":
-                continue
-            pieces = {one: f"{module}.{one}" for one in ("qweight", "qzeros", "scales")}
-            for piece in pieces.values():
-                if piece not in stored:
-                    raise BadInput(f"{name} without {piece} beside it: not a whole GPTQ weight; download it again")
+        for module, tensor, pieces in packed_modules(stored, "GPTQ"):
             inputs, outputs = tensor.shape[0] * 32 // self.bits, tensor.shape[1]
             groups = -(-inputs // (self.group or inputs))
             fits(pieces["scales"], stored[pieces["scales"]].shape, (groups, outputs))

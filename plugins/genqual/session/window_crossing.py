@@ -13,9 +13,9 @@ from genqual.conformance.oracle.registry import architecture_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
 from genqual.models import weights
+from genqual.models.attention_shape import windows_said
 from genqual.models.prompts import synthetic_rows
 from genqual.models.spec import ModelSpec
-from genqual.models.windows import windows_said
 from genqual.ranks.client import Generator
 from genqual.session.fixture_types import ScoringSample
 

@@ -1,15 +1,17 @@
-"""How many attention heads a configuration has, and whether ranks can share them out. Pure: the standard library."""
+"""A model's attention by its configuration: how many heads, whether ranks can share them, how far back they look."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Sharing: TypeAlias = Literal["", "evenly", "unevenly"]
 """How an engine shares heads out: not at all, the same number to each rank, or as many to one rank as are left."""
 
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads", "n_head_kv")
+_WINDOWS: Final = ("sliding_window", "attention_window", "window_size", "attention_chunk_size", "local_window_size")
+_WINDOWED: Final = ("sliding_attention", "chunked_attention", "local")
 
 
 def heads_of(config: Mapping[str, object]) -> tuple[int, int] | None:
@@ -68,3 +70,19 @@ def _first(config: Mapping[str, object], names: tuple[str, ...]) -> int | None:
     return next(
         (value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0), None
     )
+
+
+def windows_said(config: Mapping[str, object]) -> tuple[int, ...]:
+    """The windows that a config.json names, in tokens, ascending; those of an architecture that nobody declares.
+
+    One that is switched off, or of which no layer is, is none.
+    """
+    nested = config.get("text_config")
+    if isinstance(nested, Mapping):
+        config = {**nested, **{name: value for name, value in config.items() if name in _WINDOWS}}
+    if config.get("use_sliding_window") is False:
+        return ()
+    layers = config.get("layer_types")
+    if isinstance(layers, list) and layers and not any(kind in _WINDOWED for kind in layers):
+        return ()
+    return tuple(sorted({value for name in _WINDOWS if type(value := config.get(name)) is int and value > 0}))
