@@ -14,19 +14,8 @@ from genqual.records.record import Record
 from genqual.session import outcome
 
 WORST_FIRST: Final = (
-    *(
-        "HARDWARE",
-        "ERROR",
-        "FAIL",
-        "REGRESSED",
-        "NO REFERENCE",
-        "INCONCLUSIVE",
-        "NO BASELINE",
-        "WAIVED",
-        "IMPROVED",
-        "PASS",
-    ),
-    *("RECORDED", "NOT APPLICABLE", "UNSUPPORTED", "ABSENT", "SKIPPED"),
+    *("HARDWARE", "ERROR", "FAIL", "REGRESSED", "NO REFERENCE", "INCONCLUSIVE", "NO BASELINE", "WAIVED"),
+    *("IMPROVED", "PASS", "RECORDED", "NOT APPLICABLE", "UNSUPPORTED", "ABSENT", "SKIPPED"),
 )
 _UNJUDGED: Final = frozenset({"NO REFERENCE", "INCONCLUSIVE", "NO BASELINE"})
 
