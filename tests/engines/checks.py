@@ -34,7 +34,11 @@ def fault_shows(answers: Answers, model: str, name: str) -> None:
 
 
 def callback_runs_between_steps(answers: Answers, key: str) -> None:
-    """Each of five steps waits 20 ms for the callback, within its own time, and says the same tokens with it."""
+    """Each of five steps waits 20 ms for the callback, within its own time, and says the same tokens with it.
+
+    Once it is taken away it is called no more.
+    """
     assert answers[f"{key}.calls"] == 5
+    assert answers[f"{key}.calls_after"] == 0
     assert answers[f"{key}.with"].tolist() == answers[f"{key}.tokens"].tolist()
     assert (np.diff(answers[f"{key}.with_s"]) > 0.02).all()

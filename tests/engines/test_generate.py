@@ -89,7 +89,6 @@ def test_the_first_tokens_are_kept_as_they_were_when_their_time_was_stamped(eage
 
 def test_a_callback_runs_between_steps_and_changes_no_token(eager: Answers) -> None:
     callback_runs_between_steps(eager, "between")
-    assert eager["between.step_s"][-1] < 5 * 0.02  # its 20 ms are gone after it was taken away
 
 
 def test_loading_again_gives_the_same_weights_and_leaves_what_is_loaded_alone(eager: Answers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -76,15 +77,26 @@ def test_a_server_of_text_only_is_spoken_to_in_text(servers: list[Server]) -> No
 
 
 def test_rows_are_asked_for_at_the_same_time(servers: list[Server]) -> None:
-    def slow(handler: Handler, body: dict[str, Any]) -> None:
-        time.sleep(0.2)  # what must overlap
+    rows, most, together = 5, [0], [0]
+    lock, all_here = threading.Lock(), threading.Event()
+
+    def waits_for_the_others(handler: Handler, body: dict[str, Any]) -> None:
+        with lock:
+            together[0] += 1
+            most[0] = max(most[0], together[0])
+            if together[0] == rows:
+                all_here.set()
+        all_here.wait(30 if asking.is_set() else 0)
+        with lock:
+            together[0] -= 1
         fault_free(handler, body)
 
-    with serving(slow) as fake:
+    asking = threading.Event()
+    with serving(waits_for_the_others) as fake:
         engine = load(servers, fake.url)
-        start = time.perf_counter()
-        engine.generate(TokenBatch.of([[3, 5]] * 5), 2)
-    assert time.perf_counter() - start < 0.9
+        asking.set()
+        engine.generate(TokenBatch.of([[3, 5]] * rows), 2)
+    assert most == [rows]
 
 
 def answers(status: int, body: Any) -> Any:

@@ -144,7 +144,7 @@ def test_a_penalty_that_a_server_adds_is_overruled_or_suspected(servers: list[Se
 def test_who_has_a_chat_only_is_spoken_to_there(reasoning: str, servers: list[Server]) -> None:
     row = [3, 141, 59, 26]
     right = oracle_for(weights.config(MODEL), weights.read(MODEL)).greedy(row, 8).tolist()
-    with served(chat_only=True, reasoning=reasoning, gap_s=0.02) as url:
+    with served(chat_only=True, reasoning=reasoning, gap_s=0.06) as url:
         engine = load(servers, url)
         run = engine.generate(TokenBatch.of([row]), 8)
         last = seen(url)[-1]

@@ -34,8 +34,11 @@ from pathlib import Path
 from genqual.ranks.leases import Leases
 leases = Leases(Path(sys.argv[1]))
 print("held", flush=True)
+taken = Path(sys.argv[1], "taken")
 while True:  # as a test does: request after request, nothing in between
     assert leases.take(sys.argv[2:])
+    with taken.open("a") as file:
+        file.write(".")
     time.sleep(0.06)
     leases.release(sys.argv[2:])
 """
@@ -105,18 +108,19 @@ def test_a_long_wait_names_the_holder(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_who_asks_again_and_again_lets_others_between(tmp_path: Path) -> None:
-    ours = Leases(tmp_path)
+    ours, times = Leases(tmp_path), 8
     with another_process(tmp_path, "core/0", "core/1", does=BUSY):
-        start = time.monotonic()
-        for _ in range(8):
-            assert ours.take(["core/0", "core/1"], wait_s=30)
+        for _ in range(times):
+            assert ours.take(["core/0", "core/1"], wait_s=30), "starved"
             ours.release(["core/0", "core/1"])
             time.sleep(module.RECENT_S / 10)
-        assert time.monotonic() - start < 8
+    # Where it gives no way it takes them about seventy times before we come to it once.
+    assert (tmp_path / "taken").stat().st_size < 20 * times
     assert not list(tmp_path.glob("*.waits"))
 
 
-def test_who_waited_and_died_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_who_waited_and_died_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "YIELD_S", 20.0)
     (tmp_path / "a.1.waits").write_text(json.dumps({"name": "a", "pid": 1, "born": 1.0}))
     (tmp_path / "a.2.waits").write_text("half wri")
     ours = Leases(tmp_path)
@@ -124,7 +128,7 @@ def test_who_waited_and_died_keeps_nobody_waiting(tmp_path: Path) -> None:
     ours.release(["a"])
     start = time.monotonic()
     assert ours.take(["a"], wait_s=0)
-    assert time.monotonic() - start < module.YIELD_S
+    assert time.monotonic() - start < 10
     ours.release(["a"])
 
 

@@ -157,12 +157,15 @@ class Rank:
 
         self.engine.between_steps(callback)
         with_callback = self.generate(rows, new)
+        called = len(calls)
         self.engine.between_steps(None)
-        return {
-            "calls": len(calls),
+        without = self.generate(rows, new)
+        return without | {
+            "calls": called,
+            "calls_after": len(calls) - called,
             "with": with_callback["tokens"],
             "with_s": with_callback["step_s"],
-        } | self.generate(rows, new)
+        }
 
     def recorded(self, logits: list[list[float | None]], dtype: str) -> dict[str, Any]:
         """The statistics of one step of `logits` (null is NaN) in a torch dtype, as the engine records them."""
