@@ -32,7 +32,7 @@ def stand_in_plan(logs: Path, engine: str = "StandIn", *, ranks: int = 2, **chan
         "torch_device": "cpu",
         "backend": "gloo",
         "logs": logs,
-        "deadlines": Deadlines(start_s=60, load_s=60, base_s=20, first_s=0.001),
+        "deadlines": Deadlines(start_s=60, load_s=60, base_s=60, first_s=0.001),
     }
     return GroupPlan(**{**values, **changes})
 

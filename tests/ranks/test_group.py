@@ -31,6 +31,7 @@ from tests.ranks.conftest import ROOT, PlanOf
 
 BATCH = TokenBatch.of([[3, 1, 4], [1, 5]])
 HERE = "tests.ranks.stand_in"
+WITHIN_S = 30  # half of the deadline of a call: a loss is noticed, not waited for
 
 
 @pytest.fixture
@@ -197,7 +198,7 @@ def test_an_idle_group_answers(generator: Generator, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("sign", ["SIGKILL", pytest.param("SIGSEGV", marks=pytest.mark.heavy)])
 def test_a_rank_killed_in_the_middle(generator: Generator, sign: str) -> None:
-    with lost(generator, 10) as caught, generator.fault(f"{HERE}:kill", on=1, sign=sign):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:kill", on=1, sign=sign):
         generator.generate(BATCH, 4)
     assert f"rank 1 was killed by {sign}" in caught.value.headline
     assert ("stand_in.py" in caught.value.states[1].stack) == (sign == "SIGSEGV"), "a crash leaves its stack"
@@ -207,21 +208,21 @@ def test_a_rank_killed_in_the_middle(generator: Generator, sign: str) -> None:
 
 
 def test_a_rank_that_exits(generator: Generator) -> None:
-    with lost(generator, 10) as caught, generator.fault(f"{HERE}:leave", on=1, code=3):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:leave", on=1, code=3):
         generator.generate(BATCH, 4)
     assert "rank 1 exited with code 3" in caught.value.headline
 
 
 @pytest.mark.heavy
 def test_a_rank_that_exits_as_if_nothing_were_wrong(generator: Generator) -> None:
-    with lost(generator, 15) as caught, generator.fault(f"{HERE}:leave", on=0, code=0):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:leave", on=0, code=0):
         generator.generate(BATCH, 4)
     assert "rank 0 ended without a reported failure" in caught.value.headline
 
 
 @pytest.mark.heavy
 def test_a_rank_that_dies_between_calls(generator: Generator) -> None:
-    with lost(generator, 10) as caught, generator.fault(f"{HERE}:leave_soon", on=1, code=5):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:leave_soon", on=1, code=5):
         generator.generate(BATCH, 1)
         limit = time.monotonic() + 5
         while processes.members(generator.group.mark) and time.monotonic() < limit:
@@ -233,7 +234,7 @@ def test_a_rank_that_dies_between_calls(generator: Generator) -> None:
 @pytest.mark.parametrize("fault", ["sleep_for_ever", pytest.param("hold_the_gil", marks=pytest.mark.heavy)])
 def test_a_rank_that_hangs(generator: Generator, fault: str) -> None:
     arrays = {"ids": BATCH.ids, "mask": BATCH.mask}
-    with lost(generator, 1.5 + 10) as caught, generator.fault(f"{HERE}:{fault}", on=1):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:{fault}", on=1):
         generator.group.call("generate", {"new_tokens": 2}, arrays, deadline_s=1.5)
     assert "rank 1 gave no answer (during `generate`, deadline 1.5 s)" in caught.value.headline
     assert "stand_in.py" in caught.value.states[1].stack, "the stack shows where, even under a held GIL"
@@ -259,7 +260,7 @@ def test_every_shape_of_a_fresh_group_has_the_allowance_of_a_first_call_once(
 
 def test_a_rank_ends_itself_when_pytest_does_not(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RankGroup, "BACKSTOP_S", -8.0)
-    with lost(generator, 8) as caught, generator.fault(f"{HERE}:hold_the_gil", on=1):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:hold_the_gil", on=1):
         arrays = {"ids": BATCH.ids, "mask": BATCH.mask}
         generator.group.call("generate", {"new_tokens": 2}, arrays, deadline_s=9)
     assert "rank 1 exited with code 1" in caught.value.headline
@@ -272,7 +273,7 @@ def test_a_stopped_rank_cannot_block_the_sender(generator: Generator, monkeypatc
     generator.restart()
     group = generator.group
     os.kill(group.pids[1], signal.SIGSTOP)
-    with lost(generator, 10) as caught:
+    with lost(generator, WITHIN_S) as caught:
         group.call("invoke", {"entry": "x:y", "params": {}}, {"values": np.zeros(8 << 20)}, deadline_s=2)
     assert "rank 1 stopped reading in the middle of the request" in caught.value.headline
 
@@ -280,7 +281,7 @@ def test_a_stopped_rank_cannot_block_the_sender(generator: Generator, monkeypatc
 @pytest.mark.heavy
 def test_a_launcher_that_dies(generator: Generator) -> None:
     group = generator.group
-    with lost(generator, 10) as caught, generator.fault(f"{HERE}:sleep_for_ever", on=1):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:sleep_for_ever", on=1):
         assert group._process is not None
         group._process.kill()
         generator.generate(BATCH, 2)
@@ -290,7 +291,7 @@ def test_a_launcher_that_dies(generator: Generator) -> None:
 def test_one_rank_raises_while_the_other_waits_in_a_collective(pool: Pool, plan_of: PlanOf) -> None:
     generator = Generator(pool, plan_of("GlooStandIn"))
     assert answers(generator)
-    with lost(generator, 15) as caught, generator.fault(f"{HERE}:fail", on=1, message="the true cause"):
+    with lost(generator, WITHIN_S) as caught, generator.fault(f"{HERE}:fail", on=1, message="the true cause"):
         generator.generate(BATCH, 2)
     error = caught.value
     assert "rank 1 raised ValueError: the true cause" in error.headline
@@ -298,7 +299,7 @@ def test_one_rank_raises_while_the_other_waits_in_a_collective(pool: Pool, plan_
     assert (error.root.rank, error.root.kind) == (1, "Exception")
     assert error.states[0].fate == "silent"
     assert "barrier" in error.states[0].stack
-    with lost(generator, 10, again=False) as caught, generator.fault(f"{HERE}:kill", on=0):
+    with lost(generator, WITHIN_S, again=False) as caught, generator.fault(f"{HERE}:kill", on=0):
         generator.generate(BATCH, 2)
     assert "rank 0 was killed by SIGKILL" in caught.value.headline, "not the peer's `Connection closed by peer`"
 
