@@ -424,6 +424,12 @@ def test_alpha_is_split_over_what_is_asked_and_can_be_noise() -> None:
     assert Question({}, GATED, Path()).metrics == 1
 
 
+def test_only_the_metrics_that_the_run_chose_are_judged(gate: Any) -> None:
+    found = gate([taken(0.0)], entry(), judges=frozenset({"ttft", "load_s"}))
+    assert (found.verdict, found.launches) == (Verdict.RECORDED, 0)
+    assert found.reason == "tpot is recorded: this run judges ttft, load_s (--gate-metrics)"
+
+
 def test_the_gate_judges_latency_small_and_throughput_large() -> None:
     assert GATED["tpot"] == GATED["ttft"] == SMALL
     assert GATED["tokens_per_s"] == GATED["peak_memory"] == LARGE

@@ -76,6 +76,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--model", "lama-tiny"], ["lama-tiny", "llama-tiny"]),
         (["--launcher", "mpiexec"], ["--launcher mpiexec", "torchrun, deepspeed, mpirun, srun, none"]),
         (["--gate-budget", "0"], ["invalid number of seconds '0'", "number above 0"]),
+        (["--gate-metrics", "tpot,e2e"], ["the gate judges no 'e2e'", "ttft, tpot"]),
         (["--under-test", "host"], ["host", "engine", "driver", "kernels", "node"]),
         (["--profile", "embeded"], ["embeded", "Did you mean embedded?"]),
         (["--engine", "transformers-tp", "--model", "bloom-tiny"], ["no tensor parallel plan"]),

@@ -43,13 +43,17 @@ HOUR: Final = 0.5  # of the tolerance: what a host's hour may do to its speed, w
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a run asks of the gate. `asked` is every metric that it will judge of a case: alpha is split over all."""
+    """What a run asks of the gate. `asked` is every metric that it will judge of a case: alpha is split over all.
+
+    `judges` are the metrics that the run lets the gate judge; all others are recorded.
+    """
 
     asked: Mapping[Case, frozenset[str]]
     gated: Mapping[str, Workload]
     baselines: Path
     under_test: str = "engine"
     budget_s: float | None = None
+    judges: frozenset[str] = frozenset(GATED)
 
     @property
     def metrics(self) -> int:
@@ -96,6 +100,8 @@ class Judging:
         if workload != self.question.gated[name]:
             at = self.question.gated[name].id
             return unjudged(Verdict.RECORDED, f"the gate judges {name} at {at}; at {workload.id} it is recorded")
+        if name not in self.question.judges:
+            return unjudged(Verdict.RECORDED, f"{name} is recorded: this run judges {self._judges} (--gate-metrics)")
         if name in engine(case.engine).unseen:
             return unjudged(Verdict.RECORDED, f"{name} is not judged: {engine(case.engine).unseen[name]}")
         if measured.value is None:
@@ -112,6 +118,10 @@ class Judging:
             return unjudged(Verdict.INCONCLUSIVE, f"rejected: {stop}")
         item = Asked(generator, entry, measured, subject.key, workload)
         return self._against_build(item) if entry is None else self._against_file(item, entry)
+
+    @property
+    def _judges(self) -> str:
+        return ", ".join(name for name in GATED if name in self.question.judges)
 
     def at_most_s(self, case: Case, metric: str) -> float | None:
         """Seconds of the most launches of a case, as long as those of this run; None before the first one."""

@@ -14,7 +14,6 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.gate.controller import Judging
-from genqual.gate.decision import GATED
 from genqual.gate.verdict import GateResult
 from genqual.metrics import compute as metrics
 from genqual.metrics import measure
@@ -165,7 +164,7 @@ def judged(
     return {
         name: judging.judge(generator, weights, workload, one)
         for name, one in measured.metrics.items()
-        if name in asked or name not in GATED or workload != question.gated[name]
+        if name in asked or name not in question.judges or workload != question.gated[name]
     }
 
 

@@ -10,6 +10,7 @@ from genqual.cases import Case, Workload
 from genqual.devices.registry import devices
 from genqual.gate.case_launches import Taken, past_of
 from genqual.gate.controller import Judging, Question
+from genqual.gate.decision import GATED
 from genqual.gate.history import History
 from genqual.gate.launch_plan import LaunchJob, gated_workloads
 from genqual.gate.pairing import Pairing
@@ -34,7 +35,8 @@ class GateInputs:
 
     def ask(self, case: Case, workload: Workload | None, metric: str, nodeid: str) -> None:
         """The test `nodeid` will ask for the verdict on `metric`, of `workload` where it names one."""
-        self._asked[case] = self._asked.get(case, frozenset()) | {metric}
+        if metric in self._judges or metric not in GATED:
+            self._asked[case] = self._asked.get(case, frozenset()) | {metric}
         if workload is not None:
             self._waivers.asks(case.id, workload.id, metric, nodeid)
 
@@ -47,6 +49,10 @@ class GateInputs:
         return self._first_item.get((case, workload), nodeid)
 
     @cached_property
+    def _judges(self) -> frozenset[str]:
+        return frozenset(self._options.gate_metrics or GATED)
+
+    @cached_property
     def question(self) -> Question:
         """What is asked of the gate; the metrics grow until collection is over."""
         options = self._options
@@ -56,6 +62,7 @@ class GateInputs:
             baselines=Path(options.baselines) if options.baselines else data_dir("baselines") / "latency",
             under_test=options.under_test,
             budget_s=options.gate_budget or self._selection.profile.gate_budget,
+            judges=self._judges,
         )
 
     def excuse(self, case: Case, workload: Workload, metric: str, gate: GateResult) -> str | None:

@@ -13,6 +13,7 @@ from genqual.analysis.published.tables import NAME
 from genqual.analysis.report import FORMS as PAGE_FORMS
 from genqual.cases import PRECISIONS
 from genqual.errors import BadInput, GenqualError, pip_install
+from genqual.gate.decision import GATED
 from genqual.ranks.launchers import launcher
 from genqual.storage.sinks.registry import open_sink
 from genqual.storage.sources import FORMS
@@ -57,6 +58,14 @@ def dtypes(text: str) -> tuple[str, ...]:
     for name in names(text):
         if name not in PRECISIONS:
             raise argparse.ArgumentTypeError(f"unknown dtype {name!r} (expected one of {', '.join(PRECISIONS)})")
+    return names(text)
+
+
+def gate_metrics(text: str) -> tuple[str, ...]:
+    """A comma-separated list of metrics that the latency gate can judge."""
+    for name in names(text):
+        if name not in GATED:
+            raise argparse.ArgumentTypeError(f"the gate judges no {name!r} (expected one of {', '.join(GATED)})")
     return names(text)
 
 

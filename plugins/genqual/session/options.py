@@ -16,6 +16,7 @@ import pytest
 from genqual.cases import PRECISIONS, Json
 from genqual.errors import BadInput
 from genqual.gate.admission import UNDER_TEST
+from genqual.gate.decision import GATED
 from genqual.health.levels import SECONDS
 from genqual.models.dataset import is_file, read_prompts
 from genqual.session.option_types import (
@@ -23,6 +24,7 @@ from genqual.session.option_types import (
     counts,
     dtypes,
     endpoint,
+    gate_metrics,
     launcher_name,
     names,
     page,
@@ -219,6 +221,15 @@ class Options(CaseOptions):
         " default: as the profile says",
         type=positive("number of seconds", "120"),
         metavar="SECONDS",
+    )
+    gate_metrics: tuple[str, ...] = option(
+        "judge",
+        "--gate-metrics",
+        f"the metrics that the latency gate judges, separated by commas, of {', '.join(GATED)}; others are recorded;"
+        " default: all",
+        (),
+        type=gate_metrics,
+        metavar="NAMES",
     )
     under_test: str = option(
         "judge",
