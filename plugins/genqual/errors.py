@@ -5,8 +5,10 @@ Each message is one paragraph for the person who runs the suite: the value at fa
 
 from __future__ import annotations
 
+import difflib
 import shlex
 import sys
+from collections.abc import Iterable
 
 
 class GenqualError(Exception):
@@ -41,6 +43,13 @@ class EngineFailed(GenqualError):
 
     Of a model that could not be loaded it names the log that has it.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` with the nearest of `known`; nothing where none is near. A name's first part counts."""
+    listed = list(known)
+    near = difflib.get_close_matches(name, listed, n=1) or [one for one in listed if one.startswith(f"{name}-")]
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def pip_install(*packages: str, extra: str = "") -> str:

@@ -109,8 +109,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """End a run whose options cannot be met, and leave out what was not asked for."""
     selection = config.stash[_SELECTION]
-    if selection.error is not None:
-        raise pytest.UsageError(str(selection.error))
+    mistaken = selection.mistaken_mark(line.split(":")[0].split("(")[0].strip() for line in config.getini("markers"))
+    if selection.error is not None or mistaken:
+        raise pytest.UsageError(mistaken or str(selection.error))
     try:
         config.stash[RUN].waivers.read()
     except GenqualError as error:

@@ -90,7 +90,7 @@ def test_reading_engines_and_faults_imports_nothing_heavy() -> None:
     [
         ("transformers", "xeon", 1, "bloom", None),
         ("transformers", "hpu", 1, "llama", None),
-        ("transformers", "xeon", 2, "llama", "takes 1 to 1 ranks"),
+        ("transformers", "xeon", 2, "llama", "takes one rank, not 2"),
         ("transformers-compiled", "hpu", 1, "llama", "not on hpu"),
         ("transformers-tp", "xeon", 2, "llama", None),
         ("transformers-tp", "xeon", 2, "bloom", "no tensor parallel plan for BLOOM"),

@@ -149,7 +149,8 @@ class EngineSpec:
             return f"{self.name} runs {', '.join(sorted(self.dtypes))}, not {dtype}"
         if ranks < self.min_ranks or (self.max_ranks is not None and ranks > self.max_ranks):
             most = "any number" if self.max_ranks is None else str(self.max_ranks)
-            return f"{self.name} takes {self.min_ranks} to {most} ranks, not {ranks}"
+            some = f"{self.min_ranks} to {most} ranks" if most != "1" else "one rank"
+            return f"{self.name} takes {some}, not {ranks}"
         for name, reason in self.lacks:
             if name == architecture:
                 return reason

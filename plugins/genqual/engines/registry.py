@@ -10,7 +10,7 @@ from typing import Final
 
 from genqual.cases import Json
 from genqual.engines.base import EngineSpec
-from genqual.errors import BadInput
+from genqual.errors import BadInput, did_you_mean
 
 GROUP: Final = "genqual.engines"
 
@@ -46,7 +46,7 @@ def engine(name: str) -> EngineSpec:
     known = engines()
     if base not in known:
         listing = ", ".join(known) or "none; is genqual installed (pip install -e .)?"
-        raise BadInput(f"engine {base!r}: not registered under {GROUP}; known: {listing}")
+        raise BadInput(f"engine {base!r}: no engine is called so.{did_you_mean(base, known)} Known: {listing}")
     spec = known[base]
     if base == name:
         return spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TypeVar
 from genqual import toml_file
 from genqual.cases import Case, Workload
 from genqual.engines.registry import engine
-from genqual.errors import BadInput
+from genqual.errors import BadInput, did_you_mean
 from genqual.metrics import slo
 from genqual.metrics.slo import Limit
 from genqual.models.registry import resolve
@@ -130,8 +129,7 @@ def load(name: str) -> Profile:
     known = shipped()
     path = known.get(name, Path(name))
     if not path.is_file():
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known)
         raise BadInput(f"--profile {name}: no such profile or file.{hint} genqual ships {', '.join(known)}.")
     where = f"--profile {path}"
     return _profile(path.stem, toml_file.read(path, ProfileFile, where=where), where)

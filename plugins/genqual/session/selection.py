@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
@@ -13,7 +14,7 @@ import pytest
 from genqual.cases import Case, Workload, distinct_names
 from genqual.devices.base import Presence
 from genqual.devices.registry import devices
-from genqual.errors import BadInput, GenqualError
+from genqual.errors import BadInput, GenqualError, did_you_mean
 from genqual.session import profiles
 from genqual.session.markers import named
 from genqual.session.options import Options
@@ -50,6 +51,17 @@ class Selection:
     def named(self) -> frozenset[str]:
         """The devices that `-m` asks for."""
         return named(self.markexpr, devices())
+
+    def mistaken_mark(self, marks: Iterable[str]) -> str:
+        """What to say where `-m` asks for a mark that is none of `marks`, or nothing."""
+        known = {*marks, *devices()}
+        for name in re.findall(r"[^\W\d]\w*", re.sub(r"\([^()]*=[^()]*\)", "", self.markexpr)):
+            if name not in known and name not in ("and", "or", "not", "True", "False"):
+                near = did_you_mean(name, known)
+                return (
+                    f"-m {name}: no mark is called so.{near} Devices are {', '.join(devices())}; `--markers` lists all"
+                )
+        return ""
 
     @property
     def devices(self) -> list[str]:

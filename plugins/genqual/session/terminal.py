@@ -17,6 +17,7 @@ from genqual.analysis.published.prices import prices
 from genqual.analysis.published.tables import NAME, published
 from genqual.analysis.report.write import write
 from genqual.analysis.terminal.summary import summary
+from genqual.devices.registry import devices, processor
 from genqual.errors import GenqualError
 from genqual.records.record import Record
 from genqual.records.redaction import redact
@@ -205,5 +206,9 @@ def rendered(what: RenderableType, width: int, *, color: bool) -> str:
 def _why(run: Run, device: str) -> str:
     found = run.selection.presence(device)
     if not found.present:
-        return f"{found.probe} found {found.found}. --allow-absent accepts an absent device"
+        here = processor().name
+        instead = (
+            f". Run -m {here} on this machine" if devices()[device].torch_device == "cpu" and device != here else ""
+        )
+        return f"{found.probe} found {found.found}{instead}. --allow-absent accepts an absent device"
     return "no selected test gave a verdict (deselected, skipped, or without a reference or baseline)"
