@@ -21,6 +21,7 @@ HAND_WRITTEN = [ROOT / "CHANGELOG.md", *(page for page in PAGES if page.name != 
 
 LINK = re.compile(r"\]\((?!\w+://)([^)#\s]+)")
 CODE = re.compile(r"`([^`\n]+)`|^ {4}(\S.*)$", re.MULTILINE)
+HEADING = re.compile(r'(docs/[\w/-]+\.md), "([^"\n]+)"')
 OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z_-]+)")
 
 
@@ -97,6 +98,20 @@ def test_files_exist() -> None:
     names = named(r"^((?:suites|fixtures|baselines|plugins|tests|docs|constraints)/[\w./*-]+)$")
     assert len(names) > 10
     assert not [one for one in names if not list(ROOT.glob(one[1].rstrip("/")))]
+
+
+def test_headings_exist() -> None:
+    """What is written as `docs/PAGE.md, "Heading"`, in code and on pages, is a heading or a bold lead of that page."""
+    files = [path for name in ("plugins", "suites", "tests", "docs", "baselines") for path in (ROOT / name).rglob("*")]
+    texts = [path for path in files if path.suffix in (".py", ".toml", ".md") and path != Path(__file__)]
+    found = {(path, *match) for path in texts for match in HEADING.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 15
+    assert not [one for one in sorted(found) if not has_heading(ROOT / one[1], one[2])]
+
+
+def has_heading(page: Path, title: str) -> bool:
+    heading = re.compile(rf"^(#+ {re.escape(title)}$|(- )?\*\*{re.escape(title)}\.?\*\*)", re.MULTILINE)
+    return page.is_file() and heading.search(page.read_text(encoding="utf-8")) is not None
 
 
 @pytest.mark.parametrize("page", HAND_WRITTEN, ids=lambda page: page.name)

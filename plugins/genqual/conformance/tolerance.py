@@ -31,7 +31,7 @@ MOST_ROUNDINGS: Final = 32
 UNITS: Final[Mapping[str, float]] = {"bf16": 2.0**-9, "fp16": 2.0**-12, "fp8": 2.0**-4}
 _INT8_UNIT: Final = 2.0**-7
 
-# Right runs read 0.7 to 1.3 of what an emulation of their precision reads (docs/judge.md, "Tolerances").
+# Right runs read 0.7 to 1.3 of what an emulation of their precision reads (docs/models.md, "Tolerances").
 MOST_OF_EMULATION: Final = 2.0
 
 Excuse = Callable[[F64, float], NDArray[np.bool_]]

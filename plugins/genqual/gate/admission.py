@@ -70,7 +70,7 @@ def ranges(probes: Iterable[Mapping[str, float]]) -> dict[str, Range]:
         low, high = min(values), max(values)
         if (
             name == "cpu_share"
-        ):  # lower: somebody else had the cores, and z rises: by 3 % at a share of 0.6 (docs/gate.md)
+        ):  # lower: somebody else had the cores, and z rises: by 3 % at a share of 0.6 (docs/gate-theory.md)
             made[name] = Range(low=round(max(0.0, low - 0.15), 4), high=round(high + 0.25, 4))
         elif name == "frozen_log_s":  # a host half or twice as fast is another host, whatever it calls itself
             middle = statistics.median(values)

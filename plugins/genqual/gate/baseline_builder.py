@@ -34,7 +34,7 @@ from genqual.gate.verdict import Verdict
 from genqual.metrics.registry import definition, rule
 
 HELD_OUT: Final = 4  # launches of the last batch that must pass, judged by all others
-FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is another (docs/gate.md)
+FULL: Final = 0.85  # of its cores' time that a rank must have had; below, z is another (docs/gate-theory.md)
 _WIDE: Final = 160  # columns up to which a value of the file stays on one line
 
 

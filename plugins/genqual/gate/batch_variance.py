@@ -1,6 +1,6 @@
 """Whether the hours of a host are alike: what launches of one hour share cannot be told from a change of the code.
 
-docs/gate.md, "Error rates", has the simulation that HOURS comes from.
+docs/gate-theory.md, "Error rates", has the simulation that HOURS comes from.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from genqual.metrics.compute import Measured
 from genqual.metrics.registry import is_exact
 from genqual.ranks.client import Generator
 
-HOUR: Final = 0.5  # of the tolerance: what a host's hour may do to its speed, where nothing cancels it (docs/gate.md)
+HOUR: Final = 0.5  # of the tolerance: what an hour may do to a host, where nothing cancels it: docs/gate-theory.md
 
 
 @dataclass(frozen=True, slots=True)

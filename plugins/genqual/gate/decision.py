@@ -1,6 +1,6 @@
 """Decide about one metric from launches of now and launches of the baseline. Pure: no pytest, no torch, no clock.
 
-Source of the mathematics and of the numbers: docs/gate.md.
+Source of the mathematics and of the numbers: docs/gate-theory.md, "The e-process".
 """
 
 from __future__ import annotations

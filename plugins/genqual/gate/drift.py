@@ -39,7 +39,7 @@ class Drift:
 
     @property
     def cautious(self) -> float:
-        """The standard deviation that drift exceeds with a chance of 5 % only: what evidence counts with."""
+        """The standard deviation that drift exceeds with a chance of 20 % only: what evidence counts with."""
         if math.isinf(self.freedom):
             return self.sd
         return self.sd * math.sqrt(self.freedom / _chi_square(1.0 - SURE, self.freedom))

@@ -1,6 +1,6 @@
 """The evidence of a two-sample safe t-test: likelihood ratios of the non-central t. Pure: NumPy only.
 
-Source of the mathematics: docs/gate.md, "The e-process".
+Source of the mathematics: docs/gate-theory.md, "The e-process".
 """
 
 from __future__ import annotations

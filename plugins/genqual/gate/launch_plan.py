@@ -22,8 +22,8 @@ QUICK_S: Final = 600.0  # that it takes at most
 
 SLOW_EVERY: Final = 4  # of so many steps, one is slowed on purpose: the self-test
 
-# Steps that leave a launch's z with a standard deviation near 1 %: docs/gate.md, "How many steps". Several ranks wait
-# for each other, so theirs vary more.
+# Steps that leave a launch's z with a standard deviation near 1 %: docs/gate-theory.md, "How many steps". Several ranks
+# wait for each other, so theirs vary more.
 _STEPS: Final[Mapping[str, tuple[int, int]]] = {"decode": (310, 480), "throughput": (248, 320), "prefill": (40, 80)}
 _SHARE: Final = 0.5  # of the candidate's weights that the reference step has; its step then takes 0.25 to 1 of it
 _MOST: Final = 1 << 29  # parameters of the reference step: a gigabyte

@@ -32,7 +32,7 @@ from genqual.models.spec import ModelSpec
 from genqual.models.weights import count
 
 _BURST: Final = 4  # reference steps around a whole request, where an engine has no hook
-LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate.md, "What this host gives"
+LOADS: Final = 8  # of a model that is loaded again; one says little: docs/gate-theory.md, "Load time and memory"
 _READS: Final = 2  # plain ones between two loads: a read is shorter than a load, and sees less of the host
 _AGAIN_BYTES: Final = 1 << 30  # a larger model is not held twice, and its one load is long enough to average the host
 

@@ -19,7 +19,7 @@ from genqual.metrics.registry import rule
 POWER_Z: Final = (
     2.75  # 99 % of slowdowns by the tolerance are found: 2.33 of the normal, and what sigma is not known to
 )
-NOISE: Final = 0.22  # of the tolerance: the most that launches of an occasion may vary (docs/gate.md, "Error rates")
+NOISE: Final = 0.22  # of the tolerance: the most that an occasion's launches vary: docs/gate-theory.md, "Error rates"
 WIDEST: Final = 0.5  # a baseline that cannot find half as slow again is none
 _METRICS: Final = 8  # over which a run usually splits alpha
 
