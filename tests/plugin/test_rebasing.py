@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genqual.cli import main
+from genqual.commands import rebase
 from genqual.commands.rebase_run import replacing
 from genqual.errors import BadInput
 from genqual.gate import baseline_file
@@ -272,6 +274,29 @@ def test_what_cannot_be_rebased_starts_nothing(
     assert ended.value.code == 4
     assert said in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_tree_that_is_not_committed_is_told_before_hours_are_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True)
+
+    for name in ("plugins/a.py", "docs/a.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1\n")
+    git("init", "-q", ".")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.chdir(tmp_path / "docs")
+    (tmp_path / "docs/a.md").write_text("2\n")
+    clean = rebase._head()
+    assert capsys.readouterr().err == ""
+    (tmp_path / "plugins/a.py").write_text("2\n")
+    assert rebase._head() == clean
+    said = capsys.readouterr().err
+    assert "plugins/a.py and perhaps more is not committed" in said
+    assert clean[:12] in said
 
 
 def test_a_commit_is_unpacked_and_not_checked_out(tmp_path: Path) -> None:

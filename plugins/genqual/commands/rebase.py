@@ -106,7 +106,7 @@ def rebase(device: str, profile: str, **given: Any) -> None:
             options=options,
             target=given["out"] or data_dir("baselines") / "latency",
             provenance=provenance_of(
-                commit=given["commit"] or _git("rev-parse", "HEAD", option="--commit"),
+                commit=given["commit"] or _head(),
                 author=given["author"] or _git("config", "user.name", option="--author"),
                 reason=given["accept_regression"] or given["reason"] or "first baseline",
             ),
@@ -143,6 +143,22 @@ def _numbers(option: str, text: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
         raise BadInput(f"{option} {text}: give whole numbers with commas between, such as 1,4") from None
+
+
+def _head() -> str:
+    """The commit that is checked out here, with a word where other code than its own would be measured."""
+    commit = _git("rev-parse", "HEAD", option="--commit")
+    changed = subprocess.run(
+        [str(shutil.which("git")), "status", "--porcelain", "--untracked-files=no", "--", ":/plugins", ":/suites"],
+        capture_output=True, text=True, check=False,
+    ).stdout.split("\n")  # fmt: skip
+    if changed[0].strip():
+        click.echo(
+            f"warning: {changed[0].strip()} and perhaps more is not committed. The baseline will name {commit[:12]}, and"
+            " a run that pairs with it builds that commit, not what is measured now. Commit first",
+            err=True,
+        )
+    return commit
 
 
 def _git(*words: str, option: str) -> str:
