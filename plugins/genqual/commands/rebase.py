@@ -154,7 +154,7 @@ def _head() -> str:
     ).stdout.split("\n")  # fmt: skip
     if changed[0].strip():
         click.echo(
-            f"warning: {changed[0].strip()} and perhaps more is not committed. The baseline will name {commit[:12]}, and"
+            f"warning: {changed[0].strip()} and perhaps more is not committed. The baseline names {commit[:12]}, and"
             " a run that pairs with it builds that commit, not what is measured now. Commit first",
             err=True,
         )
