@@ -54,6 +54,21 @@ def config_if_here(spec: ModelSpec) -> dict[str, Json] | None:
         return None
 
 
+def mixes_experts(spec: ModelSpec) -> bool:
+    """Whether the config declares a mixture of experts, by any architecture's name for their count; False if unread."""
+    return _counts_experts(config_if_here(spec) or {})
+
+
+def _counts_experts(section: Mapping[str, Json]) -> bool:
+    for name, value in section.items():
+        if isinstance(value, dict) and _counts_experts(value):
+            return True
+        counts = isinstance(value, int) and value > 1 and "shared" not in name
+        if counts and re.fullmatch(r"(\w+_)?(n|num)_(\w+_)?experts", name):
+            return True
+    return False
+
+
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
     """Every parameter by transformers' name, dequantised. Raises BadInput as `lazily` does."""
     return dict(lazily(spec))
