@@ -92,8 +92,8 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Texts that do not survive the way to tokens and back, each with what came of it.
 
     A tokenizer that normalises declares it: it is held to a text that normalises alike, as spaces do that it writes as
-    U+2581 and turns back. So does one that puts a space before each text (`add_prefix_space`). Raises BadInput without a
-    tokenizer.
+    U+2581 and turns back. So does one that puts a space before each text (`add_prefix_space`). Raises BadInput
+    without a tokenizer.
     """
     found = []
     for text in texts:

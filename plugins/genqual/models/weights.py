@@ -256,7 +256,8 @@ def _hash_key(place: Path) -> str:
     if place.is_dir():
         listed = sorted(place.glob("*.safetensors")) + sorted(place.glob("*.json"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in listed]
-    return digest.of_text(json.dumps([1, str(place.resolve()), stats]))
+    # The number goes up when what is checked on the way does: 3 looks at the head beside tied embeddings.
+    return digest.of_text(json.dumps([3, str(place.resolve()), stats]))
 
 
 @lru_cache(maxsize=16)
