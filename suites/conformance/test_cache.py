@@ -11,6 +11,7 @@ from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges import logits
 from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.base import TokenBatch
+from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
 from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import cuts
@@ -20,6 +21,7 @@ from genqual.session.window_crossing import crossed_wrongly
 pytestmark = pytest.mark.conformance("cache")
 
 EDGES = (32, 64, 128)
+EDGE_STEPS = 3
 
 
 def test_cache_equals_no_cache(
@@ -144,7 +146,10 @@ def test_a_cropped_cache_is_as_if_never_longer(
 @pytest.mark.parametrize("edge", EDGES, ids="edge{}".format)
 def test_bucket_edges(generator: Generator, scoring_sample: ScoringSample, edge: int, verdict: GiveVerdict) -> None:
     """Prompts one below, at and above a length where kernels and static caches change their shape."""
+    positions = generator.loaded[0].max_positions
+    if positions is not None and positions < edge + 1 + EDGE_STEPS:
+        raise NotApplicable(f"{positions} positions: a prompt of {edge + 1} tokens and what follows are beyond them")
     row = np.resize(np.concatenate([scoring_sample.forced[0], scoring_sample.forced[-1]]), edge + 1).tolist()
-    batch, rest = TokenBatch.of([row[2:], row[1:], row]), scoring_sample.forced[:3, :3]
+    batch, rest = TokenBatch.of([row[2:], row[1:], row]), scoring_sample.forced[:3, :EDGE_STEPS]
     together = [generator.score(batch, rest), generator.score_prefill(batch, rest)]
     verdict(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype))

@@ -14,7 +14,7 @@ from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
 from genqual.session.fixture_types import GiveVerdict, ScoringSample
-from genqual.session.window_crossing import long_text, positions_beyond
+from genqual.session.window_crossing import long_text, positions_beyond, settled_length
 
 pytestmark = pytest.mark.conformance("precision")
 
@@ -54,7 +54,8 @@ def test_positions_near_the_limit(
 ) -> None:
     """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text.
 
-    Of a model with windows the text reaches beyond each of them.
+    Of a model with windows the text reaches beyond each of them. Where rotary frequencies follow the length of the
+    text, only one pass over all of it is defined: that is judged, a part further than where they change.
     """
     declared, dtype = generator.loaded[0].max_positions, generator.case.dtype
     if declared is None and dtype != "fp32":
@@ -64,11 +65,15 @@ def test_positions_near_the_limit(
         )
     total = FARTHEST_ALIBI if declared is None else min(declared, FARTHEST)
     beyond = positions_beyond(generator.plan.model, declared)
-    total = max(total, beyond)
+    total, settled = max(total, beyond), settled_length(generator.plan.model)
+    whole = settled is not None and total > settled
+    if settled is not None and whole:
+        total, beyond = min(total, settled + PART), 0
     text = long_text(generator, scoring_sample, total + 1)
     # Behind a window the last tokens are decoded one by one, from the model's own cache.
     single = STEPS if beyond else 0
     widths = [min(PART, total - single - start) for start in range(0, total - single, PART)] + [1] * single
+    widths = [total] if whole else widths
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG

@@ -303,7 +303,6 @@ def test_a_passage_knows_the_ties_of_the_rows_it_is_told() -> None:
 
     passage = ScoringSample(TokenBatch.of(PROMPTS), OF_MIDDLE.forced, OF_MIDDLE)
     plain, tie = scored({}, 1), scored({TIED: {(1, 1)}}, 2)
-    assert passage.of_experts
     assert passage.same(plain, tie, dtype="fp32", rows=passage.every_row).passed
     order = [3, TIED, 0]
     assert passage.same(rows_of(plain, order), rows_of(tie, order), dtype="fp32", rows=order).passed

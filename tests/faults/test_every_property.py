@@ -116,3 +116,25 @@ def test_a_tokenizer_whose_decoder_undoes_its_normaliser_loses_nothing(published
 
     assert lost(decoder) == []
     assert [text for text, _ in lost([*decoder, decoders.Strip("a", 1, 0)])] != []
+
+
+def test_a_tokenizer_that_puts_a_space_before_each_text_loses_nothing(tmp_path: Path) -> None:
+    """`add_prefix_space`, which no decoder of bytes takes away again; what it does not say is found as ever."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from genqual.models.prompts import lost_texts
+    from genqual.models.spec import ModelSpec
+
+    words = {one: index for index, one in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    spec = ModelSpec("mine", "directory", str(tmp_path), "llama")
+
+    def lost(*, prefix: bool, steps: tuple[Any, ...] = ()) -> list[tuple[str, str]]:
+        made = Tokenizer(models.BPE(words, []))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        made.decoder = decoders.Sequence([decoders.ByteLevel(), *steps])
+        made.save(str(tmp_path / "tokenizer.json"))
+        return lost_texts(spec, ["a bit there", "  a", "\u65e5\u672c"])
+
+    assert lost(prefix=True) == lost(prefix=False) == []
+    assert lost(prefix=True, steps=(decoders.Replace("b", "c"),)) == [("a bit there", " a cit there")]
+    assert lost(prefix=False, steps=(decoders.Replace("a", " a"),)) != []

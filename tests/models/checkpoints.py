@@ -41,6 +41,9 @@ def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
     extra = np.zeros((4, 4), dtype=np.float32)
     shutil.copytree(written, room / "written")
     rope = {"rope_type": "default", "rope_theta": 5000.0}
+    layers = embedded.config("llama-tiny")["num_hidden_layers"]
+    mask = {"model.layers.0.self_attn.masked_bias": np.array(-1e4, dtype=np.float32)}
+    draft = {f"model.layers.{layers}.eh_proj.weight": extra}
     return {
         "config of 5": llama_tiny(room / "five", without=("rope_theta",), rope_parameters=rope),
         "written": room / "written",
@@ -48,6 +51,9 @@ def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
         "without head": llama_tiny(room / "headless", lambda s: s.pop("lm_head.weight")),
         "without norm": llama_tiny(room / "normless", lambda s: s.pop("model.norm.weight")),
         "with more": llama_tiny(room / "more", lambda s: s.update({"model.layers.0.self_attn.q_proj.extra": extra})),
+        "with a mask": llama_tiny(room / "masked", lambda s: s.update(mask)),
+        "with drafts": llama_tiny(room / "drafts", lambda s: s.update(draft), num_nextn_predict_layers=1),
+        "with another's drafts": llama_tiny(room / "later", lambda s: s.update(draft)),
         "misshapen": llama_tiny(
             room / "misshapen", lambda s: s.update({"model.norm.weight": np.ones(64, dtype=np.float32)})
         ),

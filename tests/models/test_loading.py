@@ -46,11 +46,18 @@ def test_a_whole_checkpoint_loads_as_it_was_written(peer: Peer, name: str) -> No
         ("without head", "missing keys: lm_head.weight"),
         ("without norm", "missing keys: model.norm.weight"),
         ("with more", "unexpected keys: model.layers.0.self_attn.q_proj.extra"),
+        ("with another's drafts", "eh_proj.weight"),
         ("misshapen", "model.norm.weight"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(peer: Peer, name: str, told: str) -> None:
     assert told in peer.answers[f"load {name}"].get("error", "it was loaded")
+
+
+@pytest.mark.parametrize("name", ["with a mask", "with drafts"])
+def test_what_loaders_leave_aside_is_no_misfit(peer: Peer, name: str) -> None:
+    """transformers calls GPT-2's `masked_bias` unexpected, and DeepSeek's drafts of any other number of layers."""
+    assert peer.answers[f"load {name}"] == {"hash": weights.sha256(resolve("llama-tiny"))}
 
 
 def test_a_config_of_transformers_5_is_read_rightly_or_refused(peer: Peer) -> None:

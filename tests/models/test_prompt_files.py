@@ -67,6 +67,24 @@ def test_the_separator_of_a_table_is_found(tmp_path: Path, separator: str, note:
     assert list(read_prompts(f"{file}:prompt")) == ["a, b; c | d\te", "two\nlines"]
 
 
+@pytest.mark.parametrize("order", ["utf-16", "utf-16-be", "utf-16-le"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("x.txt", "a\nb\n"), ("x.csv", "id;prompt\n1;a\n2;b\n"), ("x.json", '["a", "b"]')]
+)
+def test_what_excel_calls_unicode_text_is_read(tmp_path: Path, name: str, text: str, order: str) -> None:
+    mark = "" if order == "utf-16" else "\ufeff"  # "utf-16" writes its own
+    assert list(read_prompts(written(tmp_path, name, (mark + text).encode(order)))) == ["a", "b"]
+
+
+def test_a_file_put_behind_another_leaves_no_mark_inside(tmp_path: Path) -> None:
+    assert list(read_prompts(written(tmp_path, "x.txt", BOM + b"a\n" + BOM + b"b\n"))) == ["a", "b"]
+    assert list(read_prompts(written(tmp_path, "x.jsonl", BOM + b'"a"\n' + BOM + b'"b"\n'))) == ["a", "b"]
+
+
+def test_a_header_of_one_plain_name_is_no_mistake(tmp_path: Path) -> None:
+    assert list(read_prompts(written(tmp_path, "x.csv", "User's question (long)\na; b\n"))) == ["a; b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
@@ -86,7 +104,13 @@ def test_the_separator_of_a_table_is_found(tmp_path: Path, separator: str, note:
         ("x.jsonl.zst", "a\n", "a file of type .jsonl.zst"),
         ("x.xlsx", "a\n", "a file of type .xlsx"),
         ("plain", "a\n", "a file of type unknown"),
-        ("x.txt", "a\nb\n".encode("utf-16"), "save it as UTF-8"),
+        ("x.txt", "a\nb\n".encode("utf-32"), "save it as UTF-8"),
+        ("x.csv", "prompt\nh\u00e9\n".encode("latin-1"), "x.csv, after 0 good ones: .*save it as UTF-8 text"),
+        ("x.csv.gz", b"prompt\na\n", "x.csv.gz, after 0 good ones: cannot be read"),
+        ("x.txt", "a\nb\n".encode("utf-16-le"), "line 1: holds NUL, as UTF-16 without its mark does"),
+        ("x.csv", "id:prompt\n1:a\n", "the one column 'id:prompt'; if ':' separates fields"),
+        ("x.tsv", "prompt,id\na,1\n", "the one column 'prompt,id'; if ',' separates fields"),
+        ("x.csv", "prompt,prompt\na,b\n", "two columns are called 'prompt'"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | str, told: str) -> None:

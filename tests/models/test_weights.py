@@ -101,6 +101,13 @@ def test_a_tied_head_is_no_weight_of_its_own(tmp_path: Path) -> None:
     assert "lm_head.weight" in weights.read(untied)
 
 
+def test_a_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
+    """transformers 5 loads such a head as one of its own, other loaders tie it: a right engine would FAIL."""
+    spec = resolve(str(llama_tiny(tmp_path / "m", tie_word_embeddings=True)))
+    with pytest.raises(BadInput, match=r"lm_head\.weight differs from the embedding.*set tie_word_embeddings"):
+        weights.sha256(spec)
+
+
 def test_bloom_as_bigscience_published_it(tmp_path: Path) -> None:
     """Without the prefix `transformer.`, and tied without the config saying so."""
     state = {name.removeprefix("transformer."): values for name, values in integers.state("bloom-tiny").items()}
@@ -124,6 +131,7 @@ def test_masks_of_old_checkpoints_are_neither_hashed_nor_counted(tmp_path: Path)
         "h.0.attn.bias": np.tri(8, dtype=bool)[None, None],
         "h.1.attention.bias": np.tri(8, dtype=np.uint8)[None, None],
         "h.0.attn.masked_bias": np.array(-1e4, np.float32),
+        "h.2.attn.causal_mask": np.tri(8, dtype=bool)[None, None],  # CodeGen
         "h.0.attention.rotary_emb.cos_cached": np.ones((8, 4), np.float32),
     }
     config = {"model_type": "gpt2"}

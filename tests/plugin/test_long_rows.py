@@ -12,10 +12,12 @@ from threadpoolctl import threadpool_limits
 
 from genqual.cases import Case
 from genqual.conformance.scores import scores_of
+from genqual.errors import NotApplicable
 from genqual.models.prompts import synthetic_rows
 from genqual.session.context import Run
 from genqual.session.options import Options
 from genqual.session.selection import Selection
+from suites.conformance import test_cache as cache
 from suites.conformance import test_precision as precision
 from tests.here import CPU
 
@@ -47,6 +49,7 @@ def test_the_limit_is_so_many_envelopes(
 @pytest.mark.parametrize(("source", "factor"), [("embedded", 1.25), ("directory", 2.5)])
 def test_a_trained_model_has_the_wider_one(source: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "positions_beyond", lambda model, declared: 0)  # a model without windows
+    monkeypatch.setattr(precision, "settled_length", lambda model: None)  # whose frequencies stay
     asked: list[dict[str, Any]] = []
     generator: Any = SimpleNamespace(
         loaded=[SimpleNamespace(max_positions=64, vocabulary=512)],
@@ -59,3 +62,43 @@ def test_a_trained_model_has_the_wider_one(source: str, factor: float, monkeypat
     run: Any = SimpleNamespace(references=store)
     precision.test_positions_near_the_limit(generator, passage, run, lambda judgement: None)
     assert asked == [{"limit": 1e-5, "factor": factor}]
+
+
+@pytest.mark.parametrize(
+    ("settled", "windows", "widths"),
+    [
+        (None, 0, [256, 256, 256, 256]),
+        (4096, 0, [256, 256, 256, 256]),
+        (512, 0, [768]),
+        (900, 0, [1024]),
+        (512, 2000, [768]),
+        (4096, 2000, [*[256] * 7, 192, *[1] * STEPS]),
+    ],
+)
+def test_one_pass_is_read_where_frequencies_follow_the_length(
+    settled: int | None, windows: int, widths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """longrope, dynamic: keys that earlier parts left behind were rotated by other frequencies than the oracle's."""
+    monkeypatch.setattr(precision, "positions_beyond", lambda model, declared: windows)
+    monkeypatch.setattr(precision, "settled_length", lambda model: settled)
+    asked: list[tuple[Any, ...]] = []
+    generator: Any = SimpleNamespace(
+        loaded=[SimpleNamespace(max_positions=8192, vocabulary=512)],
+        case=CASE,
+        plan=SimpleNamespace(model=SimpleNamespace(source="directory")),
+        score_passes=lambda *given: asked.append(given),
+    )
+    store = SimpleNamespace(against_oracle=lambda *given, **known: None)
+    passage, run = SimpleNamespace(texts=[[3, 4, 6, 7]]), SimpleNamespace(references=store)
+    precision.test_positions_near_the_limit(generator, passage, run, lambda judgement: None)  # type: ignore[arg-type]
+    batch, forced, read = asked[0]
+    assert read == widths
+    assert batch.ids.shape[1] + forced.shape[1] == sum(widths) + 1
+
+
+def test_an_edge_beyond_the_positions_is_not_asked_for() -> None:
+    """Learned positions end: an IndexError there is no fault of the engine."""
+    generator: Any = SimpleNamespace(loaded=[SimpleNamespace(max_positions=96)])
+    for edge, reached in ((32, True), (128, False)):
+        with pytest.raises(AttributeError if reached else NotApplicable, match="forced" if reached else "96 positions"):
+            cache.test_bucket_edges(generator, None, edge, lambda judgement: None)  # type: ignore[arg-type]

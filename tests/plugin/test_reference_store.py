@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.references import file as reference_file
 from genqual.conformance.references import index
 from genqual.conformance.references.make import Reference
-from genqual.models import ggufwrite, hub, safetensor, weights
+from genqual.models import embedded, ggufwrite, hub, safetensor, weights
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
 from genqual.session.context import Run
@@ -137,6 +138,34 @@ def test_the_same_weights_with_another_configuration_are_another_model(make: Mak
     assert not np.array_equal(found(other).projections, found(mine).projections)
     (mine / "config.json").write_text(json.dumps(config | {"transformers_version": "9", "torch_dtype": "float32"}))
     found(mine)  # what says nothing of the arithmetic may differ
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ({"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_scaling"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling"),
+        ({"mlp_bias": False, "head_dim": 8, "rope_parameters": {"rope_type": "default"}}, ""),
+    ],
+)
+def test_a_field_that_only_one_configuration_has_is_not_overlooked(
+    added: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer context by `rope_scaling` is written into the config.json of the same weights."""
+    known = embedded.config("llama-tiny")
+    plain = {key: value for key, value in known.items() if key not in ("rope_scaling", "rope_parameters", *added)}
+    for one, other in ((plain, plain | added), (plain | added, plain)):
+        made = index.arithmetic(one)
+        monkeypatch.setattr(index, "facts", lambda folder, made=made: {"generator": {"config": made}})
+        assert index.differing(Path("any"), one) == []
+        assert index.differing(Path("any"), other) == ([told] if told else [])
+
+
+def test_a_field_that_is_left_out_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {key: value for key, value in embedded.config("llama-tiny").items() if key != "rms_norm_eps"}
+    monkeypatch.setattr(index, "facts", lambda folder: {"generator": {"config": index.arithmetic(known)}})
+    assert index.differing(Path("any"), known | {"rms_norm_eps": 1e-6}) == []
+    assert index.differing(Path("any"), known | {"rms_norm_eps": 1e-3}) == ["rms_norm_eps"]
 
 
 def test_a_gguf_file_is_known_by_its_dequantised_weights(make: Make, tmp_path: Path) -> None:

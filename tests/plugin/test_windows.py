@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from genqual.cli import main
 from genqual.models.attention_shape import windows_said
 from genqual.models.spec import ModelSpec
-from genqual.session.window_crossing import windows_of
+from genqual.session.window_crossing import crossings, settled_length, windows_of
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.here import CPU
 
@@ -96,3 +98,23 @@ def test_a_declaration_says_which_layers_have_one(tmp_path: Path) -> None:
     ):
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert windows_of(spec) == windows
+
+
+def test_a_window_beyond_where_frequencies_change_is_not_crossed_in_parts(tmp_path: Path) -> None:
+    """Of longrope only one pass over all of such a text is defined."""
+    spec = ModelSpec("small", "directory", str(tmp_path), "phi3")
+    factors = [1.0] * (SMALL["phi3"]["hidden_size"] // SMALL["phi3"]["num_attention_heads"] // 2)
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "rope_theta": 1e4}
+    config = {key: value for key, value in SMALL["phi3"].items() if not key.startswith("rope")}
+    config |= {"sliding_window": 100, "max_position_embeddings": 4096, "original_max_position_embeddings": 256}
+    config |= {"partial_rotary_factor": 1.0, "rope_parameters": rope | {"partial_rotary_factor": 1.0}}
+    words = SimpleNamespace(prompts=SimpleNamespace(ids=np.ones((1, 8))), steps=8, of_experts=False, texts=[[3, 4, 5]])
+    generator = SimpleNamespace(
+        plan=SimpleNamespace(model=spec),
+        loaded=[SimpleNamespace(max_positions=4096)],
+        case=SimpleNamespace(dtype="fp32"),
+    )
+    for original, windows in ((256, [100]), (110, [])):
+        (tmp_path / "config.json").write_text(json.dumps(config | {"original_max_position_embeddings": original}))
+        assert settled_length(spec) == original
+        assert [one.window for one in crossings(generator, words)] == windows  # type: ignore[arg-type]

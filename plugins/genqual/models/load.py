@@ -45,6 +45,8 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model, info = _from_pretrained(spec, options, dtype)
+    aside = weights.left_aside(spec) if spec.source == "directory" and info.get("unexpected_keys") else frozenset()
+    info["unexpected_keys"] = [name for name in info.get("unexpected_keys", ()) if not _stored_as(name, aside)]
     problems = {kind: sorted(map(str, info[kind])) for kind in _PROBLEMS if info.get(kind)}
     if problems:
         told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}" for kind, names in problems.items())
@@ -55,6 +57,11 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     if spec.source == "directory" and section_of(weights.stored_config(spec)):
         in_one_dtype(model, dtype)
     return model.eval().requires_grad_(False)
+
+
+def _stored_as(name: str, stored: frozenset[str]) -> bool:
+    """Whether transformers' `name` is one of `stored`, of which a checkpoint of the base model lacks the prefix."""
+    return name in stored or name.partition(".")[2] in stored
 
 
 def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:

@@ -6,13 +6,14 @@ Pure: the standard library; pyarrow only when a Parquet file is named.
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
@@ -23,7 +24,8 @@ from genqual.models.chat import Prompt, Render, messages_in
 FILES: Final = (".jsonl", ".txt", ".csv", ".tsv", ".json", ".parquet")
 _ALIASES: Final = {".ndjson": ".jsonl"}
 _PACKED: Final[dict[str, Callable[[Path], Any]]] = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
-_TEXT: Final = "utf-8-sig"  # Windows' editors and Excel put a mark before UTF-8, which is no character of the prompt
+_MARK: Final = "\ufeff"  # Windows' editors and Excel put it before a text, and it is no character of the prompt
+_WIDE: Final = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # what Excel calls Unicode text
 _USUAL_COLUMNS: Final = ("prompt", "text", "content", "messages", "conversations")
 _SEPARATORS: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _LOOKED_AT: Final = 20  # rows that settle which separator it is
@@ -65,7 +67,7 @@ def prompts_of(path: Path, column: str | None, render: Render | None) -> Iterato
     if kind == ".parquet" and find_spec("pyarrow") is None:
         raise BadInput(f"prompts {path}: a Parquet file is read by the package pyarrow: pip install pyarrow")
     rows = {".jsonl": _jsonl, ".json": _json, ".txt": _lines, ".csv": _csv, ".tsv": _tsv, ".parquet": _parquet}[kind]
-    return _told(_prompts(rows(path), column, render), path)
+    return _told(lambda: _prompts(rows(path), column, render), path)
 
 
 Rows = Iterator[tuple[str, object]]
@@ -85,11 +87,11 @@ def _prompts(rows: Rows, column: str | None, render: Render | None) -> Iterator[
             raise BadInput(f"prompts {where}: want a string or an object, found {shown}")
 
 
-def _told(prompts: Iterator[Prompt], path: Path) -> Iterator[Prompt]:
+def _told(prompts: Callable[[], Iterator[Prompt]], path: Path) -> Iterator[Prompt]:
     """The same, with what only reading tells: where the file is no text, no table, or torn."""
     count = 0
     try:
-        for prompt in prompts:
+        for prompt in prompts():
             prompt.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
             yield prompt
             count += 1
@@ -146,7 +148,10 @@ def prompt_of(value: object, what: str, where: str, render: Render | None) -> Pr
 
 
 def _text(path: Path, newline: str | None = None) -> TextIO:
-    return io.TextIOWrapper(_bytes(path), encoding=_TEXT, newline=newline)
+    with _bytes(path) as stream:
+        begin = stream.read(4)
+    wide = begin not in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE) and _WIDE.get(begin[:2])
+    return io.TextIOWrapper(_bytes(path), encoding=wide or "utf-8-sig", newline=newline)
 
 
 def _bytes(path: Path) -> Any:
@@ -157,8 +162,13 @@ def _bytes(path: Path) -> Any:
 def _lines(path: Path) -> Rows:
     with _text(path) as stream:
         for number, line in enumerate(stream, 1):
-            if line.strip():
-                yield f"{path}, line {number}", line.rstrip("\n")
+            text = line.removeprefix(_MARK)  # of a file that was put behind another
+            if "\0" in text:
+                raise BadInput(
+                    f"prompts {path}, line {number}: holds NUL, as UTF-16 without its mark does; save it as UTF-8 text"
+                )
+            if text.strip():
+                yield f"{path}, line {number}", text.rstrip("\n")
 
 
 def _jsonl(path: Path) -> Rows:
@@ -167,7 +177,7 @@ def _jsonl(path: Path) -> Rows:
             if not line.strip():
                 continue
             try:
-                yield f"{path}, line {number}", json.loads(line)
+                yield f"{path}, line {number}", json.loads(line.removeprefix(_MARK))
             except ValueError as error:
                 raise BadInput(f"prompts {path}, line {number}: not JSON ({error}); mend or remove it") from error
 
@@ -208,6 +218,7 @@ def _table(path: Path, separator: str) -> Rows:
             stream.seek(0)
         rows = csv.DictReader(stream, delimiter=separator, strict=True)
         try:
+            _check_header(path, rows.fieldnames or ())
             for row in rows:
                 yield f"{path}, line {rows.line_num + noted}", cast("dict[str, object]", row)
         except csv.Error as error:  # read on, a field would end where it does not, and rows be lost
@@ -216,6 +227,18 @@ def _table(path: Path, separator: str) -> Rows:
                 f"prompts {where}: {error}; put a text that holds quotes in quotes as a whole and write each of its "
                 "own twice, or name the file .txt if each line is a prompt"
             ) from error
+
+
+def _check_header(path: Path, names: Sequence[str]) -> None:
+    """Raises BadInput on a header that is one name with what may separate fields in it, or that has a name twice."""
+    if len(names) == 1 and (odd := re.search(r"[^\w .()\[\]/?!'-]", names[0])):
+        raise BadInput(
+            f"prompts {path}: its header is the one column {names[0][:60]!r}; if {odd[0]!r} separates fields, write "
+            f"{', '.join(_SEPARATORS.values())} instead (in a .tsv file a tab); if each line is a prompt, name it .txt"
+        )
+    twice = sorted({name for name in names if name and list(names).count(name) > 1})
+    if twice:
+        raise BadInput(f"prompts {path}: two columns are called {twice[0]!r}; rename one of them")
 
 
 def _note(line: str) -> str | None:

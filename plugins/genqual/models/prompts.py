@@ -34,6 +34,9 @@ _SETS: Final[dict[str, PromptSet]] = {
 }
 
 
+_SPACE: Final = "\u0120\u2581"  # how byte-level and SentencePiece vocabularies write a space
+
+
 def prompt_set(name: str) -> PromptSet:
     """`bloom` (the eight of the BLOOM scripts), `languages` (46) or `code` (13). Raises BadInput on another name."""
     if name not in _SETS:
@@ -89,7 +92,8 @@ def lost_texts(spec: ModelSpec, texts: Sequence[str]) -> list[tuple[str, str]]:
     """Texts that do not survive the way to tokens and back, each with what came of it.
 
     A tokenizer that normalises declares it: it is held to a text that normalises alike, as spaces do that it writes as
-    U+2581 and turns back. Raises BadInput without a tokenizer.
+    U+2581 and turns back. So does one that puts a space before each text (`add_prefix_space`). Raises BadInput
+    without a tokenizer.
     """
     found = []
     for text in texts:
@@ -106,9 +110,15 @@ def _encoded(spec: ModelSpec, text: str) -> tuple[list[int], Callable[[str], str
     if _of_bytes(spec):
         return _bytes_of(text), str
     tokenizer = _tokenizer(spec)
-    declared = tokenizer.normalizer
+    declared, split = tokenizer.normalizer, tokenizer.pre_tokenizer
     ids = list(tokenizer.encode(text, add_special_tokens=False).ids)
-    return ids, str if declared is None else declared.normalize_str
+    prefixed = split is not None and split.pre_tokenize_str("a")[0][0][0] in _SPACE
+
+    def normal(one: str) -> str:
+        one = one if declared is None else declared.normalize_str(one)
+        return f" {one}" if prefixed and not one.startswith(" ") else one
+
+    return ids, normal
 
 
 def has_tokenizer(spec: ModelSpec) -> bool:

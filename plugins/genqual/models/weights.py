@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,8 @@ from genqual.models.quantised import registry as quantised
 from genqual.models.quantised.base import SECTION
 from genqual.models.quantised.checkpoint import Dequantised
 from genqual.models.spec import ModelSpec
+
+_HEAD: Final = "lm_head.weight"
 
 
 def config(spec: ModelSpec) -> dict[str, Json]:
@@ -48,6 +52,21 @@ def config_if_here(spec: ModelSpec) -> dict[str, Json] | None:
         return config(spec)
     except (BadInput, OSError, ValueError):
         return None
+
+
+def mixes_experts(spec: ModelSpec) -> bool:
+    """Whether the config declares a mixture of experts, by any architecture's name for their count; False if unread."""
+    return _counts_experts(config_if_here(spec) or {})
+
+
+def _counts_experts(section: Mapping[str, Json]) -> bool:
+    for name, value in section.items():
+        if isinstance(value, dict) and _counts_experts(value):
+            return True
+        counts = isinstance(value, int) and value > 1 and "shared" not in name
+        if counts and re.fullmatch(r"(\w+_)?(n|num)_(\w+_)?experts", name):
+            return True
+    return False
 
 
 def read(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
@@ -97,11 +116,15 @@ def stored_config(spec: ModelSpec) -> dict[str, Json]:
 def _named(spec: ModelSpec) -> tuple[dict[str, safetensor.TensorEntry], dict[str, str]]:
     """The tensors of a directory, and which of them are weights: transformers' name -> stored name."""
     entries = safetensor.checkpoint(_local(spec))
-    tied = stored_config(spec).get("tie_word_embeddings", spec.architecture == "bloom")
+    tied = _tied(spec)
     kept = [stored for stored, entry in entries.items() if not _buffer(stored, entry)]
     names = {_parameter(stored, spec.architecture): stored for stored in kept}
     # A tied head is stored by some checkpoints and left out by others; it is the embedding, never a weight of its own.
-    return entries, {name: stored for name, stored in names.items() if not (tied and name == "lm_head.weight")}
+    return entries, {name: stored for name, stored in names.items() if not (tied and name == _HEAD)}
+
+
+def _tied(spec: ModelSpec) -> bool:
+    return bool(stored_config(spec).get("tie_word_embeddings", spec.architecture == "bloom"))
 
 
 def _parameter(stored: str, architecture: str) -> str:
@@ -121,8 +144,24 @@ def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
     if module.endswith("rotary_emb"):
         return last in ("inv_freq", "cos_cached", "sin_cached")
     if module.endswith(("attn", "attention")):
-        return (last == "bias" and len(entry.shape) == 4) or (last == "masked_bias" and math.prod(entry.shape) == 1)
+        mask = last in ("bias", "causal_mask") and len(entry.shape) == 4
+        return mask or (last == "masked_bias" and math.prod(entry.shape) == 1)
     return False
+
+
+def left_aside(spec: ModelSpec) -> frozenset[str]:
+    """Names of what a directory stores and no loader needs: buffers, and layers behind the last that draft tokens.
+
+    transformers ignores some of them by name, and calls the others unexpected (DeepSeek-V3's drafts by the number of
+    the published model's layer only).
+    """
+    described = stored_config(spec)
+    first, drafts = described.get("num_hidden_layers"), described.get("num_nextn_predict_layers")
+    draft = re.compile(r"(?!)")
+    if isinstance(first, int) and isinstance(drafts, int) and drafts > 0:
+        draft = re.compile(rf"(model\.)?layers\.({'|'.join(str(first + index) for index in range(drafts))})\.")
+    entries = safetensor.checkpoint(_local(spec))
+    return frozenset(name for name, entry in entries.items() if _buffer(name, entry) or draft.match(name))
 
 
 def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]], others: Mapping[str, bytes] | None = None) -> str:
@@ -171,6 +210,7 @@ def sha256(spec: ModelSpec) -> str:
 def _stored_hash(spec: ModelSpec) -> str:
     """The hash of a directory: `hash_state` of weights that are floats, with the digests of what else is stored."""
     entries, named = _named(spec)
+    _check_tied(spec, entries)
     narrow = {name: stored for name, stored in named.items() if entries[stored].dtype not in safetensor.WIDE}
     digests: dict[str, bytes] = {}
     for name, stored in narrow.items():
@@ -182,6 +222,23 @@ def _stored_hash(spec: ModelSpec) -> str:
         digests[SECTION] = bytes.fromhex(digest.of_text(json.dumps(section, sort_keys=True)))
     wide = {name: stored for name, stored in named.items() if name not in narrow}
     return hash_state(((name, safetensor.read(stored, entries[stored])) for name, stored in wide.items()), digests)
+
+
+def _check_tied(spec: ModelSpec, entries: Mapping[str, safetensor.TensorEntry]) -> None:
+    """Raises BadInput where embeddings are said to be tied, and the head that is stored is no tensor beside it."""
+    head = entries.get(_HEAD)
+    if head is None or head.dtype not in safetensor.WIDE or not _tied(spec):
+        return
+    values = safetensor.read(_HEAD, head)
+    alike = (
+        name for name, one in entries.items() if name != _HEAD and (one.shape, one.dtype) == (head.shape, head.dtype)
+    )
+    if not any(np.array_equal(values, safetensor.read(name, entries[name])) for name in alike):
+        raise BadInput(
+            f"model {spec.name}: tie_word_embeddings is true, yet {_HEAD} differs from the embedding: loaders disagree "
+            "which of the two counts, so what is right is not defined; set tie_word_embeddings in config.json to what "
+            "the checkpoint means"
+        )
 
 
 def hash_is_kept(spec: ModelSpec) -> bool:
@@ -199,7 +256,8 @@ def _hash_key(place: Path) -> str:
     if place.is_dir():
         listed = sorted(place.glob("*.safetensors")) + sorted(place.glob("*.json"))
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in listed]
-    return digest.of_text(json.dumps([1, str(place.resolve()), stats]))
+    # The number goes up when what is checked on the way does: 3 looks at the head beside tied embeddings.
+    return digest.of_text(json.dumps([3, str(place.resolve()), stats]))
 
 
 @lru_cache(maxsize=16)

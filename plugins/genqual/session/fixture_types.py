@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, TypedDict
 
 import numpy as np
@@ -90,11 +90,16 @@ class Tolerated(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class ScoringSample:
-    """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one."""
+    """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one.
+
+    `of_experts`: the model is a mixture of experts, whose bits depend on the other tokens of a pass. Its configuration
+    says so, not its reference: without one, or with transformers' own, a right engine has no other bits.
+    """
 
     prompts: TokenBatch
     forced: NDArray[np.int64]
     reference: Reference | None
+    of_experts: bool = False
 
     @property
     def steps(self) -> int:
@@ -115,7 +120,8 @@ class ScoringSample:
 
     def few(self, rows: int, steps: int) -> ScoringSample:
         """The first `rows` prompts, `steps` tokens of each: where a property needs no more."""
-        return ScoringSample(TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps], self.reference)
+        prompts, forced = TokenBatch.of(self.prompts.rows[:rows]), self.forced[:rows, :steps]
+        return replace(self, prompts=prompts, forced=forced)
 
     def tolerance(self, dtype: str) -> Tolerated:
         """Spread and envelope of the reference, where there is one."""
@@ -149,7 +155,13 @@ class ScoringSample:
     def _text(self, rows: Sequence[int] | None, steps: int) -> Reference | None:
         """The reference of `rows` and `steps` of this passage, of a mixture of experts; None where it has none."""
         known = self.reference
-        if known is None or rows is None or not self.of_experts or steps > known.steps or max(rows) >= known.rows:
+        if (
+            known is None
+            or rows is None
+            or known.router_margins is None
+            or steps > known.steps
+            or max(rows) >= known.rows
+        ):
             return None
         part = known.select(rows=list(rows), steps=steps)
         return part if (self.forced[list(rows), :steps] == part.forced).all() else None
@@ -158,11 +170,6 @@ class ScoringSample:
     def every_row(self) -> range:
         """Of the prompts."""
         return range(len(self.prompts.rows))
-
-    @property
-    def of_experts(self) -> bool:
-        """Whether the model is known to be a mixture of experts: bits then depend on the other tokens of a pass."""
-        return self.reference is not None and self.reference.router_margins is not None
 
 
 def unjudged(node: pytest.Item, status: VerdictName, why: str, *, gate: bool) -> NoReturn:

@@ -36,6 +36,18 @@ def windows_of(spec: ModelSpec) -> tuple[int, ...]:
     return tuple(sorted(window for window in found if window is not None))
 
 
+def settled_length(spec: ModelSpec) -> int | None:
+    """Tokens up to which reading in parts is what one pass is, by the model's declaration; None: any number.
+
+    Beyond it rotary frequencies follow the length of the text (longrope, dynamic), and keys that are kept have others.
+    """
+    config = weights.config_if_here(spec)
+    try:
+        return None if config is None else architecture_of(config).declared(config)[0].settled_length
+    except BadInput:
+        return None
+
+
 def long_text(generator: Generator, passage: ScoringSample, total: int) -> NDArray[np.int64]:
     """A text (total,) for this model: ids in any order for one that is built from integers, else its own words again.
 
@@ -67,7 +79,7 @@ class Crossing:
 
 
 def crossings(generator: Generator, passage: ScoringSample) -> Iterator[Crossing]:
-    """A text for each window that the prompts do not reach, and the model's positions do.
+    """A text for each window that the prompts do not reach, and the model's positions and settled length do.
 
     In a narrow dtype a mixture of experts has near ties of which no reference says where: only its fp32 is asked.
     """
@@ -75,6 +87,8 @@ def crossings(generator: Generator, passage: ScoringSample) -> Iterator[Crossing
         return
     reached, limit = passage.prompts.ids.shape[1] + passage.steps, generator.loaded[0].max_positions
     steps = BEYOND - 4
+    settled = settled_length(generator.plan.model)
+    limit = min((one for one in (limit, settled) if one is not None), default=None)
     for window in windows_of(generator.plan.model):
         total = window + BEYOND + 1
         # A detour reads three tokens more.

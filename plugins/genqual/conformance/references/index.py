@@ -12,6 +12,7 @@ from typing import Final
 
 from genqual import digest
 from genqual.cases import Json
+from genqual.conformance.oracle.registry import architecture_of
 from genqual.conformance.references.file import JSON_NAME, facts
 from genqual.errors import BadInput
 from genqual.models import embedded
@@ -24,6 +25,8 @@ _NO_ARITHMETIC: Final = frozenset(
     {"_name_or_path", "_attn_implementation", "architectures", "dtype", "torch_dtype", "transformers_version"}
     | {"use_cache", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config"}
 )
+
+_PLAIN: Final = ("integer", "number", "flag", "choice", "natural")  # kinds of fields with one value
 
 
 def find(places: Sequence[Path], name: str, sha256: str, config: Mapping[str, Json] | None = None) -> Path | None:
@@ -81,7 +84,33 @@ def differing(folder: Path, config: Mapping[str, Json] | None) -> list[str]:
     if config is None or not isinstance(known, dict):
         return []
     mine = arithmetic(config)
-    return sorted(key for key in mine.keys() & known.keys() if mine[key] != known[key])
+    return sorted({key for key in mine.keys() & known.keys() if mine[key] != known[key]} | _left_out(mine, known))
+
+
+def _left_out(mine: Mapping[str, Json], known: Mapping[str, Json]) -> set[str]:
+    """Keys that one of two configurations leaves to the architecture, and the other sets to another value.
+
+    Not those that follow from others where they are left out, such as the width of a head.
+    """
+    scaled = [_scales_rotary(config) for config in (mine, known)]
+    found = {"rope_scaling"} if None not in scaled and scaled[0] != scaled[1] else set()
+    try:
+        read, other = (architecture_of(config).declared(config)[1].read for config in (mine, known))
+    except BadInput:
+        return found
+    for name in read.keys() & other.keys():
+        one, two = read[name], other[name]
+        plain = one.kind in _PLAIN and one.value is not None and two.value is not None
+        found |= {name} if plain and one.value != two.value else set()
+    return found
+
+
+def _scales_rotary(config: Mapping[str, Json]) -> bool | None:
+    """Whether rotary angles are scaled; None where each kind of layer says it for itself."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        return None
+    return rope.get("rope_type", rope.get("type", "default")) != "default"
 
 
 def arithmetic(config: Mapping[str, Json]) -> dict[str, Json]:
