@@ -32,7 +32,9 @@ from tests.health.stand_ins import (
 )
 
 Strike = Callable[[Path, Cards], None]
-Effect = Literal["hardware", "unfit", "told"]  # the test's verdict is the hardware's; the node is unfit; no more than told
+Effect = Literal[
+    "hardware", "unfit", "told"
+]  # the test's verdict is the hardware's; the node is unfit; no more than told
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,10 @@ def card_says(card: int, name: str, value: int = 5) -> Strike:
     return lambda root, cards: cards.counts.update({(card, name): value})
 
 
-
-
 def edac() -> Iterator[Event]:
+    kinds: tuple[tuple[str, Effect], ...] = (("ce", "told"), ("ue", "hardware"))
     for mc in range(CONTROLLERS):
-        for kind, effect in (("ce", "told"), ("ue", "hardware")):
+        for kind, effect in kinds:
             for dimm in range(DIMMS):
                 file = f"{MC}/mc{mc}/dimm{dimm}/dimm_{kind}_count"
                 yield Event(f"edac-{kind}", "edac", module_entity(mc, dimm), "memory", effect, written(file, "10\n"))
@@ -79,7 +80,7 @@ def processors() -> Iterator[Event]:
     )  # fmt: skip
     for cpu in range(CPUS):
         for row, component, effect in rows:
-            text = interrupts(**{row: (cpu, 2)})
+            text = interrupts({row: (cpu, 2)})
             yield Event(f"irq-{row}", "interrupts", f"cpu{cpu}", component, effect, written("proc/interrupts", text))
         for kind in ("core", "package"):
             file = f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle/{kind}_throttle_count"
@@ -104,6 +105,8 @@ def buses() -> Iterator[Event]:
         yield Event("pcie-width", "pcie_link", entity, "interconnect", "unfit", narrow)
         slow = written(f"{place}/current_link_speed", "2.5 GT/s PCIe\n")
         yield Event("pcie-speed", "pcie_link", entity, "interconnect", "told", slow)
+        down = written(f"{place}/current_link_speed", "Unknown\n")
+        yield Event("pcie-speed-unknown", "pcie_link", entity, "interconnect", "told", down)
 
 
 def nvml() -> Iterator[Event]:
@@ -115,13 +118,14 @@ def nvml() -> Iterator[Event]:
         ("reasons", 0x48, "cooling", "unfit"), ("reasons", 0x20, "cooling", "unfit"),
         ("reasons", 0x88, "power", "unfit"), ("reasons", 0x08, "accelerator", "unfit"),
     )  # fmt: skip
+    link_effects: tuple[Effect, ...] = ("told", "unfit", "told", "told")  # replay, recovery, CRC of flits and data
     for card in range(CARDS):
         for name, value, component, effect in signals:
             label = f"nvml-{name.replace(' ', '-')}-{value:x}"
             yield Event(label, "nvml", nvidia(card), component, effect, card_says(card, name, value))
         for link in range(LINKS):
             entity = f"{nvidia(card)} nvlink {link}"
-            for kind, effect in ((0, "told"), (1, "unfit"), (2, "told"), (3, "told")):
+            for kind, effect in enumerate(link_effects):
                 says = card_says(card, f"link {link} kind {kind}")
                 yield Event(f"nvlink-{kind}", "nvml", entity, "interconnect", effect, says)
             down = card_says(card, f"link {link} down", 1)
@@ -159,7 +163,7 @@ OTHER_XIDS = {
     154: "GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)",
 }
 HARMLESS = {
-    "xid-recovered": "NVRM: Xid (PCI:0000:3b:00): 154, GPU recovery action changed from 0x1 (GPU Reset Required) to 0x0 (None)",
+    "xid-recovered": "NVRM: Xid (PCI:0000:3b:00): 154, GPU recovery action changed from 0x1 (Reset) to 0x0 (None)",
     "oom": "Out of memory: Killed process 4711 (python) total-vm:9000kB, anon-rss:8000kB, UID:0 oom_score_adj:0",
     "oom-group": "Memory cgroup out of memory: Killed process 4711 (python) total-vm:9000kB, anon-rss:8000kB, UID:0",
     "segfault": "python[77]: segfault at 0 ip 00007f1 sp 00007f2 error 4 in libtorch_cpu.so[7f1000+8000]",
@@ -171,7 +175,7 @@ HARMLESS = {
     "habana-job": "habanalabs hl0: Command submission 5 has not finished in time!",
     "nvidia-loads": "NVRM: loading NVIDIA UNIX x86_64 Kernel Module  570.86.15",
     "ghes-loads": "GHES: APEI firmware first mode is enabled by APEI bit and WHEA _OSC.",
-    "sxid-details": "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 24007, Severity 1 Engine instance 44 Sub-engine instance 00",
+    "sxid-details": "nvidia-nvswitch3: SXid (PCI:0000:c1:00.0): 24007, Severity 1 Engine instance 44",
 }
 """Lines that look like hardware and are none; lines that an application causes."""
 
@@ -186,14 +190,15 @@ def xids() -> Iterator[Event]:
             line = f"NVRM: Xid (PCI:{bus}): {number}, pid=1234, name=python, {said}"
             yield Event(f"xid-{number}", "kernel_log", entity, "accelerator", "unfit", logged(line))
         forms = {
-            "mig": f"NVRM: Xid (PCI:{bus} GPU-I:05 GPU-CI:00): 94, pid=7194, name=python, Contained: CE User Channel (0x9)",
+            "mig": f"NVRM: Xid (PCI:{bus} GPU-I:05 GPU-CI:00): 94, pid=7194, name=python, Contained: CE User Channel",
             "old": f"NVRM: Xid ({bus}): 48, An uncorrectable double bit error",
             "lost": f"NVRM: GPU {bus}.0: GPU has fallen off the bus.",
             "lost-at": f"NVRM: GPU at PCI:{bus} has fallen off the bus and is not responding to commands.",
         }
         for name, line in forms.items():
             yield Event(f"xid-{name}", "kernel_log", entity, "accelerator", "hardware", logged(line))
-    for number, (word, effect) in enumerate((("Fatal", "hardware"), ("Non-fatal", "told"))):
+    words: tuple[tuple[str, Effect], ...] = (("Fatal", "hardware"), ("Non-fatal", "told"))
+    for number, (word, effect) in enumerate(words):
         line = f"nvidia-nvswitch{number}: SXid (PCI:0000:c{number}:00.0): 20009, {word}, Link 28 RX Short Error Rate"
         entity = f"PCI:0000:c{number}:00.0"
         yield Event(f"sxid-{word}", "kernel_log", entity, "interconnect", effect, logged(line))
@@ -252,11 +257,11 @@ def machine_checks() -> Iterator[Event]:
 def memory_lines() -> Iterator[Event]:
     for mc in range(CONTROLLERS):
         where = "(channel:0 slot:1 page:0x1f0 offset:0x0 grain:32"
+        labels = [module_entity(mc, dimm).partition(" ")[2] for dimm in range(DIMMS)]
         lines: dict[str, tuple[str, Effect, str]] = {
-            "ue": (module_entity(mc, 1), "hardware",
-                   f"1 UE memory read error on {module_entity(mc, 1).partition(' ')[2]} {where} -  err_code:0x0000:0x009f)"),
-            "ce": (module_entity(mc, 0), "told",
-                   f"3 CE memory scrubbing error on {module_entity(mc, 0).partition(' ')[2]} {where} syndrome:0x0)"),
+            "ue": (f"mc{mc} {labels[1]}", "hardware",
+                   f"1 UE memory read error on {labels[1]} {where} -  err_code:0x0000:0x009f)"),
+            "ce": (f"mc{mc} {labels[0]}", "told", f"3 CE memory scrubbing error on {labels[0]} {where} syndrome:0x0)"),
             "ue-rank": (f"mc{mc} mc#{mc}csrow#1channel#0", "hardware",
                         f"1 UE on mc#{mc}csrow#1channel#0 (csrow:1 channel:0 page:0x0 offset:0x0 grain:64)"),
             "ce-two": (f"mc{mc} DIMM_A1 or DIMM_B1", "told", f"1 CE on DIMM_A1 or DIMM_B1 {where} syndrome:0x1a)"),
@@ -282,7 +287,11 @@ def firmware_record(number: int, severity: str, section: str, *details: str) -> 
 
 
 def firmware() -> Iterator[Event]:
-    severities: tuple[tuple[str, Effect], ...] = (("corrected", "told"), ("recoverable", "hardware"), ("fatal", "hardware"))
+    severities: tuple[tuple[str, Effect], ...] = (
+        ("corrected", "told"),
+        ("recoverable", "hardware"),
+        ("fatal", "hardware"),
+    )
     for severity, effect in severities:
         for module in range(2):
             where = (f"physical_address: 0x000000{module}aeccde180", "error_type: 3, multi-bit ECC",
@@ -291,9 +300,9 @@ def firmware() -> Iterator[Event]:
             entity = f"P{module}_Node0 DIMM_A1"
             yield Event(f"ghes-memory-{severity}", "kernel_log", entity, "memory", effect, logged(*lines))
             # The device's own id and the vendor's line have the same word.
-            where = ("port_type: 4, root port", "command: 0x4010, status: 0x0143", f"device_id: 0000:{module}0:02.2",
+            place = ("port_type: 4, root port", "command: 0x4010, status: 0x0143", f"device_id: 0000:{module}0:02.2",
                      "slot: 0", "vendor_id: 0x8086, device_id: 0x2f06", "aer_uncor_status: 0x00100000")  # fmt: skip
-            lines = firmware_record(3, severity, "PCIe error", *where)
+            lines = firmware_record(3, severity, "PCIe error", *place)
             entity = f"PCI:0000:{module}0:02.2"
             yield Event(f"ghes-pcie-{severity}", "kernel_log", entity, "interconnect", effect, logged(*lines))
             where = ("processor_type: 0, IA32/X64", "error_type: 0x08", f"processor_id: 0x000000000000008{module}")
@@ -302,8 +311,8 @@ def firmware() -> Iterator[Event]:
             yield Event(f"ghes-cpu-{severity}", "kernel_log", entity, "processor", effect, logged(*lines))
     handle = firmware_record(7, "recoverable", "memory error", "DIMM location: not present. DMI handle: 0x0020")
     yield Event("ghes-handle", "kernel_log", "DMI handle 0x0020", "memory", "hardware", logged(*handle))
-    place = firmware_record(8, "recoverable", "memory error", "node: 0 card: 1 module: 2 rank: 0 bank: 3")
-    yield Event("ghes-place", "kernel_log", "node 0 card 1 module 2", "memory", "hardware", logged(*place))
+    slot = firmware_record(8, "recoverable", "memory error", "node: 0 card: 1 module: 2 rank: 0 bank: 3")
+    yield Event("ghes-place", "kernel_log", "node 0 card 1 module 2", "memory", "hardware", logged(*slot))
     page = firmware_record(9, "recoverable", "memory error", "physical_address: 0x0000000040fa6000")
     yield Event("ghes-page", "kernel_log", "page 0x40fa6", "memory", "hardware", logged(*page))
 

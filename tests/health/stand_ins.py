@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -92,7 +92,9 @@ class Cards:
         functions: dict[str, Callable[..., Any]] = {
             "nvmlDeviceGetHandleByIndex": lambda card: card,
             "nvmlDeviceGetPciInfo": lambda card: SimpleNamespace(busId=f"00000000:{0x3B + card:02X}:00.0".encode()),
-            "nvmlDeviceGetTotalEccErrors": lambda card, kind, counter: self.get(card, ecc[kind]) if counter == 0 else 99,
+            "nvmlDeviceGetTotalEccErrors": lambda card, kind, counter: (
+                self.get(card, ecc[kind]) if counter == 0 else 99
+            ),
             "nvmlDeviceGetRemappedRows": rows,
             "nvmlDeviceGetRetiredPages": lambda card, cause: iter([(4096, 1)] * self.get(card, f"pages {cause}")),
             "nvmlDeviceGetRetiredPagesPendingStatus": lambda card: self.get(card, "pages pending", 0),
@@ -106,7 +108,8 @@ class Cards:
         }
         return SimpleNamespace(
             NVMLError=Unsupported, NVML_NVLINK_MAX_LINKS=18, nvmlInit=lambda: None, nvmlShutdown=lambda: None,
-            nvmlDeviceGetCount=lambda: self.number, **{name: self.asked(name, 0, one) for name, one in functions.items()},
+            nvmlDeviceGetCount=lambda: self.number,
+            **{name: self.asked(name, 0, one) for name, one in functions.items()},
         )  # fmt: skip
 
     def hlml(self) -> Any:
@@ -114,7 +117,9 @@ class Cards:
         functions: dict[str, Callable[..., Any]] = {
             "hlmlDeviceGetHandleByIndex": lambda card: card - 50,
             "hlmlDeviceGetPCIInfo": lambda card: SimpleNamespace(bus_id=f"0000:{0x4D + card - 50:02x}:00.0".encode()),
-            "hlmlDeviceGetTotalECCErrors": lambda card, kind, counter: self.get(card, ecc[kind]) if counter == 0 else 99,
+            "hlmlDeviceGetTotalECCErrors": lambda card, kind, counter: (
+                self.get(card, ecc[kind]) if counter == 0 else 99
+            ),
             "hlmlDeviceGetReplacedRowsCount": lambda card, cause: self.get(card, f"rows {cause}"),
             "hlmlDeviceGetReplacedRowsPendingStatus": lambda card: self.get(card, "pending", 0),
             "hlmlDeviceGetPCIEReplayCounter": lambda card: self.get(card, "pcie_replay"),
@@ -140,12 +145,12 @@ def log(root: Path, *lines: str) -> None:
         stream.writelines(f"2,{number + at},{6000 + at},-;{line}\n" for at, line in enumerate(lines))
 
 
-def interrupts(*, without: int | None = None, **counts: tuple[int, int]) -> str:
+def interrupts(counts: Mapping[str, tuple[int, int]] | None = None, *, without: int | None = None) -> str:
     """Rows as the kernel writes them; `counts` says which CPU's number of a row is raised to what."""
     cpus = [cpu for cpu in range(CPUS) if cpu != without]
     rows = []
     for row in ("NMI", "MCE", "THR", "DFR", "TRM"):
-        cpu, value = counts.get(row, (-1, 0))
+        cpu, value = (counts or {}).get(row, (-1, 0))
         rows.append(f"{row}: " + " ".join(str(value if one == cpu else 1) for one in cpus) + f"   {row} text\n")
     head = "           " + " ".join(f"CPU{cpu}" for cpu in cpus) + "\n"
     return head + "".join(rows) + "MCP: " + "41 " * len(cpus) + "  Machine check polls\n"

@@ -85,7 +85,7 @@ def test_an_event_before_the_window_is_not_the_window_s(root: Path, cards: Cards
 
 
 def test_every_event_at_once_is_told_of_every_device(root: Path, cards: Cards) -> None:
-    """In the log, where no stroke overwrites another. A device's own line after its port's message is the same error."""
+    """In the log, where none overwrites another. A device's own line after its port's message is the same error."""
     logs = [event for event in EVENTS if event.check == "kernel_log" and event.name != "aer-log-unannounced"]
     found = [(one.check, one.entity) for one in told(root, cards, *(event.strike for event in logs)) if one.component]
     assert sorted(found) == sorted((event.check, event.entity) for event in logs)
@@ -94,9 +94,9 @@ def test_every_event_at_once_is_told_of_every_device(root: Path, cards: Cards) -
 def test_a_quiet_window_says_nothing_and_old_errors_are_not_its_own(root: Path, cards: Cards) -> None:
     found = told(root, cards)
     assert not [one for one in found if one.component], found
+    sources = ("edac", "interrupts", "throttle", "aer", "pcie_link", "oom", "nvml", "hlml", "kernel_log")
     assert {one.check: str(one.outcome) for one in found} == {
-        **dict.fromkeys(("edac", "interrupts", "throttle", "aer", "pcie_link", "oom", "nvml", "hlml", "kernel_log"), "ok"),
-        "energy": "unavailable",
+        **dict.fromkeys(sources, "ok"), "energy": "unavailable",
     }  # fmt: skip
 
 
@@ -113,8 +113,10 @@ def test_a_line_that_only_looks_like_hardware_is_no_event(root: Path, cards: Car
 
 
 def test_one_error_seen_by_several_is_told_of_what_each_saw(root: Path, cards: Cards) -> None:
-    """An uncorrectable error of a module: its counter, the kernel's line, the page, the core that took the exception."""
-    strikes = [next(one.strike for one in EVENTS if one.name == name) for name in ("edac-ue", "edac-log-ue", "page", "irq-MCE")]
+    """An uncorrectable error of a module: its counter, the kernel's line, the page, the core that took it."""
+    strikes = [
+        next(one.strike for one in EVENTS if one.name == name) for name in ("edac-ue", "edac-log-ue", "page", "irq-MCE")
+    ]
     found = {(one.check, one.entity, one.component) for one in told(root, cards, *strikes) if one.component}
     assert found == {
         ("edac", "mc0 CPU_SrcID#0_MC#0_Chan#0_DIMM#0", "memory"),

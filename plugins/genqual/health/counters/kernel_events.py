@@ -49,7 +49,7 @@ _SWITCH: Final = re.compile(
 
 _LINES: Final = (
     (
-        re.compile(rf"NVRM: GPU (?:at PCI:)?(?P<pci>[0-9a-f:.]+[0-9a-f]):? (?:GPU )?has fallen off the bus"),
+        re.compile(r"NVRM: GPU (?:at PCI:)?(?P<pci>[0-9a-f:.]+[0-9a-f]):? (?:GPU )?has fallen off the bus"),
         "xid_fatal",
     ),
     (re.compile(r"Memory failure: (?P<page>0x[0-9a-f]+):"), "uncorrected"),

@@ -33,8 +33,11 @@ class PcieLink:
 
 
 def _speed(path: Path) -> float | None:
-    """Of `16.0 GT/s PCIe`; None of `Unknown`, which is a link that is down or a bridge within a package."""
-    number, _, unit = (read(path) or "").partition(" ")
+    """Of `16.0 GT/s PCIe`; 0 of `Unknown`, which is a link that is down; None where there is no file."""
+    text = read(path)
+    if text == "Unknown":
+        return 0.0
+    number, _, unit = (text or "").partition(" ")
     try:
         return float(number) if unit.startswith("GT/s") else None
     except ValueError:
