@@ -118,7 +118,13 @@ def nvml() -> Iterator[Event]:
         ("reasons", 0x48, "cooling", "unfit"), ("reasons", 0x20, "cooling", "unfit"),
         ("reasons", 0x88, "power", "unfit"), ("reasons", 0x08, "accelerator", "unfit"),
     )  # fmt: skip
-    link_effects: tuple[Effect, ...] = ("told", "unfit", "told", "told")  # replay, recovery, CRC of flits and data
+    link_effects: tuple[Effect, ...] = (
+        "told",
+        "unfit",
+        "told",
+        "told",
+        "told",
+    )  # replay, recovery, CRC of flits and data, ECC
     for card in range(CARDS):
         for name, value, component, effect in signals:
             label = f"nvml-{name.replace(' ', '-')}-{value:x}"

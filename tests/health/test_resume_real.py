@@ -1,4 +1,4 @@
-"""`genqual node` with its real checks, killed with -9 in the middle of one after the other, and resumed each time."""
+"""`genqual node` with its real checks, killed with -9 within each required one, and resumed each time."""
 
 from __future__ import annotations
 
@@ -60,17 +60,19 @@ def kill_within(state: Path, after: int, errors: Path) -> None:
     until(lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in children), 10)
 
 
-def test_a_run_killed_within_every_check_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
+def test_a_run_killed_within_each_required_check_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     whole = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=600)
     expected = verdict(whole.stdout)
     state = tmp_path / "state.json"
-    fitting = Level("", MINUTES * 60).fitting(CHECKS)
-    for moment in range(len(fitting)):
+    # On one core the optional checks have nothing to compare, and end at once.
+    required = [one for one in CHECKS if one.required]
+    assert [one for one in Level("", MINUTES * 60).fitting(CHECKS) if one.required] == required == list(CHECKS[:3])
+    for moment in range(len(required)):
         kill_within(state, moment, tmp_path / "errors")
-        assert ended(state) == [one.name for one in fitting[:moment]], "a check that was cut off counts for nothing"
+        assert ended(state) == [one.name for one in required[:moment]], "a check that was cut off counts for nothing"
     last = subprocess.run([*COMMAND, "--state", str(state), "--resume"], capture_output=True, text=True, check=False,
                           timeout=600)  # fmt: skip
     assert verdict(last.stdout) == expected, last.stderr
     assert last.returncode == whole.returncode
     assert not state.exists()
-    assert all(f"{one.name}: kept from the interrupted run" in last.stderr for one in fitting[:-1])
+    assert all(f"{one.name}: kept from the interrupted run" in last.stderr for one in required[:-1])

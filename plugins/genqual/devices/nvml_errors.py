@@ -13,7 +13,7 @@ _THERMAL: Final = 1  # NVML_PERF_POLICY_THERMAL
 _LINK_ERRORS: Final = {  # NVML_NVLINK_ERROR_DL_*
     "nvlink_replay": (0,),
     "nvlink_recovery": (1,),
-    "nvlink_crc": (2, 3),
+    "nvlink_crc": (2, 3, 4),  # of flits, of data, and the data's ECC
 }
 _HW_SLOWDOWN, _SW_THERMAL, _HW_THERMAL, _POWER_BRAKE = 0x08, 0x20, 0x40, 0x80  # nvmlClocksEventReason*
 NOT_SUPPORTED: Final = "not one of its links can be read"
