@@ -11,7 +11,8 @@ from genqual.health.counters.base import Reading, changes
 from genqual.health.counters.edac import Edac
 from genqual.health.counters.energy import joules, read_energy
 from genqual.health.counters.interrupts import Interrupts
-from genqual.health.counters.kernel_log import APPLICATION_XIDS, events, lines_since, mark, since
+from genqual.health.counters.kernel_events import APPLICATION_XIDS, events
+from genqual.health.counters.kernel_log import lines_since, mark, since
 from genqual.health.counters.throttle import Throttle
 
 
@@ -127,7 +128,7 @@ def test_hardware_events_of_the_kernel_are_known(line: str, kind: str) -> None:
     (event,) = events([line])
     assert event.kind == kind
     if kind.startswith("xid"):
-        assert event.entity == "PCI:0000:3b:00"
+        assert event.entity == "PCI:0000:3b:00.0"
 
 
 def test_an_application_s_own_xid_raises_nothing() -> None:

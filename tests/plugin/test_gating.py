@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -126,6 +127,21 @@ def test_a_launch_that_dies_is_one_that_failed_and_says_why() -> None:
     taken = lists.extend()
     assert taken.failed == "launch 1 died: rank 0 was killed by SIGKILL"
     assert lists.taken == [taken]
+
+
+def test_a_host_that_slept_in_a_launch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The boot's clock goes on while the host is suspended, the monotonic one does not."""
+    ranks = Ranks({"load_s": 9.0})
+    real, restart = time.clock_gettime, ranks.restart
+
+    def suspended() -> None:
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + 60.0 * (clock == time.CLOCK_BOOTTIME))
+        restart()
+
+    monkeypatch.setattr(ranks, "restart", suspended)
+    taken = launches(ranks, "load_s").extend()
+    assert taken.probes["suspended_s"] == pytest.approx(60.0, abs=0.5)
+    assert any("the host was suspended for 60 s" in why for why in taken.why_not("load_s", None, "engine"))
 
 
 class Unseeing(Ranks):

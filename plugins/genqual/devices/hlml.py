@@ -21,43 +21,6 @@ def cards(root: Path) -> tuple[Card, ...]:
         return tuple(_card(lib, index, driver) for index in range(lib.hlmlDeviceGetCount()))
 
 
-def errors(root: Path) -> dict[str, dict[str, int]]:
-    """What each card counted, by bus id: ECC errors since the driver was loaded, replaced rows, PCIe replays.
-
-    A signal that this driver does not support is left out, and so is a lost card. Raises ToolFailed where there is no
-    HLML.
-    """
-    with library(root) as lib:
-        found = {}
-        for index in range(lib.hlmlDeviceGetCount()):
-            try:
-                handle = lib.hlmlDeviceGetHandleByIndex(index)
-                bus = _text(lib.hlmlDeviceGetPCIInfo(handle).bus_id)
-            except lib.HLMLError:
-                continue
-            found[f"PCI:{bus}"] = _errors(lib, handle)
-        return found
-
-
-def _errors(lib: Any, handle: Any) -> dict[str, int]:
-    corrected, uncorrected, volatile, double_bit = 0, 1, 0, 1  # HLML_MEMORY_ERROR, HLML_ECC_COUNTER, row replacement
-    counts = {
-        "ecc_corrected": _ask(lib, "hlmlDeviceGetTotalECCErrors", handle, corrected, volatile),
-        "ecc_uncorrected": _ask(lib, "hlmlDeviceGetTotalECCErrors", handle, uncorrected, volatile),
-        "rows_replaced": _ask(lib, "hlmlDeviceGetReplacedRowsCount", handle, double_bit),
-        "pcie_replay": _ask(lib, "hlmlDeviceGetPCIEReplayCounter", handle),
-    }
-    return {name: int(count) for name, count in counts.items() if count is not None}
-
-
-def _ask(lib: Any, function: str, *arguments: Any) -> Any:
-    """One HLML query; None where this card, driver or binding does not support it."""
-    try:
-        return getattr(lib, function)(*arguments) if hasattr(lib, function) else None
-    except lib.HLMLError:
-        return None
-
-
 @contextmanager
 def library(root: Path) -> Iterator[Any]:
     """HLML, begun and ended again. Raises ToolFailed where there is none, or where it fails."""

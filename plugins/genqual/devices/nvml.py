@@ -44,46 +44,6 @@ def readings() -> list[Json]:
         return [_reading(lib, index) for index in range(lib.nvmlDeviceGetCount())]
 
 
-def errors() -> dict[str, dict[str, int]]:
-    """What each GPU counted, by bus id: ECC errors since the driver was loaded, remapped rows, PCIe and NVLink replays.
-
-    A signal that a GPU does not support is left out. A lost GPU is left out. Raises ToolFailed where there is no NVML.
-    """
-    with library() as lib:
-        found = {}
-        for index in range(lib.nvmlDeviceGetCount()):
-            try:
-                handle = lib.nvmlDeviceGetHandleByIndex(index)
-            except lib.NVMLError:
-                continue
-            pci = _ask(lib, "nvmlDeviceGetPciInfo", handle)
-            found[f"PCI:{_text(pci.busId) if pci else index}"] = _errors(lib, handle)
-        return found
-
-
-def _errors(lib: Any, handle: Any) -> dict[str, int]:
-    corrected, uncorrected, volatile = 0, 1, 0  # NVML_MEMORY_ERROR_TYPE_*, NVML_VOLATILE_ECC
-    rows = _ask(lib, "nvmlDeviceGetRemappedRows", handle)
-    counts = {
-        "ecc_corrected": _ask(lib, "nvmlDeviceGetTotalEccErrors", handle, corrected, volatile),
-        "ecc_uncorrected": _ask(lib, "nvmlDeviceGetTotalEccErrors", handle, uncorrected, volatile),
-        "rows_remapped_corrected": rows[0] if rows else None,
-        "rows_remapped_uncorrected": rows[1] if rows else None,
-        "pcie_replay": _ask(lib, "nvmlDeviceGetPcieReplayCounter", handle),
-        "nvlink_error": _nvlink(lib, handle),
-    }
-    return {name: int(count) for name, count in counts.items() if count is not None}
-
-
-def _nvlink(lib: Any, handle: Any) -> int | None:
-    """Replays, recoveries and CRC errors of all links together; None where the GPU has none."""
-    links = range(getattr(lib, "NVML_NVLINK_MAX_LINKS", 18))
-    kinds = range(4)  # NVML_NVLINK_ERROR_DL_REPLAY, _RECOVERY, _CRC_FLIT, _CRC_DATA
-    asked = (_ask(lib, "nvmlDeviceGetNvLinkErrorCounter", handle, link, kind) for link in links for kind in kinds)
-    known = [int(one) for one in asked if one is not None]
-    return sum(known) if known else None
-
-
 @contextmanager
 def library() -> Iterator[Any]:
     """NVML, begun and ended again. Raises ToolFailed where there is none, or where it fails."""

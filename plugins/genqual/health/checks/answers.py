@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from genqual.health.checks.base import Node
+from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.known_answer import rate_bounds
 from genqual.health.outcomes import bad
@@ -41,7 +42,11 @@ class KnownAnswers:
         command += ["--seconds", f"{max(1.0, seconds - 4.0):.1f}", *self._more]
         started = {
             core: subprocess.Popen(
-                [*command, "--core", str(core)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                [*command, "--core", str(core)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=ends_with_us(),
             )
             for core in node.cores
         }

@@ -10,17 +10,20 @@ from typing import Any, Final
 
 from genqual.health.counters import kernel_log
 from genqual.health.counters.aer import Aer
-from genqual.health.counters.base import Reading, Source, changes
+from genqual.health.counters.base import Reading, Source, changes, reading_json, reading_of_json
 from genqual.health.counters.cards import Hlml, Nvml
 from genqual.health.counters.edac import Edac
 from genqual.health.counters.energy import Energy, joules, read_energy
 from genqual.health.counters.interrupts import Interrupts
+from genqual.health.counters.kernel_event import KernelEvent
 from genqual.health.counters.oom import Oom
+from genqual.health.counters.pci import placed
+from genqual.health.counters.pcie_link import PcieLink
 from genqual.health.counters.throttle import Throttle
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 
-SOURCES: Final[tuple[Source, ...]] = (Edac(), Interrupts(), Throttle(), Aer(), Oom(), Nvml(), Hlml())
+SOURCES: Final[tuple[Source, ...]] = (Edac(), Interrupts(), Throttle(), Aer(), PcieLink(), Oom(), Nvml(), Hlml())
 _MOST_WATTS: Final = 1000.0  # of a package: a counter of energy is trusted for as long as this would take to wrap it
 PRIVILEGES: Final = "root or CAP_SYSLOG for the kernel's log; without it, that part is unavailable"
 
@@ -42,13 +45,7 @@ class Window:
 
     def as_json(self) -> dict[str, Any]:
         """For a run that may be interrupted: what was counted when the window began. Energy is left out: it wraps."""
-        readings = {
-            source.name: {
-                "counts": [[*key, count] for key, count in reading.counts.items()],
-                "why_not": reading.why_not,
-            }
-            for source, reading in self.readings
-        }
+        readings = {source.name: reading_json(reading) for source, reading in self.readings}
         return {"readings": readings, "next_record": self.log.next_record, "log_why_not": self.log.why_not}
 
     @classmethod
@@ -56,9 +53,7 @@ class Window:
         """The window that `as_json` told, in another process of the same boot. Raises KeyError or TypeError."""
         readings = []
         for source in SOURCES:
-            one = told["readings"][source.name]
-            counts = {(str(entity), str(signal)): float(count) for entity, signal, count in one["counts"]}
-            readings.append((source, Reading(counts, one["why_not"])))
+            readings.append((source, reading_of_json(told["readings"][source.name])))
         energy = Energy({}, {}, "the run was interrupted: its energy is not known")
         mark = kernel_log.Mark(int(told["next_record"]), str(told["log_why_not"]))
         return cls(tuple(readings), mark, energy, time.monotonic())
@@ -66,7 +61,7 @@ class Window:
     def end(self, root: Path) -> list[Finding]:
         """What changed since `begin`, one finding a signal that moved, and one a source that did not."""
         found = [finding for source, before in self.readings for finding in _judged(source, before, source.read(root))]
-        logged = _logged(kernel_log.since(self.log, root / "dev/kmsg"), readable=not self.log.why_not)
+        logged = _logged(kernel_log.since(self.log, root / "dev/kmsg"), root, readable=not self.log.why_not)
         return [*found, *logged, _used(self.energy, read_energy(root), time.monotonic() - self.began)]
 
 
@@ -75,7 +70,7 @@ def _judged(source: Source, before: Reading, after: Reading) -> Iterator[Finding
     for change in changes(source.name, before, after):
         if change.amount is None:
             # A source that is not there cannot tell; one that lost or reset a counter in the window should have.
-            outcome = Outcome.UNKNOWN if change.signal else Outcome.UNAVAILABLE
+            outcome = Outcome.UNKNOWN if change.lost else Outcome.UNAVAILABLE
             yield Finding(check=source.name, entity=change.entity, outcome=outcome, evidence=change.note)
         elif change.amount:
             yield bad(
@@ -116,7 +111,7 @@ def _used(before: Energy, after: Energy, seconds: float) -> Finding:
     )
 
 
-def _logged(found: list[kernel_log.KernelEvent] | str, *, readable: bool) -> Iterator[Finding]:
+def _logged(found: list[KernelEvent] | str, root: Path, *, readable: bool) -> Iterator[Finding]:
     if isinstance(found, str):
         # What may not be read cannot tell; what was read before and is lost now should have told.
         outcome = Outcome.UNKNOWN if readable else Outcome.UNAVAILABLE
@@ -126,7 +121,7 @@ def _logged(found: list[kernel_log.KernelEvent] | str, *, readable: bool) -> Ite
     if not found:
         yield Finding(check="kernel_log", entity="host", outcome=Outcome.OK, signal=0.0, threshold=limit)
     for event in found:
-        yield bad(f"kernel_log.{event.kind}", event.entity, event.text[:400], signal=1.0, threshold=limit)
+        yield bad(f"kernel_log.{event.kind}", placed(event.entity, root), event.text[:400], signal=1.0, threshold=limit)
 
 
 Begin = Callable[[Path], Window]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from genqual.health.checks.base import Node
+from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 
@@ -47,6 +48,7 @@ class Generation:
             done = subprocess.run(
                 [*command, *words, f"--junitxml={report}", *self._more],
                 capture_output=True, text=True, check=False, timeout=seconds + 120.0, env=_plain_environment(),
+                preexec_fn=ends_with_us(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             yield bad(f"{self.name}.lost", node.device, f"no end within {seconds + 120.0:.0f} s", next_command=again)

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from genqual.health.checks.base import Node
+from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 from genqual.health.stragglers import LEAST, standings
@@ -69,7 +70,12 @@ class Stragglers:
         command = [sys.executable, "-m", "genqual.health.stress", "--serve", "--core", str(core)]
         command += ["--slower", str(self._slower.get(core, 0.0))]
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=ends_with_us(),
         )
 
     def _silent(self, outcome: Outcome, why: str) -> Finding:

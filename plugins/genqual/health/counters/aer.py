@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from genqual.devices.files import read, whole
-from genqual.health.counters.base import Reading
+from genqual.health.counters import pci
+from genqual.health.counters.base import Key, Reading
 
 _FILES: Final = {
     "corrected": ("aer_dev_correctable", "TOTAL_ERR_COR"),
@@ -18,18 +19,36 @@ _FILES: Final = {
 }
 
 
+# What a device refuses is no error of it: a program that reads configuration space is enough.
+_REFUSED: Final = ("UnsupReq", "ACSViol")
+
+
 class Aer:
-    """Totals of each device that can tell, by its address."""
+    """Totals of each device that can tell, by its address; refused requests are told apart from what was lost."""
 
     name = "aer"
 
     def read(self, root: Path) -> Reading:
         place = root / "sys/bus/pci/devices"
-        counts: dict[tuple[str, str], float] = {}
+        counts: dict[Key, float] = {}
         for device in sorted(place.glob("*")):
+            entity = pci.entity(device.name)
             for signal, (file, total) in _FILES.items():
-                for line in (read(device / file) or "").splitlines():
-                    name, _, value = line.rpartition(" ")
-                    if name.strip() == total and (count := whole(value)) is not None:
-                        counts[f"PCI:{device.name}", signal] = count
+                told = _fields(device / file)
+                if (count := told.get(total)) is None:
+                    continue
+                refused = sum(told.get(name, 0) for name in _REFUSED) if signal == "nonfatal" else 0
+                # A device sums up messages, and one message may have two reasons.
+                counts[entity, signal] = max(count - refused, 0)
+                if signal == "nonfatal":
+                    counts[entity, "refused"] = refused
         return Reading(counts) if counts else Reading(why_not=f"no PCI device in {place} counts its errors")
+
+
+def _fields(path: Path) -> dict[str, int]:
+    found = {}
+    for line in (read(path) or "").splitlines():
+        name, _, value = line.rpartition(" ")
+        if (count := whole(value)) is not None:
+            found[name.strip()] = count
+    return found

@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from genqual.devices.files import read, read_int
-from genqual.health.counters.base import Reading
+from genqual.health.counters.base import Key, Reading
 
 
 class Edac:
-    """Counts of `mc*`, and of each `dimm*` or `rank*` below it under its label."""
+    """Counts of each `dimm*` or `rank*` under its label, and of `mc*` what its driver could not place.
+
+    Where the driver is older and shows neither, rows and channels stand for modules.
+    """
 
     name = "edac"
 
@@ -21,14 +24,49 @@ class Edac:
         controllers = sorted(place.glob("mc[0-9]*"))
         if not controllers:
             return Reading(why_not=f"no memory controller in {place}: no EDAC driver, or a virtual machine")
-        counts: dict[tuple[str, str], float] = {}
+        counts: dict[Key, float] = {}
+        silent: dict[Key, str] = {}
+        ages: dict[str, float] = {}
         for controller in controllers:
-            for signal, file in (("corrected", "ce_count"), ("uncorrected", "ue_count")):
-                if (count := read_int(controller / file)) is not None:
-                    counts[controller.name, signal] = count
-            for module in sorted([*controller.glob("dimm[0-9]*"), *controller.glob("rank[0-9]*")]):
-                label = read(module / "dimm_label") or module.name
-                for signal, file in (("corrected", "dimm_ce_count"), ("uncorrected", "dimm_ue_count")):
-                    if (count := read_int(module / file)) is not None:
-                        counts[f"{controller.name} {label}", signal] = count
-        return Reading(counts) if counts else Reading(why_not=f"{place} has controllers, and none shows a count")
+            own = _modules(controller) or _rows(controller)
+            for signal, kind in (("corrected", "ce"), ("uncorrected", "ue")):
+                # A controller counts each error of its modules, too; told twice it would look like two.
+                placed = any(key[1] == signal for key in own)
+                unplaced = read_int(controller / f"{kind}_noinfo_count") if placed else None
+                count = read_int(controller / f"{kind}_count") if unplaced is None else unplaced
+                if count is None:
+                    silent[controller.name, signal] = f"{controller / f'{kind}_count'} is not readable"
+                else:
+                    own[controller.name, signal] = count
+            counts |= own
+            if (age := read_int(controller / "seconds_since_reset")) is not None:
+                ages |= dict.fromkeys((entity for entity, _ in own), float(age))
+        if not counts:
+            return Reading(why_not=f"{place} has controllers, and none shows a count")
+        return Reading(counts, silent=silent, ages=ages)
+
+
+def _modules(controller: Path) -> dict[Key, float]:
+    found: dict[Key, float] = {}
+    for module in sorted([*controller.glob("dimm[0-9]*"), *controller.glob("rank[0-9]*")]):
+        label = read(module / "dimm_label") or module.name
+        for signal, file in (("corrected", "dimm_ce_count"), ("uncorrected", "dimm_ue_count")):
+            if (count := read_int(module / file)) is not None:
+                entity = f"{controller.name} {label}"
+                if (entity, signal) in found:  # a board without labels of its own may give one to several
+                    entity = f"{entity} {module.name}"
+                found[entity, signal] = count
+    return found
+
+
+def _rows(controller: Path) -> dict[Key, float]:
+    """Corrected errors by channel, uncorrected ones by row, which is as exact as the kernel counts them."""
+    found: dict[Key, float] = {}
+    for row in sorted(controller.glob("csrow[0-9]*")):
+        for channel in sorted(row.glob("ch[0-9]*_ce_count")):
+            label = read(row / channel.name.replace("_ce_count", "_dimm_label")) or channel.name.partition("_")[0]
+            if (count := read_int(channel)) is not None:
+                found[f"{controller.name} {row.name} {label}", "corrected"] = count
+        if (count := read_int(row / "ue_count")) is not None:
+            found[f"{controller.name} {row.name}", "uncorrected"] = count
+    return found
