@@ -30,8 +30,7 @@ from genqual.models.catalogue import cache_dir
 from genqual.models.registry import resolve
 from tests.benchmarks.architectures import PAGE
 from tests.plugin.suite import suite
-from tests.plugin.test_other_architectures import tokenizer
-from tests.plugin.test_unlisted import FAULTY, case, scaled
+from tests.plugin.test_unlisted import FAULTY, case, scaled, worded
 from tests.unlisted import RIGHT, WRONG
 from tests.unlisted import __file__ as writer
 
@@ -50,7 +49,7 @@ def judged(name: str) -> dict[str, Any]:
         os.environ["GENQUAL_CACHE"] = str(folder / "cache")
         subprocess.run([sys.executable, writer, scratch, name], check=True, capture_output=True)
         directory = folder / name
-        tokenizer(directory)
+        worded(directory)
         told = subprocess.run(
             [*GENQUAL, "models", "explain", str(directory), "--json"], check=True, capture_output=True, text=True
         )

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -24,11 +25,13 @@ from tests.unlisted import write
 
 def main() -> None:
     case = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    found, said = {}, {}
+    found: dict[str, Any] = {}
+    said: dict[str, Any] = {}
+    place: dict[str, Any] = {"rank": 0, "world_size": 1, "local_rank": 0, "local_size": 1}
     with tempfile.TemporaryDirectory() as scratch:
         write(Path(scratch), "minimax")
         for directory in [*case["models"], str(Path(scratch) / "minimax")]:
-            engine, place = TransformersEager(), {"rank": 0, "world_size": 1, "local_rank": 0, "local_size": 1}
+            engine = TransformersEager()
             loaded = engine.load(LoadRequest(model=resolve(directory), dtype="fp32", device="cpu", threads=1, **place))
             name = Path(directory).name
             seen = routers.margins(engine, ids=np.array([case["ids"]]))

@@ -41,7 +41,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, NDArray[np
 
 @pytest.mark.parametrize("name", [*EXACT, *GROUPED])
 def test_margins_are_those_of_the_oracle(name: str, seen: Any) -> None:
-    want = oracle_for(SMALL[name], parameters(SMALL[name])).traced(IDS)[1]
+    oracle: Any = oracle_for(SMALL[name], parameters(SMALL[name]))
+    want = oracle.traced(IDS)[1]
     got = seen[0][name]
     assert want is not None
     assert got.shape == want.shape

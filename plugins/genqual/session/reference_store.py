@@ -137,6 +137,11 @@ class ReferenceStore:
             self._logits[key] = self.oracle(model).logits(text[:-1])[-steps:]
         return self._logits[key]
 
+    def _ties(self, model: str, text: NDArray[np.int64]) -> F64 | None:
+        """How near routers were to other experts when the row `text` was read but its last token, (tokens, layers)."""
+        margins = getattr(self.oracle(model), "router_margins", None)  # an oracle of others' making may know none
+        return None if margins is None else margins(text[:-1])
+
     def exact_logits(self, model: str) -> F64:
         """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference.
 
@@ -184,6 +189,7 @@ class ReferenceStore:
             envelope=known.envelopes.get(case.dtype) if known else None,
             fp32_limit=limit,
             factor=factor,
+            ties=self._ties(case.model, text) if known and known.router_margins is not None else None,
             independent=known is None or known.independent,
         )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
