@@ -55,7 +55,9 @@ def test_positions_near_the_limit(
     """Rotary angles and ALiBi's biases of the last positions, read in parts, against the oracle on the same text.
 
     Of a model with windows the text reaches beyond each of them. Where rotary frequencies follow the length of the
-    text, only one pass over all of it is defined: that is judged, a part further than where they change.
+    text, only one pass over all of it is defined: that is judged, a part further than where they change. Of a mixture
+    of experts in a narrow dtype most of a long text follows a near tie of a router; where it took another expert, it
+    is fp32 that tells.
     """
     declared, dtype = generator.loaded[0].max_positions, generator.case.dtype
     if declared is None and dtype != "fp32":
@@ -77,7 +79,10 @@ def test_positions_near_the_limit(
     batch, forced = TokenBatch.of([text[: total + 1 - STEPS].tolist()]), text[None, -STEPS:]
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG
-    verdict(run.references.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor))
+    found = run.references.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor)
+    if found.status == "no_reference" and found.total:  # a mixture of experts: one near tie reaches all that follows
+        raise NotApplicable(found.explanation)
+    verdict(found)
 
 
 def test_what_was_asked_for_really_ran(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 
 from genqual.cli import main
-from genqual.commands import tolerances
+from genqual.commands import fault_free, tolerances
 from genqual.commands.rates import measured
 from genqual.conformance.emulation import emulation
+from genqual.conformance.judges.logits import judge_scores
+from genqual.conformance.judges.self_checks import rows_of
 from genqual.conformance.oracle.registry import architecture_of, oracle_for
 from genqual.conformance.references.cost import Rates, Size, cost
 from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
-from genqual.engines.base import Scores
+from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.spec import ModelSpec
@@ -49,9 +52,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: Any) -> None:
-    def first(spec: ModelSpec, made: Reference, *, stream: bool) -> Scores:
+    def first(
+        spec: ModelSpec, made: Reference, passes: Callable[[Scores], bool], *, stream: bool
+    ) -> tuple[Scores, str]:
         order.append("fp32")
-        return ran(fp32)
+        return ran(fp32), "" if passes(ran(fp32)) else "Each prompt alone passes"
 
     def fault_free(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
         order.append(scheme)
@@ -65,9 +70,47 @@ def test_runs_that_are_wrong_together_never_become_a_tolerance(
     asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs(monkeypatch, asked, QUARTER, QUARTER)
-    with pytest.raises(BadInput, match="transformers' own fp32 does not pass by this reference"):
+    with pytest.raises(BadInput, match=r"own fp32 does not pass by this reference.*Each prompt alone passes; a ref"):
         tolerances.with_tolerances(SPEC, MADE, ["bf16"], stream=False)
     assert asked == ["fp32"]
+
+
+class Answering:
+    """A generator of fp32 that is right where `wrong` does not say so: batches, rows token by token, single passes."""
+
+    def __init__(self, *wrong: str) -> None:
+        self.wrong = wrong
+
+    def score(self, batch: TokenBatch, forced: Any) -> Scores:
+        return self._of("batch" if len(batch.rows) > 1 else "row", batch)
+
+    def score_prefill(self, batch: TokenBatch, forced: Any) -> Scores:
+        return self._of("pass", batch)
+
+    def _of(self, way: str, batch: TokenBatch) -> Scores:
+        rows = [PROMPTS.index(row) for row in batch.rows]
+        return rows_of(ran(QUARTER if way in self.wrong else CONFIG), rows)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ((), ""),
+        (("batch",), "lets padding into the answers"),
+        (("batch", "row"), "what transformers keeps between tokens"),
+        (("batch", "row", "pass"), ""),
+    ],
+    ids=str,
+)
+def test_a_wrong_fp32_is_told_by_what_is_right_of_it(
+    wrong: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """recurrent_gemma and rwkv let padding in, zamba2 and nemotron_h decode otherwise than they read."""
+    monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering(*wrong)))
+    scores, told = fault_free.fp32_run(SPEC, MADE, lambda scores: judge_scores(scores, MADE, dtype="fp32").passed)
+    assert judge_scores(scores, MADE, dtype="fp32").passed is not bool(wrong)
+    assert said in told
+    assert bool(told) is bool(said)
 
 
 def test_what_goes_wrong_in_the_narrow_dtype_alone_is_refused_by_its_emulation(

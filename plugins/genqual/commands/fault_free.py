@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,7 @@ from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import Unsupported
 from genqual.models.spec import ModelSpec
+from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
 
 # Two that differ in kernels: an envelope of one implementation alone would take its habits for the dtype's.
@@ -53,20 +54,39 @@ def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bo
     return found
 
 
-def fp32_run(spec: ModelSpec, made: Reference, *, stream: bool = False) -> Scores:
+def fp32_run(
+    spec: ModelSpec, made: Reference, passes: Callable[[Scores], bool], *, stream: bool = False
+) -> tuple[Scores, str]:
     """Scores of transformers in fp32 on the CPU, cached, forced on the reference's tokens; as plain as there is.
 
-    Eager where the architecture has it, else as transformers chooses. Raises Unsupported when it does not load.
+    Eager where the architecture has it, else as transformers chooses. Where they do not pass, the second tells what
+    does of the same model: each prompt alone, or all in one pass without a cache; "" with `stream`, and where neither
+    does. Raises Unsupported when it does not load.
     """
     batch = TokenBatch.of(made.prompts)
     for attention in ("eager", None):
         with cpu_generator(spec, "fp32", attention, progress=say, stream=stream) as generator:
             try:
-                return generator.score(batch, made.forced)
+                scores = generator.score(batch, made.forced)
+                return scores, "" if stream or passes(scores) else _what_passes(generator, made, passes)
             except Unsupported:
                 if attention is None:
                     raise
     raise AssertionError("the loop returns or raises")
+
+
+def _what_passes(generator: Generator, made: Reference, passes: Callable[[Scores], bool]) -> str:
+    """Where a whole batch does not pass: what is wrong by what is right."""
+    rows = side_by_side([generator.score(TokenBatch.of([p]), made.forced[[i]]) for i, p in enumerate(made.prompts)])
+    if passes(rows):
+        return "Each prompt alone passes, so transformers lets padding into the answers of this architecture"
+    alone = [generator.score_prefill(TokenBatch.of([p]), made.forced[[i]]) for i, p in enumerate(made.prompts)]
+    if passes(side_by_side(alone)):
+        return (
+            "Each prompt alone passes in one pass and not token by token, so what transformers keeps between tokens "
+            "(keys and values, or a state) is wrong for this architecture"
+        )
+    return ""
 
 
 def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:

@@ -23,7 +23,7 @@ from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
 from genqual.models import weights
-from genqual.models.prompts import prompt_set, token_rows
+from genqual.models.prompts import has_tokenizer, prompt_set, synthetic_rows, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.ranks.peer_oracle import facts as peer_facts
@@ -43,7 +43,12 @@ MOST_PROMPT_TOKENS = 64
     help="Who says what is right: genqual's own float64 oracle, or transformers in fp32 on the CPU, for architectures "
     "that the oracle does not know; verdicts then say that it is not independent.",
 )
-@click.option("--prompts", default="bloom", show_default=True, help="Prompt set: bloom, languages or code.")
+@click.option(
+    "--prompts",
+    default="bloom",
+    show_default=True,
+    help="Prompt set: bloom, languages or code; without a tokenizer ids are drawn.",
+)
 @click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Greedy tokens a prompt.")
 @click.option(
     "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure an envelope of; '' for none."
@@ -122,7 +127,7 @@ def reference(
             if not calibrate:
                 announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream)
         else:
-            rows = token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS)
+            rows, prompts = asked_rows(spec, prompts)
             announce(spec, [len(row) for row in rows], steps, chosen, stream=stream)
             who = "transformers in fp32" if by == "transformers" else "the oracle"
             say(f"{spec.name}: {who} generates {steps} tokens after each of {len(rows)} prompts")
@@ -145,6 +150,27 @@ def reference(
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
         say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def asked_rows(spec: ModelSpec, prompts: str) -> tuple[list[list[int]], str]:
+    """The tokens of the set `prompts`, and its name. A directory without a tokenizer is asked for drawn ids instead.
+
+    As many rows as texts, of lengths that differ, because what is judged holds of any tokens. Raises BadInput on a
+    tokenizer that is broken, and on a config.json that names no vocabulary.
+    """
+    if spec.source != "directory" or has_tokenizer(spec):
+        return token_rows(spec, prompt_set(prompts).texts, max_tokens=MOST_PROMPT_TOKENS), prompts
+    config = weights.config(spec)
+    nested = config.get("text_config")
+    vocabulary = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
+    if not isinstance(vocabulary, int):
+        raise BadInput(
+            f"model {spec.name}: no tokenizer.json in {spec.location}, and its config.json has no vocab_size to draw "
+            "tokens from; copy the tokenizer.json there"
+        )
+    say(f"{spec.name}: no tokenizer.json, so its prompts are drawn token ids")
+    drawn = synthetic_rows(vocabulary, rows=8, length=12, seed=1)
+    return [row[: 5 + index] for index, row in enumerate(drawn)], "synthetic"
 
 
 def _ours(spec: ModelSpec) -> Oracle:

@@ -8,12 +8,14 @@ from genqual.commands.fault_free import fault_free_runs, fp32_run
 from genqual.commands.rates import measured
 from genqual.commands.streaming import say
 from genqual.conformance.emulation import emulated_nrms
+from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.oracle.registry import architecture_of, supported
 from genqual.conformance.references import make as references
 from genqual.conformance.references.cost import Cost, Rates, Size, cost
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import check_size
+from genqual.engines.base import Scores
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.files import weight_files
@@ -89,13 +91,19 @@ def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> None:
     Runs of a narrow dtype that are wrong together widen its tolerance till nothing is found; fp32 has no such room.
     """
     say(f"{spec.name}: fp32 first: what does not pass there has no tolerance in another dtype")
-    found = judge_scores(fp32_run(spec, made, stream=stream), made, dtype="fp32")
+
+    def judged(scores: Scores) -> Judgement:
+        return judge_scores(scores, made, dtype="fp32")
+
+    scores, passes = fp32_run(spec, made, lambda scores: judged(scores).passed, stream=stream)
+    found = judged(scores)
     if not found.passed:
+        unknown = "Either the config.json is not that of the weights, or transformers or the oracle is wrong about it"
         raise BadInput(
             f"model {spec.name}: transformers' own fp32 does not pass by this reference, so runs of a narrower dtype "
-            f"would make a tolerance of a fault: {found.explanation} Either the config.json is not that of the "
-            "weights, or transformers or the oracle is wrong about it; a reference without tolerances can be made "
-            "for verdicts in fp32: --schemes ''"
+            f"would make a tolerance of a fault: {found.explanation} {passes or unknown}; a reference without "
+            "tolerances can be made for verdicts in fp32, which will then fail where transformers is wrong: "
+            "--schemes ''"
         )
     say(f"{spec.name}: fp32 passes: nrms {found.nrms:.3g}" if found.nrms is not None else f"{spec.name}: fp32 passes")
 

@@ -124,7 +124,7 @@ def judged_by(
         known = ", ".join(sorted(reference.envelopes)) or "none"
         text = (
             f"The reference of {reference.model} has no envelope of {dtype} (it has: {known}), so nothing was judged; "
-            "add one from fault-free runs with `genqual reference`, or run fp32."
+            f"add one from fault-free runs with `genqual reference MODEL --add --schemes {dtype}`, or run fp32."
         )
         return Judgement(
             "no_reference",

@@ -17,6 +17,8 @@ from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
 
+_ROUTERS: Final = "genqual.engines.hf.routers:margins"
+
 BY: Final = "transformers"
 """What a reference's generator says under "by" when this made it."""
 
@@ -54,6 +56,18 @@ class PeerOracle:
                 raise NotEvident(f"{self._generator.case}: gave no logits back")
             self._last = row, found[:, 0].astype(np.float64)
         return self._last[1]
+
+    def traced(self, ids: Sequence[int] | NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """`logits`, and how near each router was to another expert, (tokens, layers): None without routers.
+
+        Relative, as genqual's own oracles say it; in fp32, and of what is seen from outside.
+        """
+        return self.logits(ids), self.router_margins(ids)
+
+    def router_margins(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """The margins of `traced` alone."""
+        row = np.array([[int(i) for i in ids]], dtype=np.int64)
+        return self._generator.invoke(_ROUTERS, {}, {"ids": row})[0].arrays.get("margins")
 
     def greedy(self, prompt: Sequence[int] | NDArray[np.int64], steps: int) -> NDArray[np.int64]:
         """The `steps` tokens (steps,) that follow `prompt`, each the best of a single pass over what is before it."""

@@ -32,6 +32,8 @@ def for_reader(told: ItemOutcome, item: pytest.Item, case: Case, run: Run, *, fa
         return told
     at_most_s = run.gate_at_most_s(case, timed[1]) if timed else None
     test = str(getattr(item, "originalname", item.name))
+    if told.verdict == "no_reference":
+        return replace(told, next=run.references.next_command(case.model, case.dtype))
     return replace(told, next=next_step(run.options, item.config, case, told.verdict, test, timed, at_most_s))
 
 
@@ -52,8 +54,6 @@ def next_step(
     """
     if verdict == "no_baseline" and timed is not None:
         return f"{_rebase(options, case)}  # {REBASE}"
-    if verdict == "no_reference":
-        return shlex.join(["genqual", "reference", case.model])
     if verdict in ("inconclusive", "regressed") and timed is not None:
         minutes = JUDGE if at_most_s is None else f"at most {max(1, round(at_most_s / 60))} min"
         return f"{_pytest(config)}{again(options, case, *timed).removeprefix('pytest')}{_reached(options)}  # {minutes}"

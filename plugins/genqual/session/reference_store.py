@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genqual.cases import Case, Json
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
-from genqual.conformance.oracle.registry import Oracle, parameters_of, supported
+from genqual.conformance.oracle.registry import Oracle, parameters_of
 from genqual.conformance.references import file, index
 from genqual.conformance.references.make import Reference
 from genqual.conformance.scores import scores_of
@@ -23,6 +23,7 @@ from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.paths import data_dir
 from genqual.session.oracles import Oracles
+from genqual.session.reference_command import adding_command, reference_command
 
 F64 = NDArray[np.float64]
 
@@ -84,6 +85,21 @@ class ReferenceStore:
             self._references[identity] = self._read(model)
         return self._references[identity]
 
+    def folder(self, model: str) -> Path | None:
+        """Where the reference of `model` lies; None without one, or where the weights cannot be known here."""
+        if model in self._unread:
+            return None
+        spec = resolve(model)
+        try:
+            return index.find(self.places, spec.name, weights.sha256(spec), _config(model))
+        except BadInput:
+            return None
+
+    def next_command(self, model: str, dtype: str) -> str:
+        """What lets `model` be judged in `dtype`: a reference, or a tolerance for the one that is there."""
+        folder = self.folder(model)
+        return reference_command(model) if folder is None else adding_command(model, dtype, folder)
+
     def _read(self, model: str) -> Reference | str:
         spec = resolve(model)
         try:
@@ -120,6 +136,11 @@ class ReferenceStore:
         if key not in self._logits:
             self._logits[key] = self.oracle(model).logits(text[:-1])[-steps:]
         return self._logits[key]
+
+    def _ties(self, model: str, text: NDArray[np.int64]) -> F64 | None:
+        """How near routers were to other experts when the row `text` was read but its last token, (tokens, layers)."""
+        margins = getattr(self.oracle(model), "router_margins", None)  # an oracle of others' making may know none
+        return None if margins is None else margins(text[:-1])
 
     def exact_logits(self, model: str) -> F64:
         """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference.
@@ -168,6 +189,7 @@ class ReferenceStore:
             envelope=known.envelopes.get(case.dtype) if known else None,
             fp32_limit=limit,
             factor=factor,
+            ties=self._ties(case.model, text) if known and known.router_margins is not None else None,
             independent=known is None or known.independent,
         )
         return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
@@ -180,9 +202,7 @@ class ReferenceStore:
 def _command(spec: ModelSpec, model: str) -> str:
     """What makes a reference of `model`. A GGUF file whose config cannot be made of it has to be converted first."""
     if spec.source != "gguf" or _config(model) is not None:
-        architecture = "" if spec.source == "gguf" else spec.architecture
-        by = "" if architecture in supported() or not architecture else " --by transformers"
-        return f"`genqual reference {shlex.quote(model)}{by}` makes one"
+        return f"`{reference_command(model)}` makes one"
     convert = f"python -m genqual.models.convert {shlex.quote(model)} DIRECTORY"
     return f"`{convert}`, then `genqual reference DIRECTORY` makes one of DIRECTORY, which is then the model to judge"
 

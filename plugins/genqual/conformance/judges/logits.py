@@ -24,7 +24,7 @@ from genqual.conformance.judgement import (
 from genqual.conformance.judges.free_run import judge_free_run
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.references.data import Reference, oracle_words
-from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, tie_margin
+from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, near_ties, tie_margin
 from genqual.conformance.tolerance import RoundingEnvelope, cell_errors
 from genqual.engines.base import Scores
 
@@ -89,6 +89,7 @@ def judge_same(
     k: float = MARGIN_SIGMAS,
     exact: bool = False,
     text: Reference | None = None,
+    ties: F64 | None = None,
     independent: bool | None = None,
 ) -> Judgement:
     """Judge whether two runs of one engine say the same, as a metamorphic property wants; no reference needed.
@@ -98,7 +99,8 @@ def judge_same(
     bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`. With `exact` the first
     "run" is the oracle's, which has no error of its own; `independent` says whether it is, of the engines. `text` is
     the reference of the very tokens, row by row and step by step, where there is one: it says where a router is near a
-    tie, so that one run may take another expert.
+    tie, so that one run may take another expert. `ties` (positions, layers) says the same of one row without one: the
+    routers' margins up to the last choice that is judged.
     """
     lane = precision_mode_of(dtype)
     for name, scores in (("first", a), ("second", b)):
@@ -115,6 +117,10 @@ def judge_same(
         return Judgement("no_reference", lane, "logits", why, shape=_shape(a))
     errors = cell_errors(b.projections, a.projections)
     margins = np.maximum(*(x.top_logits[..., 0] - x.top_logits[..., 1] for x in (a, b)))
+    near = None if text is None else near_cells(text, tie_margin(tolerance))
+    if ties is not None:
+        steps = len(a.top_ids)
+        near = near_ties(ties, len(ties) - steps, steps, tie_margin(tolerance))[:, None]
     return _verdict(
         errors,
         spread,
@@ -124,7 +130,7 @@ def judge_same(
         tolerance,
         oracle_words(independent=independent is not False) if exact else "the first run",
         independent,
-        None if text is None else near_cells(text, tie_margin(tolerance)),
+        near,
     )
 
 

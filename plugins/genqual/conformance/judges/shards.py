@@ -48,7 +48,8 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
     if limit is None:
         text = (
             f"No envelope of {dtype} was measured on this model, so how far a share of its vocabulary may differ is "
-            "not known; add one from fault-free runs with `genqual reference`, or run fp32."
+            f"not known; add one from fault-free runs with `genqual reference MODEL --add --schemes {dtype}`, or run "
+            "fp32."
         )
         return Judgement("no_reference", precision_mode_of(dtype), "logits", text, shape=shape)
     if scores.logits is None or whole.logits is None or scores.logits.shape != whole.logits.shape:

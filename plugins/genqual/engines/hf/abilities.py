@@ -120,7 +120,7 @@ def states(engine: Any, *, ids: I64) -> dict[str, Json | NDArray[np.float32]]:
         kept.append((args[0] if args else kwargs["hidden_states"]).detach())
 
     def after(module: Any, args: Any, result: Any) -> None:
-        kept.append((result[0] if isinstance(result, tuple) else result).detach())
+        kept.append((result[0] if isinstance(result, tuple | list) else result).detach())
 
     handles = [blocks[0].register_forward_pre_hook(before, with_kwargs=True)]
     handles += [block.register_forward_hook(after) for block in blocks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ def cache_bytes(cache: Any) -> int:
 
 def state_bytes(cache: Any) -> int:
     """Bytes of what does not grow on this rank: convolution windows and recurrent states."""
-    return sum(_bytes(part) for layer in _layers(cache) for kind in KINDS for part in states(layer, kind).values())
+    known = [part for layer in _layers(cache) for kind in KINDS for part in states(layer, kind).values()]
+    return sum(map(_bytes, [*known, *_own_states(cache)]))
 
 
 def states(layer: Any, kind: str) -> dict[int, torch.Tensor]:
@@ -44,7 +46,14 @@ def uncroppable(model_type: str, cache: Any) -> str | None:
     """Why tokens cannot be taken out of `cache` again; None where they can."""
     if any(states(layer, "recurrent") for layer in _layers(cache)):
         return f"{model_type} keeps a recurrent state, which sums up all tokens read: none can be taken out of it again"
-    return None if _layers(cache) else _foreign(model_type, cache)
+    if not _layers(cache):
+        return _foreign(model_type, cache)
+    if _own(cache):
+        try:
+            copy.deepcopy(cache).crop(-1)
+        except (RuntimeError, NotImplementedError) as refusal:
+            return f"{model_type} keeps a cache of its own kind, out of which no token can be taken ({refusal})"
+    return None
 
 
 def uncontinuable(model: Any, model_type: str, cache: Any) -> str | None:
@@ -74,6 +83,17 @@ def _foreign(model_type: str, cache: Any) -> str:
 
 def _layers(cache: Any) -> list[Any]:
     return list(getattr(cache, "layers", None) or [])
+
+
+def _own(cache: Any) -> bool:
+    """Whether a cache is of a class that its architecture's module defines, beside those of transformers' caches."""
+    return type(cache).__module__ != "transformers.cache_utils"
+
+
+def _own_states(cache: Any) -> list[torch.Tensor]:
+    """Tensors that such a cache holds in lists of its own, as MiniMax does with the states of its linear attention."""
+    held = vars(cache).values() if _own(cache) and hasattr(cache, "__dict__") else ()
+    return [part for value in held if isinstance(value, list) for part in value if isinstance(part, torch.Tensor)]
 
 
 def has_keys(layer: Any) -> bool:
