@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -186,9 +187,14 @@ def test_a_program_that_breaks_the_protocol_is_told_in_a_sentence(
         engine.generate(TokenBatch.of(ROWS), 4)
 
 
-def test_a_command_that_cannot_start_is_bad_input(make: Make) -> None:
+def test_a_command_that_cannot_start_is_bad_input(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no-such-program.*No such file"):
         make("no-such-program")
+    with monkeypatch.context() as patch:  # a user whose PATH names another's directory
+        patch.setenv("PATH", f"{os.environ['PATH']}:{tmp_path}/no-such-program")
+        (tmp_path / "no-such-program").mkdir(mode=0)
+        with pytest.raises(BadInput, match=r"no-such-program.*No such file"):
+            make("no-such-program")
     with pytest.raises(BadInput, match="--engine-command"):
         make()
     with pytest.raises(EngineFailed, match="wanted is an object with protocol 1"):

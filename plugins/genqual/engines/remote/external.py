@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,9 @@ class External(TokensOnly):
         try:
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, bufsize=1)
         except OSError as error:
-            raise BadInput(f"--engine-command {command[0]}: cannot be started ({error.strerror})") from error
+            # The search for a program ends with "Permission denied" where one directory of PATH cannot be read.
+            why = error.strerror if shutil.which(command[0]) or "/" in command[0] else "No such file on PATH"
+            raise BadInput(f"--engine-command {command[0]}: cannot be started ({why})") from error
         self.model = self
         self._own_clock = False
         start = time.perf_counter()
