@@ -93,7 +93,8 @@ def test_an_unfit_node_is_drained_and_its_job_waits_until_it_is_mended(site: Sit
     slurm.limit_memory(-1)
     resume(slurm)
     slurm.run("scontrol", "release", job)
-    slurm.wait_for_job(job, "COMPLETED")
+    # Slurm starts a requeued job two minutes later at the earliest, for which it says BeginTime.
+    slurm.wait_for_job(job, "COMPLETED", seconds=600)
     assert (site.folder / "ran").read_text() == "ran\n", "once"
     assert site.verdict() == "fit"
     assert slurm.wait_for_node("idle") == "none"

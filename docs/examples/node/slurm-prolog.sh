@@ -13,6 +13,7 @@
 # A status other than 0 drains the node: 1 (unfit) and 2 (it could not run) both do, since a node that nobody could
 # check is not known to be fit. A batch job goes back into its queue and is held there. Once the node is mended:
 #   scontrol update nodename=NODE state=resume; scontrol release JOB
+# Slurm starts a requeued job two minutes later at the earliest.
 # It uses every core for a minute; where jobs share nodes, run it from the epilog of the last one, or by a reservation.
 set -u
 settings="$(dirname "$0")/genqual.conf"
