@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +17,13 @@ Start = Callable[..., Slurm]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start a cluster: `start(prolog=PATH, epilog=PATH)`. It ends with the test."""
+    """Start a cluster: `start(prolog=PATH, epilog=PATH, timeout_s=S)`. It ends with the test."""
     if absent := missing():
         services.absent(f"Slurm ({', '.join(absent)})", INSTALL, by_ci=False)
     with ExitStack() as stack:
 
-        def started(*, prolog: Path | None = None, epilog: Path | None = None) -> Slurm:
-            cluster = Slurm(prolog=prolog, epilog=epilog)
+        def started(**options: Any) -> Slurm:
+            cluster = Slurm(**options)
             stack.callback(cluster.close)
             cluster.start()
             return cluster

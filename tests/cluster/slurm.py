@@ -39,13 +39,13 @@ def until(what: str, holds: Callable[[], bool], seconds: float, told: Callable[[
 
 
 class Slurm:
-    """One cluster of this host alone. `prolog` and `epilog` are paths of slurm.conf. `close` ends and removes it."""
+    """One cluster of this host alone. `prolog` and `epilog` are paths, killed after `timeout_s`. `close` ends it."""
 
-    def __init__(self, *, prolog: Path | None = None, epilog: Path | None = None) -> None:
+    def __init__(self, *, prolog: Path | None = None, epilog: Path | None = None, timeout_s: int = 900) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="genqual-slurm-"))
         self.folder.chmod(0o755)  # munge refuses a socket in a folder that others cannot enter
         self._started: list[subprocess.Popen[bytes]] = []
-        self._prolog, self._epilog = prolog, epilog
+        self._prolog, self._epilog, self._timeout_s = prolog, epilog, timeout_s
         self.node = socket.gethostname().partition(".")[0]
         self.conf = self.folder / "slurm.conf"
         self.env = {**os.environ, "SLURM_CONF": str(self.conf)}
@@ -90,8 +90,8 @@ class Slurm:
             "ReturnToService": 2,
             "MpiDefault": "none",
             "PropagateResourceLimits": "NONE",
-            "PrologFlags": "Alloc",  # as the examples say, and the time below
-            "PrologEpilogTimeout": 180,
+            "PrologFlags": "Alloc",  # as the examples say
+            "PrologEpilogTimeout": self._timeout_s,  # they say 180, for a node that nobody else uses meanwhile
             **({"Prolog": self._prolog} if self._prolog else {}),
             **({"Epilog": self._epilog} if self._epilog else {}),
         }
