@@ -1,4 +1,7 @@
-"""The examples of docs/examples/node: run with stand-ins of `genqual` and `squeue`, or held to their readers' rules."""
+"""The examples of docs/examples/node: run with stand-ins of `genqual` and `squeue`, or held to their readers' rules.
+
+tests/cluster runs the prolog and the epilog under a real Slurm.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -69,8 +73,53 @@ def test_the_epilog_checks_after_the_last_job_only(tmp_path: Path, jobs: str, st
     assert script("slurm-epilog.sh", tmp_path, SLURM_JOB_ID="7", SLURMD_NODENAME="n1") == 2, "who is left is not known"
 
 
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [
+        (
+            'stragglers: 9 rounds over 2 cores\na\'b of cpu: bad: 3 "of" 3\nmore\nunfit after 1 s',
+            "a b of cpu: bad: 3  of  3",
+        ),
+        ("repeats of host: unknown: none\nunfit after 1 s", "repeats of host: unknown: none"),
+        ("a: required, and never ran", "a: required, and never ran"),
+        ("could not run: --allow x: no such file", "could not run: --allow x: no such file"),
+        ("begun\nKilled", "Killed"),
+    ],
+)
+def test_the_drain_reason_names_the_first_finding_against_the_node(tmp_path: Path, stderr: str, reason: str) -> None:
+    (tmp_path / "told").write_text("".join(f"genqual node: {line}\n" for line in stderr.splitlines()))
+    tool(tmp_path, "genqual", f"cat '{tmp_path}/told' >&2; exit 1")
+    tool(tmp_path, "scontrol", f"printf '%s|' \"$@\" > '{tmp_path}/asked'; exit 1")
+    assert script("slurm-prolog.sh", tmp_path, SLURMD_NODENAME="n1") == 1, "also where scontrol fails"
+    asked = (tmp_path / "asked").read_text()
+    assert asked == f"update|nodename=n1|state=drain|reason=genqual node: {reason}|"
+
+
+def test_a_fit_node_is_not_drained(tmp_path: Path) -> None:
+    tool(tmp_path, "genqual", checking(0))
+    tool(tmp_path, "scontrol", f"touch '{tmp_path}/asked'")
+    assert script("slurm-prolog.sh", tmp_path) == 0
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("name", ["slurm-prolog.sh", "slurm-epilog.sh"])
+def test_settings_stand_beside_the_scripts(tmp_path: Path, name: str) -> None:
+    """slurmd hands on no environment of its own, so nothing else reaches them."""
+    etc = tmp_path / "etc dir"
+    etc.mkdir()
+    for one in ("slurm-prolog.sh", "slurm-epilog.sh"):
+        shutil.copy(HERE / one, etc / one)
+    tool(tmp_path, "genqual", f"printf '%s|' \"$@\" > '{tmp_path}/asked'; exit 0")
+    tool(tmp_path, "squeue", "exit 0")
+    settings = {"PATH": f"{tmp_path / 'bin dir'}:/usr/bin:/bin", "NODE_DIR": tmp_path / "out dir",
+                "NODE_OPTIONS": "--level 2 --allow known.toml"}  # fmt: skip
+    (etc / "genqual.conf").write_text("".join(f"GENQUAL_{key}='{value}'\n" for key, value in settings.items()))
+    assert subprocess.run([str(etc / name)], env={}, check=False, timeout=60).returncode == 0
+    assert (tmp_path / "asked").read_text().startswith("node|--level|2|--allow|known.toml|--state|")
+
+
 def options_given(words: list[str]) -> set[str]:
-    return {word for word in words if word.startswith("--")}
+    return set(re.findall(r"--[a-z]+", " ".join(words)))
 
 
 def test_the_examples_use_options_that_there_are() -> None:

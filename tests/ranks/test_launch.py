@@ -44,6 +44,8 @@ SRUN_LOG = """\
 srun: error: node-a: task 1: Killed
 srun: error: node-b: task 2: Exited with exit code 3
 srun: error: node-b: task 3: Segmentation fault (core dumped)
+srun: error: node-c: tasks 4-5,7: Terminated
+srun: error: node-d: tasks 10-11: Exited with exit code 1
 """
 
 
@@ -88,7 +90,7 @@ def test_mpirun_exports_names_never_values(monkeypatch: pytest.MonkeyPatch) -> N
 def test_srun_spreads_evenly_and_ends_all_with_the_first() -> None:
     assert LAUNCHERS["srun"].command(RankJob(4, LOGS, hosts=("a", "b"), arguments=("--partition=x",))) == [
         *("srun", "--ntasks=4", "--ntasks-per-node=2", "--nodes=2", "--nodelist=a,b", "--export=ALL"),
-        *("--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", "--partition=x"),
+        *("--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", "--partition=x"),
         *(sys.executable, "-u", "-m", "genqual.ranks.worker"),
     ]
     assert LAUNCHERS["srun"].environment(RankJob(1, LOGS))["MASTER_ADDR"] == "127.0.0.1"
@@ -99,7 +101,7 @@ def test_srun_spreads_evenly_and_ends_all_with_the_first() -> None:
     [
         ("torchrun", TORCHRUN_LOG, {0: -15, 11: 3}),
         ("mpirun", MPIRUN_LOG, {1: -9, 2: 3}),
-        ("srun", SRUN_LOG, {1: -9, 2: 3, 3: -11}),
+        ("srun", SRUN_LOG, {1: -9, 2: 3, 3: -11, 4: -15, 5: -15, 7: -15, 10: 1, 11: 1}),
         ("deepspeed", "exits with return code = -9", {}),
         *((name, "", {}) for name in LAUNCHERS),
     ],

@@ -61,9 +61,9 @@ def node(
     has a finding for each check and entity, with threshold, evidence and action; `genqual schema node` prints its
     schema.
 
-    Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it as Slurm's
-    HealthCheckProgram or prolog, or in an init container. A pass covers only the checks that are listed, for the time
-    that they ran.
+    Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it in
+    Slurm's prolog or epilog, or in an init container. A pass covers only the checks that are listed, for the time that
+    they ran.
     """
     if list_only:
         for one in levels.CHECKS:

@@ -1,7 +1,7 @@
 """How a rank group is started: one command line a launcher, never a launcher of our own. No torch, starts nothing.
 
 torchrun is the default, and every failure is tested under it. deepspeed and Open MPI's mpirun are run by heavy tests
-where installed, on one host. srun, and several hosts, are proved by their command lines only.
+where installed, on one host, srun within an allocation. Several hosts are proved by their command lines only.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ class Srun:
         where = [f"--nodes={len(job.hosts)}", f"--nodelist={','.join(job.hosts)}"] if job.hosts else ["--nodes=1"]
         return [
             *(self.program, f"--ntasks={job.ranks}", f"--ntasks-per-node={job.ranks_per_host}", *where),
-            *("--export=ALL", "--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", *job.arguments),
+            # A step holds its cores to its end, and the next waits for them: groups that are kept would never be two.
+            *("--export=ALL", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", "--unbuffered", *job.arguments),
             *(job.python, "-u", "-m", MODULE),
         ]
 
@@ -186,10 +187,18 @@ class Srun:
         return _master(job)
 
     def exits(self, log: str) -> dict[int, int]:
-        left = re.findall(r"task (\d+): Exited with exit code (\d+)", log)
-        killed = re.findall(r"task (\d+): (Killed|Terminated|Segmentation fault|Aborted)", log)
+        # One line for all that ended alike on a node: `task 1: Killed`, `tasks 0-2,5: Exited with exit code 1`.
         signals = {"Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Aborted": 6}
-        return {int(rank): int(code) for rank, code in left} | {int(rank): -signals[word] for rank, word in killed}
+        words = "|".join(signals)
+        found = re.findall(rf"tasks? ([\d,-]+): (?:Exited with exit code (\d+)|({words}))", log)
+        exits = [(_numbers(ranks), int(code) if code else -signals[word]) for ranks, code, word in found]
+        return {rank: code for ranks, code in exits for rank in ranks}
+
+
+def _numbers(text: str) -> list[int]:
+    """Slurm's way of writing several: `0-2,5`."""
+    ends = [part.partition("-") for part in text.split(",")]
+    return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
 LAUNCHERS: Final[Mapping[str, Launcher]] = {
