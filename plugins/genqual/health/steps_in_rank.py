@@ -15,16 +15,17 @@ I64 = NDArray[np.int64]
 
 
 def step_times(engine: Any, *, ids: I64, mask: I64, steps: int, runs: int) -> dict[str, Json | NDArray[np.float64]]:
-    """`cpu_s` (runs, steps - 1): CPU seconds of this rank from one step's end to the next, over `runs` generations.
+    """`cpu_s` (runs, steps - 1): CPU seconds of the thread that computes, from step to step, over `runs` generations.
 
     CPU time, since ranks that exchange activations end each step together: whoever is slow makes all wait, and waiting
-    takes none. On an accelerator it says nothing: `why_not` says so, and the ranks' own device times are wanted.
+    takes none. Of that thread alone: gloo's own poll while they wait, for as long as the model computes. On an
+    accelerator it says nothing: `why_not` says so, and the ranks' own device times are wanted.
     """
     if engine.device != "cpu":
         return {"why_not": f"per-rank step times on {engine.device} need the device's own clock: not measured yet"}
     batch, found = TokenBatch(np.array(ids), np.array(mask)), []
     stamps: list[float] = []
-    engine.between_steps(lambda: stamps.append(time.process_time()))
+    engine.between_steps(lambda: stamps.append(time.thread_time()))
     try:
         for _ in range(runs):
             stamps.clear()

@@ -38,22 +38,19 @@ def rank_raise(engine: Any, rank: int, *, on_rank: int = 1, step: int = 2, messa
 
 
 def rank_slow(engine: Any, rank: int, *, on_rank: int = 1, share: float = 0.05) -> Undo:
-    """Rank `on_rank` computes `share` longer in each forward pass: its CPU time, without what it waits for others."""
+    """Rank `on_rank` computes `share` longer: CPU time of its thread from pass to pass, without what it waits."""
     if rank != on_rank:
         return nothing
-    began = 0.0
-
-    def stamp(module: Any, args: Any) -> None:
-        nonlocal began
-        began = time.process_time()
+    ended = time.thread_time()
 
     def burn(module: Any, args: Any, result: Any) -> None:
-        end = time.process_time() + share * (time.process_time() - began)
-        while time.process_time() < end:
+        nonlocal ended
+        now = time.thread_time()
+        end = now + share * (now - ended)
+        while (ended := time.thread_time()) < end:
             pass
 
-    base = base_of(engine.model)
-    return hooked(engine, base.register_forward_pre_hook(stamp), base.register_forward_hook(burn))
+    return hooked(engine, base_of(engine.model).register_forward_hook(burn))
 
 
 def _armed(engine: Any, here: bool, step: int, act: Callable[[], None]) -> Undo:
