@@ -67,6 +67,18 @@ def test_other_tokens_that_spell_a_stop_string_stop_their_row_too() -> None:
     assert stop_string([[6]] * 3, tokens, lambda row: "".join(words[int(one)] for one in row)) == ("bc", [4, 2, 2])
 
 
+def test_an_id_without_text_holds_no_stop_string() -> None:
+    """A vocabulary wider than its tokenizer: `<421>` is how we show an id, and no engine finds a 1 in it."""
+    words = {1: "1", 2: "-", 3: "b"}
+    tokens = np.array([[421, 2, 1, 2, 2, 2], [2, 421, 421, 3, 3, 1]])
+    assert stop_string([[2], [491]], tokens, lambda row: "".join(words.get(int(one), f"<{one}>") for one in row)) == (
+        "1-",
+        [4, 6],
+    )
+    ones = np.array([[421, 421, 1, 421, 421, 421]])
+    assert stop_string([[421]], ones, lambda row: "".join(words.get(int(one), f"<{one}>") for one in row)) == ("1", [3])
+
+
 def test_a_run_that_stops_elsewhere_fails_and_names_rank_row_and_step() -> None:
     want = stopped(TOKENS, eos=[7])
     assert judge_stopped([want, want], want, dtype="fp32", what="eos").passed

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import groupby
+from typing import Final
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import I64
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores
+
+_NO_TEXT: Final = "\ue000"  # of private use: it is printed nowhere, so no stop string has it
 
 
 def judge_same_text(
@@ -89,14 +94,17 @@ def stop_string(
 
     It is the text of two tokens of a row, or of one, that each read as whole characters: engines differ in what they
     make of a part of one. Other tokens may spell it too, so the ends come from the text. Engines also differ in whether
-    a string may begin in the prompt, so one that does is not taken. None where no token reads as whole characters.
+    a string may begin in the prompt, so one that does is not taken. An id that the tokenizer does not know has no text:
+    what `text` shows of it (`<421>`) is ours, and an engine finds no string there. None where no token reads as whole
+    characters.
     """
+    text = _without_bare_ids(text)
     for length in (2, 1):
         places = [(row, step) for row in range(len(tokens)) for step in range(2, tokens.shape[1] - length)]
         for row, step in places:  # before the last token, or a row that does not stop would end there as well
             part = [int(token) for token in tokens[row, step : step + length]]
             string = text(part)
-            if not all(_whole(text([token]), token) for token in part) or not _whole(string, -1):
+            if not all(_whole(text([token])) for token in part) or not _whole(string):
                 continue
             ends = [_text_end([], list(new), string, text) for new in tokens]
             if ends == [
@@ -106,9 +114,23 @@ def stop_string(
     return None
 
 
-def _whole(text: str, token: int) -> bool:
+def _without_bare_ids(text: Callable[[Sequence[int]], str]) -> Callable[[Sequence[int]], str]:
+    """`text` with a character that is in no stop string in place of each id that it shows as a bare one."""
+
+    @cache
+    def is_bare(token: int) -> bool:
+        return text([token]) == f"<{token}>"
+
+    def read(ids: Sequence[int]) -> str:
+        runs = groupby(map(int, ids), is_bare)
+        return "".join("".join(_NO_TEXT for _ in run) if bare else text(list(run)) for bare, run in runs)
+
+    return read
+
+
+def _whole(text: str) -> bool:
     """Whether it is text that any tokenizer keeps: no space at its ends, no part of a character, no bare id."""
-    return text != "" and text == text.strip() and text.isprintable() and "\ufffd" not in text and text != f"<{token}>"
+    return text != "" and text == text.strip() and text.isprintable() and "\ufffd" not in text
 
 
 def _text_end(before: list[int], row: list[int], string: str, text: Callable[[Sequence[int]], str]) -> int:
