@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genqual.cases import Case, Json
+from genqual.conformance.float32_angles import with_float32_angles
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
 from genqual.conformance.oracle.registry import Oracle, parameters_of
@@ -181,18 +183,35 @@ class ReferenceStore:
             return Judgement("no_reference", precision_mode_of(case.dtype), "logits", str(reason), shape=(steps, 1))
         found = self.reference(case.model)
         known = found if isinstance(found, Reference) else None
-        judged = judge_same(
-            scores_of(logits[:, None], text[None, -steps:]),
+        exact = scores_of(logits[:, None], text[None, -steps:])
+        judge = partial(
+            judge_same,
+            exact,
             scores,
             dtype=case.dtype,
             exact=True,
             envelope=known.envelopes.get(case.dtype) if known else None,
-            fp32_limit=limit,
             factor=factor,
             ties=self._ties(case.model, text) if known and known.router_margins is not None else None,
             independent=known is None or known.independent,
         )
-        return replace(judged, explanation=f"Positions to {len(text) - 1}: {judged.explanation}")
+        judged, said = judge(fp32_limit=limit), f"Positions to {len(text) - 1}: "
+        if not judged.passed and precision_mode_of(case.dtype) == "fp32":
+            explained = ENVELOPE_FACTOR * self._float32_angles(case.model, text, exact)
+            if explained > limit:
+                said += f"angles in float32 alone read {explained / ENVELOPE_FACTOR:.2g} here, so that is the limit: "
+                judged = judge(fp32_limit=explained)
+        return replace(judged, explanation=said + judged.explanation)
+
+    def _float32_angles(self, model: str, text: NDArray[np.int64], exact: Scores) -> float:
+        """nrms that rotary angles in float32 read on the row `text`; 0.0 where there is no such oracle."""
+        rounded = with_float32_angles(self.oracle(model))
+        if rounded is None:
+            return 0.0
+        steps = exact.finite.shape[0]
+        logits = rounded.logits(text[:-1])[-steps:]
+        read = judge_same(exact, scores_of(logits[:, None], text[None, -steps:]), dtype="fp32", exact=True)
+        return read.nrms or 0.0
 
     def close(self) -> None:
         """Let go of the oracle that is kept; harmless twice."""
