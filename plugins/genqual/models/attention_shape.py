@@ -86,3 +86,11 @@ def windows_said(config: Mapping[str, object]) -> tuple[int, ...]:
     if isinstance(layers, list) and layers and not any(kind in _WINDOWED for kind in layers):
         return ()
     return tuple(sorted({value for name in _WINDOWS if type(value := config.get(name)) is int and value > 0}))
+
+
+def has_alibi(config: Mapping[str, object]) -> bool:
+    """Whether positions are biases that grow with the distance (ALiBi), and their rounding with them."""
+    kind, attention = config.get("model_type"), config.get("attn_config")
+    if kind == "mpt":
+        return attention.get("alibi", True) is True if isinstance(attention, Mapping) else True
+    return kind == "bloom" or config.get("alibi") is True

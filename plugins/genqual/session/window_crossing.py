@@ -13,7 +13,7 @@ from genqual.conformance.oracle.registry import architecture_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
 from genqual.models import weights
-from genqual.models.attention_shape import windows_said
+from genqual.models.attention_shape import has_alibi, windows_said
 from genqual.models.prompts import synthetic_rows
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
@@ -46,6 +46,12 @@ def settled_length(spec: ModelSpec) -> int | None:
         return None if config is None else architecture_of(config).declared(config)[0].settled_length
     except BadInput:
         return None
+
+
+def biased_by_distance(spec: ModelSpec, positions: int | None) -> bool:
+    """Whether the model has ALiBi: by its configuration, else (a hub id) where it names no number of `positions`."""
+    config = weights.config_if_here(spec)
+    return positions is None if config is None else has_alibi(config)
 
 
 def long_text(generator: Generator, passage: ScoringSample, total: int) -> NDArray[np.int64]:

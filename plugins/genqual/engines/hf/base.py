@@ -104,7 +104,9 @@ class HfEngine:
         phases["import"] += IMPORT_S
         load_s = time.perf_counter() - start + IMPORT_S
         config = self.model.config.get_text_config()
-        positions = None if config.model_type == "bloom" else getattr(config, "max_position_embeddings", None)
+        # MPT's biases are made for so many positions, and no further one can be read; BLOOM's for any number.
+        named = "max_seq_len" if config.model_type == "mpt" else "max_position_embeddings"
+        positions = None if config.model_type == "bloom" else getattr(config, named, None)
         return Loaded(
             load_s=load_s,
             weight_bytes=evidence.weight_bytes(self.model),
