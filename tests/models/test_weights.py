@@ -108,6 +108,16 @@ def test_a_tied_head_that_differs_is_refused(tmp_path: Path) -> None:
         weights.sha256(spec)
 
 
+def test_a_tied_head_of_another_width_is_compared_by_its_values(tmp_path: Path) -> None:
+    def narrow(state: State) -> None:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"].astype(np.float16)
+        state["model.embed_tokens.weight"] = state["lm_head.weight"].astype(np.float32)
+
+    spec = resolve(str(llama_tiny(tmp_path / "m", narrow, tie_word_embeddings=True)))
+    assert "lm_head.weight" not in weights.read(spec)
+    assert len(weights.sha256(spec)) == 64
+
+
 def test_bloom_as_bigscience_published_it(tmp_path: Path) -> None:
     """Without the prefix `transformer.`, and tied without the config saying so."""
     state = {name.removeprefix("transformer."): values for name, values in integers.state("bloom-tiny").items()}

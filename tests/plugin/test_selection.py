@@ -11,6 +11,7 @@ import pytest
 
 from genqual.session import markers, profiles
 from genqual.session.options import Options
+from genqual.session.selection import Selection
 from tests.here import CPU, NATIVE
 from tests.plugin.suite import suite
 
@@ -207,3 +208,21 @@ def test_options_narrow_and_override_the_profile(tmp_path: Path) -> None:
     assert all(f"[{CPU}-transformers-compiled-llama-tiny-fp32" in line for line in ids)
     latency = [line for line in ids if "test_time_per_output_token" in line]
     assert sorted(line.rsplit("-", 3)[2] for line in latency) == ["i7", "i9"]
+
+
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("", ""),
+        ("xeon and conformance", ""),
+        ("not (cpu or cuda) and nightly", ""),
+        ("performance(metric='tpot') or True", ""),
+        ("nightli and cpu", "Did you mean nightly?"),
+        ("xenon", "Did you mean xeon?"),
+    ],
+)
+def test_a_mark_that_no_test_has_and_nobody_registered_is_named(expression: str, told: str) -> None:
+    """`nightly` is on a test of another package, that runs without --strict-markers."""
+    said = Selection(Options(), expression).mistaken_mark({"conformance", "performance", "nightly"})
+    assert told in said
+    assert bool(said) is bool(told)

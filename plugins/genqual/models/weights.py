@@ -231,7 +231,9 @@ def _check_tied(spec: ModelSpec, entries: Mapping[str, safetensor.TensorEntry]) 
         return
     values = safetensor.read(_HEAD, head)
     alike = (
-        name for name, one in entries.items() if name != _HEAD and (one.shape, one.dtype) == (head.shape, head.dtype)
+        name
+        for name, one in entries.items()
+        if name != _HEAD and one.shape == head.shape and one.dtype in safetensor.WIDE
     )
     if not any(np.array_equal(values, safetensor.read(name, entries[name])) for name in alike):
         raise BadInput(
