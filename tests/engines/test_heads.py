@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from genqual.engines.registry import engine
-from genqual.models.attention_shape import heads_of, why_not_shared
+from genqual.models.attention_shape import heads_of, positions_of, why_not_shared
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -98,3 +98,17 @@ def test_no_rank_starts(name: str, tmp_path: Path) -> None:
     assert not re.search(r"\d+ (passed|failed)", said)
     assert "Traceback" not in said
     assert not list((tmp_path / "state").rglob("*.log"))
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 512}, 512),
+        ({"model_type": "gpt2", "n_positions": 96, "max_position_embeddings": None}, 96),
+        ({"model_type": "mpt", "max_seq_len": 200}, 200),
+        ({"model_type": "bloom", "n_positions": 7, "seq_length": 2048}, None),
+        ({"model_type": "mamba2"}, None),
+    ],
+)
+def test_positions_are_as_many_as_the_configuration_names(config: dict[str, Any], positions: int | None) -> None:
+    assert positions_of(config) == positions

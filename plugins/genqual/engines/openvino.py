@@ -25,6 +25,7 @@ from genqual.engines.hf import runtime
 from genqual.engines.hf.base import HfEngine
 from genqual.errors import Unsupported
 from genqual.models import weights
+from genqual.models.attention_shape import POSITIONS, positions_of
 
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -95,7 +96,7 @@ class OpenVino(HfEngine):
             weight_bytes=sum(one.nbytes for one in constants),
             parameters=sum(one.size for one in constants),
             vocabulary=int(config.vocab_size),
-            max_positions=None if config.model_type == "bloom" else getattr(config, "max_position_embeddings", None),
+            max_positions=positions_of({name: getattr(config, name, None) for name in ("model_type", *POSITIONS)}),
             kv_bytes_per_token=2 * config.num_hidden_layers * heads * width * wide,
             weight_hash=self.weight_hash(),
             phases=dict(phases),

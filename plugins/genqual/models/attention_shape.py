@@ -1,4 +1,4 @@
-"""A model's attention by its configuration: how many heads, whether ranks can share them, how far back they look."""
+"""A model's attention by its configuration: its heads, whether ranks can share them, how far they look and count."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ Sharing: TypeAlias = Literal["", "evenly", "unevenly"]
 
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads", "n_head_kv")
+POSITIONS: Final = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""Names of the number of positions; MPT's biases are made for `max_seq_len`, and no further one can be read."""
+
 _WINDOWS: Final = ("sliding_window", "attention_window", "window_size", "attention_chunk_size", "local_window_size")
 _WINDOWED: Final = ("sliding_attention", "chunked_attention", "local")
 
@@ -86,6 +89,11 @@ def windows_said(config: Mapping[str, object]) -> tuple[int, ...]:
     if isinstance(layers, list) and layers and not any(kind in _WINDOWED for kind in layers):
         return ()
     return tuple(sorted({value for name in _WINDOWS if type(value := config.get(name)) is int and value > 0}))
+
+
+def positions_of(config: Mapping[str, object]) -> int | None:
+    """How many positions a configuration has; None where it names no number, and of BLOOM, which reads any."""
+    return None if config.get("model_type") == "bloom" else _first(config, POSITIONS)
 
 
 def has_alibi(config: Mapping[str, object]) -> bool:

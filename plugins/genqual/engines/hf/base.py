@@ -23,6 +23,7 @@ from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, Scores,
 from genqual.engines.hf import caches, evidence, preflight, runtime
 from genqual.engines.hf.generate_hooks import BetweenSteps, ForcingProcessor, StepClock
 from genqual.engines.hf.score_recorder import ScoreRecorder, on_host
+from genqual.models.attention_shape import POSITIONS, positions_of
 
 WARM_TOKENS: Final = 4
 
@@ -104,15 +105,12 @@ class HfEngine:
         phases["import"] += IMPORT_S
         load_s = time.perf_counter() - start + IMPORT_S
         config = self.model.config.get_text_config()
-        # MPT's biases are made for so many positions, and no further one can be read; BLOOM's for any number.
-        named = "max_seq_len" if config.model_type == "mpt" else "max_position_embeddings"
-        positions = None if config.model_type == "bloom" else getattr(config, named, None)
         return Loaded(
             load_s=load_s,
             weight_bytes=evidence.weight_bytes(self.model),
             parameters=evidence.parameters(self.model),
             vocabulary=int(config.vocab_size),
-            max_positions=positions,
+            max_positions=positions_of({name: getattr(config, name, None) for name in ("model_type", *POSITIONS)}),
             kv_bytes_per_token=kv_bytes,
             state_bytes=self._state_bytes,
             weight_hash=self.weight_hash(),

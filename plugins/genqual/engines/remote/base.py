@@ -17,6 +17,7 @@ from genqual.cases import Json
 from genqual.engines.base import Generated, Loaded, LoadRequest, Scores, TokenBatch
 from genqual.errors import EngineFailed, Unsupported
 from genqual.models import weights
+from genqual.models.attention_shape import positions_of
 from genqual.models.quantised import registry as quantised
 
 
@@ -48,7 +49,7 @@ class TokensOnly:
         config: dict[str, Json] = weights.config(self.request.model)
         if self.request.model.source == "directory":
             quantised.check_activations(weights.stored_config(self.request.model), self.request.model.name)
-        vocabulary, positions = config["vocab_size"], config.get("max_position_embeddings")
+        vocabulary = config["vocab_size"]
         if not isinstance(vocabulary, int):
             raise Unsupported(f"model {self.request.model.name}: its config has no vocab_size")
         claimed = f"claimed/{type(self).__name__}/{weights.sha256(self.request.model)}/{self.request.dtype}"
@@ -57,7 +58,7 @@ class TokensOnly:
             weight_bytes=weight_bytes,
             parameters=parameters,
             vocabulary=vocabulary,
-            max_positions=positions if isinstance(positions, int) else None,
+            max_positions=positions_of(config),
             kv_bytes_per_token=0,
             weight_hash=digest.of_text(claimed),  # of what it says it runs: nobody can look
         )
