@@ -190,9 +190,9 @@ def test_a_program_that_breaks_the_protocol_is_told_in_a_sentence(
 def test_a_command_that_cannot_start_is_bad_input(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"no-such-program.*No such file"):
         make("no-such-program")
-    with monkeypatch.context() as patch:  # a user whose PATH names another's directory
-        patch.setenv("PATH", f"{os.environ['PATH']}:{tmp_path}/no-such-program")
-        (tmp_path / "no-such-program").mkdir(mode=0)
+    with monkeypatch.context() as patch:  # the kernel says "Permission denied", as of another user's directory on PATH
+        patch.setenv("PATH", f"{os.environ['PATH']}:{tmp_path}")
+        (tmp_path / "no-such-program").touch(mode=0o600)
         with pytest.raises(BadInput, match=r"no-such-program.*No such file"):
             make("no-such-program")
     with pytest.raises(BadInput, match="--engine-command"):

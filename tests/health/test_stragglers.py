@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from genqual.engines.base import TokenBatch
+from genqual.health.steps_in_rank import step_times
 from genqual.health.stragglers import rank_standings, standings
 
 
@@ -110,3 +116,37 @@ def test_times_of_ranks_need_runs_and_steps() -> None:
         rank_standings({"rank 0": np.ones(40), "rank 1": np.ones(40)})
     with pytest.raises(ValueError, match="too few"):
         rank_standings({"rank 0": np.ones((8, 90)), "rank 1": np.ones((8, 90))})
+
+
+class Polling:
+    """An engine whose every step waits for a thread that computes: as gloo polls while another rank is slow."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.between: Callable[[], None] | None = None
+        self.polled_s: list[float] = []
+
+    def between_steps(self, callback: Callable[[], None] | None) -> None:
+        self.between = callback
+
+    def generate(self, batch: TokenBatch, steps: int) -> None:
+        for _ in range(steps):
+            assert self.between is not None
+            self.between()
+            thread = threading.Thread(target=self._poll)
+            thread.start()
+            thread.join()
+
+    def _poll(self) -> None:
+        while time.thread_time() < 0.02:
+            pass
+        self.polled_s.append(time.thread_time())
+
+
+def test_what_other_threads_of_a_rank_compute_while_it_waits_is_not_its_own() -> None:
+    engine, ids = Polling(), np.ones((1, 2), dtype=np.int64)
+    found = step_times(engine, ids=ids, mask=ids, steps=4, runs=2)["cpu_s"]
+    assert isinstance(found, np.ndarray)
+    assert found.shape == (2, 3)
+    assert found.mean() < 0.25 * np.mean(engine.polled_s)

@@ -47,6 +47,14 @@ def test_an_absent_device_is_never_green(device: str, probe: str, tmp_path: Path
     assert "passed" not in run.stdout
 
 
+def test_the_other_kind_of_processor_says_which_mark_is_this_ones(tmp_path: Path) -> None:
+    other = {"cpu": "xeon", "xeon": "cpu"}[CPU]
+    run = suite(tmp_path, "-m", other, "-k", "no_test_is_called_this")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert f"Run -m {CPU} on this machine" in run.stdout
+    assert "Run -m" not in suite(tmp_path, "-m", "hpu", "-k", "no_test_is_called_this").stdout
+
+
 def test_an_absent_device_may_be_allowed(tmp_path: Path) -> None:
     run = suite(tmp_path, "-m", "hpu", "--allow-absent", env={"PATH": str(tmp_path)})
     assert run.returncode == 0, run.stdout + run.stderr

@@ -206,9 +206,7 @@ def rendered(what: RenderableType, width: int, *, color: bool) -> str:
 def _why(run: Run, device: str) -> str:
     found = run.selection.presence(device)
     if not found.present:
-        here = processor().name
-        instead = (
-            f". Run -m {here} on this machine" if devices()[device].torch_device == "cpu" and device != here else ""
-        )
+        is_processor = devices()[device].torch_device == "cpu"
+        instead = f". Run -m {processor().name} on this machine" if is_processor else ""
         return f"{found.probe} found {found.found}{instead}. --allow-absent accepts an absent device"
     return "no selected test gave a verdict (deselected, skipped, or without a reference or baseline)"

@@ -44,7 +44,11 @@ class External(TokensOnly):
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, bufsize=1)
         except OSError as error:
             # The search for a program ends with "Permission denied" where one directory of PATH cannot be read.
-            why = error.strerror if shutil.which(command[0]) or "/" in command[0] else "No such file on PATH"
+            why = (
+                error.strerror
+                if shutil.which(command[0]) or "/" in command[0]
+                else "No such file on PATH that may be run"
+            )
             raise BadInput(f"--engine-command {command[0]}: cannot be started ({why})") from error
         self.model = self
         self._own_clock = False
