@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from genqual.health.checks.counters import Window
+from genqual.health.finding import Finding
 from tests.health.stand_ins import (
     AER,
     CARDS,
@@ -32,9 +34,8 @@ from tests.health.stand_ins import (
 )
 
 Strike = Callable[[Path, Cards], None]
-Effect = Literal[
-    "hardware", "unfit", "told"
-]  # the test's verdict is the hardware's; the node is unfit; no more than told
+# The test's verdict is the hardware's; the node is unfit; no more than told.
+Effect = Literal["hardware", "unfit", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ def logged(*lines: str) -> Strike:
 
 def card_says(card: int, name: str, value: int = 5) -> Strike:
     return lambda root, cards: cards.counts.update({(card, name): value})
+
+
+def told(root: Path, cards: Cards, *strikes: Strike) -> list[Finding]:
+    """What a window says in which these happen."""
+    window = Window.begin(root)
+    for strike in strikes:
+        strike(root, cards)
+    return window.end(root)
 
 
 def edac() -> Iterator[Event]:
@@ -118,13 +127,8 @@ def nvml() -> Iterator[Event]:
         ("reasons", 0x48, "cooling", "unfit"), ("reasons", 0x20, "cooling", "unfit"),
         ("reasons", 0x88, "power", "unfit"), ("reasons", 0x08, "accelerator", "unfit"),
     )  # fmt: skip
-    link_effects: tuple[Effect, ...] = (
-        "told",
-        "unfit",
-        "told",
-        "told",
-        "told",
-    )  # replay, recovery, CRC of flits and data, ECC
+    # Replay, recovery, CRC of flits and data, ECC.
+    link_effects: tuple[Effect, ...] = ("told", "unfit", "told", "told", "told")
     for card in range(CARDS):
         for name, value, component, effect in signals:
             label = f"nvml-{name.replace(' ', '-')}-{value:x}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from genqual.devices.hlml import LIBRARY
 
 CPUS, CARDS, CONTROLLERS, DIMMS, LINKS = 8, 4, 4, 2, 3
-HEAD = "           " + " ".join(f"CPU{cpu}" for cpu in range(CPUS)) + "\n"
 GROUP = "sys/fs/cgroup/slurm/job_7"
 MC = "sys/devices/system/edac/mc"
 UNCORRECTABLE = (
@@ -129,6 +131,14 @@ class Cards:
             HLMLError=Unsupported, hlmlInit=lambda: None, hlmlShutdown=lambda: None, hlmlDeviceGetCount=lambda: CARDS,
             **{name: self.asked(name, 50, one) for name, one in functions.items()},
         )  # fmt: skip
+
+
+def bound(monkeypatch: pytest.MonkeyPatch) -> Cards:
+    """Cards, with the vendors' bindings over them in place."""
+    made = Cards()
+    monkeypatch.setitem(sys.modules, "pynvml", made.nvml())
+    monkeypatch.setitem(sys.modules, "pyhlml", made.hlml())
+    return made
 
 
 def put(root: Path, name: str, text: str) -> None:

@@ -12,9 +12,9 @@ import pytest
 from genqual.devices.tool import ToolFailed
 from genqual.health.checks.counters import Window
 from genqual.health.counters import kernel_log
-from genqual.health.finding import Finding, Outcome, verdict_of
+from genqual.health.finding import Outcome, verdict_of
 from genqual.session import hardware
-from tests.health.hardware_events import Strike, card_says, logged, written
+from tests.health.hardware_events import Strike, card_says, logged, told, written
 from tests.health.stand_ins import (
     CARDS,
     GROUP,
@@ -23,31 +23,10 @@ from tests.health.stand_ins import (
     aer,
     endpoint,
     gaudi,
-    host,
     interrupts,
     module_entity,
     nvidia,
 )
-
-
-@pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> Cards:
-    made = Cards()
-    monkeypatch.setitem(sys.modules, "pynvml", made.nvml())
-    monkeypatch.setitem(sys.modules, "pyhlml", made.hlml())
-    return made
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return host(tmp_path)
-
-
-def told(root: Path, cards: Cards, *strikes: Strike) -> list[Finding]:
-    window = Window.begin(root)
-    for strike in strikes:
-        strike(root, cards)
-    return window.end(root)
 
 
 def fails(card: int, function: str, why: str = "GPU is lost") -> Strike:
