@@ -108,7 +108,7 @@ def buses() -> Iterator[Event]:
         place = f"sys/bus/pci/devices/{endpoint(card)}"
         entity = f"PCI:{endpoint(card)}"
         for file, error, effect in errors:
-            text = aer(file, error=error, more=1)
+            text = aer(file, error)
             yield Event(f"aer-{error}", "aer", entity, "interconnect", effect, written(f"{place}/{file}", text))
         narrow = written(f"{place}/current_link_width", "8\n")
         yield Event("pcie-width", "pcie_link", entity, "interconnect", "unfit", narrow)
@@ -180,6 +180,7 @@ HARMLESS = {
     "edac-loads": "EDAC MC0: Giving out device to module skx_edac controller Skylake Socket#0 IMC#0: DEV 0000:3a:0a.0",
     "edac-version": "EDAC MC: Ver: 3.0.0",
     "aer-loads": "pcieport 0000:00:01.0: AER: enabled with IRQ 26",
+    "aer-advisory": "nvme 0000:17:00.0: AER:    [13] NonFatalErr            (First)",
     "mce-loads": "mce: CPU0: Thermal monitoring enabled (TM1)",
     "cooled": "CPU3: Core temperature/speed normal",
     "habana-job": "habanalabs hl0: Command submission 5 has not finished in time!",
@@ -228,6 +229,7 @@ def machine_checks() -> Iterator[Event]:
         records: dict[str, tuple[str, Effect, tuple[str, ...]]] = {
             "exception": ("processor", "hardware", (f"{raw} Exception: 5 Bank 7: be00000000800400", *rest)),
             "uncorrected": ("processor", "hardware", (f"{raw}: 0 Bank 1: bd80000000100134", *rest)),
+            "uncorrected-memory": ("memory", "hardware", (f"{raw}: 0 Bank 7: bd80000000100091", *rest)),
             "corrected-memory": ("memory", "told", (f"{raw}: 0 Bank 7: 8c00004000010091", *rest)),
             "corrected-cache": ("processor", "told", (f"{raw}: 0 Bank 3: cc5eb2c000100135", *rest)),
             "amd-corrected-memory": ("memory", "told", (
@@ -333,10 +335,10 @@ def bus_lines() -> Iterator[Event]:
         bus = endpoint(card)
         entity = f"PCI:{bus}"
 
-        def details(driver: str, severity: str, status: str, name: str) -> tuple[str, ...]:
+        def details(driver: str, severity: str, status: str, name: str, mask: str = "00000000") -> tuple[str, ...]:
             return (
                 f"{driver}: PCIe Bus Error: severity={severity}, type=Transaction Layer, (Requester ID)",
-                f"{driver}:   device [8086:a115] error status/mask={status}/00000000", f"{driver}:    [{name}",
+                f"{driver}:   device [8086:a115] error status/mask={status}/{mask}", f"{driver}:    [{name}",
             )  # fmt: skip
 
         device = f"nvme {bus}"
@@ -356,6 +358,9 @@ def bus_lines() -> Iterator[Event]:
                                   *details(device, "Uncorrectable (Non-Fatal)", "00100000", lost))),
             "refused-and-lost": ("hardware", (f"{port}: AER: Uncorrected (Non-Fatal) error received: {bus}",
                                               *details(device, "Uncorrected (Non-Fatal)", "00104000", lost))),
+            "refused-beside-masked": ("unfit", (
+                f"{port}: AER: Uncorrected (Non-Fatal) error received: {bus}",
+                *details(device, "Uncorrected (Non-Fatal)", "00104000", lost, mask="00004000"))),
             "older": ("hardware", (f"{port}: AER: Uncorrected (Fatal) error received: id={0x17 + card:02x}00",)),
             "contained": ("hardware", (f"pcieport {bus}: DPC: containment event, status:0x1f01 source:0x0000",)),
         }  # fmt: skip

@@ -166,13 +166,11 @@ def interrupts(counts: Mapping[str, tuple[int, int]] | None = None, *, without: 
     return head + "".join(rows) + "MCP: " + "41 " * len(cpus) + "  Machine check polls\n"
 
 
-def aer(file: str, *, error: str = "", more: int = 0) -> str:
-    """A file of AER's statistics: two errors of old, and `more` of one kind."""
+def aer(file: str, *errors: str) -> str:
+    """A file of AER's statistics: two errors of old, and one message more with `errors` for its reasons."""
     names, total = AER[file]
-    counts = {name: 2 if name == names[3] else 0 for name in names}
-    if error:
-        counts[error] += more
-    return "".join(f"{name} {count}\n" for name, count in counts.items()) + f"{total} {sum(counts.values())}\n"
+    counts = {name: (2 if name == names[3] else 0) + (name in errors) for name in names}
+    return "".join(f"{name} {count}\n" for name, count in counts.items()) + f"{total} {2 + bool(errors)}\n"
 
 
 def module_entity(mc: int, dimm: int) -> str:

@@ -144,9 +144,10 @@ def _machine_check(line: str) -> KernelEvent | None:
     if not (found := _MACHINE_CHECK.search(line)):
         return None
     status = int(found["status"], 16)
-    kind = "corrected" if status & _MEMORY_MASK == _MEMORY else "processor_corrected"
+    memory = status & _MEMORY_MASK == _MEMORY
+    kind = "corrected" if memory else "processor_corrected"
     if found["exception"] or status & _UNCORRECTED:
-        kind = "machine_check"
+        kind = "uncorrected" if memory else "machine_check"
     return KernelEvent(kind, f"cpu{found['cpu']}", line)
 
 

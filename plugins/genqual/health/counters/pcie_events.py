@@ -21,10 +21,12 @@ _MESSAGE: Final = re.compile(
 )
 _ERROR: Final = re.compile(rf"(?P<device>{pci.ADDRESS}): (?:AER: +)?PCIe Bus Error: severity={_SEVERITY}")
 _STATUS: Final = re.compile(
-    rf"(?P<device>{pci.ADDRESS}):\s+(?:AER:\s+)?device \[[0-9a-f:]+\] error status/mask=(?P<status>[0-9a-f]{{8}})/"
+    rf"(?P<device>{pci.ADDRESS}):\s+(?:AER:\s+)?device \[[0-9a-f:]+\] error status/mask="
+    r"(?P<status>[0-9a-f]{8})/(?P<mask>[0-9a-f]{8})"
 )
 _CONTAINED: Final = re.compile(rf"(?P<device>{pci.ADDRESS}): DPC: containment event")
-_OTHER: Final = re.compile(r"AER: .*(?P<severity>Uncorrect|Fatal|Correct)")
+# Not `[13] NonFatalErr`, a detail of a corrected error, which Linux 5 writes behind `AER:`.
+_OTHER: Final = re.compile(r"AER: .*(?P<severity>Uncorrect|\bFatal|Correct)")
 _PCI: Final = re.compile(rf"\b({pci.ADDRESS})")
 
 # UnsupReq and ACSViol: a device refused what it was asked, which a program that reads configuration space can cause.
@@ -59,7 +61,7 @@ class Pcie:
             if not self._announced(entity, error["severity"]):
                 self._add(entity, error["severity"], line, message=False)
         elif status := _STATUS.search(line):
-            self._detail(pci.entity(status["device"]), int(status["status"], 16))
+            self._detail(pci.entity(status["device"]), int(status["status"], 16) & ~int(status["mask"], 16))
         elif contained := _CONTAINED.search(line):
             self._add(pci.entity(contained["device"]), "Uncorrectable (Fatal)", line, message=False)
         elif other := _OTHER.search(line):
