@@ -317,6 +317,14 @@ def firmware() -> Iterator[Event]:
             lines = firmware_record(3, severity, "PCIe error", *place)
             entity = f"PCI:0000:{module}0:02.2"
             yield Event(f"ghes-pcie-{severity}", "kernel_log", entity, "interconnect", effect, logged(*lines))
+            # The kernel then asks the device: only requests that it refused, or a completion that never came too.
+            statuses: dict[str, Effect] = {"00100000": "unfit" if severity == "recoverable" else effect,
+                                           "00104000": effect}  # fmt: skip
+            for status, what in statuses.items():
+                more = f"pcieport 0000:{module}0:02.2: AER: aer_status: 0x{status}, aer_mask: 0x00000000"
+                told_of = logged(*lines, more)
+                name = f"ghes-pcie-{severity}-{status}"
+                yield Event(name, "kernel_log", entity, "interconnect", what, told_of)
             where = ("processor_type: 0, IA32/X64", "error_type: 0x08", f"processor_id: 0x000000000000008{module}")
             lines = firmware_record(4, severity, "general processor error", *where)
             entity = f"processor 0x8{module}"

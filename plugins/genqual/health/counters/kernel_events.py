@@ -74,7 +74,9 @@ def events(lines: Iterable[str]) -> list[KernelEvent]:
     pcie = Pcie(found)
     for block in _blocks(lines):
         if _FIRMWARE.match(block[0]):
-            found += _firmware(block)
+            for event in _firmware(block):
+                pcie.details_follow(event)
+                found.append(event)
         elif block[0].startswith("[Hardware Error]: ") and not _MACHINE_CHECK.search(block[0]):
             found += _amd(block)
         elif not pcie.takes(block[0]):
