@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from genqual.health.checks.counters import Window
+from genqual.health.finding import Finding
 from tests.health.stand_ins import (
     AER,
     CARDS,
@@ -32,9 +34,8 @@ from tests.health.stand_ins import (
 )
 
 Strike = Callable[[Path, Cards], None]
-Effect = Literal[
-    "hardware", "unfit", "told"
-]  # the test's verdict is the hardware's; the node is unfit; no more than told
+# The test's verdict is the hardware's; the node is unfit; no more than told.
+Effect = Literal["hardware", "unfit", "told"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ def logged(*lines: str) -> Strike:
 
 def card_says(card: int, name: str, value: int = 5) -> Strike:
     return lambda root, cards: cards.counts.update({(card, name): value})
+
+
+def told(root: Path, cards: Cards, *strikes: Strike) -> list[Finding]:
+    """What a window says in which these happen."""
+    window = Window.begin(root)
+    for strike in strikes:
+        strike(root, cards)
+    return window.end(root)
 
 
 def edac() -> Iterator[Event]:
@@ -99,7 +108,7 @@ def buses() -> Iterator[Event]:
         place = f"sys/bus/pci/devices/{endpoint(card)}"
         entity = f"PCI:{endpoint(card)}"
         for file, error, effect in errors:
-            text = aer(file, error=error, more=1)
+            text = aer(file, error)
             yield Event(f"aer-{error}", "aer", entity, "interconnect", effect, written(f"{place}/{file}", text))
         narrow = written(f"{place}/current_link_width", "8\n")
         yield Event("pcie-width", "pcie_link", entity, "interconnect", "unfit", narrow)
@@ -118,13 +127,8 @@ def nvml() -> Iterator[Event]:
         ("reasons", 0x48, "cooling", "unfit"), ("reasons", 0x20, "cooling", "unfit"),
         ("reasons", 0x88, "power", "unfit"), ("reasons", 0x08, "accelerator", "unfit"),
     )  # fmt: skip
-    link_effects: tuple[Effect, ...] = (
-        "told",
-        "unfit",
-        "told",
-        "told",
-        "told",
-    )  # replay, recovery, CRC of flits and data, ECC
+    # Replay, recovery, CRC of flits and data, ECC.
+    link_effects: tuple[Effect, ...] = ("told", "unfit", "told", "told", "told")
     for card in range(CARDS):
         for name, value, component, effect in signals:
             label = f"nvml-{name.replace(' ', '-')}-{value:x}"
@@ -176,6 +180,7 @@ HARMLESS = {
     "edac-loads": "EDAC MC0: Giving out device to module skx_edac controller Skylake Socket#0 IMC#0: DEV 0000:3a:0a.0",
     "edac-version": "EDAC MC: Ver: 3.0.0",
     "aer-loads": "pcieport 0000:00:01.0: AER: enabled with IRQ 26",
+    "aer-advisory": "nvme 0000:17:00.0: AER:    [13] NonFatalErr            (First)",
     "mce-loads": "mce: CPU0: Thermal monitoring enabled (TM1)",
     "cooled": "CPU3: Core temperature/speed normal",
     "habana-job": "habanalabs hl0: Command submission 5 has not finished in time!",
@@ -224,6 +229,7 @@ def machine_checks() -> Iterator[Event]:
         records: dict[str, tuple[str, Effect, tuple[str, ...]]] = {
             "exception": ("processor", "hardware", (f"{raw} Exception: 5 Bank 7: be00000000800400", *rest)),
             "uncorrected": ("processor", "hardware", (f"{raw}: 0 Bank 1: bd80000000100134", *rest)),
+            "uncorrected-memory": ("memory", "hardware", (f"{raw}: 0 Bank 7: bd80000000100091", *rest)),
             "corrected-memory": ("memory", "told", (f"{raw}: 0 Bank 7: 8c00004000010091", *rest)),
             "corrected-cache": ("processor", "told", (f"{raw}: 0 Bank 3: cc5eb2c000100135", *rest)),
             "amd-corrected-memory": ("memory", "told", (
@@ -311,6 +317,14 @@ def firmware() -> Iterator[Event]:
             lines = firmware_record(3, severity, "PCIe error", *place)
             entity = f"PCI:0000:{module}0:02.2"
             yield Event(f"ghes-pcie-{severity}", "kernel_log", entity, "interconnect", effect, logged(*lines))
+            # The kernel then asks the device: only requests that it refused, or a completion that never came too.
+            statuses: dict[str, Effect] = {"00100000": "unfit" if severity == "recoverable" else effect,
+                                           "00104000": effect}  # fmt: skip
+            for status, what in statuses.items():
+                more = f"pcieport 0000:{module}0:02.2: AER: aer_status: 0x{status}, aer_mask: 0x00000000"
+                told_of = logged(*lines, more)
+                name = f"ghes-pcie-{severity}-{status}"
+                yield Event(name, "kernel_log", entity, "interconnect", what, told_of)
             where = ("processor_type: 0, IA32/X64", "error_type: 0x08", f"processor_id: 0x000000000000008{module}")
             lines = firmware_record(4, severity, "general processor error", *where)
             entity = f"processor 0x8{module}"
@@ -329,10 +343,10 @@ def bus_lines() -> Iterator[Event]:
         bus = endpoint(card)
         entity = f"PCI:{bus}"
 
-        def details(driver: str, severity: str, status: str, name: str) -> tuple[str, ...]:
+        def details(driver: str, severity: str, status: str, name: str, mask: str = "00000000") -> tuple[str, ...]:
             return (
                 f"{driver}: PCIe Bus Error: severity={severity}, type=Transaction Layer, (Requester ID)",
-                f"{driver}:   device [8086:a115] error status/mask={status}/00000000", f"{driver}:    [{name}",
+                f"{driver}:   device [8086:a115] error status/mask={status}/{mask}", f"{driver}:    [{name}",
             )  # fmt: skip
 
         device = f"nvme {bus}"
@@ -352,6 +366,9 @@ def bus_lines() -> Iterator[Event]:
                                   *details(device, "Uncorrectable (Non-Fatal)", "00100000", lost))),
             "refused-and-lost": ("hardware", (f"{port}: AER: Uncorrected (Non-Fatal) error received: {bus}",
                                               *details(device, "Uncorrected (Non-Fatal)", "00104000", lost))),
+            "refused-beside-masked": ("unfit", (
+                f"{port}: AER: Uncorrected (Non-Fatal) error received: {bus}",
+                *details(device, "Uncorrected (Non-Fatal)", "00104000", lost, mask="00004000"))),
             "older": ("hardware", (f"{port}: AER: Uncorrected (Fatal) error received: id={0x17 + card:02x}00",)),
             "contained": ("hardware", (f"pcieport {bus}: DPC: containment event, status:0x1f01 source:0x0000",)),
         }  # fmt: skip

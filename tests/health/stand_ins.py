@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from genqual.devices.hlml import LIBRARY
 
 CPUS, CARDS, CONTROLLERS, DIMMS, LINKS = 8, 4, 4, 2, 3
-HEAD = "           " + " ".join(f"CPU{cpu}" for cpu in range(CPUS)) + "\n"
 GROUP = "sys/fs/cgroup/slurm/job_7"
 MC = "sys/devices/system/edac/mc"
 UNCORRECTABLE = (
@@ -131,6 +133,14 @@ class Cards:
         )  # fmt: skip
 
 
+def bound(monkeypatch: pytest.MonkeyPatch) -> Cards:
+    """Cards, with the vendors' bindings over them in place."""
+    made = Cards()
+    monkeypatch.setitem(sys.modules, "pynvml", made.nvml())
+    monkeypatch.setitem(sys.modules, "pyhlml", made.hlml())
+    return made
+
+
 def put(root: Path, name: str, text: str) -> None:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,13 +166,11 @@ def interrupts(counts: Mapping[str, tuple[int, int]] | None = None, *, without: 
     return head + "".join(rows) + "MCP: " + "41 " * len(cpus) + "  Machine check polls\n"
 
 
-def aer(file: str, *, error: str = "", more: int = 0) -> str:
-    """A file of AER's statistics: two errors of old, and `more` of one kind."""
+def aer(file: str, *errors: str) -> str:
+    """A file of AER's statistics: two errors of old, and one message more with `errors` for its reasons."""
     names, total = AER[file]
-    counts = {name: 2 if name == names[3] else 0 for name in names}
-    if error:
-        counts[error] += more
-    return "".join(f"{name} {count}\n" for name, count in counts.items()) + f"{total} {sum(counts.values())}\n"
+    counts = {name: (2 if name == names[3] else 0) + (name in errors) for name in names}
+    return "".join(f"{name} {count}\n" for name, count in counts.items()) + f"{total} {2 + bool(errors)}\n"
 
 
 def module_entity(mc: int, dimm: int) -> str:

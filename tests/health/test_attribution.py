@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from genqual.health.checks.counters import Window
 from genqual.health.counters.kernel_events import APPLICATION_XIDS
 from genqual.health.finding import Finding, Outcome, Severity, verdict_of
 from genqual.health.outcomes import table
 from genqual.session import hardware
-from tests.health.hardware_events import EVENTS, HARMLESS, Event, Strike, logged, written
-from tests.health.stand_ins import CARDS, Cards, host, nvidia
+from tests.health.hardware_events import EVENTS, HARMLESS, Event, logged, told, written
+from tests.health.stand_ins import CARDS, Cards, aer, bound, endpoint, host, nvidia
 
 # As NVIDIA's catalogue has them: what an application's own mistake or end raises. Stated here a second time.
 XIDS_OF_APPLICATIONS = (13, 31, 43, 45, 68, 69, 109, 110)
@@ -21,31 +19,6 @@ XIDS_OF_APPLICATIONS = (13, 31, 43, 45, 68, 69, 109, 110)
 NAMED: dict[str, list[Event]] = {}
 for one_event in EVENTS:
     NAMED.setdefault(one_event.name, []).append(one_event)
-
-
-@pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> Cards:
-    return bound(monkeypatch)
-
-
-def bound(monkeypatch: pytest.MonkeyPatch) -> Cards:
-    """Cards, with the vendors' bindings over them in place."""
-    made = Cards()
-    monkeypatch.setitem(sys.modules, "pynvml", made.nvml())
-    monkeypatch.setitem(sys.modules, "pyhlml", made.hlml())
-    return made
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return host(tmp_path)
-
-
-def told(root: Path, cards: Cards, *strikes: Strike) -> list[Finding]:
-    window = Window.begin(root)
-    for strike in strikes:
-        strike(root, cards)
-    return window.end(root)
 
 
 def verdict(found: list[Finding]) -> str:
@@ -128,6 +101,20 @@ def test_one_error_seen_by_several_is_told_of_what_each_saw(root: Path, cards: C
         ("kernel_log", "page 0x40fa6", "memory"),
         ("interrupts", "cpu0", "processor"),
     }
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told_of"),
+    [(("UnsupReq", "ACSViol"), {"aer.refused"}), (("UnsupReq", "CmpltTO"), {"aer.refused", "aer.nonfatal"})],
+    ids=["both refused", "one lost"],
+)
+def test_one_message_with_two_reasons(root: Path, cards: Cards, reasons: tuple[str, ...], told_of: set[str]) -> None:
+    """The device counts one message and two reasons: neither hides the other, and nothing looks like a reset."""
+    file = "aer_dev_nonfatal"
+    struck = written(f"sys/bus/pci/devices/{endpoint(1)}/{file}", aer(file, *reasons))
+    found = [one for one in told(root, cards, struck) if one.outcome not in (Outcome.OK, Outcome.UNAVAILABLE)]
+    assert {one.action for one in found} == {table()[name].action for name in told_of}
+    assert {one.entity for one in found} == {f"PCI:{endpoint(1)}"}
 
 
 def test_one_card_has_one_name_whoever_tells_of_it(root: Path, cards: Cards) -> None:

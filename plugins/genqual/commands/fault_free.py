@@ -60,8 +60,8 @@ def fp32_run(
     """Scores of transformers in fp32 on the CPU, cached, forced on the reference's tokens; as plain as there is.
 
     Eager where the architecture has it, else as transformers chooses. Where they do not pass, the second tells what
-    does of the same model: each prompt alone, or all in one pass without a cache; "" with `stream`, and where neither
-    does. Raises Unsupported when it does not load.
+    does of the same model: each prompt alone, or each alone in one pass without a cache; "" with `stream`, and where
+    neither does. Raises Unsupported when it does not load.
     """
     batch = TokenBatch.of(made.prompts)
     for attention in ("eager", None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,19 @@ def told(lib: Any, error: type[Exception], function: str, *arguments: Any) -> tu
         return asked(*arguments), ""
     except error as caught:
         return None, str(caught) or type(caught).__name__
+
+
+def answering(lib: Any, error: type[Exception], prefix: str, *, pci: str, bus: str) -> Iterator[tuple[str, Any]]:
+    """(bus id, handle) of each card that tells both; one that is lost is left out.
+
+    `prefix` begins the names of the binding's functions, `pci` is the one whose answer has the bus id, as `bus`.
+    """
+    for index in range(getattr(lib, f"{prefix}DeviceGetCount")()):
+        handle, _ = told(lib, error, f"{prefix}DeviceGetHandleByIndex", index)
+        place = None if handle is None else told(lib, error, pci, handle)[0]
+        if place is not None:
+            address = getattr(place, bus)
+            yield (address.decode() if isinstance(address, bytes) else str(address)), handle
 
 
 def part(answer: tuple[Any, str], choose: Callable[[Any], Any]) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from genqual.devices.counted import Counted, part, told
+from genqual.devices.counted import Counted, answering, part, told
 from genqual.devices.hlml import library
 
 _CORRECTED, _UNCORRECTED, _VOLATILE = 0, 1, 0  # HLML_MEMORY_ERROR_TYPE_*, HLML_VOLATILE_ECC
@@ -20,14 +20,8 @@ def errors(root: Path) -> dict[str, dict[str, Counted]]:
     is no HLML.
     """
     with library(root) as lib:
-        found = {}
-        for index in range(lib.hlmlDeviceGetCount()):
-            handle, _ = told(lib, lib.HLMLError, "hlmlDeviceGetHandleByIndex", index)
-            pci = None if handle is None else told(lib, lib.HLMLError, "hlmlDeviceGetPCIInfo", handle)[0]
-            if pci is not None:
-                bus = pci.bus_id
-                found[bus.decode() if isinstance(bus, bytes) else str(bus)] = {"": _card(lib, handle)}
-        return found
+        cards = answering(lib, lib.HLMLError, "hlml", pci="hlmlDeviceGetPCIInfo", bus="bus_id")
+        return {bus: {"": _card(lib, handle)} for bus, handle in cards}
 
 
 def _card(lib: Any, handle: Any) -> Counted:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from genqual.devices.counted import Counted, part, told
-from genqual.devices.nvml import library
+from genqual.devices.counted import Counted, answering, part, told
+from genqual.devices.nvml import REASONS, library
 
 _CORRECTED, _UNCORRECTED, _VOLATILE = 0, 1, 0  # NVML_MEMORY_ERROR_TYPE_*, NVML_VOLATILE_ECC
 _SINGLE_BIT, _DOUBLE_BIT = 0, 1  # NVML_PAGE_RETIREMENT_CAUSE_*
@@ -15,8 +15,8 @@ _LINK_ERRORS: Final = {  # NVML_NVLINK_ERROR_DL_*
     "nvlink_recovery": (1,),
     "nvlink_crc": (2, 3, 4),  # of flits, of data, and the data's ECC
 }
-_HW_SLOWDOWN, _SW_THERMAL, _HW_THERMAL, _POWER_BRAKE = 0x08, 0x20, 0x40, 0x80  # nvmlClocksEventReason*
-NOT_SUPPORTED: Final = "not one of its links can be read"
+_BIT: Final = {name: bit for bit, name in REASONS}
+_THERMAL_SLOWDOWN: Final = _BIT["sw_thermal_slowdown"] | _BIT["hw_thermal_slowdown"]
 
 
 def errors() -> dict[str, dict[str, Counted]]:
@@ -26,14 +26,8 @@ def errors() -> dict[str, dict[str, Counted]]:
     is no NVML.
     """
     with library() as lib:
-        found = {}
-        for index in range(lib.nvmlDeviceGetCount()):
-            handle, _ = told(lib, lib.NVMLError, "nvmlDeviceGetHandleByIndex", index)
-            pci = None if handle is None else told(lib, lib.NVMLError, "nvmlDeviceGetPciInfo", handle)[0]
-            if pci is not None:
-                bus = pci.busId
-                found[bus.decode() if isinstance(bus, bytes) else str(bus)] = _card(lib, handle)
-        return found
+        cards = answering(lib, lib.NVMLError, "nvml", pci="nvmlDeviceGetPciInfo", bus="busId")
+        return {bus: _card(lib, handle) for bus, handle in cards}
 
 
 def _card(lib: Any, handle: Any) -> dict[str, Counted]:
@@ -58,14 +52,14 @@ def _card(lib: Any, handle: Any) -> dict[str, Counted]:
     own.count("thermal_ns", part(ask("nvmlDeviceGetViolationStatus", _THERMAL), lambda one: one.violationTime))
     # The older name, which both old and new drivers answer.
     mask = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
-    own.level("thermal_slowdown", part(mask, lambda one: bool(one & (_SW_THERMAL | _HW_THERMAL))))
-    own.level("power_brake", part(mask, lambda one: bool(one & _POWER_BRAKE)))
+    own.level("thermal_slowdown", part(mask, lambda one: bool(one & _THERMAL_SLOWDOWN)))
+    own.level("power_brake", part(mask, lambda one: bool(one & _BIT["hw_power_brake_slowdown"])))
     # The general bit is set beside each particular one; alone it has another reason.
-    particular = _HW_THERMAL | _POWER_BRAKE
-    own.level("hw_slowdown", part(mask, lambda one: bool(one & _HW_SLOWDOWN and not one & particular)))
+    particular = _BIT["hw_thermal_slowdown"] | _BIT["hw_power_brake_slowdown"]
+    own.level("hw_slowdown", part(mask, lambda one: bool(one & _BIT["hw_slowdown"] and not one & particular)))
     links = _links(lib, handle)
     if not links:
-        own.silent["nvlink"] = NOT_SUPPORTED
+        own.silent["nvlink"] = "not one of its links can be read"
     return {"": own, **links}
 
 

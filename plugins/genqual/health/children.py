@@ -15,7 +15,7 @@ _C: Final = ctypes.CDLL(None, use_errno=True)  # looked up before a fork, after 
 def ends_with_us() -> Callable[[], None]:
     """A `preexec_fn`: the kernel kills the child when the thread that started it ends, with kill -9 too.
 
-    What else goes on computes beside whoever has the node next: for minutes, on all cores.
+    One that is left goes on computing beside whoever has the node next: for minutes, on all cores.
     """
     parent = os.getpid()
 

@@ -50,7 +50,10 @@ class Window:
 
     @classmethod
     def of_json(cls, told: dict[str, Any]) -> Window:
-        """The window that `as_json` told, in another process of the same boot. Raises KeyError or TypeError."""
+        """The window that `as_json` told, in another process of the same boot.
+
+        Raises KeyError, TypeError or ValueError on anything else.
+        """
         readings = []
         for source in SOURCES:
             readings.append((source, reading_of_json(told["readings"][source.name])))

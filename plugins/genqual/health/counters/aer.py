@@ -35,13 +35,13 @@ class Aer:
             entity = pci.entity(device.name)
             for signal, (file, total) in _FILES.items():
                 told = _fields(device / file)
-                if (count := told.get(total)) is None:
+                if (count := told.pop(total, None)) is None:
                     continue
-                refused = sum(told.get(name, 0) for name in _REFUSED) if signal == "nonfatal" else 0
-                # A device sums up messages, and one message may have two reasons.
-                counts[entity, signal] = max(count - refused, 0)
+                counts[entity, signal] = count
                 if signal == "nonfatal":
-                    counts[entity, "refused"] = refused
+                    # Not the total less what was refused: it counts messages, and one message may have two reasons.
+                    counts[entity, "refused"] = sum(told.pop(name, 0) for name in _REFUSED)
+                    counts[entity, signal] = sum(told.values())
         return Reading(counts) if counts else Reading(why_not=f"no PCI device in {place} counts its errors")
 
 

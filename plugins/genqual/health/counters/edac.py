@@ -5,6 +5,7 @@ Source: Linux, Documentation/admin-guide/RAS: `/sys/devices/system/edac/mc/mc*/`
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from genqual.devices.files import read, read_int
@@ -48,13 +49,15 @@ class Edac:
 
 def _modules(controller: Path) -> dict[Key, float]:
     found: dict[Key, float] = {}
-    for module in sorted([*controller.glob("dimm[0-9]*"), *controller.glob("rank[0-9]*")]):
-        label = read(module / "dimm_label") or module.name
+    modules = sorted([*controller.glob("dimm[0-9]*"), *controller.glob("rank[0-9]*")])
+    labels = {module: read(module / "dimm_label") or module.name for module in modules}
+    known = Counter(labels.values())
+    for module, label in labels.items():
+        # A board without labels of its own may give one to several. Each has its module's name then, the first too:
+        # when a module leaves, none takes over the counts of another.
+        entity = f"{controller.name} {label}" if known[label] == 1 else f"{controller.name} {label} {module.name}"
         for signal, file in (("corrected", "dimm_ce_count"), ("uncorrected", "dimm_ue_count")):
             if (count := read_int(module / file)) is not None:
-                entity = f"{controller.name} {label}"
-                if (entity, signal) in found:  # a board without labels of its own may give one to several
-                    entity = f"{entity} {module.name}"
                 found[entity, signal] = count
     return found
 

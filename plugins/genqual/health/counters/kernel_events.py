@@ -74,7 +74,9 @@ def events(lines: Iterable[str]) -> list[KernelEvent]:
     pcie = Pcie(found)
     for block in _blocks(lines):
         if _FIRMWARE.match(block[0]):
-            found += _firmware(block)
+            for event in _firmware(block):
+                pcie.details_follow(event)
+                found.append(event)
         elif block[0].startswith("[Hardware Error]: ") and not _MACHINE_CHECK.search(block[0]):
             found += _amd(block)
         elif not pcie.takes(block[0]):
@@ -144,9 +146,10 @@ def _machine_check(line: str) -> KernelEvent | None:
     if not (found := _MACHINE_CHECK.search(line)):
         return None
     status = int(found["status"], 16)
-    kind = "corrected" if status & _MEMORY_MASK == _MEMORY else "processor_corrected"
+    memory = status & _MEMORY_MASK == _MEMORY
+    kind = "corrected" if memory else "processor_corrected"
     if found["exception"] or status & _UNCORRECTED:
-        kind = "machine_check"
+        kind = "uncorrected" if memory else "machine_check"
     return KernelEvent(kind, f"cpu{found['cpu']}", line)
 
 

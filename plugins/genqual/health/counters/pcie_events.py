@@ -21,10 +21,17 @@ _MESSAGE: Final = re.compile(
 )
 _ERROR: Final = re.compile(rf"(?P<device>{pci.ADDRESS}): (?:AER: +)?PCIe Bus Error: severity={_SEVERITY}")
 _STATUS: Final = re.compile(
-    rf"(?P<device>{pci.ADDRESS}):\s+(?:AER:\s+)?device \[[0-9a-f:]+\] error status/mask=(?P<status>[0-9a-f]{{8}})/"
+    rf"(?P<device>{pci.ADDRESS}):\s+(?:AER:\s+)?device \[[0-9a-f:]+\] error status/mask="
+    r"(?P<status>[0-9a-f]{8})/(?P<mask>[0-9a-f]{8})"
+)
+# What the kernel says of a device after the firmware's record of it: `aer_recover_queue`, `pci_print_aer`.
+_FIRMWARE_STATUS: Final = re.compile(
+    rf"(?P<device>{pci.ADDRESS}): (?:AER: )?aer_status: 0x(?P<status>[0-9a-f]{{8}}), "
+    r"aer_mask: 0x(?P<mask>[0-9a-f]{8})"
 )
 _CONTAINED: Final = re.compile(rf"(?P<device>{pci.ADDRESS}): DPC: containment event")
-_OTHER: Final = re.compile(r"AER: .*(?P<severity>Uncorrect|Fatal|Correct)")
+# Not `[13] NonFatalErr`, a detail of a corrected error, which Linux 5 writes behind `AER:`.
+_OTHER: Final = re.compile(r"AER: .*(?P<severity>Uncorrect|\bFatal|Correct)")
 _PCI: Final = re.compile(rf"\b({pci.ADDRESS})")
 
 # UnsupReq and ACSViol: a device refused what it was asked, which a program that reads configuration space can cause.
@@ -58,8 +65,8 @@ class Pcie:
             entity = pci.entity(error["device"])
             if not self._announced(entity, error["severity"]):
                 self._add(entity, error["severity"], line, message=False)
-        elif status := _STATUS.search(line):
-            self._detail(pci.entity(status["device"]), int(status["status"], 16))
+        elif status := _STATUS.search(line) or _FIRMWARE_STATUS.search(line):
+            self._detail(pci.entity(status["device"]), int(status["status"], 16) & ~int(status["mask"], 16))
         elif contained := _CONTAINED.search(line):
             self._add(pci.entity(contained["device"]), "Uncorrectable (Fatal)", line, message=False)
         elif other := _OTHER.search(line):
@@ -69,6 +76,11 @@ class Pcie:
         else:
             return False
         return True
+
+    def details_follow(self, event: KernelEvent) -> None:
+        """The event of a firmware's record, which is added next: the kernel may tell its status afterwards."""
+        if event.kind == "pcie_uncorrected":
+            self._told[event.entity] = _Told(len(self._found), "recoverable" in event.text, message=False)
 
     def _add(self, entity: str, severity: str, line: str, *, message: bool) -> None:
         kind = "pcie_corrected" if severity.startswith("Correct") else "pcie_uncorrected"
