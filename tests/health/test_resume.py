@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from genqual.errors import BadInput
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome
 from genqual.health.levels import Level, run
-from genqual.health.run_state import RunState
+from genqual.health.run_state import Kept, RunState
 from tests.here import CPU
 
 SCRIPT = '''
@@ -159,4 +160,10 @@ def test_what_is_of_another_run_or_damaged_is_not_gone_on_with(tmp_path: Path) -
     path.write_text(path.read_text()[:-20])
     with pytest.raises(BadInput, match="start anew"):
         judged(tmp_path, state(path, resume=True))
+    damages: list[dict[str, Any]] = [{}, {"readings": {}}, {"readings": 3, "next_record": "x"}]
+    for damage in damages:
+        kept = Kept(run=state(path, resume=True).run, began=datetime.now(UTC), window={"odd": 1, **damage})
+        path.write_text(kept.model_dump_json())
+        with pytest.raises(BadInput, match=r"counters that the interrupted run kept.*start anew"):
+            judged(tmp_path, state(path, resume=True))
     assert judged(tmp_path, state(path, resume=False)) == "fit", "a new run replaces what was there"

@@ -68,10 +68,11 @@ def fp32_run(
         with cpu_generator(spec, "fp32", attention, progress=say, stream=stream) as generator:
             try:
                 scores = generator.score(batch, made.forced)
-                return scores, "" if stream or passes(scores) else _what_passes(generator, made, passes)
             except Unsupported:
                 if attention is None:
                     raise
+                continue
+            return scores, "" if stream or passes(scores) else _what_passes(generator, made, passes)
     raise AssertionError("the loop returns or raises")
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -75,7 +75,7 @@ def run(
     kept = state.begin(began) if state else None
     done = dict(kept.checks) if kept else {}
     began, before = (kept.began, kept.seconds) if kept else (began, 0.0)
-    window = Window.of_json(kept.window) if kept and kept.window else Window.begin(node.root)
+    window = _reopened(kept.window) if kept and kept.window else Window.begin(node.root)
     if state:
         state.opened(window.as_json())
     findings: list[Finding] = []
@@ -111,6 +111,17 @@ def _once(findings: Iterable[Finding]) -> list[Finding]:
         key = (one.check, one.entity, str(one.outcome), one.evidence if quiet else str(number))
         kept.setdefault(key, one)
     return list(kept.values())
+
+
+def _reopened(kept: dict[str, Any]) -> Window:
+    """The window that an interrupted run had open. Raises BadInput on a damaged one."""
+    try:
+        return Window.of_json(kept)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInput(
+            f"--resume: the counters that the interrupted run kept cannot be read ({type(error).__name__}: {error}); "
+            "delete its state file and start anew"
+        ) from None
 
 
 def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
