@@ -132,6 +132,19 @@ def test_who_waited_and_died_keeps_nobody_waiting(tmp_path: Path, monkeypatch: p
     ours.release(["a"])
 
 
+def test_the_files_of_the_dead_are_removed_and_those_of_the_living_kept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / f"core_0.{ended.pid}.waits").write_text(json.dumps({"name": "core/0", "pid": ended.pid, "born": 1.0}))
+    (tmp_path / f"core_0.{os.getppid()}.waits").write_text("half wri")
+    ours = Leases(tmp_path)
+    ours.take(["a"])
+    ours.release(["a"])
+    assert ours.take(["a"], wait_s=0)
+    ours.release(["a"])
+    assert [file.name for file in tmp_path.glob("*.waits")] == [f"core_0.{os.getppid()}.waits"]
+
+
 def test_a_pid_that_was_reused_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "a.holder").write_text(json.dumps({"name": "a", "pid": 1, "born": 1.0}))
     (tmp_path / "b.holder").write_text("half wri")

@@ -133,9 +133,14 @@ class Leases:
             time.sleep(_LOOK_S)  # another process' lock gives no sign
 
     def _waiters(self, names: Collection[str]) -> frozenset[Path]:
-        """The files of other live processes that wait for one of `names`."""
+        """The files of other live processes that wait for one of `names`; those of dead ones are removed."""
         found = (file for file in self._folder.iterdir() if file.suffix == f".{_WAITER}")
         holders = {file: self._holder(file) for file in found}
+        for file in holders:
+            # What kill -9 left would be read before every call. The pid is in the name: a file may be half written.
+            pid = file.name.split(".")[-2]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                file.unlink(missing_ok=True)
         return frozenset(file for file, (name, pid) in holders.items() if name in names and pid not in (0, os.getpid()))
 
     @cached_property

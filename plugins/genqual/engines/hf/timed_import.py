@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from genqual.engines.hf.fast_import import leave_out_torchao, uncollected
+from genqual.engines.hf.fast_import import leave_out_unused, uncollected
 
 
 def seconds_to_import(*names: str) -> float:
@@ -17,7 +17,7 @@ def seconds_to_import(*names: str) -> float:
         for name in names:
             importlib.import_module(name)
             if name == "transformers":
-                leave_out_torchao()
+                leave_out_unused()
     return time.perf_counter() - start
 
 

@@ -5,7 +5,9 @@ Records carry a sequence number and microseconds since boot, so the window is to
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,10 +28,10 @@ class Mark:
 
 def mark(log: Path = Path("/dev/kmsg")) -> Mark:
     """The end of the log now. Opens it and reads to its end, which is some milliseconds at most."""
-    records = _records(log)
-    if isinstance(records, str):
-        return Mark(0, records)
-    return Mark(records[-1][0] + 1 if records else 0)
+    lines = _lines(log)
+    if isinstance(lines, str):
+        return Mark(0, lines)
+    return Mark(next((record[0] + 1 for record in _newest_first(lines)), 0))
 
 
 def since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[KernelEvent] | str:
@@ -42,12 +44,13 @@ def lines_since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[str] | str:
     """Every line after `start`, in order; or why the window cannot be told."""
     if start.why_not:
         return start.why_not
-    records = _records(log)
-    if isinstance(records, str):
-        return records
-    if (records[-1][0] if records else -1) + 1 < start.next_record:
+    lines = _lines(log)
+    if isinstance(lines, str):
+        return lines
+    newest_first = _newest_first(lines)
+    records = list(itertools.takewhile(lambda record: record[0] >= start.next_record, newest_first))[::-1]
+    if not records and next((record[0] + 1 for record in _newest_first(lines)), 0) < start.next_record:
         return f"the log ends before record {start.next_record}, where the window began: it was begun anew"
-    records = [record for record in records if record[0] >= start.next_record]
     # Records are numbered without a gap, so a jump anywhere is what was overwritten before it could be read.
     expected = range(start.next_record, start.next_record + len(records))
     if any(number != counted for (number, _), counted in zip(records, expected, strict=True)):
@@ -56,8 +59,20 @@ def lines_since(start: Mark, log: Path = Path("/dev/kmsg")) -> list[str] | str:
     return [text for _, text in records]
 
 
-def _records(log: Path) -> list[tuple[int, str]] | str:
-    """(number, text) of every record. One read gives one record; EPIPE says that some were overwritten."""
+def _newest_first(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """(number, text) of every record from the last one back: a window is a few of thousands. Other lines are left out.
+
+    Lines that begin with a space go on with the record before them: they name its device again.
+    """
+    for line in reversed(lines):
+        head, _, text = line.partition(";")
+        words = head.split(",")
+        if len(words) >= 3 and words[1].isdigit():
+            yield int(words[1]), text
+
+
+def _lines(log: Path) -> list[str] | str:
+    """Every line of the log; or why it cannot be read. One read gives one record; EPIPE: some were overwritten."""
     try:
         descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -78,10 +93,4 @@ def _records(log: Path) -> list[tuple[int, str]] | str:
         return f"{log}: {error.strerror}"
     finally:
         os.close(descriptor)
-    found = []
-    for record in b"".join(read).decode(errors="replace").split("\n"):
-        head, _, text = record.partition(";")
-        words = head.split(",")
-        if len(words) >= 3 and words[1].isdigit():
-            found.append((int(words[1]), text))
-    return found
+    return b"".join(read).decode(errors="replace").split("\n")
