@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput, Unsupported
-from genqual.models import embedded, ggufread, weights
+from genqual.models import embedded, ggufread, hub, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
 from genqual.models.load_quantised import in_one_dtype, widening
@@ -83,10 +83,7 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtyp
         return _loaded(spec.location, revision=spec.revision or None, use_safetensors=True, **options)
     except OSError as error:  # what huggingface_hub raises for no network, no such repository, no permission
         first = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"model {spec.location}: not in the local hub cache and not to be had ({first}); "
-            "download it where there is a network and name its directory"
-        ) from error
+        raise BadInput(f"model {spec.location}: the hub does not give it ({first}); {hub.how(spec)}") from error
 
 
 def _dequantised() -> dict[str, Any]:

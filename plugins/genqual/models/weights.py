@@ -346,7 +346,4 @@ def _how(spec: ModelSpec) -> str:
     """The next step of somebody whose model can be read by an engine only."""
     if spec.source == "gguf":
         return f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
-    return (
-        f"download {spec.location} into the hub cache (it is not in {hub.cache_root()}), "
-        "or name the directory that holds config.json and safetensors"
-    )
+    return hub.how(spec)
