@@ -15,13 +15,13 @@ from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.ranks.errors import GroupLost
-from genqual.session import hardware, markers, node_items, outcome
+from genqual.session import early_checks, hardware, markers, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
 from genqual.session.item import asked, case_of, measured, wanted, workload_of
 from genqual.session.next_step import for_reader
-from genqual.session.options import Options, add_options, check_paths, misread_path
+from genqual.session.options import Options, add_options, misread_path
 from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
 
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
     options = Options.of(config)
     try:
-        check_paths(options)
+        early_checks.check(options)
         add_suites(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
@@ -68,6 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TALLY] = Tally(selection)
     config.pluginmanager.register(_Reports(config.stash[_TALLY]), "genqual-reports")
     config.stash[RUN] = Run.of(config, selection)
+    for text in early_checks.of_no_use(options):
+        config.stash[RUN].warn(text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from genqual.cases import PRECISIONS, Json
-from genqual.errors import BadInput
 from genqual.gate.admission import UNDER_TEST
 from genqual.gate.decision import GATED
 from genqual.health.levels import SECONDS
-from genqual.models.dataset import is_file, read_prompts
 from genqual.session.option_types import (
     count,
     counts,
@@ -384,15 +380,3 @@ def misread_path(config: pytest.Config) -> str:
         if option in PATH_OPTIONS and (here / str(value)).exists():
             return f"{option} {value}: write {option}={value}; after a space pytest takes a path for a test directory"
     return ""
-
-
-def check_paths(options: Options) -> None:
-    """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid."""
-    for option, value in (("--references", options.references), ("--waivers", options.waivers)):
-        if value is not None and not Path(value).is_dir():
-            raise BadInput(f"{option}={value}: no such directory; check the path, or leave {option} out")
-    if options.baselines is not None and not Path(options.baselines).is_dir():
-        made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
-        raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
-    if options.prompts is not None and is_file(options.prompts):
-        read_prompts(options.prompts)
