@@ -22,8 +22,8 @@ from genqual.ranks.codec import decode
 from genqual.ranks.connections import Links, Reply
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan
-from genqual.ranks.launchers import RankJob, launcher, listen_address, rank_environment
-from genqual.ranks.protocol import Arrays, ChannelError, Listener
+from genqual.ranks.launchers import RankJob, exported, launcher, listen_address, rank_environment
+from genqual.ranks.protocol import SILENT_S, Arrays, ChannelError, Listener
 
 Progress = Callable[[str], None]
 _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
@@ -129,8 +129,7 @@ class RankGroup:
         if plan.path:
             control["PYTHONPATH"] = os.pathsep.join([*plan.path, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = rank_environment(plan.placement, job, control)
-        new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
-        command = self._launcher.command(replace(job, exports=new))
+        command = self._launcher.command(replace(job, exports=exported(environment)))
         with_ = "" if plan.starter == "none" else f" with {plan.starter}"
         when = ", ahead of its tests" if ahead else ""
         self._progress(f"{plan.case}: starting {job.ranks} rank(s){with_}{when}, logs in {self.logs}")
@@ -167,7 +166,8 @@ class RankGroup:
 
     def _sighting(self, method: str, deadline_s: float) -> diagnosis.Sighting:
         plan = self.plan
-        return diagnosis.Sighting(plan.case.id, method, plan.case.ranks, time.time(), deadline_s)
+        several = len(plan.hosts) > 1
+        return diagnosis.Sighting(plan.case.id, method, plan.case.ranks, time.time(), deadline_s, several_hosts=several)
 
     def call(
         self,
@@ -203,7 +203,7 @@ class RankGroup:
         self._links.ask({"method": method, "fields": fields, "backstop_s": backstop_s}, arrays, seen)
         replies: dict[int, Reply] = {}
         limit, news = start + deadline_s, start + NEWS_S
-        while len(replies) + len(seen.raised) < self._links.ranks and not (seen.gone or seen.broken or self._exited):
+        while len(replies) + len(seen.raised) < self._links.ranks and not (seen.fallen or self._exited):
             if time.monotonic() >= limit:
                 break
             fell = bool(seen.raised)
@@ -225,6 +225,8 @@ class RankGroup:
         """Collect every trace of what happened, end the group, raise GroupLost; as OutOfMemoryKilled where it was."""
         start = time.monotonic()
         self._links.gather(seen, {}, 0)
+        if seen.several_hosts:
+            self._find_unreachable(seen)
         while seen.gone and not self._exited:
             # A launcher that saw the death stops the others soon; one that saw nothing amiss has nothing to report.
             reacts = len(seen.gone) == self._links.ranks or len(seen.gone) > 1
@@ -247,6 +249,14 @@ class RankGroup:
         if self.plan.starter == "none" and seen.launcher_code is not None:
             seen.exits = {0: seen.launcher_code}
         raise diagnosis.lost(seen)
+
+    def _find_unreachable(self, seen: diagnosis.Sighting) -> None:
+        """Give the kernel time to find a cut link, by which peers may have fallen, too: it is the cause."""
+        limit = time.monotonic() + SILENT_S + 1
+        while not seen.unreachable and time.monotonic() < limit:
+            if len(seen.fallen | seen.raised.keys() | seen.answered) == seen.ranks:
+                return
+            self._links.gather(seen, {}, POLL_S)
 
     def _memory_said(self) -> str:
         """What the kernel says, if its out-of-memory killer ended a process of the ranks' control group."""
