@@ -195,8 +195,14 @@ class Hosts:
         return sum(int(line.split()[0]) for line in lines if "DROP" in line and "statistic" in line)
 
     def cut(self, number: int) -> None:
-        """Take the link of host `number` down at the bridge, as a pulled cable of a switch: nobody is told."""
-        run("ip", "link", "set", self._port(number), "nomaster")
+        """Let nothing into or out of host `number`: as a cable pulled out of a switch, of which nobody is told."""
+        # A port of no bridge would still hand this machine what is sent to one of its own addresses.
+        run("ip", "link", "set", "dev", self._port(number), "type", "bridge_slave", "state", "0")
+
+    def part(self, one: int, other: int) -> None:
+        """Let nothing through between two hosts that all others still reach."""
+        for number, away in ((one, other), (other, one)):
+            self.on(number, "iptables", "-A", "INPUT", "-s", self.addresses[away], "-j", "DROP")
 
     def processes(self) -> dict[int, str]:
         """Every process of every host: its id and its command line."""

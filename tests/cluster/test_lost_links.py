@@ -19,6 +19,7 @@ from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.leases import Leases
 from genqual.ranks.pool import Pool
+from genqual.ranks.protocol import SILENT_S
 from tests.cluster.conftest import MakeHosts
 from tests.cluster.hosts import Hosts
 from tests.here import CPU
@@ -43,11 +44,15 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
 
 
 def tensor_parallel(hosts: Hosts, logs: Path) -> group_spec.GroupPlan:
-    """Two ranks of llama-tiny, one a host; their cores are this machine's."""
+    return plan_of("transformers-tp", hosts, logs)
+
+
+def plan_of(engine: str, hosts: Hosts, logs: Path) -> group_spec.GroupPlan:
+    """llama-tiny, one rank a host; their cores are this machine's."""
     ranks = len(hosts.addresses)
-    placement = Placement(env=tuple({"OMP_NUM_THREADS": "1"} for _ in range(ranks)))
+    placement = Placement(env=({"OMP_NUM_THREADS": "1"},))
     return group_spec.plan(
-        *(Case(CPU, "transformers-tp", "llama-tiny", "fp32", ranks, 1), logs),
+        *(Case(CPU, engine, "llama-tiny", "fp32", ranks, 1), logs),
         placement=placement,
         launcher="mpirun",
         launcher_arguments=hosts.mpirun,
@@ -86,5 +91,44 @@ def test_a_cut_link_is_the_cause_and_nothing_is_left_on_any_side(
     limit = DEADLINES.call("generate", rows=2, length=5, steps=STEPS) + REACT_S
     assert f"rank {number} cannot be reached any more" in lost.headline, lost.headline
     assert f"its host host{number}" in lost.headline, lost.headline
+    assert took < limit, lost.headline
+    assert hosts.wait_until_empty(limit - took) == {}, f"after {limit:.0f} s; {lost.headline}"
+
+
+def test_a_link_cut_while_the_ranks_wait_is_the_cause_that_the_next_call_tells(
+    make_hosts: MakeHosts, pool: Pool, tmp_path: Path
+) -> None:
+    hosts = make_hosts(2)
+    generator = Generator(pool, tensor_parallel(hosts, tmp_path / "logs"))
+    generator.generate(BATCH, 4)
+    hosts.cut(1)
+    assert hosts.wait_until_empty(2 * SILENT_S + REACT_S) == {}, "nobody asked, and nothing is left on either host"
+    with pytest.raises(GroupLost) as caught:
+        generator.generate(BATCH, 4)
+    assert "rank 1 cannot be reached any more" in caught.value.headline, caught.value.headline
+    assert "between calls" in caught.value.headline, caught.value.headline
+
+
+def test_a_path_cut_between_two_hosts_that_pytest_reaches_is_told_after_the_deadline(
+    make_hosts: MakeHosts, pool: Pool, tmp_path: Path
+) -> None:
+    hosts = make_hosts(2)
+    generator = Generator(pool, tensor_parallel(hosts, tmp_path / "logs"))
+    lost, took = lost_while(generator, lambda: hosts.part(0, 1))
+    limit = DEADLINES.call("generate", rows=2, length=5, steps=STEPS) + REACT_S
+    assert "ranks 0, 1 gave no answer" in lost.headline, lost.headline
+    assert "look at the links between them" in lost.headline, lost.headline
+    assert took < limit, lost.headline
+    assert hosts.wait_until_empty(limit - took) == {}, f"after {limit:.0f} s; {lost.headline}"
+
+
+def test_zero_on_four_hosts_loses_one_of_them_by_the_true_cause(
+    make_hosts: MakeHosts, pool: Pool, tmp_path: Path
+) -> None:
+    hosts = make_hosts(4)
+    generator = Generator(pool, plan_of("deepspeed-zero", hosts, tmp_path / "logs"))
+    lost, took = lost_while(generator, lambda: hosts.cut(2))
+    limit = DEADLINES.call("generate", rows=2, length=5, steps=STEPS) + REACT_S
+    assert "rank 2 cannot be reached any more (its host host2 answers nothing" in lost.headline, lost.headline
     assert took < limit, lost.headline
     assert hosts.wait_until_empty(limit - took) == {}, f"after {limit:.0f} s; {lost.headline}"

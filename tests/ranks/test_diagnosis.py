@@ -53,7 +53,7 @@ def seen(**facts: Any) -> Sighting:
         # A cut link is noticed last, and is the cause of what peers and launcher did meanwhile.
         (
             {
-                "unreachable": {1: "its host b answers nothing"},
+                "unreachable": {1: "host b is silent"},
                 "gone": {0: 100.1},
                 "exits": {0: -9},
                 "launcher_code": 1,

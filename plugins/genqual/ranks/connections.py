@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.ranks.diagnosis import Sighting
-from genqual.ranks.protocol import PROTOCOL, Arrays, ChannelError, Listener, Message, receive, send
+from genqual.ranks.protocol import PROTOCOL, SILENT_S, Arrays, ChannelError, Listener, Message, receive, send
 
 # What the kernel says of a connection whose peer acknowledges nothing. A peer that ended closes or resets its own.
 _UNREACHABLE: Final = frozenset(
@@ -111,6 +111,15 @@ class Links:
                 replies[rank] = Reply(rank, answer["value"], message.arrays, *times)
             else:
                 seen.raised[rank] = answer
+
+    def find_unreachable(self, seen: Sighting) -> None:
+        """Give the kernel time to find a cut link: what else is seen of a group on several hosts may follow from it."""
+        late: dict[int, Reply] = {}  # answers that nobody waits for any more
+        limit = time.monotonic() + SILENT_S + 1
+        while self.complete and not seen.unreachable and (left := limit - time.monotonic()) > 0:
+            if len(seen.fallen | seen.raised.keys() | seen.answered | late.keys()) == self.ranks:
+                return
+            self.gather(seen, late, left)
 
     def _fell(self, rank: int, error: EOFError | OSError, seen: Sighting) -> None:
         """Say of a connection that broke whether the rank ended or cannot be reached."""

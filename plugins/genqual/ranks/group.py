@@ -23,7 +23,7 @@ from genqual.ranks.connections import Links, Reply
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan
 from genqual.ranks.launchers import RankJob, exported, launcher, listen_address, rank_environment
-from genqual.ranks.protocol import SILENT_S, Arrays, ChannelError, Listener
+from genqual.ranks.protocol import Arrays, ChannelError, Listener
 
 Progress = Callable[[str], None]
 _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
@@ -165,9 +165,8 @@ class RankGroup:
         return self._process is not None and self._process.poll() is not None
 
     def _sighting(self, method: str, deadline_s: float) -> diagnosis.Sighting:
-        plan = self.plan
-        several = len(plan.hosts) > 1
-        return diagnosis.Sighting(plan.case.id, method, plan.case.ranks, time.time(), deadline_s, several_hosts=several)
+        case, several = self.plan.case, len(self.plan.hosts) > 1
+        return diagnosis.Sighting(case.id, method, case.ranks, time.time(), deadline_s, several_hosts=several)
 
     def call(
         self,
@@ -226,7 +225,7 @@ class RankGroup:
         start = time.monotonic()
         self._links.gather(seen, {}, 0)
         if seen.several_hosts:
-            self._find_unreachable(seen)
+            self._links.find_unreachable(seen)
         while seen.gone and not self._exited:
             # A launcher that saw the death stops the others soon; one that saw nothing amiss has nothing to report.
             reacts = len(seen.gone) == self._links.ranks or len(seen.gone) > 1
@@ -249,14 +248,6 @@ class RankGroup:
         if self.plan.starter == "none" and seen.launcher_code is not None:
             seen.exits = {0: seen.launcher_code}
         raise diagnosis.lost(seen)
-
-    def _find_unreachable(self, seen: diagnosis.Sighting) -> None:
-        """Give the kernel time to find a cut link, by which peers may have fallen, too: it is the cause."""
-        limit = time.monotonic() + SILENT_S + 1
-        while not seen.unreachable and time.monotonic() < limit:
-            if len(seen.fallen | seen.raised.keys() | seen.answered) == seen.ranks:
-                return
-            self._links.gather(seen, {}, POLL_S)
 
     def _memory_said(self) -> str:
         """What the kernel says, if its out-of-memory killer ended a process of the ranks' control group."""
