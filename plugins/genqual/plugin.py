@@ -21,7 +21,7 @@ from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
 from genqual.session.item import asked, case_of, measured, wanted, workload_of
 from genqual.session.next_step import for_reader
-from genqual.session.options import Options, add_options, check_paths, misread_path
+from genqual.session.options import Options, add_options, check_options, misread_path
 from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
 
@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
     options = Options.of(config)
     try:
-        check_paths(options)
+        check_options(options)
         add_suites(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None

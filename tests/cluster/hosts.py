@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final, Self
 
 INSTALL: Final = "apt-get install -y iproute2 iptables openmpi-bin, as root"
-PROGRAMS: Final = ("ip", "tc", "iptables", "unshare", "mpirun")
+PROGRAMS: Final = ("ip", "bridge", "tc", "iptables", "unshare", "mpirun")
 _SEARCHED: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 _PREFIX: Final = "gq"
 _LEFT_S: Final = 10.0
@@ -197,7 +197,7 @@ class Hosts:
     def cut(self, number: int) -> None:
         """Let nothing into or out of host `number`: as a cable pulled out of a switch, of which nobody is told."""
         # A port of no bridge would still hand this machine what is sent to one of its own addresses.
-        run("ip", "link", "set", "dev", self._port(number), "type", "bridge_slave", "state", "0")
+        run("bridge", "link", "set", "dev", self._port(number), "state", "0")
 
     def part(self, one: int, other: int) -> None:
         """Let nothing through between two hosts that all others still reach."""

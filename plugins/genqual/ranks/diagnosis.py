@@ -153,7 +153,7 @@ def lost(seen: Sighting) -> GroupLost:
         if root is not None and any(state.fate == "silent" and state is not root for state in every):
             hint = " The other ranks wait in a collective."
         if root is None and seen.several_hosts and seen.launcher_code is None:
-            hint = " Every host can be reached from here: look at the links between them, and at the ranks' logs there."
+            hint = " Every host can be reached: a rank hangs, or a link between hosts is cut; see its log there."
     elif root.fate == "died" and seen.exits.get(root.rank) == -signal.SIGKILL:
         hint = " SIGKILL is what the kernel's out-of-memory killer sends: see `dmesg`."
     elif root.fate == "raised" and any(state.fate == "answered" for state in every):

@@ -1,7 +1,8 @@
 """How a rank group is started: one command line a launcher, never a launcher of our own. No torch, starts nothing.
 
 torchrun is the default, and every failure is tested under it. deepspeed and Open MPI's mpirun are run by heavy tests
-where installed, on one host, srun within an allocation. Several hosts are proved by their command lines only.
+where installed, on one host, srun within an allocation. mpirun is also run over hosts that are network namespaces, with
+links that are cut, slow or lossy; srun over several hosts is proved by its command line only.
 """
 
 from __future__ import annotations

@@ -286,8 +286,13 @@ def misread_path(config: pytest.Config) -> str:
     return ""
 
 
-def check_paths(options: Options) -> None:
-    """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid."""
+def check_options(options: Options) -> None:
+    """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid.
+
+    Also on several hosts with a launcher of one.
+    """
+    if len(options.hosts) > 1 and options.launcher not in ("mpirun", "srun"):
+        raise BadInput(f"--hosts {','.join(options.hosts)}: give --launcher mpirun or srun, which start ranks there")
     for flag, value in (("--references", options.references), ("--waivers", options.waivers)):
         if value is not None and not Path(value).is_dir():
             raise BadInput(f"{flag}={value}: no such directory; check the path, or leave {flag} out")
