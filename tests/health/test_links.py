@@ -40,6 +40,11 @@ def test_a_network_that_is_slow_as_a_whole_names_nobody() -> None:
     assert run(0, rates=dict.fromkeys(range(4), 0.5)).named == ()
 
 
+def test_where_half_of_the_links_are_slow_nobody_is_named() -> None:
+    """A limit of the rule, as docs/hosts.md says."""
+    assert run(0, rates={0: 0.9, 1: 0.9}).named == ()
+
+
 def test_the_rate_of_false_alarms_is_stated() -> None:
     assert run(0).false_alarm == pytest.approx((4 + 6) * 0.5e-4)
 
