@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "genqual.commands.hpu_metrics:hpu_metrics",
         "Judge the compilations and fallbacks that Habana's bridge wrote to a file.",
     ),
+    "links": ("genqual.commands.links:links", "Check the links between hosts: right to the bit, and none slow."),
     "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
     "node": ("genqual.commands.node:node", "Check this node for a given time: fit or unfit, one JSON document."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),

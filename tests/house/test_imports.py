@@ -19,6 +19,7 @@ MAY_BE_HEAVY: Final = (
     "plugins/genqual/models/convert.py",
     "plugins/genqual/faults/injectors/",
     "plugins/genqual/gate/frozen.py",
+    "plugins/genqual/health/links_in_rank.py",
     "plugins/genqual/health/products.py",
     "plugins/genqual/health/repeats_in_rank.py",
     "plugins/genqual/health/stress.py",

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from genqual.cases import Case
+from genqual.errors import BadInput
 from genqual.session import markers, profiles
+from genqual.session.groups import Groups
 from genqual.session.options import Options
 from genqual.session.selection import Selection
 from tests.here import CPU, NATIVE
@@ -89,6 +92,9 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--engine", "tensorflow"], ["tensorflow", "transformers"]),
         (["--model", "no/such/directory/anywhere"], ["no/such/directory/anywhere"]),
         (["--model", "lama-tiny"], ["lama-tiny", "llama-tiny"]),
+        (["--launcher-arguments", "'open"], ["--launcher-arguments", 'invalid words "\'open"']),
+        (["--hosts", ","], ["--hosts", "empty list"]),
+        (["--hosts", "a,b"], ["--hosts a,b", "--launcher mpirun or srun"]),
         (["--launcher", "mpiexec"], ["--launcher mpiexec", "torchrun, deepspeed, mpirun, srun, none"]),
         (["--gate-budget", "0"], ["invalid number of seconds '0'", "number above 0"]),
         (["--engine", "deepspeed"], ["no engine is called so", "Did you mean deepspeed-"]),
@@ -246,3 +252,23 @@ def test_a_mark_that_no_test_has_and_nobody_registered_is_named(expression: str,
     said = Selection(Options(), expression).mistaken_mark({"conformance", "performance", "nightly"})
     assert told in said
     assert bool(said) is bool(told)
+
+
+def test_hosts_share_the_ranks_of_a_case_evenly_and_one_rank_stays_here() -> None:
+    options = Options(hosts=("a", "b"))
+    case = Case(CPU, "transformers-tp", "llama-tiny", "fp32", 4)
+    assert options.ranks_per_host(case) == 2
+    assert options.ranks_per_host(replace(case, ranks=1)) == 1
+    assert Options().ranks_per_host(case) == 4
+    with pytest.raises(BadInput, match="3 ranks, which 2 hosts cannot share evenly"):
+        options.ranks_per_host(replace(case, ranks=3))
+
+
+def test_ranks_on_hosts_are_bound_by_their_number_there(tmp_path: Path) -> None:
+    arguments = ("--mca", "x", "y")
+    options = Options(launcher="srun", hosts=("a", "b"), launcher_arguments=arguments)
+    groups = Groups(options, tmp_path, "run", lambda text: None, lambda text: None)
+    plan = groups.plan(Case(CPU, "transformers-tp", "llama-tiny", "fp32", 2, 1))
+    assert (plan.hosts, plan.launcher_arguments, len(plan.placement.cores)) == (("a", "b"), arguments, 1)
+    alone = groups.plan(Case(CPU, "transformers", "llama-tiny", "fp32", 1, 1))
+    assert (alone.hosts, alone.launcher_arguments) == ((), ())

@@ -50,6 +50,17 @@ def seen(**facts: Any) -> Sighting:
             0,
             "rank 0 sent an answer to request 3",
         ),
+        # A cut link is noticed last, and is the cause of what peers and launcher did meanwhile.
+        (
+            {
+                "unreachable": {1: "host b is silent"},
+                "gone": {0: 100.1},
+                "exits": {0: -9},
+                "launcher_code": 1,
+            },
+            1,
+            "rank 1 cannot be reached any more (host b is silent)",
+        ),
     ],
 )
 def test_the_root_is_named_first(facts: dict[str, Any], rank: int, says: str) -> None:
@@ -102,3 +113,14 @@ def test_deadlines_grow_with_the_work_and_stretch_together() -> None:
     assert two.start() == 2 * two.start_s
     with pytest.raises(BadInput, match="deadline load_s 0"):
         Deadlines(load_s=0)
+
+
+def test_a_host_that_cannot_be_reached_is_told_from_one_that_nobody_can_reach_from_here() -> None:
+    told = "answers nothing"
+    assert "Its link is cut, or its host is down" in str(lost(seen(unreachable={1: told})))
+    assert "this host's own link may be cut" in str(lost(seen(unreachable={0: told, 1: told})))
+
+
+def test_ranks_of_several_hosts_that_all_wait_point_at_the_links_between_them() -> None:
+    assert "a link between hosts is cut" in str(lost(seen(several_hosts=True)))
+    assert "a link between hosts" not in str(lost(seen()))

@@ -12,7 +12,7 @@ import pytest
 from genqual.devices.base import Placement
 from genqual.errors import BadInput
 from genqual.ranks import launchers
-from genqual.ranks.launchers import LAUNCHERS, RankJob, launcher, listen_address, rank_environment
+from genqual.ranks.launchers import LAUNCHERS, RankJob, exported, launcher, listen_address, rank_environment
 
 LOGS = Path("/logs")
 
@@ -80,11 +80,23 @@ def test_mpirun_exports_names_never_values(monkeypatch: pytest.MonkeyPatch) -> N
     job = RankJob(4, LOGS, hosts=("a", "b"), exports=("OMP_NUM_THREADS", "GENQUAL_AUTHKEY"))
     assert LAUNCHERS["mpirun"].command(job) == [
         *("mpirun", "-np", "4", "--host", "a:2,b:2", "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"),
+        *("--mca", "oob_tcp_keepalive_time", "3", "--mca", "oob_tcp_keepalive_intvl", "3"),
+        *("--mca", "oob_tcp_keepalive_probes", "3"),
         *("-x", "GENQUAL_AUTHKEY", "-x", "OMP_NUM_THREADS", sys.executable, "-u", "-m", "genqual.ranks.worker"),
     ]
     assert LAUNCHERS["mpirun"].environment(job)["MASTER_ADDR"] == "a"
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert "--allow-run-as-root" in LAUNCHERS["mpirun"].command(RankJob(1, LOGS))
+
+
+def test_other_hosts_get_what_is_ours_and_what_ranks_need_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NCCL_DEBUG", "PYTHONPATH", "EDITOR"):
+        monkeypatch.setenv(name, "mine")
+    env = rank_environment(Placement(env=()), RankJob(2, LOGS, hosts=("a", "b")), {"GENQUAL_CONTROL": "here"})
+    assert {"NCCL_DEBUG", "PYTHONPATH", "GENQUAL_CONTROL", "LOCAL_SIZE"} <= set(exported(env))
+    assert "EDITOR" not in exported(env)
+    assert env["GENQUAL_HOSTS"] == '["a", "b"]'
+    assert "GENQUAL_HOSTS" not in rank_environment(Placement(env=()), RankJob(2, LOGS), {})
 
 
 def test_srun_spreads_evenly_and_ends_all_with_the_first() -> None:

@@ -42,7 +42,7 @@ def standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
     names = sorted(seconds)
     table = _checked(names, seconds)
     _order(table.shape[1])  # before anything is computed: too few rounds say nothing
-    return [_standing(name, ratios) for name, ratios in zip(names, _ratios(table), strict=True)]
+    return [standing_of(name, ratios) for name, ratios in zip(names, _ratios(table), strict=True)]
 
 
 def rank_standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
@@ -57,7 +57,7 @@ def rank_standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]
         raise ValueError(f"seconds of {table.ndim - 1} dimensions: (runs, steps) are wanted")
     _order(table.shape[1])
     by_run = np.median(_ratios(table), axis=-1)
-    return [_standing(name, ratios) for name, ratios in zip(names, by_run, strict=True)]
+    return [standing_of(name, ratios) for name, ratios in zip(names, by_run, strict=True)]
 
 
 def _checked(names: Sequence[str], seconds: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -74,7 +74,8 @@ def _ratios(table: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([one / np.median(np.delete(table, index, axis=0), axis=0) for index, one in enumerate(table)])
 
 
-def _standing(name: str, ratios: NDArray[np.float64]) -> Standing:
+def standing_of(name: str, ratios: NDArray[np.float64]) -> Standing:
+    """The median of `ratios` (rounds,), each to the siblings of its round. Raises ValueError on too few rounds."""
     rank, ordered = _order(len(ratios)), np.sort(ratios)
     return Standing(name, float(np.median(ordered)) - 1.0, float(ordered[rank]) - 1.0, float(ordered[-1 - rank]) - 1.0)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.ranks.diagnosis import Sighting
-from genqual.ranks.protocol import PROTOCOL, Arrays, ChannelError, Listener, Message, receive, send
+from genqual.ranks.protocol import PROTOCOL, SILENT_S, Arrays, ChannelError, Listener, Message, receive, send
+
+# What the kernel says of a connection whose peer acknowledges nothing. A peer that ended closes or resets its own.
+_UNREACHABLE: Final = frozenset(
+    (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENONET)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Links:
     def __init__(self, ranks: int) -> None:
         self.ranks = ranks
         self.pids: dict[int, int] = {}
+        self.hosts: dict[int, str] = {}  # names, by rank
         self._roles: dict[tuple[int, str], Connection] = {}
         self._number = 0
 
@@ -53,7 +61,7 @@ class Links:
             known = 0 <= rank < self.ranks and role in ("control", "side") and (rank, role) not in self._roles
             if not known or (hello["protocol"], hello["world_size"]) != (PROTOCOL, self.ranks):
                 raise ChannelError(f"{hello}: this is a group of {self.ranks} with protocol {PROTOCOL}")
-            self.pids[rank] = int(hello["pid"])
+            self.pids[rank], self.hosts[rank] = int(hello["pid"]), str(hello.get("host", "unknown"))
         except (ChannelError, EOFError, OSError, KeyError, TypeError, ValueError) as error:
             caller.close()
             complain(f"refused a caller: {error!r}")
@@ -74,12 +82,12 @@ class Links:
                 send(self._control(rank), message)
             except BlockingIOError:
                 seen.broken[rank] = "stopped reading in the middle of the request"
-            except OSError:
-                seen.gone[rank] = time.time()
+            except OSError as error:
+                self._fell(rank, error, seen)
 
     def gather(self, seen: Sighting, replies: dict[int, Reply], timeout_s: float) -> None:
         """Read what comes within `timeout_s`, into `replies` or `seen`, from ranks that have not answered yet."""
-        done = replies.keys() | seen.raised.keys() | seen.gone.keys() | seen.broken.keys()
+        done = replies.keys() | seen.raised.keys() | seen.fallen
         waiting = {self._control(rank): rank for rank in range(self.ranks) if rank not in done and self.complete}
         for ready in wait(list(waiting), timeout_s):
             connection = cast(Connection, ready)
@@ -89,8 +97,8 @@ class Links:
             except BlockingIOError:
                 seen.broken[rank] = "stopped writing in the middle of its answer"
                 continue
-            except (EOFError, OSError):
-                seen.gone[rank] = time.time()
+            except (EOFError, OSError) as error:
+                self._fell(rank, error, seen)
                 continue
             except ChannelError as error:
                 seen.broken[rank] = f"sent {error}"
@@ -103,6 +111,23 @@ class Links:
                 replies[rank] = Reply(rank, answer["value"], message.arrays, *times)
             else:
                 seen.raised[rank] = answer
+
+    def find_unreachable(self, seen: Sighting) -> None:
+        """Give the kernel time to find a cut link: what else is seen of a group on several hosts may follow from it."""
+        late: dict[int, Reply] = {}  # answers that nobody waits for any more
+        limit = time.monotonic() + SILENT_S + 1
+        while self.complete and not seen.unreachable and (left := limit - time.monotonic()) > 0:
+            if len(seen.fallen | seen.raised.keys() | seen.answered | late.keys()) == self.ranks:
+                return
+            self.gather(seen, late, left)
+
+    def _fell(self, rank: int, error: EOFError | OSError, seen: Sighting) -> None:
+        """Say of a connection that broke whether the rank ended or cannot be reached."""
+        code = getattr(error, "errno", None)
+        if code in _UNREACHABLE:
+            seen.unreachable[rank] = f"its host {self.hosts[rank]} answers nothing: {os.strerror(code)}"
+        else:
+            seen.gone[rank] = time.time()
 
     def close(self) -> None:
         """Hang up. Ranks that still live are ended by their kernel: on this host or on others."""

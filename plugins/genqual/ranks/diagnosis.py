@@ -29,6 +29,8 @@ class Sighting:
     gone: dict[int, float] = field(default_factory=dict)
     answered: set[int] = field(default_factory=set)
     broken: dict[int, str] = field(default_factory=dict)  # what it did to the protocol, a predicate
+    unreachable: dict[int, str] = field(default_factory=dict)  # what its host does, and what the kernel says
+    several_hosts: bool = False
     exits: Mapping[int, int] = field(default_factory=dict)
     folder: str = ""  # of all logs
     launcher: str = ""
@@ -37,6 +39,11 @@ class Sighting:
     oom: str = ""  # what the kernel says of memory, where its killer ended a process of the group meanwhile
     logs: Mapping[int, tuple[str, str]] = field(default_factory=dict)  # path, last lines
     stacks: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def fallen(self) -> set[int]:
+        """Ranks from which no answer can come any more."""
+        return {*self.gone, *self.broken, *self.unreachable}
 
 
 def describe_exit(code: int) -> str:
@@ -63,6 +70,9 @@ def _state(seen: Sighting, rank: int) -> RankState:
         what = f"raised {error['type']}: {error['message']}"
         kind, detail = str(error["kind"]), str(error["traceback"])
         return RankState(rank, "raised", what, raised_at, kind=kind, detail=detail, log=log)
+    if rank in seen.unreachable:
+        what = f"cannot be reached any more ({seen.unreachable[rank]})"
+        return RankState(rank, "unreachable", what, log=log, log_tail=tail, stack=stack)
     if rank in seen.broken:
         return RankState(rank, "died", seen.broken[rank], log=log, log_tail=tail, stack=stack)
     code = seen.exits.get(rank)
@@ -91,6 +101,9 @@ def first_failure(all_states: list[RankState]) -> RankState | None:
             return at
         return at - (LAG_S / 2 if state.code is None else LAG_S)
 
+    # Nobody notices a cut link sooner than the kernel, so what peers did meanwhile was its consequence.
+    if apart := [state for state in all_states if state.fate == "unreachable"]:
+        return apart[0]
     fallen = [state for state in all_states if state.fate in ("died", "raised")]
     if fallen:
         return min(fallen, key=moment)
@@ -107,6 +120,12 @@ def _may_be_killed(seen: Sighting, root: RankState | None) -> bool:
     if root is None:
         return seen.launcher_code == -signal.SIGKILL
     return root.fate == "died" and seen.exits.get(root.rank, -signal.SIGKILL) == -signal.SIGKILL
+
+
+def _of_links(every: list[RankState]) -> str:
+    if all(state.fate == "unreachable" for state in every):
+        return " No other rank can be reached either: this host's own link may be cut."
+    return " Its link is cut, or its host is down: what runs there ends itself."
 
 
 def lost(seen: Sighting) -> GroupLost:
@@ -127,10 +146,14 @@ def lost(seen: Sighting) -> GroupLost:
     killed = bool(seen.oom) and _may_be_killed(seen, root)
     if killed:
         hint = f" {seen.oom} Use a smaller batch, shorter inputs, another dtype, more ranks, or more memory."
+    elif root is not None and root.fate == "unreachable":
+        hint = _of_links(every)
     elif root is None or root.fate == "silent":
         when += f", deadline {seen.deadline_s:g} s"
         if root is not None and any(state.fate == "silent" and state is not root for state in every):
             hint = " The other ranks wait in a collective."
+        if root is None and seen.several_hosts and seen.launcher_code is None:
+            hint = " Every host can be reached: a rank hangs, or a link between hosts is cut; see its log there."
     elif root.fate == "died" and seen.exits.get(root.rank) == -signal.SIGKILL:
         hint = " SIGKILL is what the kernel's out-of-memory killer sends: see `dmesg`."
     elif root.fate == "raised" and any(state.fate == "answered" for state in every):

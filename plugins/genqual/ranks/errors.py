@@ -8,8 +8,11 @@ from typing import Literal
 
 from genqual.errors import OutOfMemory
 
-Fate = Literal["died", "raised", "silent", "answered", "stopped"]
-"""`stopped`: ended by the launcher because another rank had failed; `silent`: alive, no answer in time."""
+Fate = Literal["died", "raised", "silent", "answered", "stopped", "unreachable"]
+"""`stopped`: ended by the launcher because another rank had failed; `silent`: alive, no answer in time.
+
+`unreachable`: its host's kernel answers nothing, so nobody knows whether it lives.
+"""
 
 
 @dataclass(frozen=True, slots=True)

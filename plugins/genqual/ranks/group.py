@@ -22,7 +22,7 @@ from genqual.ranks.codec import decode
 from genqual.ranks.connections import Links, Reply
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan
-from genqual.ranks.launchers import RankJob, launcher, listen_address, rank_environment
+from genqual.ranks.launchers import RankJob, exported, launcher, listen_address, rank_environment
 from genqual.ranks.protocol import Arrays, ChannelError, Listener
 
 Progress = Callable[[str], None]
@@ -129,8 +129,7 @@ class RankGroup:
         if plan.path:
             control["PYTHONPATH"] = os.pathsep.join([*plan.path, *filter(None, [os.environ.get("PYTHONPATH")])])
         environment = rank_environment(plan.placement, job, control)
-        new = tuple(name for name, value in environment.items() if os.environ.get(name) != value)
-        command = self._launcher.command(replace(job, exports=new))
+        command = self._launcher.command(replace(job, exports=exported(environment)))
         with_ = "" if plan.starter == "none" else f" with {plan.starter}"
         when = ", ahead of its tests" if ahead else ""
         self._progress(f"{plan.case}: starting {job.ranks} rank(s){with_}{when}, logs in {self.logs}")
@@ -166,8 +165,8 @@ class RankGroup:
         return self._process is not None and self._process.poll() is not None
 
     def _sighting(self, method: str, deadline_s: float) -> diagnosis.Sighting:
-        plan = self.plan
-        return diagnosis.Sighting(plan.case.id, method, plan.case.ranks, time.time(), deadline_s)
+        case, several = self.plan.case, len(self.plan.hosts) > 1
+        return diagnosis.Sighting(case.id, method, case.ranks, time.time(), deadline_s, several_hosts=several)
 
     def call(
         self,
@@ -203,7 +202,7 @@ class RankGroup:
         self._links.ask({"method": method, "fields": fields, "backstop_s": backstop_s}, arrays, seen)
         replies: dict[int, Reply] = {}
         limit, news = start + deadline_s, start + NEWS_S
-        while len(replies) + len(seen.raised) < self._links.ranks and not (seen.gone or seen.broken or self._exited):
+        while len(replies) + len(seen.raised) < self._links.ranks and not (seen.fallen or self._exited):
             if time.monotonic() >= limit:
                 break
             fell = bool(seen.raised)
@@ -225,6 +224,8 @@ class RankGroup:
         """Collect every trace of what happened, end the group, raise GroupLost; as OutOfMemoryKilled where it was."""
         start = time.monotonic()
         self._links.gather(seen, {}, 0)
+        if seen.several_hosts:
+            self._links.find_unreachable(seen)
         while seen.gone and not self._exited:
             # A launcher that saw the death stops the others soon; one that saw nothing amiss has nothing to report.
             reacts = len(seen.gone) == self._links.ranks or len(seen.gone) > 1

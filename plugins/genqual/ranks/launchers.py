@@ -1,7 +1,8 @@
 """How a rank group is started: one command line a launcher, never a launcher of our own. No torch, starts nothing.
 
 torchrun is the default, and every failure is tested under it. deepspeed and Open MPI's mpirun are run by heavy tests
-where installed, on one host, srun within an allocation. Several hosts are proved by their command lines only.
+where installed, on one host, srun within an allocation. mpirun is also run over hosts that are network namespaces, with
+links that are cut, slow or lossy; srun over several hosts is proved by its command line only.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ MODULE: Final = "genqual.ranks.worker"
 # What a surrounding job (torchrun, an MPI shell) may have left in the environment and would mislead our ranks.
 _FOREIGN: Final = re.compile(
     r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_SIZE|LOCAL_WORLD_SIZE|GROUP_RANK|GROUP_WORLD_SIZE|ROLE_\w+|MASTER_ADDR|"
-    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(GROUP|CONTROL|AUTHKEY|LOGS|BACKEND|RANK_ENV|CORES|AHEAD))"
+    r"MASTER_PORT|TORCHELASTIC_\w+|PMI_\w+|PMIX_\w+|OMPI_\w+|GENQUAL_(GROUP|CONTROL|AUTHKEY|LOGS|BACKEND|RANK_ENV|CORES|AHEAD|HOSTS))"
 )
+
+# What a user sets for ranks wherever they are: where packages are found, how ranks talk to each other.
+_TRAVELS: Final = re.compile(r"PYTHONPATH|(GLOO|NCCL|HCCL)_\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +158,13 @@ class Mpirun:
         root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
         # Binding is ours (LOCAL_SIZE, cores by local rank), and a host may have fewer slots than ranks want cores.
         exports = [word for name in sorted(job.exports) for word in ("-x", name)]
+        # Its daemon on a host that cannot be reached any more ends itself and its ranks, sooner than these would (see
+        # protocol.SILENT_S); by default after eight minutes.
+        alive = {"oob_tcp_keepalive_time": 3, "oob_tcp_keepalive_intvl": 3, "oob_tcp_keepalive_probes": 3}
+        daemons = [word for name, value in alive.items() for word in ("--mca", name, str(value))]
         return [
             *(self.program, *root, "-np", str(job.ranks), *where, "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"),
-            *(*exports, *job.arguments, job.python, "-u", "-m", MODULE),
+            *(*(daemons if job.several_hosts else ()), *exports, *job.arguments, job.python, "-u", "-m", MODULE),
         ]
 
     def environment(self, job: RankJob) -> dict[str, str]:
@@ -242,6 +250,12 @@ def _master(job: RankJob) -> dict[str, str]:
     return {"MASTER_ADDR": job.hosts[0] if job.several_hosts else "127.0.0.1", "MASTER_PORT": str(free_port())}
 
 
+def exported(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of what other hosts must be given: all that is ours, and what of the user's own they would miss."""
+    ours = (name for name, value in environment.items() if os.environ.get(name) != value)
+    return tuple(sorted({*ours, *filter(_TRAVELS.fullmatch, environment)}))
+
+
 def rank_environment(placement: Placement, job: RankJob, control: Mapping[str, str]) -> dict[str, str]:
     """The environment of the launcher, and so of every rank: ours, cleaned, plus what all ranks share.
 
@@ -258,4 +272,6 @@ def rank_environment(placement: Placement, job: RankJob, control: Mapping[str, s
     }
     if not job.several_hosts and "lo" in {name for _, name in socket.if_nameindex()}:
         fixed["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+    if job.several_hosts:
+        fixed["GENQUAL_HOSTS"] = json.dumps(job.hosts)
     return {**ours, **fixed, **shared, **control}

@@ -20,6 +20,13 @@ from genqual.cases import Json
 
 PROTOCOL: Final = 1
 STALL_S: Final = 5.0  # a peer silent for so long in the middle of a message is lost
+SILENT_S: Final = 12
+"""Seconds after which a peer whose kernel acknowledges nothing is unreachable: the link is cut, or the host is down.
+
+A kernel answers for a process that computes, hangs or is stopped, so this is no limit for a rank. A rank waits twice as
+long for pytest: a launcher's daemon that is to end with its ranks must not have their deaths to tell, since what it
+sent and nobody acknowledged would keep its connection open for a quarter of an hour.
+"""
 MAX_HEADER: Final = 64 << 20
 _KINDS: Final = "biuf"  # bool, int, unsigned, float; an object array would need pickle
 
@@ -128,11 +135,17 @@ def connect(host: str, port: int, key: bytes) -> Connection:
 
 
 def _prepare(owner: socket.socket | Connection, stall_s: float | None) -> None:
-    """Keep idle connections alive across nodes; with `stall_s`, bound each read and write in the kernel."""
+    """Notice a peer that is unreachable; with `stall_s`, pytest's side, bound each read and write in the kernel."""
     with socket.socket(fileno=os.dup(owner.fileno())) as handle:
         handle.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        every = SILENT_S // 4 if stall_s is not None else SILENT_S // 2
+        for name, value in (("IDLE", every), ("INTVL", every), ("CNT", 3)):
+            handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, f"TCP_KEEP{name}"), value)
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if stall_s is not None:
+            # What was sent and never acknowledged is no idle connection. Not for ranks: pytest, which reads the answers
+            # of other ranks first, may leave one's unread for longer.
+            handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_S * 1000)
             limit = struct.pack("ll", int(stall_s), int(stall_s % 1 * 1e6))
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

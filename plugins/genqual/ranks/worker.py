@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from genqual.ranks.network import facing
 from genqual.ranks.rank_context import RankContext
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def prepare() -> RankContext:
     envs: list[dict[str, str]] = json.loads(os.environ["GENQUAL_RANK_ENV"])
     if envs:
         os.environ.update(envs[local_rank])
+    if "GLOO_SOCKET_IFNAME" not in os.environ and (name := facing(json.loads(os.environ.get("GENQUAL_HOSTS", "[]")))):
+        os.environ["GLOO_SOCKET_IFNAME"] = name
     bound: list[list[int]] = json.loads(os.environ["GENQUAL_CORES"])
     cores = tuple(bound[local_rank]) if bound else ()
     ahead = json.loads(os.environ.pop("GENQUAL_AHEAD", "null"))

@@ -13,7 +13,9 @@ from genqual.session.options import Options
 
 
 def check(options: Options) -> None:
-    """Raises BadInput on what the run would read or start and that is not there."""
+    """Raises BadInput on what the run would read or start and that is not there, or not startable there."""
+    if len(options.hosts) > 1 and options.launcher not in ("mpirun", "srun"):
+        raise BadInput(f"--hosts {','.join(options.hosts)}: give --launcher mpirun or srun, which start ranks there")
     for option, value in (("--references", options.references), ("--waivers", options.waivers)):
         if value is not None and not Path(value).is_dir():
             # It would be judged by less, unsaid.

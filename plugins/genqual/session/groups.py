@@ -64,13 +64,20 @@ class Groups:
         return FreshPrompts.of_process(self._options.prompt_seed or self._run)
 
     def plan(self, case: Case) -> GroupPlan:
-        """The group of `case` as this run's options ask for it, where no other process computes at present."""
+        """The group of `case` as this run's options ask for it, where no other process computes at present.
+
+        On several hosts each is taken to be as this one: a rank is bound by its number on its own host.
+        """
         return group_spec.plan(
             case,
             self.logs,
-            placement=devices()[case.device].place(case.ranks, case.cores_per_rank, taken=self.taken()),
+            placement=devices()[case.device].place(
+                self._options.ranks_per_host(case), case.cores_per_rank, taken=self.taken()
+            ),
             options=self._options.of_engine(engine(case.engine).settings),
             launcher=self._options.launcher,
+            launcher_arguments=self._options.launcher_arguments if case.ranks > 1 else (),
+            hosts=self._options.hosts if case.ranks > 1 else (),
             deadlines=Deadlines(scale=self._options.deadline_scale),
         )
 
@@ -97,6 +104,8 @@ class Groups:
 
         Does nothing where there is none. What fails is told when the case is asked for.
         """
+        if self._options.hosts:  # which cores are idle on other hosts is not known
+            return
         device, busy = devices()[case.device], frozenset(self.generator(beside).plan.placement.lease)
         spare = Placement(env=())
         with contextlib.suppress(GenqualError, OSError):

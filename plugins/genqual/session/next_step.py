@@ -85,11 +85,15 @@ def _rebase(options: Options, case: Case) -> str:
 
 
 def _reached(options: Options) -> str:
-    """How the engine is reached: part of the command, or it would judge another one."""
+    """How the engine is reached and started: part of the command, or it would judge another one."""
     given = (
         ("--endpoint", options.endpoint),
         ("--served-model", options.served_model),
         ("--engine-command", options.engine_command),
+        ("--launcher", options.launcher if options.launcher != "auto" else None),
+        ("--hosts", ",".join(options.hosts) or None),
     )
     words = [word for name, value in given if value is not None for word in (name, value)]
+    if options.launcher_arguments:  # with `=`: they begin with a dash
+        words.append(f"--launcher-arguments={shlex.join(options.launcher_arguments)}")
     return f" {shlex.join(words)}" if words else ""

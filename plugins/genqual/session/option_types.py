@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,14 @@ def names(text: str) -> tuple[str, ...]:
     if not found:
         raise argparse.ArgumentTypeError(f"empty list {text!r} (expected names separated by commas)")
     return found
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Words as a shell splits them."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"invalid words {text!r} ({error})") from None
 
 
 def counts(what: str, example: str) -> Callable[[str], tuple[int, ...]]:

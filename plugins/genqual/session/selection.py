@@ -117,7 +117,7 @@ class Selection:
     def _check_places(self, cases: Iterable[Case]) -> None:
         for case in cases:
             if self.presence(case.device).present:
-                devices()[case.device].place(case.ranks, case.cores_per_rank)
+                devices()[case.device].place(self.options.ranks_per_host(case), case.cores_per_rank)
 
 
 def add_suites(config: pytest.Config) -> None:
