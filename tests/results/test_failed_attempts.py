@@ -12,8 +12,10 @@ import pytest
 from genqual.analysis.accuracy import Accuracy
 from genqual.analysis.cells import cells
 from genqual.analysis.compare import compare
+from genqual.analysis.report.decide import Asked, refusal
 from genqual.analysis.report.rows import rows
 from genqual.cases import Case, Workload
+from genqual.conformance.judgement import Judgement
 from genqual.devices.base import HardwareIdentity
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.metrics.compute import BadClock
@@ -212,3 +214,83 @@ def test_a_later_verdict_on_other_steps_replaces_an_older_one(
 
 def test_two_verdicts_of_one_run_both_stand() -> None:
     assert len(cells([judged("run-1", "fail", 24, 9), judged("run-1", "pass", 5, 9)], "judgement")) == 2
+
+
+def ended(recorder: Recorder, error: Any = KILLED) -> None:
+    """A test of the property `greedy` that ended by `error` before its verdict."""
+    recorder.without_verdict(
+        CASE, error, prop="greedy", weights_sha256=WEIGHTS, prompts="eight", label="test_greedy", protocol={"pad": 1}
+    )
+
+
+def give(recorder: Recorder, status: Any, waived: str | None = None) -> None:
+    """The verdict of the same property, of ranks that could say what they run."""
+    recorder.judgement(
+        CASE,
+        Judgement(status, "declared", "logits", "as written down", nrms=0.1, limit=0.2, judged=192),
+        prop="greedy",
+        weights_sha256=WEIGHTS,
+        prompts="eight",
+        shape=(24, 8),
+        label="test_greedy",
+        inspection=INSPECTION,
+        protocol={"pad": 1},
+        waived=waived,
+    )
+
+
+def verdicts(tmp_path: Path) -> list[str]:
+    return sorted(one.last.judgement.verdict for one in cells(newest(tmp_path), "judgement") if one.last.judgement)
+
+
+@pytest.mark.parametrize(("error", "status"), [one for one in TOLD if one[1] != "unsupported"], ids=str)
+def test_a_property_whose_test_ends_without_a_verdict_takes_an_older_pass_away(
+    recorder: Callable[[str], Recorder], tmp_path: Path, error: BaseException, status: str
+) -> None:
+    give(recorder("run-1"), "pass")
+    measure(recorder("run-1"))
+    ended(recorder("run-2"), error)
+    assert verdicts(tmp_path) == [status]
+    (row,) = rows(newest(tmp_path), [])
+    assert row.accuracy == "not judged"
+
+
+def test_a_verdict_that_comes_later_or_in_the_same_run_takes_the_place_of_a_test_that_ended_without_one(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    ended(recorder("run-1"))
+    ended(recorder("run-2"))
+    assert verdicts(tmp_path) == ["error"]
+    give(recorder("run-3"), "pass")
+    assert verdicts(tmp_path) == ["pass"]
+    same = recorder("run-4")
+    give(same, "pass")
+    ended(same)
+    assert verdicts(tmp_path) == ["pass"]
+
+
+def test_a_failed_verdict_stands_when_its_property_was_not_judged_again(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    give(recorder("run-1"), "fail")
+    measure(recorder("run-1"))
+    ended(recorder("run-2"))
+    assert verdicts(tmp_path) == ["error", "fail"]
+    (row,) = rows(newest(tmp_path), [])
+    assert row.accuracy == "wrong"
+
+
+def test_a_failure_that_is_waived_takes_no_number_away_and_is_told(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    one = recorder("run-1")
+    give(one, "fail", "tracker 12, until 2999-01-01")
+    measure(one)
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.status, row.accuracy, refusal(row, Asked())) == ("ok", "waived", "")
+    assert row.doubts == ("known failure, WAIVED: greedy on llama-tiny (tracker 12, until 2999-01-01)",)
+    (pair,) = compare(newest(tmp_path), newest(tmp_path)).rows
+    assert pair.refused is None
+    assert any("A: known failure, WAIVED: greedy" in note for note in pair.notes)
+    give(recorder("run-2"), "fail")
+    assert rows(newest(tmp_path), [])[0].accuracy == "wrong"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from genqual import digest
 from genqual.cases import Case, Json, Workload
-from genqual.conformance.judgement import Judgement
+from genqual.conformance.judgement import Judgement, precision_mode_of
 from genqual.errors import GenqualError, OutOfMemory, Unsupported
 from genqual.gate.verdict import GateResult
 from genqual.metrics import compute
@@ -126,6 +126,45 @@ class Recorder:
                 ),
                 outcome=_outcome(judgement),
                 judgement=judgement_record.Judgement.of(prop, judgement),
+                protocol=dict(protocol),
+                labels={"test": label} | ({} if waived is None else {"waived": waived}),
+                command=self._command,
+            )
+        )
+
+    def without_verdict(
+        self,
+        case: Case,
+        error: GenqualError | GroupLost,
+        *,
+        prop: str,
+        weights_sha256: str | None,
+        prompts: str,
+        label: str,
+        protocol: Mapping[str, Json],
+        waived: str | None = None,
+    ) -> Path:
+        """A test of a property that ended by `error` before its verdict: it takes an older verdict's place.
+
+        The record's verdict is how it ended (error, oom, timeout), and its tier `none`: nothing was judged.
+        """
+        text = error.headline if isinstance(error, GroupLost) else str(error)
+        ended = _ended(_status(error), f"{type(error).__name__}: {text}", "judge")
+        judged = judgement_record.Judgement(
+            property=prop,
+            verdict=ended.status,
+            lane=precision_mode_of(case.dtype),
+            tier="none",
+            explanation=ended.message or "",
+        )
+        return self._write(
+            Record(
+                run=self._run,
+                kind="judgement",
+                **subject(case, weights_sha256, {}),
+                workload=fields.Workload(prompts=prompts),
+                outcome=ended,
+                judgement=judged,
                 protocol=dict(protocol),
                 labels={"test": label} | ({} if waived is None else {"waived": waived}),
                 command=self._command,
