@@ -189,13 +189,12 @@ class Recorder:
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
         waived: Mapping[str, str] | None = None,
-        begun: Workload | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
         `waived` says of a metric why its failure is excused. `runs` are the timed runs, whose tokens are kept for an
-        audit; `peaks` what a roofline probe measured, per second and rank; `begun` the workload that the attempt began
-        with, where a search ended at another; `labels` are kept beside the test's, and are no part of the key.
+        audit; `peaks` what a roofline probe measured, per second and rank; `labels` are kept beside the test's, and are
+        no part of the key.
         """
         kept = tuple(
             Metric.of(
@@ -218,7 +217,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, begun or workload), **(labels or {})}
+                labels={"subject": _subject(case, workload), **(labels or {})}
                 | ({"test": label} if label else {})
                 | {f"waived {name}": reason for name, reason in (waived or {}).items()},
                 command=self._command,
