@@ -348,12 +348,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _collected_whole(config: pytest.Config) -> bool:
     """Whether every test of the cases was collected; what `-m`, `-k` and the like left out of these is another matter.
 
-    An xdist controller collects nothing, `--lf` no file without a failure; and `-x` may end a run before its tests.
+    An xdist controller collects nothing, `--lf` no file without a failure; `-x` may end a run before its tests; and
+    settings of one's own may name other test paths.
     """
     options, option = config.stash[RUN].options, config.option
     narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise")
+    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise", "override_ini", "inifilename")
+    others += ("continue_on_collection_errors",)
     return not (narrowed or by_path or any(getattr(option, name, None) for name in others))
 
 

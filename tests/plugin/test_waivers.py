@@ -100,6 +100,9 @@ COLLECTED = [
 ]
 
 
+LIMITED = [f"suites/performance/test_limits.py::test_a_limit[{CASE}-b1-i32-n32-tpot_ms=100]"]
+
+
 @pytest.mark.parametrize(
     ("test", "selected", "workloads", "mistake"),
     [
@@ -117,6 +120,10 @@ COLLECTED = [
         ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b4-i32-n32"}, False),
         ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b1-i32-n32"}, True),
         ("test_latency.py::test_time_per_output_token[CASE-b4]", COLLECTED, None, True),
+        ("test_limits.py::test_a_limit[CASE-b1-i32-n32-tpot_ms=50]", LIMITED, None, False),  # another profile's limit
+        ("test_limits.py::test_a_limit[CASE-b1-i32-n32-ttft_ms=1e+06]", LIMITED, {"b1-i32-n32"}, False),
+        ("test_limits.py::test_a_limit[CASE-b9-i32-n32-tpot_ms=50]", LIMITED, {"b1-i32-n32"}, True),
+        ("test_limits.py::test_no_limit[CASE-b1-i32-n32-tpot_ms=50]", LIMITED, None, True),
         ("test_latency.py::test_time_per_token[CASE-b4-i32-n32]", COLLECTED, None, True),
     ],
 )
@@ -125,7 +132,7 @@ def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
 ) -> None:
     said = test.replace("CASE", CASE).replace("OTHER", CASE.replace("fp32", "bf16"))
     register = Register(read(written(tmp_path, GOOD.replace(TEST, said))), date(2026, 1, 1))
-    register.collected.update(COLLECTED)
+    register.collected.update(selected if selected is LIMITED else COLLECTED)
     problems = register.problems(whole={CASE}, selected=selected, workloads=workloads)
     assert [f"{said} (tracker 12" in one and "matches no test" in one for one in problems] == [True] * mistake
 

@@ -29,7 +29,8 @@ from genqual.session.selection import Selection
 from genqual.toml_file import Listed, TomlTable
 
 _LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
-_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
+# `Workload.id` in a test id, with the limit behind it where the test is of one: both are the profile's.
+_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)(-\w+=[\w.+-]+)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class Waiver:
         return found and found[1]
 
     def of_other_workload(self, nodeid: str) -> bool:
-        """Whether this is its test but for the workload: other batch sizes and lengths, such as another profile's."""
+        """Whether this is its test but for the workload or its limit: other lengths, such as another profile's."""
         rest = _WORKLOAD.sub("", nodeid)
         own = _WORKLOAD.sub("", self.test)
         return self.workload is not None and (rest == own or rest.endswith(f"/{own}"))
