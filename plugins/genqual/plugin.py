@@ -119,6 +119,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(mistaken or str(selection.error))
     try:
         config.stash[RUN].waivers.read()
+        if node_items.wanted(selection) and not (config.option.collectonly or hasattr(config, "workerinput")):
+            node_items.begin(selection, config.stash[RUN].state)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
@@ -343,6 +345,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.waivers.close(
             whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
         )
+        node_items.end(selection, run.state)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 
