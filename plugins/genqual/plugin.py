@@ -15,6 +15,7 @@ from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.errors import BadInput, GenqualError, NotApplicable, Unsupported
+from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
 from genqual.session import early_checks, hardware, markers, node_items, outcome
 from genqual.session.context import RUN, Run
@@ -232,10 +233,7 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
 
 def _without_verdict(item: pytest.Item, case: Case, run: Run, error: GenqualError | GroupLost) -> Path:
     """The record of a property whose test ended before its verdict: an older PASS is not the newest word on it."""
-    try:
-        sha256 = run.references.weights_sha256(case.model)
-    except BadInput:  # which may be the error
-        sha256 = None
+    sha256 = _weights(run, case)
     waiver = run.waivers.excuse(item.nodeid, f"{type(error).__name__}: {error}", lambda: sha256)
     return run.records.recorder.without_verdict(
         case,
@@ -247,6 +245,14 @@ def _without_verdict(item: pytest.Item, case: Case, run: Run, error: GenqualErro
         protocol=parameters_of(item),
         waived=None if waiver is None else waiver.reason,
     )
+
+
+def _weights(run: Run, case: Case) -> str | None:
+    """The SHA-256 of the case's weights; None where they cannot be read, which may be what failed."""
+    try:
+        return run.references.weights_sha256(case.model)
+    except BadInput:
+        return None
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
@@ -274,7 +280,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> None:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
-    known = run.waivers.in_force(item.nodeid, partial(run.references.weights_sha256, case.model))
+    weights = partial(_weights, run, case)
+    known = run.waivers.in_force(item.nodeid, weights)
     if known and report.passed:
         report.outcome = "failed"
         report.longrepr = f"unexpected pass (WAIVED): remove the waiver {' and '.join(map(str, known))}"
@@ -283,6 +290,8 @@ def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -
         waiver = next((one for one in known if one.excuses(said)), None)
         if waiver is None:
             return
+        if not waiver.weights and resolve(case.model).source != "embedded":
+            run.warn(waiver.of_any(weights()))
         report.outcome = "skipped"
         outcome.tell(item, verdict="waived")
         path, line, _ = item.location
@@ -359,9 +368,10 @@ def _collected_whole(config: pytest.Config) -> bool:
     options, option = config.stash[RUN].options, config.option
     narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise", "override_ini", "inifilename")
-    others += ("continue_on_collection_errors",)
-    return not (narrowed or by_path or any(getattr(option, name, None) for name in others))
+    others = (
+        "numprocesses lf maxfail ignore ignore_glob stepwise override_ini inifilename continue_on_collection_errors"
+    )
+    return not (narrowed or by_path or any(getattr(option, name, None) for name in others.split()))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

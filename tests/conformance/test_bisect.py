@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genqual.conformance.bisect import ALLOWED, LayerError, compare, first_bad, oracle_states, said
+from genqual.conformance.bisect import LayerError, allowed, compare, first_bad, oracle_states, said
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.errors import BadInput
 
@@ -48,19 +48,25 @@ def test_an_honest_engine_has_no_bad_layer_and_a_nan_has_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "allowed"), [("fp32", 1e-5), ("bf16", 2.0**-5), ("fp16", 2.0**-8), ("int8-weight", 2.0**-5)]
+    ("dtype", "most"),
+    [("fp32", 1e-5), ("bf16", 2.0**-5), ("fp16", 2.0**-8), ("int8-weight", 2.0**-2), ("int8-dynamic", 2.0**-2)],
 )
 @pytest.mark.parametrize("by", [0.99, 1.01])
-def test_a_place_has_left_above_what_its_dtype_allows(dtype: str, allowed: float, by: float) -> None:
-    """The states of one place are all off by one factor, which is their relative error; 16 roundings are allowed."""
+def test_a_place_has_left_above_what_its_dtype_allows(dtype: str, most: float, by: float) -> None:
+    """The states of one place are off by one factor, their relative error; 16 roundings are allowed, in int8 32."""
     oracle = oracle_for(LLAMA, parameters(LLAMA))
     states, logits = oracle_states(oracle, IDS)  # type: ignore[arg-type]
     got = np.stack(states)
-    got[1] *= 1 + by * allowed
+    got[1] *= 1 + by * most
     steps = compare(got, logits, oracle, IDS, dtype)  # type: ignore[arg-type]
     assert [step.left for step in steps] == [False, by > 1, *[False] * (len(steps) - 2)]
-    assert steps[1].error == pytest.approx(by * allowed, rel=1e-6)
-    assert ALLOWED.get(dtype, ALLOWED["bf16"]) == allowed
+    assert steps[1].error == pytest.approx(by * most, rel=1e-6)
+    assert allowed(dtype) == most
+
+
+def test_a_precision_whose_rounding_explains_every_error_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"fp8: its rounding is too coarse.*fp32, bf16, fp16, int8"):
+        allowed("fp8")
 
 
 @pytest.mark.parametrize(

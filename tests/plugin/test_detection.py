@@ -104,14 +104,21 @@ def test_a_known_failure_of_an_engine_is_no_false_alarm_and_is_listed() -> None:
 )
 def test_only_a_run_without_a_fault_of_ours_is_excused_by_a_waiver(fault: str, said: str, known: str) -> None:
     waiver = Waiver(
-        "test_x.py::test_a[case-edge]", r"nrms 0\.0\d+ exceeds", "rounded angles", date.max, Path("cpu.toml")
+        "test_x.py::test_a[case-edge]",
+        r"nrms 0\.0\d+ exceeds",
+        "rounded angles",
+        date.max,
+        Path("cpu.toml"),
+        weights="a" * 12,
     )
-    run = SimpleNamespace(waivers=Register([waiver], date.min))
+    held = SimpleNamespace(weights_sha256=lambda model: "a" * 64)
+    run = SimpleNamespace(waivers=Register([waiver], date.min), references=held)
     item: Any = SimpleNamespace(
         nodeid=f"suites/conformance/test_x.py::test_a[case-fault={fault}-edge]",
         config=SimpleNamespace(stash={RUN: run}),
     )
-    assert plugin._known(item, fault, said) == known
+    case = Case(CPU, "transformers", "llama-tiny", "bf16")
+    assert plugin._known(item, case, fault, said) == known
 
 
 def test_less_evidence_is_a_table_of_its_own_and_nobody_elses_rule() -> None:

@@ -64,5 +64,7 @@ def test_a_model_that_no_longer_loads_takes_its_verdicts_away(tmp_path: Path) ->
     known = suite(tmp_path, *asked, f"--waivers={tmp_path}", "--allow-absent")
     assert known.returncode == 0, known.stdout + known.stderr
     assert "1 waived" in known.stdout
+    said = " ".join(known.stdout.split())
+    assert f'holds for any weights of that name; weights = "{weights.sha256(resolve("llama-tiny"))[:12]}"' in said
     (cell,) = cells(load(place, newest=True), "judgement")
     assert waiver_of(cell.last) == "tracker 12, until 2999-01-01"

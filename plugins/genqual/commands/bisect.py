@@ -42,6 +42,7 @@ def bisect(
     Names the first layer that is off by more than rounding in the dtype: where to look after a failed verdict, whose
     paragraph gives the smallest example to pass as --tokens. Exits with 1 when a layer leaves.
     """
+    places.allowed(dtype)  # what cannot be said is said before the ranks start
     spec = weights.local(resolve(model))
     if tokens is None:
         row = token_rows(spec, prompt_set("bloom").texts[:1], max_tokens=24)[0]

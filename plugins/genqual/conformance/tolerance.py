@@ -29,7 +29,7 @@ OUTLIER: Final = 8.0
 # and numbers of rows are a quarter of that: right runs read 6 to 16.
 MOST_ROUNDINGS: Final = 32
 UNITS: Final[Mapping[str, float]] = {"bf16": 2.0**-9, "fp16": 2.0**-12, "fp8": 2.0**-4}
-_INT8_UNIT: Final = 2.0**-7
+INT8_UNIT: Final = 2.0**-7
 
 # Right runs read 0.7 to 1.3 of what an emulation of their precision reads (docs/models.md, "Tolerances").
 MOST_OF_EMULATION: Final = 2.0
@@ -116,7 +116,7 @@ def check_size(precision: str, nrms: float, emulated: float | None) -> str:
     deep or a sharp model amplifies rounding, and its emulation with it. Without one, MOST_ROUNDINGS decides.
     Raises BadInput, with both numbers, on a tolerance that rounding does not explain.
     """
-    unit = UNITS.get(precision, _INT8_UNIT)
+    unit = UNITS.get(precision, INT8_UNIT)
     said = f"{precision} tolerance nrms {nrms:.3g}, {nrms / unit:.1f} roundings of {unit:.3g}"
     if emulated is None:
         limit, rule = MOST_ROUNDINGS * unit, f"no emulation of this model; at most {MOST_ROUNDINGS} roundings"

@@ -90,6 +90,11 @@ class Waiver:
         """Where the failure is being dealt with, and the last day on which it is excused."""
         return f"{self.issue}, until {self.expires}"
 
+    def of_any(self, weights: str | None) -> str:
+        """What is to be said where it excuses a model that its name alone tells from others, and has no `weights`."""
+        bound = "" if weights is None else f'; weights = "{weights[:12]}" binds it to these'
+        return f"the waiver {self} holds for any weights of that name{bound}"
+
     def expired(self, today: date) -> bool:
         """Whether its last day is over."""
         return today > self.expires
