@@ -103,6 +103,7 @@ def test_the_table_counts_each_rule_with_its_bounds(tmp_path: Path, capsys: pyte
     # By R's binom.test(9, 10) and (3, 10): 0.5550 to 0.9975, 0.0667 to 0.6525; 0 of 10 is one-sided.
     assert "| cache | 10 | 9 (55.5 to 99.7 %) | 9 (55.5 to 99.7 %) | 0 (0.0 to 25.9 %) | 3 (6.7 to 65.2 %) |" in said
     assert f"| {AT_START} | 1 | 0 (0.0 to 95.0 %) |  | 0 (0.0 to 95.0 %) |  |" in said
+    assert "| all but from the start | 10 | 9 (" in said
     assert "0 events in 176 steps" in said
     assert "0 events in 300 steps and 9 products; at most 0.0099 of steps" in said
 
