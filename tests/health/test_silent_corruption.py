@@ -29,6 +29,7 @@ def test_every_place_dtype_and_bit_is_drawn_as_often() -> None:
             assert len(bits) >= width - 1, "each at least once, but for one that NaN took the place of"
     assert sum(one.longer == LONGER for one in drawn) == RAREST
     assert max(one.every for one in drawn) == TILES
+    assert len({one.element for one in drawn}) == len(drawn)
 
 
 def test_a_seed_draws_the_same_and_fewer_are_the_first_of_more() -> None:
