@@ -15,6 +15,7 @@ from tests.benchmarks.corruption_plan import AT_START, BITS, LONGER, PLACES, RAR
 from tests.benchmarks.corruption_results import Result, Rules, Store, table
 from tests.benchmarks.silent_corruption import main, struck
 
+ROOT = Path(__file__).resolve().parents[2]
 LOGITS = {"kind": "logits", "nrms": "1e-4", "largest": "0.01", "finite": True}
 
 
@@ -147,3 +148,24 @@ def test_one_wrong_product_of_many_is_found_when_it_comes(tmp_path: Path) -> Non
         (30, True, False),
         (3, True, True),
     ]
+
+
+def test_the_page_s_tables_are_those_of_the_kept_results(tmp_path: Path) -> None:
+    kept = ROOT / "docs" / "evidence" / "silent-corruption.jsonl"
+    copy = tmp_path / "faults.jsonl"
+    copy.write_text(kept.read_text())
+    results = Store(copy, {"seed": 23}).results
+    assert copy.read_text() == kept.read_text()
+    rows = [line for line in table(results).splitlines() if line.startswith("|")]
+    page = (ROOT / "docs" / "silent-corruption.md").read_text().splitlines()
+    assert len(rows) > 25
+    assert [line for line in rows if line not in page] == []
+    assert f"All {sum(one.get('place') in PLACES for one in results)} faults were found" in " ".join(page)
+    drawn = {one.number: one for one in draw(200, 23)}
+    for one in results:
+        if "number" in one:
+            flip = drawn.pop(one["number"])
+            assert (flip.place, flip.dtype, flip.bit, flip.params) == tuple(
+                one[k] for k in ("place", "dtype", "bit", "params")
+            )
+    assert not drawn, "every fault that is drawn has a result"
