@@ -11,8 +11,9 @@ from genqual.cases import Json
 from genqual.faults.injectors.flip_bit import INFINITY, NAN
 
 FLIPS: Final = "genqual.faults.injectors.flips"
+LAYERS: Final = 3  # of llama-tiny
 PLACES: Final = ("weight", "cache", "activation", "collective", "tile")
-AT_START: Final = "weight, from the start"
+AT_START: Final = "weight wrong from the start"
 BITS: Final = {"fp32": 32, "bf16": 16}
 PARTS: Final = ("mlp_out", "mlp_in", "attention_in", "attention_out")
 EVERY: Final = {
@@ -96,7 +97,7 @@ def _with_params(flip: Flip, random: np.random.Generator) -> Flip:
     """With the arguments of its injector: part, layer, rank, first pass."""
     if flip.place == "tile":
         return flip
-    params: dict[str, Json] = {"bit": flip.bit, "element": flip.element, "layer": int(random.integers(2))}
+    params: dict[str, Json] = {"bit": flip.bit, "element": flip.element, "layer": int(random.integers(LAYERS))}
     params["after"] = 0 if flip.place == AT_START else int(random.integers(2 * flip.every))
     if flip.place not in ("weight", AT_START):
         params["every"] = flip.every

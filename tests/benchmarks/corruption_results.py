@@ -61,20 +61,28 @@ class Store:
         whole = [line for line in lines if line.endswith("\n")]
         if whole and json.loads(whole[0]) != plan:
             raise BadInput(f"{path}: holds results of {whole[0].strip()}, not of {json.dumps(plan)}; give another file")
-        self.results = [json.loads(line) for line in whole[1:]]
+        for line in whole[1:]:
+            result = json.loads(line)
+            self.results = [*_others(self.results, result), result]
         path.write_text("".join(whole) or json.dumps(plan) + "\n")
 
-    @property
-    def done(self) -> set[int]:
-        """Numbers of the faults that have a result."""
-        return {int(one["number"]) for one in self.results if "number" in one}
+    def done(self, seconds: float) -> set[int]:
+        """Numbers of the faults that need not be tried for `seconds`: found, or not found in as many."""
+        faults = [one for one in self.results if "number" in one]
+        enough = [one for one in faults if one["found"] or one.get("given_s", seconds) >= seconds * one["longer"]]
+        return {int(one["number"]) for one in enough}
 
     def add(self, result: Result) -> None:
-        """Keep one more; it is on disk before this returns."""
-        self.results.append(result)
+        """Keep one more, in place of an earlier one of the same fault; it is on disk before this returns."""
+        self.results = [*_others(self.results, result), result]
         if self._path is not None:
             with self._path.open("a") as stream:
                 stream.write(json.dumps(result) + "\n")
+
+
+def _others(results: Sequence[Result], result: Result) -> list[Result]:
+    number = result.get("number")
+    return [one for one in results if number is None or one.get("number") != number]
 
 
 def table(results: Sequence[Result]) -> str:

@@ -5,7 +5,8 @@
 
 Each fault has a run of its own on llama-tiny, two prompts, eight steps, again and again, until the first alarm or for
 `--seconds`; the five rarest for 15 times as long. It strikes at a pass that the seed draws, and again about every so
-many passes, as a defective cell does; a weight stays wrong.
+many passes, as a defective cell does; a weight stays wrong. Seconds are CPU time of a rank: a busy host gives a fault
+as many runs as an idle one. `--resume` tries again what was not found in fewer seconds.
 
     weight      a stored weight                                   cache       a stored key or value of the newest token
     activation  one number of one pass                            collective  one number of the sum that one of two
@@ -13,8 +14,8 @@ many passes, as a defective cell does; a weight stays wrong.
 
 A weight that is wrong from the start is wrong in the first run, too: only the oracle's tolerance can find it.
 `at once` means: in the first run that it struck, so by that strike alone or with others of the same run. For
-`--beside` more seconds after the alarm the other rules are asked of the same run. Every fault is taken out and two runs
-are compared before the next one: these are clean. Exit 1 when a clean run had an event.
+`--beside` more seconds after the alarm the other rules are asked of the same run. Every fault is taken out, and two
+clean runs are compared before the next one. Exit 1 when a clean run had an event.
 """
 
 from __future__ import annotations
@@ -61,21 +62,26 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="for each fault; the five rarest 15 times as long")
     parser.add_argument("--beside", type=float, default=1.0, help="more seconds for the other rules after an alarm")
     parser.add_argument("--seed", type=int, default=23)
+    parser.add_argument("--places", default="", help="only these, such as weight,collective")
     parser.add_argument("--resume", type=Path, metavar="FILE", help="keep results there, and go on from it")
     parser.add_argument("--clean", type=float, default=0.0, help="seconds without a fault for each of --engines")
     parser.add_argument("--engines", default="transformers")
     options = parser.parse_args(arguments)
     try:
-        store = Store(options.resume, {"seconds": options.seconds, "seed": options.seed})
+        store = Store(options.resume, {"seed": options.seed})
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
-    missing = [one for one in draw(options.faults, options.seed) if one.number not in store.done]
+    done = store.done(options.seconds)
+    missing = [one for one in draw(options.faults, options.seed) if one.number not in done]
+    if options.places:
+        missing = [one for one in missing if one.place in options.places.split(",")]
     with tempfile.TemporaryDirectory() as logs:
         # In blocks, so that what an interrupted run leaves is of all places.
         missing.sort(key=lambda one: (one.number // BLOCK, one.group))
         for group, flips in groupby(missing, key=lambda one: one.group):
-            for result in struck(group, list(flips), Path(logs), options.seconds, options.beside):
+            found = struck(group, list(flips), Path(logs), options.seconds, options.beside)
+            for result in found:
                 store.add(result)
         for engine in options.engines.split(",") if options.clean else ():
             store.add(clean(engine, options.clean, Path(logs)))
@@ -124,14 +130,14 @@ class _Model:
         """Put the fault in, wait for an alarm, ask the other rules, take it out, and run clean."""
         rules, runs, given = Rules(self._limit), 0, seconds * flip.longer
         with self.generator.fault(flip.entry, **flip.params):
-            start = time.monotonic()
-            while not rules.by and time.monotonic() - start < given:
+            start, took, strikes = self._cpu_and_strikes()[0], 0.0, list[int]()
+            while not rules.by and took < given:
                 ranks = self.again(RUNS, stop=True)
                 runs += int(ranks[0]["runs"])
                 rules.take(event for rank in ranks for event in rank["events"])
-            took = time.monotonic() - start
-            strikes = [at for reply in self.generator.invoke(STRIKES) for at in reply.value["passes"]]
-            while rules.by and not rules.all and time.monotonic() - start < took + beside:
+                now, strikes = self._cpu_and_strikes()
+                took = now - start
+            while rules.by and not rules.all and self._cpu_and_strikes()[0] - start < took + beside:
                 rules.take(event for rank in self.again(1) for event in rank["events"])
         after = self.again(2)
         # A run is a generation and a forced one. What struck after the alarm's run is not what raised it. Digests of
@@ -139,33 +145,37 @@ class _Model:
         struck = [at // (2 * STEPS) + 1 for at in strikes if at < runs * 2 * STEPS]
         last = runs if rules.by != "weights" else runs // RUNS * RUNS - RUNS + 1
         return _result(
-            flip, rules, took, runs=runs, strikes=len(struck), first=bool(rules.by and struck and struck[0] >= last),
+            flip, rules, took, given_s=given, runs=runs, strikes=len(struck),
+            first=bool(rules.by and struck and struck[0] >= last),
             clean_steps=sum(one["steps"] for one in after),
             clean_events=sum(len(one["events"]) + one["more"] for one in after),
         )  # fmt: skip
 
+    def _cpu_and_strikes(self) -> tuple[float, list[int]]:
+        """CPU seconds of rank 0, and the passes in which the fault has struck in any rank."""
+        ranks = [reply.value for reply in self.generator.invoke(STRIKES)]
+        return float(ranks[0]["cpu_s"]), [int(at) for one in ranks for at in one["passes"]]
+
     def at_start(self, flip: Flip) -> Result:
         """A weight that is wrong before the first run, judged by the oracle."""
-        start = time.monotonic()
         with self.generator.fault(flip.entry, **flip.params):
             scores = self.generator.score(self._batch, self._reference.forced)
             right = judge_scores(scores, self._reference, dtype=self._dtype).passed
-        took = time.monotonic() - start
-        return _result(flip, Rules(0.0), took, found=not right, first=None, tolerance=not right, beside=None,
+        return _result(flip, Rules(0.0), 0.0, found=not right, first=None, tolerance=not right, beside=None,
                        by="" if right else "oracle")  # fmt: skip
 
 
 def _tile(flip: Flip, seconds: float) -> Result:
     """One wrong number of one of `every` products of this process, each with a known answer."""
     torch.set_num_threads(1)
-    products, rules, start = Products(flip.dtype, 0), Rules(0.0), time.monotonic()
-    while not rules.by and time.monotonic() - start < seconds * flip.longer:
+    products, rules, start = Products(flip.dtype, 0), Rules(0.0), time.process_time()
+    while not rules.by and time.process_time() - start < seconds * flip.longer:
         event = products.run(flip.every - 1, flip.bit, flip.element)
         if event is not None:
             rules.take([{"kind": "product", "got": event.got, "expected": event.expected}])
-    took = time.monotonic() - start
-    return _result(flip, rules, took, runs=products.count, strikes=int(products.count >= flip.every),
-                   first=bool(rules.by))  # fmt: skip
+    took = time.process_time() - start
+    return _result(flip, rules, took, given_s=seconds * flip.longer, runs=products.count,
+                   strikes=int(products.count >= flip.every), first=bool(rules.by))  # fmt: skip
 
 
 def _result(flip: Flip, rules: Rules, took: float, **more: Any) -> Result:

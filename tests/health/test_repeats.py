@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -12,15 +13,20 @@ import numpy as np
 import pytest
 import torch
 
+from genqual.cases import Json
+from genqual.conformance.references import file
 from genqual.engines.registry import engine
-from genqual.faults.injectors.flip_bit import flip
+from genqual.faults.injectors.flip_bit import INFINITY, NAN, flip
+from genqual.faults.injectors.strikes import Strikes, passes
 from genqual.health.checks.base import Node
-from genqual.health.checks.repeats import Repeats, told
+from genqual.health.checks.repeats import MODEL, ROWS, STEPS, Repeats, told
 from genqual.health.finding import Finding
 from genqual.health.known_answer import Tile, factors, model_tiles, product
+from genqual.paths import data_dir
 from tests.here import CPU
 
 FLIPS = "genqual.faults.injectors.flips"
+HIDDEN = 128  # of llama-tiny
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 
 
@@ -52,6 +58,55 @@ def test_one_flipped_bit_is_found_and_named(tmp_path: Path, where: str, step: in
     assert f"run 1, step {step}, row" in one.evidence, one.evidence
     assert f"again in {again} of 4" in one.evidence, one.evidence
     assert one.next_command.startswith("genqual bisect llama-tiny")
+
+
+@pytest.mark.parametrize(("what", "part"), [("keys", "keys of layer 1"), ("values", "values of layer 1")])
+def test_a_stored_bit_that_nothing_reads_is_found_by_its_digest(tmp_path: Path, what: str, part: str) -> None:
+    """Pass 15 is the last of a run: what is stored in it is read by no step, and no logit can show it."""
+    check = Repeats(fault=(f"{FLIPS}:cache", {"bit": 0, "after": 15, "element": 77, "what": what}))
+    one = findings(tmp_path, check)[f"{CPU} rank 0"]
+    assert one.outcome == "bad", one
+    assert one.component == "memory"
+    assert f"run 1, end of step 7, digest of the cache's {part}" in one.evidence, one.evidence
+    assert "again in 0 of 4" in one.evidence, one.evidence
+
+
+def test_a_weight_of_a_token_that_no_prompt_has_is_found_by_its_digest(tmp_path: Path) -> None:
+    reference = file.read(data_dir("baselines") / "references" / MODEL).select(rows=range(ROWS), steps=STEPS)
+    used = {token for row in reference.prompts for token in row} | set(reference.forced.reshape(-1).tolist())
+    unused = next(token for token in range(1, reference.vocabulary) if token not in used)  # 0 pads
+    fault: dict[str, Json] = {
+        "bit": 0,
+        "part": "embedding",
+        "element": unused * HIDDEN + 3,
+        "after": 3,
+    }
+    one = findings(tmp_path, Repeats(fault=(f"{FLIPS}:weight", fault)))[f"{CPU} rank 0"]
+    assert one.outcome == "bad", one
+    assert one.component == "memory"
+    assert "digest of the weights" in one.evidence, one.evidence
+
+
+def test_one_bit_of_a_collective_s_result_is_found_in_every_rank_that_it_reached(tmp_path: Path) -> None:
+    """Rank 1 gets a wrong sum in layer 0; the next sum brings it to rank 0, too."""
+    fault: dict[str, Json] = {"bit": 20, "layer": 0, "part": "attention_out", "after": 11, "element": 77, "on_rank": 1}
+    found = findings(tmp_path, Repeats("transformers-tp", 2, fault=(f"{FLIPS}:collective", fault)))
+    assert {name: str(one.outcome) for name, one in found.items()} == {
+        f"{CPU}, first run": "ok", f"{CPU} rank 0": "bad", f"{CPU} rank 1": "bad",
+    }, found  # fmt: skip
+
+
+def test_strikes_come_again_at_uneven_gaps() -> None:
+    strikes = Strikes(element=5, after=3, every=10)
+    struck = [(number, strikes.place()) for number in range(2000) if strikes.due()]
+    gaps = np.diff([number for number, _ in struck])
+    assert struck[0] == (3, 5)
+    assert passes(None)["passes"] == [number for number, _ in struck]
+    assert 8 < gaps.mean() < 12
+    assert len(set(gaps.tolist())) > 10
+    assert len({place for _, place in struck}) == len(struck)
+    once = Strikes(element=5, after=3)
+    assert [number for number in range(100) if once.due()] == [3]
 
 
 def test_one_wrong_product_between_steps_is_found(tmp_path: Path) -> None:
@@ -99,6 +154,9 @@ def test_a_flipped_bit_is_the_bit_of_the_number_s_encoding(bit: int) -> None:
     half = torch.tensor([1.0], dtype=torch.bfloat16)
     flip(half, (0,), 15)
     assert half.item() == -1.0
+    flip(tensor, (0, 0), NAN)
+    flip(tensor, (0, 1), INFINITY)
+    assert [math.isnan(tensor[0, 0]), float(tensor[0, 1])] == [True, math.inf]
     with pytest.raises(ValueError, match="bits 0 to 15"):
         flip(half, (0,), 16)
 

@@ -32,8 +32,8 @@ def cache_of(engine: Any) -> Iterator[Prints]:
     anew.
     """
     prints: Prints = {}
-    model = engine.model
-    right = getattr(model, "prepare_inputs_for_generation", None)
+    model = getattr(engine, "model", None)
+    right = getattr(model, "prepare_inputs_for_generation", None)  # not every engine generates by transformers
     if right is None:
         yield prints
         return

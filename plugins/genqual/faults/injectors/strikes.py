@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -47,5 +48,5 @@ class Strikes:
 
 
 def passes(engine: Any) -> dict[str, Json]:
-    """The passes in which the fault in this rank has struck since it was put in; for `invoke`."""
-    return {"passes": list(_PASSES)}
+    """The passes in which the fault in this rank has struck since it was put in, and its CPU seconds; for `invoke`."""
+    return {"passes": list(_PASSES), "cpu_s": time.process_time()}
