@@ -13,7 +13,7 @@ from genqual.conformance.judges.free_run import Rescore
 from genqual.conformance.judges.self_checks import rows_of
 from genqual.engines.base import TokenBatch
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
+from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample
 from genqual.session.property_search import rows
 from genqual.session.token_evidence import asked_alone, asked_between, tokens_only
 
@@ -45,7 +45,7 @@ def test_a_row_is_itself_in_any_company(
     def check(before: list[list[int]], after: list[list[int]]) -> Judgement:
         batch = TokenBatch.of([*before, prompt, *after])
         together = generator.score(batch, np.repeat(forced, len(batch.ids), axis=0))
-        return scoring_sample.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype)
+        return scoring_sample.same(alone, rows_of(together, [len(before)]), dtype=generator.case.dtype, rows=[1])
 
     examples(check, before=rows(token), after=rows(token))
 
@@ -117,21 +117,25 @@ def test_a_request_leaves_nothing_behind(
 
 
 def test_requests_of_different_shapes(
-    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, text: DrawText, examples: Examples
 ) -> None:
     """Requests of other rows and lengths, one after the other, each as a single pass without a cache says."""
 
     def check(requests: list[list[list[int]]]) -> Judgement:
-        worst = None
+        worst = one = None
         for request in requests:
             batch, forced = TokenBatch.of([row[:-3] for row in request]), np.array([row[-3:] for row in request])
             got = generator.score(batch, forced)
-            one = scoring_sample.same(got, generator.score_prefill(batch, forced), dtype=generator.case.dtype)
+            whole, drawn = generator.score_prefill(batch, forced), Drawn(request, rescore)
+            one = scoring_sample.same(got, whole, dtype=generator.case.dtype, drawn=drawn)
+            if one.status == "no_reference" and scoring_sample.reference is not None:
+                continue  # its few steps rest on near ties of routers: what the other requests say counts
             if not one.passed:
                 return one
             worst = max((worst, one), key=lambda judgement: judgement.ratio or 0.0) if worst else one
-        assert worst is not None
-        return worst
+        found = worst or one
+        assert found is not None
+        return found
 
     request = st.lists(text(least=4, most=12), min_size=1, max_size=4)
     examples(check, most=3, requests=st.lists(request, min_size=2, max_size=3))

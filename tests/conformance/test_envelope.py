@@ -10,6 +10,7 @@ import pytest
 from genqual.conformance.references.make import with_envelope
 from genqual.conformance.scores import scores_of
 from genqual.conformance.tolerance import RoundingEnvelope
+from genqual.engines.base import Scores
 from genqual.errors import BadInput
 
 from .pretend import SIGMA, noise, referred, scored
@@ -47,6 +48,21 @@ def test_runs_that_cannot_be_honest_found_no_envelope() -> None:
             with_envelope(REFERENCE, "bf16", runs)
     with pytest.raises(BadInput, match="fp32 has no envelope"):
         with_envelope(REFERENCE, "fp32", {"good": good})
+
+
+def test_runs_of_a_mixture_of_experts_may_be_further_apart() -> None:
+    """Where routers are known, tokens that took another expert move what follows by less than is left out."""
+    margins = np.ones((REFERENCE.rows, REFERENCE.longest - 1, 2), dtype=np.float32)
+    experts = replace(REFERENCE, router_margins=margins, sha256="")
+
+    def runs(factor: float) -> dict[str, Scores]:
+        return {str(s): scored(LOGITS + s * noise(LOGITS.shape, 1), REFERENCE) for s in (1.0, factor)}
+
+    assert "bf16" in with_envelope(experts, "bf16", runs(1.4)).envelopes
+    with pytest.raises(BadInput, match=r"more than 1\.25 apart"):
+        with_envelope(REFERENCE, "bf16", runs(1.4))
+    with pytest.raises(BadInput, match=r"more than 1\.5 apart"):
+        with_envelope(experts, "bf16", runs(1.6))
 
 
 def test_one_bad_cell_must_not_widen_the_envelope() -> None:

@@ -27,7 +27,7 @@ from genqual.conformance.router_ties import near_cells, near_ties
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput
-from genqual.session.fixture_types import ScoringSample
+from genqual.session.fixture_types import Drawn, ScoringSample
 
 from .pretend import noise, referred
 
@@ -312,6 +312,24 @@ def test_a_passage_knows_the_ties_of_the_rows_it_is_told() -> None:
         passage.same(plain, tie, dtype="fp32", rows=[0, 1, 2])
     other = ScoringSample(TokenBatch.of(PROMPTS), (OF_MIDDLE.forced + 1) % 64, OF_MIDDLE)
     assert other.same(plain, tie, dtype="fp32", rows=other.every_row).status == "fail", "another text"
+
+
+def test_an_oracle_knows_the_ties_of_rows_that_no_reference_holds() -> None:
+    def scored(places: dict[int, Places], seed: int) -> Any:
+        return scores_of(engine(MIDDLE, OF_MIDDLE, places, seed=seed), OF_MIDDLE.forced)
+
+    passage = ScoringSample(TokenBatch.of(PROMPTS), OF_MIDDLE.forced, OF_MIDDLE)
+    drawn = Drawn(passage.texts, ByOracle(lambda: oracle_for(CONFIG, MIDDLE)))
+    plain, tie, elsewhere = scored({}, 1), scored({TIED: {(1, 1)}}, 2), scored({0: {(1, 4)}}, 2)
+    found = passage.same(plain, tie, dtype="fp32", drawn=drawn)
+    assert found.passed
+    assert found.judged is not None
+    assert found.judged < 32, "what took another expert is left out"
+    assert passage.same(plain, elsewhere, dtype="fp32", drawn=drawn).status == "fail", "no tie is near there"
+    twice = Drawn([passage.texts[TIED]] * 2, drawn.rescore)
+    few = passage.same(rows_of(plain, [TIED] * 2), rows_of(tie, [TIED] * 2), dtype="fp32", drawn=twice)
+    assert few.status == "no_reference", "more than half of a few rows is no verdict"
+    assert Drawn(passage.texts, lambda ids: np.zeros((len(ids), 64))).ties() is None, "a rescore that knows no routers"
 
 
 def generated(arrays: dict[str, Any], places: Mapping[int, Places]) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypedDict
 
 import numpy as np
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from genqual.conformance.judgement import Judgement, fp32_limit_at
 from genqual.conformance.judges import logits
+from genqual.conformance.judges.free_run import Rescore, margins_by
+from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
+from genqual.errors import BadInput
 from genqual.metrics.slo import Limit
 from genqual.session import outcome
 from genqual.session.node_items import NodeCheck
@@ -89,6 +93,24 @@ class Tolerated(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """Whole `rows` of ids that no reference holds, and the oracle that may be asked for their routers' margins."""
+
+    rows: Sequence[Sequence[int]]
+    rescore: Rescore
+
+    def ties(self) -> list[F64] | None:
+        """Margins (tokens, layers) of each row but its last token; None where nobody can say."""
+        asked = margins_by(self.rescore)
+        try:
+            found = [asked(row[:-1]) for row in self.rows] if asked else []
+        except BadInput:  # a reference whose oracle is not to be had here
+            return None
+        known = [margins for margins in found if margins is not None]
+        return known if known and len(known) == len(self.rows) else None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoringSample:
     """Prompts and the tokens forced after them, `forced` (rows, steps), with the oracle's word where it gave one.
 
@@ -131,18 +153,27 @@ class ScoringSample:
         return {"spread": known.pooled_spread, "envelope": known.envelopes.get(dtype)}
 
     def same(
-        self, a: Scores, b: Scores, *, dtype: str, rows: Sequence[int] | None = None, longest: int = 0
+        self,
+        a: Scores,
+        b: Scores,
+        *,
+        dtype: str,
+        rows: Sequence[int] | None = None,
+        drawn: Drawn | None = None,
+        longest: int = 0,
     ) -> Judgement:
         """Judge whether two ways of computing agree, by the reference's spread and envelope where there is one.
 
         `rows` are those of these prompts that both were forced on, in order, from the first step on: the reference then
-        says where a router is near a tie. Without it, both were forced on another text. Raises ValueError when there
-        are more or fewer of them than the runs have. `longest` positions that a long text reaches widen fp32's limit.
+        says where a router is near a tie. Without it, both were forced on another text, where `drawn` says so. Raises
+        ValueError when there are more or fewer `rows` than the runs have. `longest` positions that a long text reaches
+        widen fp32's limit.
         """
         if rows is not None and a.top_ids.shape[1] != len(rows):
             raise ValueError(f"scores of {a.top_ids.shape[1]} rows, said to be rows {list(rows)} of the passage")
         known = self.reference
-        return logits.judge_same(
+        judge = partial(
+            logits.judge_same,
             a,
             b,
             dtype=dtype,
@@ -151,6 +182,11 @@ class ScoringSample:
             fp32_limit=fp32_limit_at(longest),
             text=self._text(rows, len(a.top_ids)),
         )
+        judged = judge()
+        if judged.passed or drawn is None or known is None or known.router_margins is None:
+            return judged
+        ties = drawn.ties()  # an oracle is asked for where something seems wrong, and not before
+        return judge(ties=ties) if ties else judged
 
     def _text(self, rows: Sequence[int] | None, steps: int) -> Reference | None:
         """The reference of `rows` and `steps` of this passage, of a mixture of experts; None where it has none."""

@@ -139,10 +139,10 @@ class ReferenceStore:
             self._logits[key] = self.oracle(model).logits(text[:-1])[-steps:]
         return self._logits[key]
 
-    def _ties(self, model: str, text: NDArray[np.int64]) -> F64 | None:
+    def _ties(self, model: str, text: NDArray[np.int64]) -> list[F64] | None:
         """How near routers were to other experts when the row `text` was read but its last token, (tokens, layers)."""
         margins = getattr(self.oracle(model), "router_margins", None)  # an oracle of others' making may know none
-        return None if margins is None else margins(text[:-1])
+        return None if margins is None else [margins(text[:-1])]
 
     def exact_logits(self, model: str) -> F64:
         """The oracle's whole logits (steps, rows, vocabulary) on the tokens of the model's reference.

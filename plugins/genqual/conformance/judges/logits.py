@@ -6,6 +6,7 @@ The rules and where their numbers come from: docs/judge.md.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ def judge_same(
     k: float = MARGIN_SIGMAS,
     exact: bool = False,
     text: Reference | None = None,
-    ties: F64 | None = None,
+    ties: Sequence[F64] | None = None,
     independent: bool | None = None,
 ) -> Judgement:
     """Judge whether two runs of one engine say the same, as a metamorphic property wants; no reference needed.
@@ -99,8 +100,9 @@ def judge_same(
     bf16 and fp16 is used, and said so. Long rows in fp32: pass `fp32_limit_at(positions)`. With `exact` the first
     "run" is the oracle's, which has no error of its own; `independent` says whether it is, of the engines. `text` is
     the reference of the very tokens, row by row and step by step, where there is one: it says where a router is near a
-    tie, so that one run may take another expert. `ties` (positions, layers) says the same of one row without one: the
-    routers' margins up to the last choice that is judged.
+    tie, so that one run may take another expert. `ties`, (positions, layers) a row, says the same of rows
+    without one: the routers' margins up to the last choice that is judged. Such rows are few, so that more than half of
+    their cells left out is no verdict.
     """
     lane = precision_mode_of(dtype)
     for name, scores in (("first", a), ("second", b)):
@@ -120,7 +122,8 @@ def judge_same(
     near = None if text is None else near_cells(text, tie_margin(tolerance))
     if ties is not None:
         steps = len(a.top_ids)
-        near = near_ties(ties, len(ties) - steps, steps, tie_margin(tolerance))[:, None]
+        margin = tie_margin(tolerance)
+        near = np.stack([near_ties(row, len(row) - steps, steps, margin) for row in ties], axis=1)
     return _verdict(
         errors,
         spread,
@@ -131,6 +134,7 @@ def judge_same(
         oracle_words(independent=independent is not False) if exact else "the first run",
         independent,
         near,
+        few=ties is not None,
     )
 
 
@@ -194,15 +198,18 @@ def _verdict(
     against: str,
     independent: bool | None,
     near: NDArray[np.bool_] | None = None,
+    *,
+    few: bool = False,
 ) -> Judgement:
     """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units.
 
     `near` cells may rest on a near tie of a router; those that took another expert are left out, and counted.
+    With `few` rows more than half left out is no verdict, as of a single one.
     """
     flipped = got != want
     excuse = excused(errors, tolerance.sigma, flipped & (margins > tolerance.bound), near, tie_margin(tolerance))
-    if excuse is not None and excuse.too_many and errors.shape[1] == 1:
-        text = f"{tolerance.lane} mode: {excuse.sentence} The remaining steps of one prompt are too few for a verdict."
+    if excuse is not None and excuse.too_many and (few or errors.shape[1] == 1):
+        text = f"{tolerance.lane} mode: {excuse.sentence} The remaining steps are too few for a verdict."
         return Judgement("no_reference", tolerance.lane, "logits", text, total=errors.size, independent=independent)
     counted = np.ones(errors.shape, dtype=np.bool_) if excuse is None or excuse.cells.all() else ~excuse.cells
     pooled = _rms(errors[counted]) / spread
