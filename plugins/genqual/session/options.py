@@ -289,8 +289,10 @@ def misread_path(config: pytest.Config) -> str:
 def check_options(options: Options) -> None:
     """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid.
 
-    Also on several hosts with a launcher of one.
+    Also on several hosts with a launcher of one, or with latencies that a baseline of one host would judge.
     """
+    if options.hosts and options.benchmark:
+        raise BadInput("--hosts with --benchmark: baselines and records are of one host; leave one of the two out")
     if len(options.hosts) > 1 and options.launcher not in ("mpirun", "srun"):
         raise BadInput(f"--hosts {','.join(options.hosts)}: give --launcher mpirun or srun, which start ranks there")
     for flag, value in (("--references", options.references), ("--waivers", options.waivers)):
