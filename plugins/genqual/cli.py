@@ -11,7 +11,7 @@ from typing import Final, cast
 import click
 
 import genqual as package
-from genqual.errors import GenqualError
+from genqual.errors import GenqualError, did_you_mean
 
 USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
 
@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            ctx.fail(f"No such command {cmd_name!r}.{did_you_mean(cmd_name, COMMANDS)}")
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         try:
             return cast("click.Command", getattr(import_module(module), name))

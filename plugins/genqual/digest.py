@@ -51,3 +51,13 @@ def canonical(value: Any) -> bytes:
     Raises ValueError on what JSON cannot hold: NaN, an integer beyond 2**53 - 1, a key that is not a string.
     """
     return bytes(rfc8785.dumps(value))
+
+
+def stamp(file: Path) -> tuple[int, int, int, int]:
+    """What changes when a file's content does: its size, both of its times, its inode. Raises OSError.
+
+    Archives, images and `rsync -t` set the time of the content. That of the last change of any kind cannot be set, and
+    a file that is put in another's place has another inode.
+    """
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino

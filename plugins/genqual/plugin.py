@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -13,15 +14,15 @@ from genqual.cases import Case
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
-from genqual.errors import GenqualError, NotApplicable, Unsupported
+from genqual.errors import BadInput, GenqualError, NotApplicable, Unsupported
 from genqual.ranks.errors import GroupLost
-from genqual.session import hardware, markers, node_items, outcome
+from genqual.session import early_checks, hardware, markers, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
-from genqual.session.item import asked, case_of, measured, wanted, workload_of
+from genqual.session.item import asked, case_of, measured, parameters_of, property_of, wanted, workload_of
 from genqual.session.next_step import for_reader
-from genqual.session.options import Options, add_options, check_options, misread_path
+from genqual.session.options import Options, add_options, misread_path
 from genqual.session.selection import Selection, add_suites
 from genqual.session.terminal import Tally, summarise
 
@@ -59,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     markers.register(config, ((device.name, device.summary) for device in devices().values()))
     options = Options.of(config)
     try:
-        check_options(options)
+        early_checks.check(options)
         add_suites(config)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
@@ -68,6 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_TALLY] = Tally(selection)
     config.pluginmanager.register(_Reports(config.stash[_TALLY]), "genqual-reports")
     config.stash[RUN] = Run.of(config, selection)
+    for text in early_checks.of_no_use(options):
+        config.stash[RUN].warn(text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -116,6 +119,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         raise pytest.UsageError(mistaken or str(selection.error))
     try:
         config.stash[RUN].waivers.read()
+        if node_items.wanted(selection) and not (config.option.collectonly or hasattr(config, "workerinput")):
+            node_items.begin(selection, config.stash[RUN].state)
     except GenqualError as error:
         raise pytest.UsageError(str(error)) from None
     # Before anything is left out: a test that is not selected is one that a waiver may name all the same.
@@ -217,10 +222,31 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         workload, protocol = measured(item, run)
         recorder = run.records.recorder
         path = recorder.without_numbers(case, workload, protocol) if workload is not None else None
+        if "verdict" in getattr(item, "fixturenames", ()) and not outcome.of_item(item).records:
+            path = _without_verdict(item, case, run, error)
         if path is not None:
             outcome.tell_record(item, path)
         outcome.tell(item, failure=f"{type(error).__name__}: {error}")
         raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
+
+
+def _without_verdict(item: pytest.Item, case: Case, run: Run, error: GenqualError | GroupLost) -> Path:
+    """The record of a property whose test ended before its verdict: an older PASS is not the newest word on it."""
+    try:
+        sha256 = run.references.weights_sha256(case.model)
+    except BadInput:  # which may be the error
+        sha256 = None
+    waiver = run.waivers.excuse(item.nodeid, f"{type(error).__name__}: {error}", lambda: sha256)
+    return run.records.recorder.without_verdict(
+        case,
+        error,
+        prop=property_of(item),
+        weights_sha256=sha256,
+        prompts=run.selection.profile.prompts,
+        label=item.nodeid,
+        protocol=parameters_of(item),
+        waived=None if waiver is None else waiver.reason,
+    )
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
@@ -235,7 +261,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     case, run = case_of(item), item.config.stash[RUN]
     # No waiver of a test excuses the hardware.
-    if case is not None and report.when == "call" and outcome.of_item(item).verdict != "hardware":
+    over = report.when == "call" or (report.when == "setup" and report.failed)  # ranks that cannot load fail the setup
+    if case is not None and over and outcome.of_item(item).verdict != "hardware":
         _waive(item, case, run, report)
     told = outcome.of_item(item)
     if case is not None and (report.when == "call" or not report.passed):
@@ -247,13 +274,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> None:
     """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
-    waiver = run.waivers.of(item.nodeid, partial(run.references.weights_sha256, case.model))
-    if waiver is None:
-        return
-    if report.passed:
+    known = run.waivers.in_force(item.nodeid, partial(run.references.weights_sha256, case.model))
+    if known and report.passed:
         report.outcome = "failed"
-        report.longrepr = f"unexpected pass (WAIVED): remove the waiver {waiver}"
-    elif report.failed and waiver.excuses(f"{report.longreprtext}\n{outcome.of_item(item).failure}"):
+        report.longrepr = f"unexpected pass (WAIVED): remove the waiver {' and '.join(map(str, known))}"
+    elif report.failed:
+        said = f"{report.longreprtext}\n{outcome.of_item(item).failure}"
+        waiver = next((one for one in known if one.excuses(said)), None)
+        if waiver is None:
+            return
         report.outcome = "skipped"
         outcome.tell(item, verdict="waived")
         path, line, _ = item.location
@@ -316,6 +345,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         run.waivers.close(
             whole=cases if _collected_whole(config) else (), selected={item.nodeid for item in session.items}
         )
+        node_items.end(selection, run.state)
     if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = tally.exit_status(run, exitstatus)
 
@@ -323,12 +353,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _collected_whole(config: pytest.Config) -> bool:
     """Whether every test of the cases was collected; what `-m`, `-k` and the like left out of these is another matter.
 
-    An xdist controller collects nothing, `--lf` no file without a failure; and `-x` may end a run before its tests.
+    An xdist controller collects nothing, `--lf` no file without a failure; `-x` may end a run before its tests; and
+    settings of one's own may name other test paths.
     """
     options, option = config.stash[RUN].options, config.option
     narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise")
+    others = ("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise", "override_ini", "inifilename")
+    others += ("continue_on_collection_errors",)
     return not (narrowed or by_path or any(getattr(option, name, None) for name in others))
 
 

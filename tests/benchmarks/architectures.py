@@ -4,8 +4,9 @@
 
 Each architecture is the small odd configuration of `tests/conformance/oracle/small.py` with random weights, asked in a
 process of transformers: in fp32, and in float64 with the steps that transformers keeps in fp32 made float64, too. Both
-lengths are past every window. What was measured is kept in a file of the cache, by architecture, configuration and
-release, so that an interrupted run goes on where it was; `--again` forgets it.
+lengths are past every window. What was measured is kept in the cache, a file a release of transformers, by architecture
+and configuration, so that an interrupted run goes on where it was; `--again` forgets it. The table has the columns of
+each release that the cache has, so run this once in an environment of each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from packaging.version import Version
 from safetensors.numpy import load_file, save_file
 
 from genqual.atomic import write_whole
@@ -51,7 +53,7 @@ def nrms(got: NDArray[Any], want: NDArray[Any]) -> float:
 
 
 def measured(names: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """nrms of "fp32" and "fp64" by architecture and length, in one process of transformers.
+    """nrms of "fp32" and "fp64" by architecture and length, in one process of transformers; of those that it has.
 
     Raises CalledProcessError where it cannot.
     """
@@ -70,7 +72,7 @@ def measured(names: list[str]) -> dict[str, dict[str, dict[str, float]]]:
             ]
         (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
         subprocess.run([sys.executable, str(PEER), str(folder / "cases.json")], check=True, capture_output=True)
-        return {name: _against(name, folder, ids) for name in names}
+        return {name: _against(name, folder, ids) for name in names if (folder / f"{name}.{LONG}").is_file()}
 
 
 def _against(name: str, folder: Path, ids: list[int]) -> dict[str, dict[str, float]]:
@@ -82,29 +84,45 @@ def _against(name: str, folder: Path, ids: list[int]) -> dict[str, dict[str, flo
     return found
 
 
-def key(name: str) -> str:
-    """Of what a number is: the architecture's source, its configuration, and the releases."""
-    versions = [importlib.metadata.version(package) for package in ("transformers", "torch", "numpy")]
+def key(name: str, release: str) -> str:
+    """Of what a number of transformers `release` is: the architecture's source, its configuration, and the releases."""
+    versions = [release, *(importlib.metadata.version(package) for package in ("torch", "numpy"))]
     of = [name, source_sha256(name), configuration(name), versions, SHORT, LONG]
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
-def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Markdown, an architecture a row."""
-    release = importlib.metadata.version("transformers")
+def table(found: dict[str, dict[str, dict[str, dict[str, float]]]]) -> str:
+    """Markdown, an architecture a row, of what was found by release and architecture; the newest release first."""
+    releases = sorted(found, key=Version, reverse=True)
+    columns = [f"fp32, {SHORT}", f"float64, {SHORT}", f"fp32, {LONG}", f"float64, {LONG}"]
+    heads = columns if len(releases) == 1 else [f"{release}: {column}" for release in releases for column in columns]
     head = [
-        f"nrms of transformers {release} against the oracle, eager attention:",
+        f"nrms of transformers {' and '.join(releases)} against the oracle, eager attention:",
         "",
-        f"| architecture | fp32, {SHORT} | float64, {SHORT} | fp32, {LONG} | float64, {LONG} |",
-        "|---|---|---|---|---|",
+        f"| architecture | {' | '.join(heads)} |",
+        "|---" * (1 + len(heads)) + "|",
     ]
-    rows = [
-        f"| {name} | "
-        + " | ".join(f"{one[str(length)][kind]:.1e}" for length in (SHORT, LONG) for kind in ("fp32", "fp64"))
-        + " |"
-        for name, one in sorted(found.items())
-    ]
+    rows = []
+    for name in sorted({name for one in found.values() for name in one}):
+        cells = [cell for release in releases for cell in _cells(found[release].get(name))]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*head, *rows])
+
+
+def _cells(found: dict[str, dict[str, float]] | None) -> list[str]:
+    lengths, kinds = (str(SHORT), str(LONG)), ("fp32", "fp64")
+    return [f"{found[length][kind]:.1e}" if found else "" for length in lengths for kind in kinds]
+
+
+def stored(folder: Path) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """What the cache's `folder` has of today's oracles, by release and architecture."""
+    releases = {path.stem.removeprefix("architectures-"): path for path in folder.glob("architectures-*.json")}
+    known = {release: json.loads(path.read_text(encoding="utf-8")) for release, path in releases.items()}
+    found = {
+        release: {name: one[key(name, release)] for name in supported() if name in SMALL and key(name, release) in one}
+        for release, one in known.items()
+    }
+    return {release: one for release, one in found.items() if one}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -114,23 +132,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--again", action="store_true", help="measure what is known, too")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is replaced")
     asked = parser.parse_args(arguments)
-    store = cache_dir() / "benchmarks" / "architectures.json"
-    known: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
-    wanted = [name for name in asked.names if asked.again or key(name) not in known]
+    release = importlib.metadata.version("transformers")
+    store = cache_dir() / "benchmarks" / f"architectures-{release}.json"
+    known: dict[str, Any] = json.loads(store.read_text(encoding="utf-8")) if store.is_file() else {}
+    wanted = [name for name in asked.names if asked.again or key(name, release) not in known]
     for start in range(0, len(wanted), AT_ONCE):
         some = wanted[start : start + AT_ONCE]
         try:
-            known |= {key(name): one for name, one in measured(some).items()}
+            found = measured(some)
         except subprocess.CalledProcessError as error:
             print(f"{', '.join(some)}: {error.stderr.decode().strip().splitlines()[-1]}", file=sys.stderr)
             continue
+        known |= {key(name, release): one for name, one in found.items()}
         store.parent.mkdir(parents=True, exist_ok=True)
         write_whole(store, json.dumps(known).encode())
-        print(", ".join(some), flush=True)
-    found = {name: known[key(name)] for name in supported() if name in SMALL and key(name) in known}
+        print(", ".join(found), flush=True)
+        if absent := sorted({*some} - {*found}):
+            print(f"transformers {release} has no {', '.join(absent)}", file=sys.stderr)
     text = asked.page.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    write_whole(asked.page, f"{before}{BEGIN}\n{table(found)}\n{END}{rest.split(END)[1]}".encode())
+    write_whole(asked.page, f"{before}{BEGIN}\n{table(stored(store.parent))}\n{END}{rest.split(END)[1]}".encode())
 
 
 if __name__ == "__main__":

@@ -1,136 +1,197 @@
-"""Which share of single flipped bits `genqual node` finds: by place, by bit, and beside a rule of absolute errors.
+"""Which share of single flipped bits genqual finds: by place, by bit, and beside a rule of absolute errors.
 
-    python -m tests.benchmarks.silent_corruption --sites 3 --json FILE
+    python -m tests.benchmarks.silent_corruption --resume FILE                    200 faults, 60 s each at most
+    python -m tests.benchmarks.silent_corruption --faults 0 --clean 600 --engines transformers,deepspeed-inference
 
-llama-tiny on one rank of transformers, two prompts, eight steps. Each trial flips one bit at another site while the
-request runs for the second time, and gives the check two runs to find it:
+Each fault has a run of its own on llama-tiny, two prompts, eight steps, again and again, until the first alarm or for
+`--seconds`; the five rarest for 15 times as long. It strikes at a pass that the seed draws, and again about every so
+many passes, as a defective cell does; a weight stays wrong.
 
-    weight       from a forward pass on, for good         activation   in one pass, one number
-    cache        a stored value, until the request ends   product      one number of one known-answer product
+    weight      a stored weight                                   cache       a stored key or value of the newest token
+    activation  one number of one pass                            collective  one number of the sum that one of two
+    tile        one number of one of up to 100,000 products                   ranks gets from an all-reduce
 
-`at start` is a weight that was wrong before the first run: only the oracle's tolerance can find it. `beside` is the
-rule of a vendor's diagnostic on the same runs: a logit that is NaN or infinite, or off by more than 1e-3. Not timed.
+A weight that is wrong from the start is wrong in the first run, too: only the oracle's tolerance can find it.
+`at once` means: in the first run that it struck, so by that strike alone or with others of the same run. For
+`--beside` more seconds after the alarm the other rules are asked of the same run. Every fault is taken out and two runs
+are compared before the next one: these are clean. Exit 1 when a clean run had an event.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections import defaultdict
+import time
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from genqual.cases import Case, Json
+from genqual.conformance.judgement import ENVELOPE_FACTOR, FP32_LIMIT
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.references import file
+from genqual.conformance.references.data import Reference
 from genqual.engines.base import TokenBatch
+from genqual.errors import BadInput
+from genqual.faults import SHARDED
 from genqual.health.checks.repeats import HERE, MODEL, ROWS, STEPS
+from genqual.health.products import Products
 from genqual.paths import data_dir
 from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
+from tests.benchmarks.corruption_plan import AT_START, Flip, draw
+from tests.benchmarks.corruption_results import Result, Rules, Store, table
 from tests.here import CPU
 
-FLIPS = "genqual.faults.injectors.flips"
-BITS = {"fp32": 32, "bf16": 16}
-PARTS = ("mlp_out", "mlp_in", "attention_in", "attention_out")
-FLOOR = 1e-3
-
-Trial = dict[str, Any]
+RUNS = 8  # of one call to the ranks
+BLOCK = 50  # faults
+STRIKES = "genqual.faults.injectors.strikes:passes"
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table; exit 1 when a clean run had an event."""
-    parser = argparse.ArgumentParser("python -m tests.benchmarks.silent_corruption", description=__doc__)
-    parser.add_argument("--sites", type=int, default=3)
-    parser.add_argument("--dtypes", default="fp32,bf16")
-    parser.add_argument("--step", type=int, default=1, help="every so many bits")
-    parser.add_argument("--json", type=Path)
+    """Print the table; exit 1 when a clean run had an event, 2 on a file of another plan."""
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.silent_corruption", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--faults", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each fault; the five rarest 15 times as long")
+    parser.add_argument("--beside", type=float, default=1.0, help="more seconds for the other rules after an alarm")
+    parser.add_argument("--seed", type=int, default=23)
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="keep results there, and go on from it")
+    parser.add_argument("--clean", type=float, default=0.0, help="seconds without a fault for each of --engines")
+    parser.add_argument("--engines", default="transformers")
     options = parser.parse_args(arguments)
-    trials: list[Trial] = []
+    try:
+        store = Store(options.resume, {"seconds": options.seconds, "seed": options.seed})
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return 2
+    missing = [one for one in draw(options.faults, options.seed) if one.number not in store.done]
     with tempfile.TemporaryDirectory() as logs:
-        pool = Pool(1)
-        try:
-            for dtype in options.dtypes.split(","):
-                generator = Generator(pool, plan(Case(CPU, "transformers", MODEL, dtype), Path(logs)))
-                for trial in run(generator, dtype, options.sites, options.step):
-                    trials.append(trial)
-                    if options.json:
-                        options.json.write_text(json.dumps(trials) + "\n")
-        finally:
-            pool.close_all()
-    table(trials)
-    return int(any(one["found"] for one in trials if one["place"] == "clean"))
+        # In blocks, so that what an interrupted run leaves is of all places.
+        missing.sort(key=lambda one: (one.number // BLOCK, one.group))
+        for group, flips in groupby(missing, key=lambda one: one.group):
+            for result in struck(group, list(flips), Path(logs), options.seconds, options.beside):
+                store.add(result)
+        for engine in options.engines.split(",") if options.clean else ():
+            store.add(clean(engine, options.clean, Path(logs)))
+    print(table(store.results))
+    return int(any(one.get("clean_events") or ("clean" in one and one["events"]) for one in store.results))
 
 
-def run(generator: Generator, dtype: str, sites: int, every: int) -> Iterator[Trial]:
-    """Clean runs first and between, then each place and bit at each site."""
-    reference = file.read(data_dir("baselines") / "references" / MODEL).select(rows=range(ROWS), steps=STEPS)
-    batch = TokenBatch.of(reference.prompts)
-    arrays = {"ids": batch.ids, "mask": batch.mask, "forced": reference.forced}
-    generator.invoke(f"{HERE}:begin", {}, arrays)
-    random = np.random.default_rng(23)
-    for bit in range(0, BITS[dtype], every):
-        yield {"dtype": dtype, "place": "clean", "bit": bit, **_asked(generator, {})}
-        for site in range(sites):
-            where: dict[str, Json] = {"element": int(random.integers(1 << 20)), "after": _after(random)}
-            part: dict[str, Json] = {"part": PARTS[site % len(PARTS)], "layer": site % 2}
-            for place in ("weight", "activation", "cache"):
-                more = part if place == "weight" else {"layer": site % 2}
-                with generator.fault(f"{FLIPS}:{place}", bit=bit, **where, **more):
-                    yield {"dtype": dtype, "place": place, "bit": bit, **_asked(generator, {})}
-            params: dict[str, Json] = {"inject": int(random.integers(40)), "bit": bit}
-            yield {"dtype": dtype, "place": "product", "bit": bit, **_asked(generator, params)}
-            element = where["element"]
-            with generator.fault(f"{FLIPS}:weight", bit=bit, element=element, **part):
-                scores = generator.score(batch, reference.forced)
-                right = judge_scores(scores, reference, dtype=dtype).passed
-            yield {"dtype": dtype, "place": "at start", "bit": bit, "found": not right, "beside": None}
+def struck(
+    group: tuple[str, int, str], flips: list[Flip], logs: Path, seconds: float, beside: float
+) -> Iterator[Result]:
+    """The result of each of `flips`, which all are of one group of processes."""
+    engine, ranks, dtype = group
+    if not engine:
+        yield from (_tile(one, seconds) for one in flips)
+        return
+    with_model = _Model(engine, ranks, dtype, logs, products=False)
+    try:
+        for one in flips:
+            yield with_model.at_start(one) if one.place == AT_START else with_model.struck(one, seconds, beside)
+    finally:
+        with_model.close()
 
 
-def _after(random: np.random.Generator) -> int:
-    """A pass of the second generation: a decode step, whose numbers all reach a logit, and not the last one.
+class _Model:
+    """llama-tiny in one group of processes, its first run made and judged."""
 
-    In a prompt's pass most numbers reach none: those of padding, and the last layer's except at the last token. After
-    the last step nobody reads the cache.
-    """
-    return int(random.integers(STEPS + 1, 2 * STEPS - 1))
+    def __init__(self, engine: str, ranks: int, dtype: str, logs: Path, *, products: bool) -> None:
+        self._pool, self._dtype = Pool(1), dtype
+        self.generator = Generator(self._pool, plan(Case(CPU, engine, MODEL, dtype, ranks, 1), logs))
+        self._reference: Reference = file.read(data_dir("baselines") / "references" / MODEL).select(
+            rows=range(ROWS), steps=STEPS
+        )
+        self._limit = FP32_LIMIT if dtype == "fp32" else ENVELOPE_FACTOR * self._reference.envelopes[dtype].nrms
+        self._batch = TokenBatch.of(self._reference.prompts)
+        arrays = {"ids": self._batch.ids, "mask": self._batch.mask, "forced": self._reference.forced}
+        self.generator.invoke(f"{HERE}:begin", {"products": products}, arrays)
+
+    def close(self) -> None:
+        self._pool.close_all()
+
+    def again(self, runs: int, **params: Json) -> list[dict[str, Any]]:
+        """Of each rank: what `runs` more runs gave."""
+        return [reply.value for reply in self.generator.invoke(f"{HERE}:again", {"runs": runs, **params})]
+
+    def struck(self, flip: Flip, seconds: float, beside: float) -> Result:
+        """Put the fault in, wait for an alarm, ask the other rules, take it out, and run clean."""
+        rules, runs, given = Rules(self._limit), 0, seconds * flip.longer
+        with self.generator.fault(flip.entry, **flip.params):
+            start = time.monotonic()
+            while not rules.by and time.monotonic() - start < given:
+                ranks = self.again(RUNS, stop=True)
+                runs += int(ranks[0]["runs"])
+                rules.take(event for rank in ranks for event in rank["events"])
+            took = time.monotonic() - start
+            strikes = [at for reply in self.generator.invoke(STRIKES) for at in reply.value["passes"]]
+            while rules.by and not rules.all and time.monotonic() - start < took + beside:
+                rules.take(event for rank in self.again(1) for event in rank["events"])
+        after = self.again(2)
+        # A run is a generation and a forced one. What struck after the alarm's run is not what raised it. Digests of
+        # weights are compared once a call.
+        struck = [at // (2 * STEPS) + 1 for at in strikes if at < runs * 2 * STEPS]
+        last = runs if rules.by != "weights" else runs // RUNS * RUNS - RUNS + 1
+        return _result(
+            flip, rules, took, runs=runs, strikes=len(struck), first=bool(rules.by and struck and struck[0] >= last),
+            clean_steps=sum(one["steps"] for one in after),
+            clean_events=sum(len(one["events"]) + one["more"] for one in after),
+        )  # fmt: skip
+
+    def at_start(self, flip: Flip) -> Result:
+        """A weight that is wrong before the first run, judged by the oracle."""
+        start = time.monotonic()
+        with self.generator.fault(flip.entry, **flip.params):
+            scores = self.generator.score(self._batch, self._reference.forced)
+            right = judge_scores(scores, self._reference, dtype=self._dtype).passed
+        took = time.monotonic() - start
+        return _result(flip, Rules(0.0), took, found=not right, first=None, tolerance=not right, beside=None,
+                       by="" if right else "oracle")  # fmt: skip
 
 
-def _asked(generator: Generator, params: dict[str, Json]) -> Trial:
-    (reply,) = generator.invoke(f"{HERE}:again", {"runs": 2, **params})
-    events: list[Any] = reply.value["events"]
-    off = [one for one in events if one["kind"] == "logits"]
-    beside = any(not one["finite"] or float(one["largest"]) > FLOOR for one in off)
-    products = [one for one in events if one["kind"] == "product"]
-    beside |= any(not abs(float(one["got"]) - float(one["expected"])) <= FLOOR for one in products)
-    return {"found": bool(events), "beside": beside}
+def _tile(flip: Flip, seconds: float) -> Result:
+    """One wrong number of one of `every` products of this process, each with a known answer."""
+    torch.set_num_threads(1)
+    products, rules, start = Products(flip.dtype, 0), Rules(0.0), time.monotonic()
+    while not rules.by and time.monotonic() - start < seconds * flip.longer:
+        event = products.run(flip.every - 1, flip.bit, flip.element)
+        if event is not None:
+            rules.take([{"kind": "product", "got": event.got, "expected": event.expected}])
+    took = time.monotonic() - start
+    return _result(flip, rules, took, runs=products.count, strikes=int(products.count >= flip.every),
+                   first=bool(rules.by))  # fmt: skip
 
 
-def table(trials: list[Trial]) -> None:
-    """Markdown: for each place and group of bits, found of tried, and found by the other rule."""
-    groups: dict[tuple[str, str, str], list[Trial]] = defaultdict(list)
-    for one in trials:
-        groups[one["dtype"], one["place"], _group(one["dtype"], one["bit"])].append(one)
-    print("| dtype | place | bits | tried | found | beside |\n|---|---|---|---|---|---|")
-    for (dtype, place, bits), found in groups.items():
-        other = "" if found[0]["beside"] is None else str(sum(one["beside"] for one in found))
-        print(f"| {dtype} | {place} | {bits} | {len(found)} | {sum(one['found'] for one in found)} | {other} |")
+def _result(flip: Flip, rules: Rules, took: float, **more: Any) -> Result:
+    return {
+        **{"number": flip.number, "place": flip.place, "dtype": flip.dtype, "bit": flip.bit, "bits": flip.bits},
+        **{"every": flip.every, "longer": flip.longer, "took_s": round(took, 1), "params": flip.params},
+        **{"found": bool(rules.by), "by": rules.by},
+        **{"tolerance": rules.tolerance, "beside": rules.beside},
+        **more,
+    }
 
 
-def _group(dtype: str, bit: int) -> str:
-    mantissa, top = {"fp32": (23, 31), "bf16": (7, 15)}[dtype]
-    if bit == top:
-        return "sign"
-    if bit >= mantissa:
-        return "exponent"
-    third = bit * 3 // mantissa
-    return ("mantissa, low third", "mantissa, middle third", "mantissa, high third")[third]
+def clean(engine: str, seconds: float, logs: Path) -> Result:
+    """`seconds` without a fault, in fp32: every step and product that was compared, and every event."""
+    model = _Model(engine, 2 if engine in SHARDED else 1, "fp32", logs, products=True)
+    counts = dict.fromkeys(("steps", "products", "events"), 0)
+    start = time.monotonic()
+    try:
+        while time.monotonic() - start < seconds:
+            for rank in model.again(RUNS):
+                counts["steps"] += rank["steps"]
+                counts["products"] += rank["products"]
+                counts["events"] += len(rank["events"]) + rank["more"]
+    finally:
+        model.close()
+    return {"clean": engine, "dtype": "fp32", "seconds": time.monotonic() - start, **counts}
 
 
 if __name__ == "__main__":

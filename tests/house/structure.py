@@ -23,7 +23,7 @@ LEVELS: Final = (
     ("session",),
     ("faults.matrix",),
     ("commands", "cli", "plugin"),
-    ("fixtures",),
+    ("fixtures", "__main__"),
     ("suites",),
 )
 """Lowest first; a package imports only from levels below its own. A dotted name is a package of its own level."""

@@ -46,6 +46,7 @@ def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
     draft = {f"model.layers.{layers}.eh_proj.weight": extra}
     return {
         "config of 5": llama_tiny(room / "five", without=("rope_theta",), rope_parameters=rope),
+        "of tomorrow": llama_tiny(room / "tomorrow", model_type="llama_of_tomorrow"),
         "written": room / "written",
         "whole": llama_tiny(room / "whole"),
         "without head": llama_tiny(room / "headless", lambda s: s.pop("lm_head.weight")),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models.load import load, state_hash
 from genqual.models.registry import resolve
 
@@ -69,6 +69,8 @@ def answer(question: dict[str, Any], room: Path) -> Any:
             return {"hash": state_hash(load(resolve(question["path"]), torch.float32, **question.get("options", {})))}
         except BadInput as error:
             return {"error": str(error)}
+        except Unsupported as error:
+            return {"unsupported": str(error)}
     if kind == "write":
         generator = torch.Generator().manual_seed(7)
         bits = torch.randint(-(2**31), 2**31 - 1, (37, 5), generator=generator, dtype=torch.int64).to(torch.int32)

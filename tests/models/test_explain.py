@@ -74,6 +74,19 @@ def test_what_a_token_reads_and_how_far_it_looks(tmp_path: Path, capsys: pytest.
     assert found["weights"]["active"] < found["weights"]["count"]
 
 
+def test_a_hub_id_that_is_not_here_is_a_problem_and_no_architecture_to_ask_transformers_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "checkpoints").mkdir()
+    found = explained(Path("checkpoints/nosuch"), capsys, code=1)
+    assert f"there is none at {tmp_path / 'checkpoints' / 'nosuch'}" in found["problems"][0]
+    assert found["next"].startswith("mend this first: ")
+    assert "--by transformers" not in found["text"]
+    assert len(found["text"].splitlines()) == 3
+
+
 def unknown_architecture(directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(OTHER))
 

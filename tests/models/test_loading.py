@@ -60,6 +60,11 @@ def test_what_loaders_leave_aside_is_no_misfit(peer: Peer, name: str) -> None:
     assert peer.answers[f"load {name}"] == {"hash": weights.sha256(resolve("llama-tiny"))}
 
 
+def test_an_architecture_that_this_release_lacks_is_unsupported_by_name(peer: Peer) -> None:
+    told = peer.answers["load of tomorrow"]["unsupported"]
+    assert f"transformers {version('transformers')} has no architecture llama_of_tomorrow" in told
+
+
 def test_a_config_of_transformers_5_is_read_rightly_or_refused(peer: Peer) -> None:
     """transformers 4 would take its default rotary base for it, without a word."""
     answer = peer.answers["load config of 5"]

@@ -15,6 +15,7 @@ import pytest
 
 from genqual.errors import BadInput
 from genqual.models import integers, weights
+from genqual.models.identity import identity
 from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
 
@@ -76,6 +77,22 @@ def test_the_hash_of_a_directory_is_kept_until_a_file_changes(tmp_path: Path, ow
     (made / "model.safetensors").write_bytes(raw)
     os.utime(made / "model.safetensors", ns=(stamp + 1, stamp + 1))
     assert weights.sha256(spec) not in (first, "remembered")
+
+
+@pytest.mark.parametrize("how", ["written over", "put in its place"])
+def test_other_weights_of_the_same_size_and_time_have_another_hash(tmp_path: Path, own_cache: Path, how: str) -> None:
+    """As an archive, an image with one time for all its files, or `rsync -t` puts them there."""
+    made = llama_tiny(tmp_path / "m")
+    spec, file = resolve(str(made)), made / "model.safetensors"
+    first, known = weights.sha256(spec), identity(spec)
+    raw, stamp = bytearray(file.read_bytes()), file.stat().st_mtime_ns
+    raw[-1] ^= 0x80
+    target = file if how == "written over" else made / "new"
+    target.write_bytes(raw)
+    target.replace(file)
+    os.utime(file, ns=(stamp, stamp))
+    assert weights.sha256(spec) != first
+    assert identity(spec) != known
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

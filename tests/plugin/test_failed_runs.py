@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from genqual.analysis.cells import cells, waiver_of
 from genqual.analysis.compare import compare
 from genqual.analysis.report.rows import rows
 from genqual.models import weights
@@ -40,3 +41,28 @@ def test_a_model_that_no_longer_loads_takes_its_numbers_away(
     (pair,) = compare(before, load(place, newest=True)).rows[:1]
     assert pair.statuses == ("ok", status)
     assert pair.b is None
+
+
+def test_a_model_that_no_longer_loads_takes_its_verdicts_away(tmp_path: Path) -> None:
+    """And a waiver that knows the failure excuses it, though the ranks fail before the test itself begins."""
+    model = tmp_path / "model"
+    shutil.copytree(weights.directory(resolve("llama-tiny")), model)
+    case = f"{CPU}-transformers-model-fp32"
+    test = "test_greedy.py::test_every_logit_is_finite"
+    asked = ("-m", CPU, "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "-k", test.split("::")[1])
+    good = suite(tmp_path, *asked)
+    assert good.returncode == 0, good.stdout + good.stderr
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"hidden_act": "none such"}))
+    bad = suite(tmp_path, *asked)
+    assert bad.returncode == 1, bad.stdout + bad.stderr
+    place = f"{tmp_path}/results.db"
+    assert [one.last.outcome.status for one in cells(load(place, newest=True), "judgement")] == ["error"]
+    (tmp_path / f"{CPU}.toml").write_text(
+        f'[[waiver]]\ntest = "{test}[{case}]"\nsays = "none such"\nissue = "tracker 12"\nexpires = 2999-01-01\n'
+    )
+    known = suite(tmp_path, *asked, f"--waivers={tmp_path}", "--allow-absent")
+    assert known.returncode == 0, known.stdout + known.stderr
+    assert "1 waived" in known.stdout
+    (cell,) = cells(load(place, newest=True), "judgement")
+    assert waiver_of(cell.last) == "tracker 12, until 2999-01-01"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from genqual.cases import Case, Workload
+from genqual.errors import BadInput
 from genqual.gate.controller import Question
 from genqual.gate.launch_plan import gated_workloads
 from genqual.gate.verdict import GateResult, Verdict
@@ -71,9 +72,14 @@ class Script:
         self.question = Question({CASE: frozenset(asked)} if asked else {}, GATED, Path("nowhere"))
         self.judged: list[str] = []
         self.records: list[list[str]] = []
+        self.statuses: list[str] = []
+        self.broken: BaseException | None = None
+        self.wrong: set[Case] = set()
 
     def judge(self, generator: Any, weights: Any, workload: Workload, one: Measured) -> GateResult:
         self.judged.append(one.name)
+        if self.broken is not None:
+            raise self.broken
         return GateResult(Verdict.REGRESSED, "slower", "key", 0.1, (0.05, 0.15), launches=3)
 
     @contextlib.contextmanager
@@ -82,6 +88,7 @@ class Script:
 
     def measurement(self, case: Case, workload: Workload, found: Any, gates: Any, **_: Any) -> Path:
         self.records.append(sorted(gates))
+        self.statuses.append(_["status"])
         return Path(f"record{len(self.records)}")
 
 
@@ -93,6 +100,12 @@ METRIC = Measured("ttft", "s", 0.01, (0.01,), "median", "lower")
 
 def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is published when items ask about `metrics` in that order."""
+    benchmarks = benchmarks_of(script, monkeypatch)
+    return [benchmarks.publish(CASE, WORKLOAD, one, label="") for one in metrics]
+
+
+def benchmarks_of(script: Script, monkeypatch: pytest.MonkeyPatch) -> Benchmarks:
+    """Real benchmarks of a measurement that was never made."""
     measuring = Measuring(1, lambda text: None)
     known = {name: Measured(name, "s", 0.01, (0.01,), "median", "lower") for name in ("ttft", "tpot")}
     run = SimpleNamespace(wall_s=1.0, cached_tokens=None, pieces=None)
@@ -103,10 +116,9 @@ def ask(script: Script, *metrics: str | None, monkeypatch: pytest.MonkeyPatch) -
     groups = SimpleNamespace(pool=live, generator=lambda case: SimpleNamespace(case=case, plan=None))
     references = SimpleNamespace(weights_sha256=lambda model: None)
     gate = SimpleNamespace(label=lambda case, workload, nodeid: nodeid, excuse=lambda *which: None)
-    accuracy = SimpleNamespace(is_wrong=lambda case: False)
+    accuracy = SimpleNamespace(is_wrong=lambda case: case in script.wrong)
     parts: list[Any] = [groups, references, script, gate, measuring, script, accuracy]
-    benchmarks = Benchmarks(*parts)
-    return [benchmarks.publish(CASE, WORKLOAD, one, label="") for one in metrics]
+    return Benchmarks(*parts)
 
 
 def test_a_limit_has_the_gate_judge_what_other_items_ask_about_and_nothing_else(
@@ -149,6 +161,47 @@ def test_a_metric_that_is_asked_about_after_a_limit_gets_its_verdict(monkeypatch
     _, timed = ask(script, None, "tpot", monkeypatch=monkeypatch)
     assert timed.gates["tpot"].verdict is Verdict.REGRESSED
     assert script.records == [[], ["tpot"]], "and a record that has it"
+
+
+def test_what_is_found_wrong_after_it_was_timed_is_recorded_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is found before: the order of the tests of a run decides nothing."""
+    script = Script()
+    benchmarks = benchmarks_of(script, monkeypatch)
+    benchmarks.publish(CASE, WORKLOAD, "tpot", label="")
+    benchmarks.now_wrong(Case(CPU, "transformers", "bloom-tiny", "fp32"))
+    assert script.statuses == ["ok"], "another case's answers"
+    script.wrong.add(CASE)
+    for _ in range(2):  # by each test that fails
+        benchmarks.now_wrong(CASE)
+    assert script.statuses == ["ok", "accuracy_fail"]
+    benchmarks.publish(CASE, Workload(4, 8, 4), "tpot", label="")
+    assert script.statuses == ["ok", "accuracy_fail", "accuracy_fail"]
+
+
+def test_what_the_gate_s_own_score_finds_wrong_is_recorded_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script()
+    benchmarks = benchmarks_of(script, monkeypatch)
+    benchmarks.publish(CASE, WORKLOAD, None, label="")
+    judge = script.judge
+
+    def scored(*given: Any) -> GateResult:
+        script.wrong.add(CASE)
+        return judge(*given)
+
+    monkeypatch.setattr(script, "judge", scored)
+    benchmarks.publish(CASE, Workload(4, 8, 4), "tpot", label="")
+    assert script.statuses == ["ok", "accuracy_fail", "accuracy_fail"]
+
+
+def test_a_measurement_whose_judging_breaks_is_recorded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the older number would go on being shown."""
+    script = Script()
+    script.broken = BadInput("the baseline is no baseline")
+    benchmarks = benchmarks_of(script, monkeypatch)
+    for _ in range(2):
+        with pytest.raises(BadInput, match="no baseline"):
+            benchmarks.publish(CASE, WORKLOAD, "tpot", label="")
+    assert (script.records, script.statuses) == ([[]], ["ok"])
 
 
 def test_a_profile_without_limits_has_no_such_item(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_largest_batch_is_found_and_recorded(tmp_path: Path) -> None:
         (body,) = [json.loads(body) for (body,) in database.execute("select body from records")]
     (metric,) = body["metrics"]
     assert (metric["name"], metric["unit"], metric["better"]) == ("largest_batch", "rows", "higher")
-    tried = dict(body["protocol"]["tried"])
+    tried = dict(json.loads(body["labels"]["tried"]))
     assert 1 < metric["value"] < 65536
     assert tried[int(metric["value"])] is True
     assert tried[int(metric["value"]) + 1] is False

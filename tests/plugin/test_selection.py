@@ -80,6 +80,12 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--input-lengths", "-3"], ["invalid input length -3"]),
         (["--references=nowhere"], ["--references=nowhere", "no such directory"]),
         (["--waivers=nowhere"], ["--waivers=nowhere", "no such directory"]),
+        (["--baseline-from=nowhere"], ["--baseline-from=nowhere", "no file, no directory", "a commit, a wheel or an"]),
+        (["--baseline-from=nowhere.whl"], ["--baseline-from=nowhere.whl: no such file"]),
+        (["--engine", "external", "--engine-command", "/nowhere x"], ["no program '/nowhere' on PATH"]),
+        (["--engine", "external", "--engine-command", "'x"], ["--engine-command='x: No closing quotation"]),
+        (["--dtype", "float16"], ["unknown dtype 'float16'", "did you mean fp16?"]),
+        (["--engine", "vllm"], ["vllm", "--engine server --endpoint URL"]),
         (["--prompts=nowhere.jsonl:text"], ["nowhere.jsonl", "no such file"]),
         (["--new-tokens", "1,2"], ["expected one whole number"]),
         (["--dtype", "fp7"], ["'fp7'", "fp32, bf16, fp16"]),
@@ -110,6 +116,12 @@ def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words:
         assert word in said
     assert "Traceback" not in said
     assert "nothing was judged" not in said, "one paragraph"
+
+
+def test_options_of_the_gate_that_change_nothing_are_told(tmp_path: Path) -> None:
+    """Without --benchmark no latency is measured: the run would end green, and its reader would think it was gated."""
+    run = suite(tmp_path, "-m", CPU, "-k", "no_test_is_called_this", "--gate-metrics", "tpot", "--gate-budget", "9")
+    assert "--gate-metrics, --gate-budget: no latency is measured without --benchmark" in run.stdout
 
 
 def test_a_truncated_checkpoint_is_refused_before_any_rank_starts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -82,6 +83,8 @@ def test_what_is_not_judged_is_told_the_command_that_lets_it_be(
     assert advised == f"genqual reference {directory} --by transformers"
     done = suite(tmp_path / "first", *case(directory, "fp32"), "-k", "logits_match")
     assert f"NO REFERENCE: {advised}" in done.stdout, done.stdout[-2000:]
+    table = done.stdout.split("Is it right?")[1].split("genqual: ")[0]
+    assert re.search(r"logits match the oracle.*NO REFERENCE", table), "a table of passes alone says too much"
     made(directory, "--schemes", "", "--steps", "4")
     capsys.readouterr()
     found = file.read(tmp_path / "cache" / "references" / "olmoe")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from datetime import date
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from genqual.errors import BadInput
+from genqual.models.registry import resolve
+from genqual.models.weights import sha256
 from genqual.session.waivers import Register, read
 from tests.here import CPU
 from tests.plugin.suite import suite
@@ -81,10 +84,10 @@ def test_what_has_expired_and_what_names_nothing_fails_a_whole_run(tmp_path: Pat
     assert "matches no test" in register.problems(whole=CASES)[0]
     others = {f"{CPU}-transformers-llama-tiny-bf16", f"{CPU}-transformers-bloom-tiny-fp32"}
     assert register.problems(whole=others) == [], "no case of this run"
-    assert register.of(f"suites/conformance/{TEST}") is not None
+    assert register.in_force(f"suites/conformance/{TEST}", lambda: None)
     assert register.problems(whole=CASES) == []
     late = Register(read(written(tmp_path, GOOD)), date(2999, 1, 2))
-    assert late.of(TEST) is None, "an expired waiver excuses nothing"
+    assert late.in_force(TEST, lambda: None) == [], "an expired waiver excuses nothing"
     assert "has expired" in late.problems(whole=())[0]
 
 
@@ -95,6 +98,9 @@ COLLECTED = [
     f"suites/performance/test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]",
     f"suites/performance/test_latency.py::test_time_to_first_token[{CASE}-b1-i32-n32]",
 ]
+
+
+LIMITED = [f"suites/performance/test_limits.py::test_a_limit[{CASE}-b1-i32-n32-tpot_ms=100]"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,10 @@ COLLECTED = [
         ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b4-i32-n32"}, False),
         ("test_latency.py::test_time_per_output_token[CASE-b4-i32-n32]", COLLECTED, {"b1-i32-n32"}, True),
         ("test_latency.py::test_time_per_output_token[CASE-b4]", COLLECTED, None, True),
+        ("test_limits.py::test_a_limit[CASE-b1-i32-n32-tpot_ms=50]", LIMITED, None, False),  # another profile's limit
+        ("test_limits.py::test_a_limit[CASE-b1-i32-n32-ttft_ms=1e+06]", LIMITED, {"b1-i32-n32"}, False),
+        ("test_limits.py::test_a_limit[CASE-b9-i32-n32-tpot_ms=50]", LIMITED, {"b1-i32-n32"}, True),
+        ("test_limits.py::test_no_limit[CASE-b1-i32-n32-tpot_ms=50]", LIMITED, None, True),
         ("test_latency.py::test_time_per_token[CASE-b4-i32-n32]", COLLECTED, None, True),
     ],
 )
@@ -122,7 +132,7 @@ def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
 ) -> None:
     said = test.replace("CASE", CASE).replace("OTHER", CASE.replace("fp32", "bf16"))
     register = Register(read(written(tmp_path, GOOD.replace(TEST, said))), date(2026, 1, 1))
-    register.collected.update(COLLECTED)
+    register.collected.update(selected if selected is LIMITED else COLLECTED)
     problems = register.problems(whole={CASE}, selected=selected, workloads=workloads)
     assert [f"{said} (tracker 12" in one and "matches no test" in one for one in problems] == [True] * mistake
 
@@ -181,6 +191,41 @@ def test_a_known_failure_is_waived_and_one_that_passes_fails(tmp_path: Path) -> 
     run = suite(tmp_path, *args)
     assert run.returncode == 1, run.stdout
     assert "unexpected pass (WAIVED)" in run.stdout
+
+
+def test_a_waiver_of_certain_weights_is_waived_in_every_table_and_of_no_other(tmp_path: Path) -> None:
+    """Of a metric and of a property: a record is made before its test ends, and asks for the weights, too."""
+    weights = sha256(resolve("llama-tiny"))
+    timed = f"test_latency.py::test_time_per_output_token[{CASE}-b2-i16-n4]"
+    both = GOOD + GOOD.replace(TEST, timed).replace("not finite", "NO BASELINE")
+    args = ["-m", CPU, "--benchmark", "--gate", *RUN[2:], "--batch-sizes", "2", "--input-lengths", "16"]
+    args += ["--new-tokens", "4", "-k", "test_every_logit_is_finite or test_time_per_output_token", "--no-upload"]
+    args += [f"--waivers={tmp_path}", "-p", "tests.faults.inject"]
+    broken = {"GENQUAL_TEST_FAULT": '{"name": "nan_logit"}'}
+    written(tmp_path, both.replace("issue =", f'weights = "{weights[:12]}"\nissue ='))
+    run = suite(tmp_path, *args, env=broken)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert verdicts_of("every logit is finite", run.stdout) == {"WAIVED"}
+    assert verdicts_of("TPOT ms", run.stdout) == {"WAIVED"}
+    written(tmp_path, both.replace("issue =", f'weights = "{"0" * 12}"\nissue ='))
+    run = suite(tmp_path, *args, env=broken)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert verdicts_of("every logit is finite", run.stdout) == {"FAIL"}
+    assert "waived" not in run.stdout.splitlines()[-1]
+
+
+def test_of_several_waivers_of_a_test_each_knows_its_own_failure(tmp_path: Path) -> None:
+    """Whatever their order: one that has expired, or is for other weights or another message, hides no other."""
+    late = GOOD.replace("2999", "2001")
+    other = GOOD.replace("not finite", "out of memory").replace("tracker 12", "tracker 13")
+    elsewhere = GOOD.replace("issue =", 'weights = "00000000"\nissue =')
+    for order in itertools.permutations((late, other, elsewhere, GOOD)):
+        register = Register(read(written(tmp_path, "".join(order))), date(2026, 1, 1))
+        for said, issue in (("logits are not finite", "tracker 12"), ("rank 0: out of memory", "tracker 13")):
+            found = register.excuse(TEST, said, lambda: "f" * 64)
+            assert found is not None
+            assert found.issue == issue
+        assert register.excuse(TEST, "a rank was lost", lambda: None) is None
 
 
 def test_a_known_failure_of_a_metric_is_waived_in_every_table(tmp_path: Path) -> None:

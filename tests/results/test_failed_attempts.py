@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from genqual.analysis.accuracy import Accuracy
 from genqual.analysis.cells import cells
 from genqual.analysis.compare import compare
+from genqual.analysis.report.decide import Asked, refusal
 from genqual.analysis.report.rows import rows
 from genqual.cases import Case, Workload
+from genqual.conformance.judgement import Judgement
 from genqual.devices.base import HardwareIdentity
+from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed, OutOfMemory, Unsupported
 from genqual.metrics.compute import BadClock
 from genqual.metrics.compute import Measured as Measured
 from genqual.ranks.errors import GroupLost, RankState
 from genqual.records.record import Record
-from genqual.session import record_fields
+from genqual.session import max_batch, record_fields
 from genqual.session.recorder import Recorder
 from genqual.signing.journal import noted
 from genqual.storage.sources import load
@@ -164,26 +170,49 @@ def test_an_engine_that_cannot_run_a_case_any_more_takes_its_numbers_away(
     assert path.is_file()
 
 
-def test_a_search_that_ends_at_another_workload_leaves_no_attempt_open(
-    recorder: Callable[[str], Recorder], tmp_path: Path
+@pytest.fixture
+def searched(recorder: Callable[[str], Recorder], monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """A search for the largest batch, by its run and how many rows fit (0: the ranks run out of memory for good)."""
+    monkeypatch.setattr(max_batch, "ran", lambda generator: INSPECTION)
+    monkeypatch.setattr(max_batch, "ran_if_alive", lambda pool, generator: INSPECTION)
+
+    def search(name: str, rows: int) -> None:
+        def generate(batch: TokenBatch, new_tokens: int) -> Any:
+            if batch.ids.shape[0] > rows:
+                raise OutOfMemory("tried to allocate 2.00 GiB")
+            return SimpleNamespace(tokens=np.zeros((batch.ids.shape[0], new_tokens), dtype=np.int64))
+
+        live = SimpleNamespace(
+            case=CASE,
+            loaded=[SimpleNamespace(vocabulary=99)],
+            generate=generate,
+            verify_unmutated=lambda: True,
+        )
+        run: Any = SimpleNamespace(
+            groups=SimpleNamespace(generator=lambda case: live, pool=None),
+            selection=SimpleNamespace(profile=SimpleNamespace(largest_batch=64)),
+            references=SimpleNamespace(weights_sha256=lambda model: WEIGHTS),
+            records=SimpleNamespace(recorder=recorder(name)),
+            progress=lambda text: None,
+        )
+        with contextlib.suppress(OutOfMemory):
+            max_batch.largest_batch(run, CASE, ASKED, label="test_largest_batch")
+
+    return search
+
+
+def test_a_search_for_the_largest_batch_takes_an_older_one_s_place_whatever_it_finds(
+    searched: Callable[[str, int], None], tmp_path: Path
 ) -> None:
-    one, metric = recorder("run-1"), Measured("largest_batch", "rows", 8.0, (8.0,), "by bisection", "higher", "")
-    with one.attempt(CASE, ASKED, weights_sha256=WEIGHTS, protocol=PROTOCOL):
-        pass
-    one.measurement(
-        CASE,
-        replace(ASKED, batch=8),
-        {"largest_batch": metric},
-        {},
-        weights_sha256=WEIGHTS,
-        protocol=PROTOCOL,
-        inspection=INSPECTION,
-        begun=ASKED,
-    )
-    (made,) = newest(tmp_path)
-    begun = noted(tmp_path / "run-1.jsonl").begun
-    assert made.workload.batch == 8
-    assert begun == {made.labels["subject"]: 1}
+    searched("run-1", 12)
+    assert noted(tmp_path / "run-1.jsonl").begun == {newest(tmp_path)[0].labels["subject"]: 1}
+    searched("run-2", 7)
+    (cell,) = cells(newest(tmp_path), "measurement")
+    assert (cell.last.run, cell.last.metrics[0].value) == ("run-2", 7.0)
+    assert dict(json.loads(cell.last.labels["tried"]))[8] is False
+    searched("run-3", 0)
+    (cell,) = cells(newest(tmp_path), "measurement")
+    assert (cell.last.run, cell.status) == ("run-3", "oom")
 
 
 def judged(run: str, said: str, steps: int | None, count: int) -> Record:
@@ -212,3 +241,83 @@ def test_a_later_verdict_on_other_steps_replaces_an_older_one(
 
 def test_two_verdicts_of_one_run_both_stand() -> None:
     assert len(cells([judged("run-1", "fail", 24, 9), judged("run-1", "pass", 5, 9)], "judgement")) == 2
+
+
+def ended(recorder: Recorder, error: Any = KILLED) -> None:
+    """A test of the property `greedy` that ended by `error` before its verdict."""
+    recorder.without_verdict(
+        CASE, error, prop="greedy", weights_sha256=WEIGHTS, prompts="eight", label="test_greedy", protocol={"pad": 1}
+    )
+
+
+def give(recorder: Recorder, status: Any, waived: str | None = None) -> None:
+    """The verdict of the same property, of ranks that could say what they run."""
+    recorder.judgement(
+        CASE,
+        Judgement(status, "declared", "logits", "as written down", nrms=0.1, limit=0.2, judged=192),
+        prop="greedy",
+        weights_sha256=WEIGHTS,
+        prompts="eight",
+        shape=(24, 8),
+        label="test_greedy",
+        inspection=INSPECTION,
+        protocol={"pad": 1},
+        waived=waived,
+    )
+
+
+def verdicts(tmp_path: Path) -> list[str]:
+    return sorted(one.last.judgement.verdict for one in cells(newest(tmp_path), "judgement") if one.last.judgement)
+
+
+@pytest.mark.parametrize(("error", "status"), [one for one in TOLD if one[1] != "unsupported"], ids=str)
+def test_a_property_whose_test_ends_without_a_verdict_takes_an_older_pass_away(
+    recorder: Callable[[str], Recorder], tmp_path: Path, error: BaseException, status: str
+) -> None:
+    give(recorder("run-1"), "pass")
+    measure(recorder("run-1"))
+    ended(recorder("run-2"), error)
+    assert verdicts(tmp_path) == [status]
+    (row,) = rows(newest(tmp_path), [])
+    assert row.accuracy == "not judged"
+
+
+def test_a_verdict_that_comes_later_or_in_the_same_run_takes_the_place_of_a_test_that_ended_without_one(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    ended(recorder("run-1"))
+    ended(recorder("run-2"))
+    assert verdicts(tmp_path) == ["error"]
+    give(recorder("run-3"), "pass")
+    assert verdicts(tmp_path) == ["pass"]
+    same = recorder("run-4")
+    give(same, "pass")
+    ended(same)
+    assert verdicts(tmp_path) == ["pass"]
+
+
+def test_a_failed_verdict_stands_when_its_property_was_not_judged_again(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    give(recorder("run-1"), "fail")
+    measure(recorder("run-1"))
+    ended(recorder("run-2"))
+    assert verdicts(tmp_path) == ["error", "fail"]
+    (row,) = rows(newest(tmp_path), [])
+    assert row.accuracy == "wrong"
+
+
+def test_a_failure_that_is_waived_takes_no_number_away_and_is_told(
+    recorder: Callable[[str], Recorder], tmp_path: Path
+) -> None:
+    one = recorder("run-1")
+    give(one, "fail", "tracker 12, until 2999-01-01")
+    measure(one)
+    (row,) = rows(newest(tmp_path), [])
+    assert (row.status, row.accuracy, refusal(row, Asked())) == ("ok", "waived", "")
+    assert row.doubts == ("known failure, WAIVED: greedy on llama-tiny (tracker 12, until 2999-01-01)",)
+    (pair,) = compare(newest(tmp_path), newest(tmp_path)).rows
+    assert pair.refused is None
+    assert any("A: known failure, WAIVED: greedy" in note for note in pair.notes)
+    give(recorder("run-2"), "fail")
+    assert rows(newest(tmp_path), [])[0].accuracy == "wrong"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from genqual.analysis.cells import cells, failed
+from genqual.analysis.cells import cells, ended_without_verdict, failed, waiver_of
 from genqual.records.record import Record
 
 
@@ -20,17 +20,25 @@ class Accuracy:
     def fault(self, record: Record) -> str | None:
         """Why this measurement's text cannot be trusted: a failed verdict on its hardware, engine and architecture.
 
+        A failure that a waiver excuses is no reason, see `excused`.
         The fp32 mode counts for every dtype, since it finds the faults of logic that hide in bf16's noise.
         """
         for judged in self._of(record):
-            if failed(judged) and judged.judgement is not None:
+            if failed(judged) and waiver_of(judged) is None and judged.judgement is not None:
                 what = judged.judgement
                 return f"accuracy failed: {what.property} in {what.lane} mode on {judged.model.name}"
         return None
 
+    def excused(self, record: Record) -> str | None:
+        """The first known failure of this configuration that a waiver excuses, or None."""
+        for judged in self._of(record):
+            if failed(judged) and (excuse := waiver_of(judged)) is not None and judged.judgement is not None:
+                return f"known failure, WAIVED: {judged.judgement.property} on {judged.model.name} ({excuse})"
+        return None
+
     def known(self, record: Record) -> bool:
-        """Whether anything about this configuration was judged."""
-        return any(True for _ in self._of(record))
+        """Whether anything about this configuration was judged; a test that ended before its verdict judged nothing."""
+        return any(not ended_without_verdict(judged) for judged in self._of(record))
 
     def _of(self, record: Record) -> Iterable[Record]:
         if not self._judged:

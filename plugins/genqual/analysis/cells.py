@@ -14,6 +14,7 @@ from genqual.records.metric import Metric
 from genqual.records.record import Record, key_over
 
 FAILED = frozenset({"fail", "failed"})
+_ENDED = frozenset({"error", "timeout", "oom"})
 _SHAPE = frozenset({"steps", "batch"})
 _TOLD = frozenset({"graphs", "kv_cache", "offload"})
 """Fields of an engine that are read from its inspection, see `subject`."""
@@ -72,7 +73,7 @@ def cells(records: Iterable[Record], kind: str) -> list[Cell]:
     Ranks that were lost, or never loaded, cannot say which cache and graphs they run, so the record of their failure
     has another key. It is the newest word on every configuration that is the same in all that was asked for.
     A verdict is replaced by a later run's on the same property over other steps and rows, if that failed or judged as
-    much.
+    much; and by a later test of the property that ended before its verdict, by an error or with a rank that died.
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=_made):
@@ -92,7 +93,51 @@ def _newest_verdicts(found: list[Cell]) -> list[Cell]:
             later = (one for one in group if one.last.run != old.last.run and _made(one.last) > _made(old.last))
             if any(_replaces(new.last, old.last) for new in later):
                 gone.add(id(old))
+    return _without_unjudged([cell for cell in found if id(cell) not in gone])
+
+
+def ended_without_verdict(record: Record) -> bool:
+    """Whether it is of a property whose test ended before its verdict; such a record's verdict is how it ended."""
+    return record.judgement is not None and record.outcome.status in _ENDED
+
+
+def _without_unjudged(found: list[Cell]) -> list[Cell]:
+    """Of a property's verdicts and tests that ended without one, what is newest; in one run a verdict counts.
+
+    A failed verdict stands until another verdict takes its place: what was not judged again is not right again.
+    """
+    ended = [cell for cell in found if ended_without_verdict(cell.last)]
+    if not ended:
+        return found
+    alike: dict[str, list[Cell]] = defaultdict(list)
+    for cell in found:
+        alike[_property(cell)].append(cell)
+    gone: set[int] = set()
+    for failure in ended:
+        for other in alike[_property(failure)]:
+            if other is failure or failed(other.last):
+                continue
+            later = _made(other.last) > _made(failure.last)
+            stays = later or (other.last.run == failure.last.run and not ended_without_verdict(other.last))
+            gone.add(id(failure if stays else other))
     return [cell for cell in found if id(cell) not in gone]
+
+
+def _property(cell: Cell) -> str:
+    """The content key without what a test that ended early cannot say: what ran, how much and by what it judged."""
+    facets, judged = cell.facets, cell.last.judgement
+    asked, engine = facets["workload"], facets["engine"]
+    known: dict[str, Json] = {
+        **facets,
+        "workload": {name: value for name, value in _dict(asked).items() if name not in _SHAPE},
+        "engine": {name: value for name, value in _dict(engine).items() if name not in _TOLD},
+        "definition": {"protocol": cell.last.protocol, "property": judged.property if judged else None},
+    }
+    return key_over(known, list(known))
+
+
+def _dict(value: Json) -> dict[str, Json]:
+    return value if isinstance(value, dict) else {}
 
 
 def _replaces(new: Record, old: Record) -> bool:

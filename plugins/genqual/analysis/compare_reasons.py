@@ -69,6 +69,7 @@ def unjudged(one: Record, wrong_a: Accuracy, other: Record, wrong_b: Accuracy) -
     for name, record, _ in sides:
         if record.provenance.kind != "measured":
             yield f"{name} is {record.provenance.kind}: {record.provenance.source}"
+    yield from (f"{name}: {known}" for name, record, accuracy in sides if (known := accuracy.excused(record)))
     unknown = [
         name for name, record, accuracy in sides if record.provenance.kind == "measured" and not accuracy.known(record)
     ]

@@ -14,8 +14,10 @@ RANKS: Final = ("1", "2", "4", "8")
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What a person reads, the next step last."""
     title = f"{found['model']}: {found['architecture'] or 'unknown architecture'}, {found['source'] or 'not found'}"
-    out = [title, *_problems(found), *_judged(found), *_weights(found), *_rest(found)]
-    out += [*_engines(found), *_costs(found), f"Next: {found['next']}"]
+    out = [title, *_problems(found)]
+    if found["architecture"] is not None:  # of what is not here, nothing else can be said
+        out += [*_judged(found), *_weights(found), *_rest(found), *_engines(found), *_costs(found)]
+    out.append(f"Next: {found['next']}")
     return [" " * (len(line) - len(line.lstrip())) + clean(line) for line in out]
 
 

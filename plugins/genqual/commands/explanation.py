@@ -19,7 +19,7 @@ from genqual.conformance.references import index
 from genqual.conformance.references.cost import START_BYTES, START_S, Cost, Rates, Size
 from genqual.engines.registry import engines
 from genqual.errors import BadInput, GenqualError
-from genqual.models import safetensor, weights
+from genqual.models import hub, safetensor, weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
@@ -81,6 +81,8 @@ def _look(seen: _Seen) -> None:
     try:
         seen.spec = resolve(seen.model)
         seen.config = weights.config_if_here(seen.spec)
+        if seen.config is None and seen.spec.source == "hub":
+            seen.problems.append(f"model {seen.spec.location}: {hub.how(seen.spec)}")
     except BadInput as reason:
         seen.problems.append(str(reason))
         file = Path(seen.model).expanduser() / "config.json"

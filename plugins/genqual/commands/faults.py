@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from genqual.devices.registry import processor
+from genqual.devices.registry import devices, processor
 from genqual.dtypes import DTYPES
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
@@ -34,6 +34,14 @@ def _of_engines(command: Callable[..., None]) -> Callable[..., None]:
 
 def _settings(given: Mapping[str, str | None]) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+
+
+_device = click.option(
+    "--device",
+    default=lambda: processor().name,
+    type=click.Choice(list(devices())),
+    help="Where faults are put in.  [default: this host's processor]",
+)
 
 
 @click.group("faults")
@@ -87,8 +95,9 @@ def show(name: str) -> None:
 @click.option("--model", help="An embedded model.  [default: the first that the fault fits]")
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(DTYPES))
 @click.option("--engine", help="Engine to put it into.  [default: the first that the fault fits]")
+@_device
 @_of_engines
-def run_one(name: str, model: str | None, dtype: str, engine: str | None, **settings: str | None) -> None:
+def run_one(name: str, model: str | None, dtype: str, engine: str | None, device: str, **settings: str | None) -> None:
     """Put NAME into a live engine, run the conformance suite on it, and say which properties find it.
 
     Exits with 1 when a fault survives, an equivalent control alarms, or the injector breaks.
@@ -101,7 +110,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
     model = model or next(m for m in TINY if not one.architectures or resolve(m).architecture in one.architectures)
     store = Path(".genqual") / f"fault-{name}.jsonl"
     store.unlink(missing_ok=True)
-    judge_with([name], store, engine, ranks, model, dtype, settings=_settings(settings))
+    judge_with([name], store, engine, ranks, model, dtype, settings=_settings(settings), device=device)
     matrix = FaultMatrix(Store(store).cells.values())
     found = [cell for cell in matrix.cells if cell.outcome == "alarm"]
     for cell in found:
@@ -126,6 +135,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, **sett
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
 @click.option("--engines", help="Engine:ranks pairs, as transformers:1.  [default: the seven ways of the whole matrix]")
+@_device
 @_of_engines
 def matrix_(
     models: str | None,
@@ -136,6 +146,7 @@ def matrix_(
     out: Path | None,
     only_show: bool,
     engines: str | None,
+    device: str,
     **settings: str | None,
 ) -> None:
     """Judge every fault with every property, in both modes, and write the matrix.
@@ -161,7 +172,9 @@ def matrix_(
             for model, dtype in itertools.product(run.models, run.dtypes):
                 wanted = [name for name in chosen if names or run.takes(name, model, dtype)]
                 judge_with(
-                    wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores, _settings(settings)
+                    *(wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores),
+                    settings=_settings(settings),
+                    device=device,
                 )
     matrix = FaultMatrix(Store(store).cells.values())
     if not matrix.cells and not matrix.errors:
@@ -215,6 +228,7 @@ def judge_with(
     tests: Sequence[str] = (),
     cores: int = 1,
     settings: Sequence[str] = (),
+    device: str | None = None,
 ) -> None:
     """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits."""
     architecture = resolve(model).architecture
@@ -231,7 +245,7 @@ def judge_with(
     places = [suite / test for test in tests] or [suite]
     command = [
         *(sys.executable, "-m", "pytest", *(str(place) for place in places), "-p", "genqual.faults.matrix.plugin"),
-        *("-m", f"conformance and {processor().name}"),
+        *("-m", f"conformance and {device or processor().name}"),
         *("--engine", engine, f"--model={model}", "--dtype", dtype, "--ranks", str(ranks)),
         *("--cores-per-rank", str(cores), *settings),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),

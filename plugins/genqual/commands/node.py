@@ -64,6 +64,11 @@ def node(
     Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it in
     Slurm's prolog or epilog, or in an init container. A pass covers only the checks that are listed, for the time that
     they ran.
+
+    \b
+      genqual node --level 1 --json node.json
+      genqual node --list
+      genqual node --minutes 30 --state node.state           # after a kill: the same, with --resume
     """
     if list_only:
         for one in levels.CHECKS:

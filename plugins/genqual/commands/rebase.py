@@ -41,7 +41,9 @@ from genqual.session.options import Options
 @click.option("--new-tokens", type=click.IntRange(2), help="As pytest's option.")
 @click.option("--metric", "metrics", multiple=True, type=click.Choice(GATED), help="Metrics; may be repeated. [all]")
 @click.option("--launches", default=16, show_default=True, type=click.IntRange(8), help="Fresh launches a case.")
-@click.option("--batches", default=2, show_default=True, type=click.IntRange(2), help="Made apart in time.")
+@click.option(
+    "--batches", default=2, show_default=True, type=click.IntRange(2), help="Groups of launches, --pause seconds apart."
+)
 @click.option("--pause", default=20.0, show_default=True, type=click.FloatRange(0), help="Seconds between batches.")
 @click.option(
     "--tolerance-up-to",
@@ -65,7 +67,7 @@ from genqual.session.options import Options
 @click.option("--reason", help="Why; needed where an entry is replaced.")
 @click.option("--accept-regression", metavar="REASON", help="Accept that the new baseline is slower, and why.")
 @click.option("--author", help="Who; [default: git's user.name]")
-@click.option("--commit", help="Of what was measured. [default: HEAD of the checkout here]")
+@click.option("--commit", help="The commit that was measured. [default: HEAD of the checkout here]")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory to write to. [default: genqual's baselines]")
 def rebase(device: str, profile: str, **given: Any) -> None:
     """Measure the latency baselines of this hardware class and write them to its file.
@@ -76,9 +78,16 @@ def rebase(device: str, profile: str, **given: Any) -> None:
     interruption the same command goes on where it was, and nothing is held during a pause. A
     metric that became slower, since the last baseline or since the first one ever, needs --accept-regression. What
     is refused keeps its old baseline, or none, and the command ends with 1.
+
+    \b
+      genqual rebase --quick --model llama-30m --engine transformers   # within ten minutes
+      genqual rebase --batches 5 --pause 1800 --out baselines          # a sounder one: over two hours and a half
+      pytest -m xeon --benchmark --gate --baselines=baselines          # then: judge by it
     """
     if disturbed_by_xdist():
         raise BadInput(disturbed_by_xdist())
+    if given["out"] is not None and given["out"].exists() and not given["out"].is_dir():
+        raise BadInput(f"--out {given['out']}: is a file; name a directory")
     presence = devices()[device].probe()
     if not presence.present:
         raise BadInput(f"--device {device}: {presence.probe} found {presence.found}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from genqual.cases import Json
+from genqual.cases import PRECISIONS, Json
 from genqual.commands.fault_free import fault_free_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
 from genqual.commands.tolerances import announce, with_tolerances
@@ -51,7 +51,7 @@ MOST_PROMPT_TOKENS = 64
 )
 @click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Greedy tokens a prompt.")
 @click.option(
-    "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure an envelope of; '' for none."
+    "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure a tolerance for; '' for none."
 )
 @click.option(
     "--add", is_flag=True, help="Measure these schemes only, for the reference that is there; the rest stays."
@@ -113,13 +113,15 @@ def reference(
         raise BadInput("--state is where --stream keeps its state: give --stream, too")
     if state is not None and by == "transformers":
         raise BadInput("--state is where genqual's own oracle keeps its state; transformers has none: leave it out")
+    chosen = _schemes(schemes)
+    if out is not None and out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: is a file; name a directory")
     spec = weights.local(resolve(model))
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
     # Two checkpoints may have one name: each gets a folder of its own, and is found there by the hash of its weights.
     place, config = out or cache_dir() / "references", weights.config(spec)
     target = index.target(place, spec.name, sha256, config, replace=bool(reason))
-    chosen = [part.strip() for part in schemes.split(",") if part.strip()]
     with ExitStack() as until_written:  # what was streamed stays on disk till its reference does
         if add or calibrate:
             made = reference_file.read(target)
@@ -181,6 +183,13 @@ def _ours(spec: ModelSpec) -> Oracle:
         if "--by transformers" in str(error):
             raise
         raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
+
+
+def _schemes(text: str) -> list[str]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    if unknown := [scheme for scheme in chosen if scheme not in PRECISIONS]:
+        raise BadInput(f"--schemes {unknown[0]}: unknown dtype (expected some of {', '.join(PRECISIONS)})")
+    return chosen
 
 
 def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target: Path) -> None:

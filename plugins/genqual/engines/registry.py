@@ -13,6 +13,7 @@ from genqual.engines.base import EngineSpec
 from genqual.errors import BadInput, did_you_mean
 
 GROUP: Final = "genqual.engines"
+_SERVERS: Final = frozenset({"vllm", "sglang", "tgi", "trt-llm", "tensorrt-llm", "ollama", "llama.cpp", "llama-server"})
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +47,10 @@ def engine(name: str) -> EngineSpec:
     known = engines()
     if base not in known:
         listing = ", ".join(known) or "none; is genqual installed (pip install -e .)?"
-        raise BadInput(f"engine {base!r}: no engine is called so.{did_you_mean(base, known)} Known: {listing}")
+        meant = did_you_mean(base, known)
+        if base.lower() in _SERVERS:
+            meant = " A server is judged with --engine server --endpoint URL --served-model NAME."
+        raise BadInput(f"engine {base!r}: no engine is called so.{meant} Known: {listing}")
     spec = known[base]
     if base == name:
         return spec

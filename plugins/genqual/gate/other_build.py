@@ -88,6 +88,16 @@ def _checkout() -> Path | None:
     return None
 
 
+def absent(text: str) -> str:
+    """Why no build `text` can be had here, or nothing; makes none."""
+    if Path(text).is_dir():
+        return ""
+    if text.endswith(".whl"):
+        return "" if Path(text).is_file() else "no such file"
+    why = unknown_commit(text)
+    return why and f"no file, no directory, and {why}"
+
+
 def unknown_commit(text: str) -> str:
     """Why no commit `text` can be had here, or nothing."""
     root, git = _checkout(), shutil.which("git")

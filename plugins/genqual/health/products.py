@@ -32,20 +32,21 @@ class Products:
     def __len__(self) -> int:
         return len(self._tiles)
 
-    def run(self, inject: int | None = None, bit: int | None = None) -> WrongProduct | None:
+    def run(self, inject: int | None = None, bit: int | None = None, element: int | None = None) -> WrongProduct | None:
         """The next product; the event where it is wrong.
 
-        `inject` is the number of a product that is made wrong for a test: by one, or by its bit number `bit`.
+        `inject` is the number of a product that is made wrong for a test: by one, or by its bit number `bit`, in its
+        number `element` (its middle where None).
         """
         tile, left, right, exact, expected = self._tiles[self.count % len(self._tiles)]
         number, self.count = self.count, self.count + 1
         got = torch.mm(left, right)
         if number == inject:
-            middle = divmod(got.numel() // 2, got.shape[1])
+            index = divmod(got.numel() // 2 if element is None else element % got.numel(), got.shape[1])
             if bit is None:
-                got[middle] += 1
+                got[index] += 1
             else:
-                flip(got, middle, bit)
+                flip(got, index, bit)
         if torch.equal(got, expected):
             return None
         where = first_wrong(got.cpu().to(torch.float64).numpy(), exact)

@@ -1,7 +1,8 @@
 """The same generation again and again in a rank, every step compared with the first run. In ranks only, by `invoke`.
 
-Products with known answers, of the sizes of the model's linear layers, run between the steps. All ranks do the same
-number of runs: each generation is collective.
+Weights, and the cache that each generation ends with, must be what they were, too. Products with known answers, of the
+sizes of the model's linear layers, run between the steps. All ranks do the same number of runs: each generation is
+collective.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput, Unsupported
 from genqual.health.known_answer import model_tiles
 from genqual.health.products import DTYPES, Products
+from genqual.health.stored_in_rank import Prints, cache_of, weights
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -40,6 +42,9 @@ class _First:
     prints: list[str]  # SHA-256 of each step's logits
     tokens: I64
     products: Products | None
+    weights: str  # digest
+    generated: Prints  # of the cache that `generate` ended with
+    scored: Prints  # of the one that `score` ended with
     run: int = 0
 
 
@@ -49,11 +54,15 @@ _FIRST: dict[int, _First] = {}  # by engine: one engine a process
 def begin(engine: Any, *, ids: I64, mask: I64, forced: I64, products: bool = True) -> Scores:
     """Run the request once, keep its logits here, and give its statistics back for the oracle."""
     batch = TokenBatch(np.array(ids), np.array(mask))
-    scores: Scores = engine.score(batch, np.array(forced), logits=True)
-    tokens = engine.generate(batch, forced.shape[1]).tokens
+    with cache_of(engine) as scored:
+        scores: Scores = engine.score(batch, np.array(forced), logits=True)
+    with cache_of(engine) as generated:
+        tokens = engine.generate(batch, forced.shape[1]).tokens
     made = _products(engine, int(ids.shape[0])) if products else None
     logits = _logits(scores)
-    _FIRST[id(engine)] = _First(batch, np.array(forced), logits, _prints(logits), tokens, made)
+    _FIRST[id(engine)] = _First(
+        batch, np.array(forced), logits, _prints(logits), tokens, made, weights(engine), generated, scored
+    )
     return dataclasses.replace(scores, logits=None)
 
 
@@ -62,15 +71,16 @@ def again(
     *,
     runs: int,
     limit: float | None = None,
+    stop: bool = False,
     inject: int | None = None,
     bit: int | None = None,
     inject_on: int = 0,
 ) -> dict[str, Json]:
     """`runs` more of what `begin` ran: `steps` and `products` that were compared, `events`, and `more` of these.
 
-    `limit` None: bits are compared; else the error of a step, over the spread of its logits, must not exceed it.
-    `inject` and `bit` make one product of this call wrong in rank `inject_on`, for tests. Raises BadInput before
-    `begin`.
+    `limit` None: bits are compared; else the error of a step, over the spread of its logits, must not exceed it. With
+    `stop` the first run in which any rank has an event is the last. `inject` and `bit` make one product of this call
+    wrong in rank `inject_on`, for tests. Raises BadInput before `begin`.
     """
     first = _FIRST.get(id(engine))
     if first is None:
@@ -80,28 +90,73 @@ def again(
     before = products.count if products else 0
     rank = int(os.environ.get("RANK", "0"))
     target = None if inject is None or rank != inject_on else before + inject
-    for _ in range(runs):
-        first.run += 1
-        wrong: list[dict[str, Json]] = []
-        with _between(engine, products, wrong, target, bit):
-            tokens = engine.generate(first.batch, first.forced.shape[1]).tokens
-        logits = _logits(engine.score(first.batch, first.forced, logits=True))
-        found = _differing(first, logits, limit)
-        # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
-        if _anywhere(engine, bool(found) or not np.array_equal(tokens, first.tokens)):
-            repeats = [_differing(first, _logits(engine.score(first.batch, first.forced, logits=True)), limit)
-                       for _ in range(AGAIN)]  # fmt: skip
-            if found:
-                same = sum(any(one["step"] == found[0]["step"] for one in other) for other in repeats)
-                events.append({**found[0], "steps_wrong": len(found), "again": same, "repeats": AGAIN})
-            elif not np.array_equal(tokens, first.tokens):
-                events.append({**_token_event(first, tokens), "again": sum(map(bool, repeats)), "repeats": AGAIN})
-        events += wrong
+    done = 0
+    while done < runs:
+        done += 1
+        events += _run(engine, first, limit, target, bit)
+        if stop and _anywhere(engine, bool(events)):
+            break
+    if (now := weights(engine)) != first.weights:
+        told: dict[str, Json] = {"kind": "weights", "run": first.run, "got": now[:16], "expected": first.weights[:16]}
+        events.append(told)
     return {
-        **{"rank": rank, "runs": runs, "steps": runs * first.forced.shape[1]},
+        **{"rank": rank, "runs": done, "steps": done * first.forced.shape[1]},
         **{"products": (products.count - before) if products else 0},
         **{"events": events[:MOST_EVENTS], "more": max(0, len(events) - MOST_EVENTS)},
     }
+
+
+def _run(engine: Any, first: _First, limit: float | None, target: int | None, bit: int | None) -> list[dict[str, Json]]:
+    """One run: an event for what it computed or kept, and one for each wrong product."""
+    first.run += 1
+    events: list[dict[str, Json]] = []
+    wrong: list[dict[str, Json]] = []
+    with _between(engine, first.products, wrong, target, bit), cache_of(engine) as generated:
+        tokens = engine.generate(first.batch, first.forced.shape[1]).tokens
+    found, scored = _scored(engine, first, limit)
+    kept = _kept_event(first, generated, scored) if limit is None else None
+    other = not np.array_equal(tokens, first.tokens)
+    # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
+    if _anywhere(engine, bool(found or kept) or other):
+        repeats = [_scored(engine, first, limit) for _ in range(AGAIN)]
+        if found:
+            same = sum(any(one["step"] == found[0]["step"] for one in steps) for steps, _ in repeats)
+            events.append({**found[0], **_over(found), "again": same, "repeats": AGAIN})
+        elif kept:
+            same = sum(prints != first.scored for _, prints in repeats)
+            events.append({**kept, "again": same, "repeats": AGAIN})
+        elif other:
+            same = sum(bool(steps) for steps, _ in repeats)
+            events.append({**_token_event(first, tokens), "again": same, "repeats": AGAIN})
+    return events + wrong
+
+
+def _scored(engine: Any, first: _First, limit: float | None) -> tuple[list[dict[str, Json]], Prints]:
+    """The steps of one forced run that differ, and the digests of its cache."""
+    with cache_of(engine) as prints:
+        logits = _logits(engine.score(first.batch, first.forced, logits=True))
+    return _differing(first, logits, limit), prints
+
+
+def _over(found: list[dict[str, Json]]) -> dict[str, Json]:
+    """What other rules than equal bits need to know: the worst of all steps of the run that differ."""
+    return {
+        "steps_wrong": len(found),
+        "largest": max((str(one["largest"]) for one in found), key=float),
+        "nrms": max((str(one["nrms"]) for one in found), key=float),
+        "finite": all(one["finite"] for one in found),
+    }
+
+
+def _kept_event(first: _First, generated: Prints, scored: Prints) -> dict[str, Json] | None:
+    """The first part of a cache whose digest is not that of the first run; None where all are."""
+    for want, got in ((first.generated, generated), (first.scored, scored)):
+        wrong = [name for name in want if got.get(name) != want[name]]
+        if wrong:
+            name = wrong[0]
+            told = {"kind": "cache", "run": first.run, "step": first.forced.shape[1] - 1, "part": name}
+            return {**told, "got": got.get(name, "")[:16], "expected": want[name][:16], "wrong": len(wrong)}
+    return None
 
 
 def _anywhere(engine: Any, here: bool) -> bool:
@@ -163,6 +218,7 @@ def _differing(first: _First, logits: F32, limit: float | None) -> list[dict[str
                 **{"kind": "logits", "run": first.run, "step": step, "row": row, "token": token},
                 **{"got": repr(value), "expected": repr(right), "wrong": int((got != want).sum())},
                 **{"largest": repr(float(off.max())), "finite": bool(np.isfinite(got).all())},
+                **{"nrms": repr(_error(got, want))},
             }
         )
     return found

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Self
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.models.spec import ModelSpec
 
@@ -84,7 +85,7 @@ def _render(spec: ModelSpec, messages: Sequence[Message]) -> str:
         )
     directory = Path(spec.location)
     files = [directory / name for name in ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")]
-    changed = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    changed = tuple(digest.stamp(file) if file.is_file() else None for file in files)
     template, tokens = _template(spec.location, changed)
     from jinja2 import TemplateError
 
@@ -98,7 +99,7 @@ def _render(spec: ModelSpec, messages: Sequence[Message]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _template(location: str, _changed: tuple[int, ...]) -> tuple[Any, dict[str, str]]:
+def _template(location: str, _stamps: tuple[tuple[int, ...] | None, ...]) -> tuple[Any, dict[str, str]]:
     """The compiled template of a directory, and its special tokens by name."""
     directory = Path(location)
     config = _json(directory / "tokenizer_config.json")

@@ -28,8 +28,7 @@ def has_language(spec: ModelSpec) -> bool:
 def tokenizer_json(spec: ModelSpec) -> Path:
     """The tokenizer.json of a GGUF file, in the cache. Raises BadInput, with the reason, where none can be made."""
     source = Path(spec.location)
-    stat = source.stat()
-    key = digest.of_text(json.dumps([str(source), stat.st_size, stat.st_mtime_ns]))
+    key = digest.of_text(json.dumps([str(source), *digest.stamp(source)]))
     target = cache_dir() / "tokenizers" / f"{spec.name}-{key[:16]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):

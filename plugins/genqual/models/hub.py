@@ -31,3 +31,11 @@ def snapshot(spec: ModelSpec) -> Path | None:
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else wanted
     found = repository / "snapshots" / commit
     return found if commit and found.is_dir() else None
+
+
+def how(spec: ModelSpec) -> str:
+    """The next step of somebody whose hub id is not in the cache; it may have been meant as a path."""
+    return (
+        f"download {spec.location} into the hub cache (it is not in {cache_root()}), or name the directory that holds "
+        f"config.json and safetensors (there is none at {Path(spec.location).absolute()})"
+    )

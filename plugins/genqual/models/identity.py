@@ -46,8 +46,8 @@ def identity(spec: ModelSpec) -> dict[str, Json]:
 
 def files_sha256(files: list[Path]) -> str:
     """SHA-256 over names and contents."""
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    kept = cache_dir() / "hashes" / digest.of_text(json.dumps([2, stats]))
+    stats = [(str(file.resolve()), *digest.stamp(file)) for file in files]
+    kept = cache_dir() / "hashes" / digest.of_text(json.dumps([3, stats]))
     if kept.is_file():
         return kept.read_text().strip()
     found = digest.of_text("".join(f"{file.name} {digest.of_file(file)}\n" for file in files))

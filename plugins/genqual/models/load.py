@@ -13,15 +13,17 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from genqual.atomic import replacing
 from genqual.cases import Json
 from genqual.errors import BadInput, Unsupported
-from genqual.models import embedded, ggufread, weights
+from genqual.models import embedded, ggufread, hub, weights
 from genqual.models.build import build, dtype_option
 from genqual.models.catalogue import cache_dir
 from genqual.models.load_quantised import in_one_dtype, widening
 from genqual.models.quantised.registry import section_of
+from genqual.models.rotary_spelling import unseen
 from genqual.models.spec import ModelSpec
 
 # Special tokens change no logit; that every BLOOM is tied transformers says, and loads a stored head all the same.
@@ -36,9 +38,11 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     `quantization_config`, `tp_plan`, ...) all, are loaded from the cache directory like any checkpoint. GGUF is
     dequantised.
 
-    Raises BadInput when the checkpoint lacks a weight, has one too many or one of another shape, when this transformers
-    would read its rotary base wrongly, and when a hub id cannot be found.
+    Raises Unsupported where this transformers has no such architecture, BadInput when the checkpoint lacks a weight,
+    has one too many or one of another shape, when this transformers would read its rotary base wrongly, and when a hub
+    id cannot be found.
     """
+    check_known(spec)
     if spec.source == "embedded" and not from_pretrained and embedded.in_memory(spec.location):
         return build(spec, dtype, attn_implementation=attn_implementation)
     options: dict[str, Any] = dict(from_pretrained) | dtype_option(dtype)
@@ -57,6 +61,15 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     if spec.source == "directory" and section_of(weights.stored_config(spec)):
         in_one_dtype(model, dtype)
     return model.eval().requires_grad_(False)
+
+
+def check_known(spec: ModelSpec) -> None:
+    """Raises Unsupported where this transformers has no such architecture. What only loading tells is not checked."""
+    if spec.source in ("embedded", "directory") and spec.architecture not in CONFIG_MAPPING:
+        raise Unsupported(
+            f"transformers {transformers.__version__} has no architecture {spec.architecture}, which model {spec.name} "
+            "is of; install a release that has it"
+        )
 
 
 def _stored_as(name: str, stored: frozenset[str]) -> bool:
@@ -83,10 +96,7 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtyp
         return _loaded(spec.location, revision=spec.revision or None, use_safetensors=True, **options)
     except OSError as error:  # what huggingface_hub raises for no network, no such repository, no permission
         first = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"model {spec.location}: not in the local hub cache and not to be had ({first}); "
-            "download it where there is a network and name its directory"
-        ) from error
+        raise BadInput(f"model {spec.location}: the hub does not give it ({first}); {hub.how(spec)}") from error
 
 
 def _dequantised() -> dict[str, Any]:
@@ -136,15 +146,12 @@ def _widened(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtype) -> di
 
 
 def _check_rotary(config: dict[str, Json], where: str) -> None:
-    # transformers 5 writes `rope_parameters` only; 4 does not know it and takes its default base without a word.
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict) or int(transformers.__version__.split(".")[0]) >= 5:
-        return
-    scaled = rope.get("rope_type", "default") != "default" and not config.get("rope_scaling")
-    if rope.get("rope_theta") != config.get("rope_theta") or scaled:
+    lacking = unseen(config) if int(transformers.__version__.split(".")[0]) < 5 else []
+    if lacking:
         raise BadInput(
             f"model {where}: its config.json was written by transformers 5, and {transformers.__version__} would "
-            f"ignore rope_parameters {rope}; add rope_theta (and rope_scaling) of these values to config.json"
+            f"ignore rope_parameters {config['rope_parameters']}; add {' and '.join(lacking)} of these values to "
+            "config.json"
         )
 
 

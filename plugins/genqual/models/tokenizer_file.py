@@ -10,12 +10,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from genqual import digest
 from genqual.errors import BadInput, GenqualError
 
 
 def tokenizer_of(file: Path) -> Any:
     """The tokenizer in `file`, without the padding and truncation that training left behind. Raises BadInput."""
-    return _read(str(file), file.stat().st_mtime_ns)
+    return _read(str(file), digest.stamp(file))
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def explained(what: str, advice: str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=4)
-def _read(file: str, _changed_ns: int) -> Any:
+def _read(file: str, _stamp: tuple[int, ...]) -> Any:
     with explained(f"{file}: not a tokenizer of this `tokenizers` release", "download it again"):
         tokenizer = Tokenizer.from_file(file)
         tokenizer.no_padding()

@@ -253,13 +253,13 @@ def hash_is_kept(spec: ModelSpec) -> bool:
 
 
 def _hash_key(place: Path) -> str:
-    """Under which the hash of a directory or a file is kept: its path, and names, sizes and times of what it holds."""
+    """Under which the hash of a directory or a file is kept: its path, and names and stamps of what it holds."""
     listed = [place]
     if place.is_dir():
         listed = sorted(place.glob("*.safetensors")) + sorted(place.glob("*.json"))
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in listed]
-    # The number goes up when what is checked on the way does: 3 looks at the head beside tied embeddings.
-    return digest.of_text(json.dumps([3, str(place.resolve()), stats]))
+    stats = [(file.name, *digest.stamp(file)) for file in listed]
+    # The number goes up when what is checked on the way does: 3 looks at the head beside tied embeddings, 4 has stamps.
+    return digest.of_text(json.dumps([4, str(place.resolve()), stats]))
 
 
 @lru_cache(maxsize=16)
@@ -346,7 +346,4 @@ def _how(spec: ModelSpec) -> str:
     """The next step of somebody whose model can be read by an engine only."""
     if spec.source == "gguf":
         return f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
-    return (
-        f"download {spec.location} into the hub cache (it is not in {hub.cache_root()}), "
-        "or name the directory that holds config.json and safetensors"
-    )
+    return hub.how(spec)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from genqual.cases import REPEATED, Case, Json, Workload, compute_dtype
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
-from genqual.errors import BadInput
+from genqual.errors import BadInput, GenqualError
 from genqual.gate.controller import Judging
 from genqual.gate.verdict import GateResult
 from genqual.metrics import compute as metrics
@@ -21,6 +21,7 @@ from genqual.metrics.measure import Measurement, Measurements
 from genqual.metrics.utilisation import Roofline
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
+from genqual.ranks.errors import GroupLost
 from genqual.session.gate_inputs import GateInputs
 from genqual.session.groups import Groups, ran_if_alive
 from genqual.session.model_reads import reads_of
@@ -30,6 +31,7 @@ from genqual.session.timed_accuracy import TimedAccuracy
 
 WARMUP: Final = 1
 PROBE: Final = "genqual.metrics.roofline:probe"
+_WRONG: Final = "this case failed a judgement in the same run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Published:
     metrics: dict[str, metrics.Measured]
     gates: dict[str, GateResult]
     record: Path
+    inspection: Mapping[str, Json]
+    label: str
 
     @property
     def summary(self) -> dict[str, Json]:
@@ -180,6 +184,7 @@ class Benchmarks:
     judging: Judging
     accuracy: TimedAccuracy
     _published: dict[tuple[Case, Workload], Published] = field(default_factory=dict)
+    _wrong: set[tuple[Case, Workload]] = field(default_factory=set)  # recorded so
 
     def publish(self, case: Case, workload: Workload, metric: str | None, *, label: str) -> Published:
         """The metrics of `workload`, measured, judged (see `judged`) and recorded at the first call.
@@ -192,10 +197,49 @@ class Benchmarks:
             generator = self.groups.generator(case)
             label = self.gate.label(case, workload, label)
             measured = self._measured(generator, workload, label)
-            gates = judged(self.judging, generator, measured, metric)
-            path = self._record(generator, workload, measured, gates, label)
-            self._published[case, workload] = Published(measured.measurement, measured.metrics, gates, path)
+            try:
+                gates = judged(self.judging, generator, measured, metric)
+            except (GenqualError, GroupLost):
+                if known is None:  # what was measured is this run's word on it all the same, with or without a verdict
+                    self._publish(generator, workload, measured, {}, label)
+                raise
+            self._publish(generator, workload, measured, gates, label)
         return self._published[case, workload]
+
+    def now_wrong(self, case: Case) -> None:
+        """A judgement failed `case` after some of its workloads were recorded as right: each is recorded again.
+
+        The later record has no metrics, which the first one keeps; of one run's attempts the worst status counts.
+        """
+        for (of, workload), done in list(self._published.items()):
+            if of == case and done.measurement.status == "ok" and (of, workload) not in self._wrong:
+                self._wrong.add((of, workload))
+                self.recorder.measurement(
+                    case,
+                    workload,
+                    {},
+                    {},
+                    weights_sha256=self.references.weights_sha256(case.model),
+                    protocol=self.measuring.protocol_of(case, workload),
+                    inspection=done.inspection,
+                    status="accuracy_fail",
+                    message=_WRONG,
+                    label=done.label,
+                )
+
+    def _publish(
+        self,
+        generator: Generator,
+        workload: Workload,
+        measured: TimedWorkload,
+        gates: dict[str, GateResult],
+        label: str,
+    ) -> None:
+        path = self._record(generator, workload, measured, gates, label)
+        done = Published(measured.measurement, measured.metrics, gates, path, measured.inspection, label)
+        self._published[generator.case, workload] = done
+        if self.accuracy.is_wrong(generator.case):  # as the gate found when it scored the timed path
+            self.now_wrong(generator.case)
 
     def _measured(self, generator: Generator, workload: Workload, label: str) -> TimedWorkload:
         """A measurement that fails is recorded, too."""
@@ -223,7 +267,10 @@ class Benchmarks:
     ) -> Path:
         case, measurement = generator.case, measured.measurement
         wrong = self.accuracy.is_wrong(case)
-        excused = {name: self.gate.excuse(case, workload, name, gate) for name, gate in gates.items()}
+        if wrong:
+            self._wrong.add((case, workload))
+        weights = partial(self.references.weights_sha256, case.model)
+        excused = {name: self.gate.excuse(case, workload, name, gate, weights) for name, gate in gates.items()}
         return self.recorder.measurement(
             case,
             workload,
@@ -233,7 +280,7 @@ class Benchmarks:
             protocol=self.measuring.protocol_of(case, workload),
             inspection=measured.inspection,
             status="accuracy_fail" if wrong and measurement.status == "ok" else measurement.status,
-            message=measurement.message or ("this case failed a judgement in the same run" if wrong else ""),
+            message=measurement.message or (_WRONG if wrong else ""),
             label=label,
             labels=_labels(generator, measurement),
             runs=measurement.runs,

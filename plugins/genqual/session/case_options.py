@@ -86,6 +86,13 @@ class CaseOptions:
         " -m names `qualification`, at level 1",
         choices=tuple(SECONDS),
     )
+    resume: bool = option(
+        "what",
+        "--resume",
+        "with the checks of the node: go on with an interrupted run of the same --state-dir and level; checks that had"
+        " ended count, one that was cut off runs again",
+        False,
+    )
     batch_sizes: tuple[int, ...] = option(
         "workload",
         "--batch-sizes",

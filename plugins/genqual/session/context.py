@@ -88,6 +88,12 @@ class Run:
         # Where nothing was measured there is no gate yet, and none is made for this.
         return self.benchmarks.judging.at_most_s(case, metric) if "benchmarks" in self.__dict__ else None
 
+    def wrong(self, case: Case) -> None:
+        """A test judged `case`, and it failed: what was timed of it, before or after, is of wrong answers."""
+        self.accuracy.wrong(case)
+        if "benchmarks" in self.__dict__:
+            self.benchmarks.now_wrong(case)
+
     def close(self) -> None:
         """End every rank of this process. Harmless twice."""
         if "references" in self.__dict__:

@@ -65,10 +65,12 @@ class GateInputs:
             judges=self._judges,
         )
 
-    def excuse(self, case: Case, workload: Workload, metric: str, gate: GateResult) -> str | None:
-        """Why a failure of this verdict is WAIVED, or None where it is not."""
+    def excuse(
+        self, case: Case, workload: Workload, metric: str, gate: GateResult, weights: Callable[[], str | None]
+    ) -> str | None:
+        """Why a failure of this verdict is WAIVED, or None where it is not; `weights` gives the model's SHA-256."""
         failure = gate.failure(f"{case} {workload.id} {metric}", gate=self._options.gate)
-        return self._waivers.excuse_metric(case.id, workload.id, metric, failure)
+        return self._waivers.excuse_metric(case.id, workload.id, metric, failure, weights)
 
 
 def judging_of(

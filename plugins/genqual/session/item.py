@@ -76,6 +76,16 @@ def measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Js
     return None, {}
 
 
+def property_of(item: pytest.Item) -> str:
+    """What a test judges, by its name: `left_padding_changes_nothing` of `test_left_padding_changes_nothing[...]`."""
+    return str(getattr(item, "originalname")).removeprefix("test_")  # noqa: B009 - a function item has one
+
+
+def parameters_of(item: pytest.Item) -> dict[str, Json]:
+    """A test's own parameters: they define what was judged as much as its name does."""
+    return {name: value for name, value in _params(item).items() if name not in ("case", "workload")}
+
+
 def _needs(item: pytest.Item, suite: str) -> set[Any]:
     """What the marks of `suite` say under `requires_option`; None among them where one says nothing."""
     return {markers.asked(mark, "requires_option") for mark in item.iter_markers(suite)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +42,14 @@ def largest_batch(run: Run, case: Case, workload: Workload, *, label: str) -> tu
     )
     path = run.records.recorder.measurement(
         case,
-        replace(workload, batch=max(1, found.largest)),
+        workload,  # what was found and tried is no part of the key: a later search takes this one's place
         {"largest_batch": one},
         {},
         weights_sha256=weights_sha256,
-        protocol={**asked, "tried": [list(pair) for pair in found.tried]},
+        protocol=asked,
         inspection=inspection,
         label=label,
-        begun=workload,
+        labels={"tried": json.dumps(found.tried)},
     )
     return found, path
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any, Final, Literal
 
 import pytest
 
+from genqual import __version__
+from genqual.devices.files import read
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import devices
+from genqual.errors import BadInput
 from genqual.health import levels
 from genqual.health.checks.base import Check, Node
 from genqual.health.finding import NodeVerdict, Outcome
+from genqual.health.run_state import RunState
 from genqual.session.markers import named
 from genqual.session.record_fields import names
 from genqual.session.selection import Selection
@@ -50,25 +55,56 @@ def wanted(selection: Selection) -> bool:
     return selection.options.level is not None or bool(named(selection.markexpr, ["qualification"]))
 
 
-def run(asked: NodeCheck, level_name: str | None, work: Path, say: Callable[[str], None]) -> NodeVerdict:
+def run(
+    asked: NodeCheck, level_name: str | None, work: Path, say: Callable[[str], None], state: Path, *, resume: bool
+) -> NodeVerdict:
     """The verdict of one check, with the seconds that the level gives it among all checks.
 
+    `state` is where findings are kept until the whole run has ended; with `resume` those of an interrupted run count.
     Waits for another check of this user on this host: two at once would disturb each other. Raises BadInput after an
-    hour of it.
+    hour of it, and where what `state` holds is of another run.
     """
     name = level_name or "1"
     whole = levels.Level(name, levels.SECONDS[name])
     fitting = whole.fitting(levels.CHECKS)
     shares = dict(zip([one.name for one in fitting], whole.shares(fitting), strict=True))
     cores = tuple(sorted(os.sched_getaffinity(0)))
+    hardware_class = device_called(asked.device).identity().class_id
+    same = {"version": __version__, "level": name, "device": asked.device, "class": hardware_class}
+    same |= {"cores": ",".join(map(str, cores)), "boot": read(Path("/proc/sys/kernel/random/boot_id")) or ""}
+    file = unfinished(state) / f"{asked.device}-{asked.check.name}.json"
     with levels.alone(wait_s=3600.0):
         return levels.run(
             Node(asked.device, cores, work, say=say),
             levels.Level(name, shares.get(asked.check.name, 0.0)),
             name=names().name(platform.node()),
-            hardware_class=device_called(asked.device).identity().class_id,
+            hardware_class=hardware_class,
             checks=[asked.check],
+            state=RunState(file, same, resume=resume and file.exists()),
         )
+
+
+def unfinished(state: Path) -> Path:
+    """Where a run keeps what its checks found until it has ended, below its state directory."""
+    return state / "node" / "unfinished"
+
+
+def begin(selection: Selection, state: Path) -> None:
+    """Forget an older run that was interrupted, unless it is to be resumed: BadInput where there is none."""
+    if not selection.options.resume:
+        shutil.rmtree(unfinished(state), ignore_errors=True)
+        try:  # made now, so that a kill before the first check can be resumed
+            unfinished(state).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"--state-dir {state}: cannot be written ({error.strerror})") from None
+    elif not unfinished(state).is_dir():
+        raise BadInput(f"--resume: no run of the node's checks was interrupted in {state}; leave --resume out")
+
+
+def end(selection: Selection, state: Path) -> None:
+    """The verdicts are out: nothing is left to resume."""
+    if wanted(selection):
+        shutil.rmtree(unfinished(state), ignore_errors=True)
 
 
 def outcome(verdict: NodeVerdict, check: str) -> tuple[Literal["pass", "fail", "not_applicable"], str]:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from genqual.analysis.published.tables import NAME
@@ -62,11 +63,16 @@ def count(what: str) -> Callable[[str], int]:
     return parse
 
 
+_OTHER_NAMES: Final = {"float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float8": "fp8"}
+
+
 def dtypes(text: str) -> tuple[str, ...]:
     """A comma-separated list of precisions."""
     for name in names(text):
         if name not in PRECISIONS:
-            raise argparse.ArgumentTypeError(f"unknown dtype {name!r} (expected one of {', '.join(PRECISIONS)})")
+            meant = _OTHER_NAMES.get(name.lower())
+            hint = f"did you mean {meant}? " if meant else ""
+            raise argparse.ArgumentTypeError(f"unknown dtype {name!r} ({hint}expected one of {', '.join(PRECISIONS)})")
     return names(text)
 
 

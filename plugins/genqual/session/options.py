@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -17,7 +15,6 @@ from genqual.cases import Case, Json
 from genqual.errors import BadInput
 from genqual.gate.admission import UNDER_TEST
 from genqual.gate.decision import GATED
-from genqual.models.dataset import is_file, read_prompts
 from genqual.session.case_options import CaseOptions, option
 from genqual.session.option_types import (
     endpoint,
@@ -284,22 +281,3 @@ def misread_path(config: pytest.Config) -> str:
         if flag in PATH_OPTIONS and (here / str(value)).exists():
             return f"{flag} {value}: write {flag}={value}; after a space pytest takes a path for a test directory"
     return ""
-
-
-def check_options(options: Options) -> None:
-    """Raises BadInput on a path that the run would read and that is not there: it would be judged by less, unsaid.
-
-    Also on several hosts with a launcher of one, or with latencies that a baseline of one host would judge.
-    """
-    if options.hosts and options.benchmark:
-        raise BadInput("--hosts with --benchmark: baselines and records are of one host; leave one of the two out")
-    if len(options.hosts) > 1 and options.launcher not in ("mpirun", "srun"):
-        raise BadInput(f"--hosts {','.join(options.hosts)}: give --launcher mpirun or srun, which start ranks there")
-    for flag, value in (("--references", options.references), ("--waivers", options.waivers)):
-        if value is not None and not Path(value).is_dir():
-            raise BadInput(f"{flag}={value}: no such directory; check the path, or leave {flag} out")
-    if options.baselines is not None and not Path(options.baselines).is_dir():
-        made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
-        raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
-    if options.prompts is not None and is_file(options.prompts):
-        read_prompts(options.prompts)

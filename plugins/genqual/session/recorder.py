@@ -10,7 +10,7 @@ from typing import Literal
 
 from genqual import digest
 from genqual.cases import Case, Json, Workload
-from genqual.conformance.judgement import Judgement
+from genqual.conformance.judgement import Judgement, precision_mode_of
 from genqual.errors import GenqualError, OutOfMemory, Unsupported
 from genqual.gate.verdict import GateResult
 from genqual.metrics import compute
@@ -132,6 +132,45 @@ class Recorder:
             )
         )
 
+    def without_verdict(
+        self,
+        case: Case,
+        error: GenqualError | GroupLost,
+        *,
+        prop: str,
+        weights_sha256: str | None,
+        prompts: str,
+        label: str,
+        protocol: Mapping[str, Json],
+        waived: str | None = None,
+    ) -> Path:
+        """A test of a property that ended by `error` before its verdict: it takes an older verdict's place.
+
+        The record's verdict is how it ended (error, oom, timeout), and its tier `none`: nothing was judged.
+        """
+        text = error.headline if isinstance(error, GroupLost) else str(error)
+        ended = _ended(_status(error), f"{type(error).__name__}: {text}", "judge")
+        judged = judgement_record.Judgement(
+            property=prop,
+            verdict=ended.status,
+            lane=precision_mode_of(case.dtype),
+            tier="none",
+            explanation=ended.message or "",
+        )
+        return self._write(
+            Record(
+                run=self._run,
+                kind="judgement",
+                **subject(case, weights_sha256, {}),
+                workload=fields.Workload(prompts=prompts),
+                outcome=ended,
+                judgement=judged,
+                protocol=dict(protocol),
+                labels={"test": label} | ({} if waived is None else {"waived": waived}),
+                command=self._command,
+            )
+        )
+
     def measurement(
         self,
         case: Case,
@@ -150,13 +189,12 @@ class Recorder:
         runs: Sequence[Ran] = (),
         peaks: Mapping[str, float] | None = None,
         waived: Mapping[str, str] | None = None,
-        begun: Workload | None = None,
     ) -> Path:
         """Every metric of one workload, each with its verdict; or the status that says why there is none.
 
         `waived` says of a metric why its failure is excused. `runs` are the timed runs, whose tokens are kept for an
-        audit; `peaks` what a roofline probe measured, per second and rank; `begun` the workload that the attempt began
-        with, where a search ended at another; `labels` are kept beside the test's, and are no part of the key.
+        audit; `peaks` what a roofline probe measured, per second and rank; `labels` are kept beside the test's, and are
+        no part of the key.
         """
         kept = tuple(
             Metric.of(
@@ -179,7 +217,7 @@ class Recorder:
                 metrics=kept,
                 outputs=outputs,
                 protocol=dict(protocol),
-                labels={"subject": _subject(case, begun or workload), **(labels or {})}
+                labels={"subject": _subject(case, workload), **(labels or {})}
                 | ({"test": label} if label else {})
                 | {f"waived {name}": reason for name, reason in (waived or {}).items()},
                 command=self._command,

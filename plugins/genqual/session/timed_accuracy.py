@@ -26,7 +26,7 @@ class TimedAccuracy:
     _wrong: set[Case] = field(default_factory=set)
 
     def wrong(self, case: Case) -> None:
-        """A test of this run judged `case`, and it failed: what is timed of it from now on is of wrong answers."""
+        """A judgement of this run failed `case`: what is timed of it is of wrong answers."""
         self._wrong.add(case)
 
     def is_wrong(self, case: Case) -> bool:
@@ -47,6 +47,8 @@ class TimedAccuracy:
                 self._known[case] = f"its answers are not known to be right: {found}"
             else:
                 judgement = self._judged(case, found)
+                if judgement.status == "fail":
+                    self.wrong(case)
                 self._known[case] = "" if judgement.passed else f"the timed path: {judgement.explanation}"
         return self._known[case]
 

@@ -29,7 +29,8 @@ from genqual.session.selection import Selection
 from genqual.toml_file import Listed, TomlTable
 
 _LEAST_DIGITS: Final = 8  # of weights: fewer may be another model's
-_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)")  # `Workload.id` in a test id
+# `Workload.id` in a test id, with the limit behind it where the test is of one: both are the profile's.
+_WORKLOAD: Final = re.compile(r"-(b\d+-i\d+-n\d+)(-\w+=[\w.+-]+)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,7 @@ class Waiver:
         return found and found[1]
 
     def of_other_workload(self, nodeid: str) -> bool:
-        """Whether this is its test but for the workload: other batch sizes and lengths, such as another profile's."""
+        """Whether this is its test but for the workload or its limit: other lengths, such as another profile's."""
         rest = _WORKLOAD.sub("", nodeid)
         own = _WORKLOAD.sub("", self.test)
         return self.workload is not None and (rest == own or rest.endswith(f"/{own}"))
@@ -191,26 +192,27 @@ class Register:
         """Note which test gives the verdict on a metric; a case and a workload are named by their ids."""
         self.tests[case, workload, metric] = nodeid
 
-    def of(self, nodeid: str, weights: Callable[[], str | None] = lambda: None) -> Waiver | None:
-        """The waiver in force of a test; an expired one excuses nothing.
+    def in_force(self, nodeid: str, weights: Callable[[], str | None]) -> list[Waiver]:
+        """The waivers in force of a test, one for each failure that is known of it; an expired one excuses nothing.
 
         `weights` gives the SHA-256 of the test's model, and is asked where a waiver is for certain weights only.
         """
         named = [one for one in self.waivers if one.names(nodeid)]
         self.seen.update(named)  # of other weights too: it is right for another model of this name
         held = (weights() or "") if any(one.weights for one in named) else ""
-        found = next((one for one in named if held.startswith(one.weights)), None)
-        return None if found is None or found.expired(self.today) else found
+        return [one for one in named if held.startswith(one.weights) and not one.expired(self.today)]
 
-    def excuse(self, nodeid: str, message: str) -> str | None:
-        """The reason why this failure of a test is WAIVED, or None where no waiver in force knows it."""
-        waiver = self.of(nodeid)
-        return waiver.reason if waiver is not None and waiver.excuses(message) else None
+    def excuse(self, nodeid: str, message: str, weights: Callable[[], str | None]) -> Waiver | None:
+        """The waiver that knows this failure of a test, or None where none in force does; see `in_force`."""
+        return next((one for one in self.in_force(nodeid, weights) if one.excuses(message)), None)
 
-    def excuse_metric(self, case: str, workload: str, metric: str, message: str | None) -> str | None:
-        """As `excuse`, of the test of one metric; None where there is no message, or no such test in this run."""
+    def excuse_metric(
+        self, case: str, workload: str, metric: str, message: str | None, weights: Callable[[], str | None]
+    ) -> str | None:
+        """Why the test of one metric is WAIVED; None where there is no message, or no such test in this run."""
         nodeid = self.tests.get((case, workload, metric))
-        return None if nodeid is None or message is None else self.excuse(nodeid, message)
+        waiver = None if nodeid is None or message is None else self.excuse(nodeid, message, weights)
+        return None if waiver is None else waiver.reason
 
     def problems(
         self,

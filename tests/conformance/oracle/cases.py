@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib.metadata
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .recurrent import SHAPES
@@ -99,6 +100,13 @@ def _mixtures() -> dict[str, Case]:
         "gpt_oss: layer_types": Case(
             SMALL["gpt_oss"] | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]}
         ),
+        "gpt_oss: as published": Case(
+            {k: v for k, v in SMALL["gpt_oss"].items() if not k.startswith("swiglu")}
+            | {"rope_parameters": _YARN | {"truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}}
+        ),
+        "qwen2_moe: as published": Case(
+            {k: v for k, v in SMALL["qwen2_moe"].items() if k != "layer_types"} | {"use_sliding_window": False}
+        ),
         "mixtral: no window": Case(SMALL["mixtral"] | {"sliding_window": None}),
         "qwen2_moe: no biases": Case(SMALL["qwen2_moe"] | {"qkv_bias": False}),
         "qwen3_moe: biases": Case(SMALL["qwen3_moe"] | {"attention_bias": True, "mlp_only_layers": [1]}),
@@ -124,7 +132,50 @@ def _mixtures() -> dict[str, Case]:
 DEPARTS = {"deepseek_v2: norm_topk_prob=True"}
 """Where transformers departs from the published definition, which the oracle follows: see the architecture's file."""
 
-CASES: dict[str, Case] = {
+REFUSED_BY_OLD = {"opt: no affine", "deepseek_v2: biases of the MLPs"}
+"""What 4.55 cannot build: norms without a weight; experts with biases that no published checkpoint has."""
+
+
+def departs_in_old(name: str, config: Config) -> str:
+    """Why transformers 4.55 computes another model than `config`, which the oracle and transformers 5 follow, or ""."""
+    kind, rope = config["model_type"], config.get("rope_scaling") or {}
+    if kind == "mamba2" and config.get("n_groups", 8) > 1:
+        return "its gated norm is one over all groups"
+    if kind == "qwen2_moe" and config.get("use_sliding_window") and "sliding_window" in config:
+        return "it reads no layer_types"
+    if kind == "gpt_oss" and (not rope or "swiglu_limit" in config or "swiglu_alpha" in config):
+        return "swiglu_limit and swiglu_alpha are constants; without rope_scaling, YaRN begins at the longest text"
+    if kind == "gpt_oss" and config.get("attention_bias") is False:
+        return "it has the biases of attention whatever the configuration says"
+    if kind == "deepseek_v2" and rope.get("mscale_all_dim"):
+        return "scores are not scaled by YaRN's mscale_all_dim"
+    if name == "deepseek_v3: topk_group=1":
+        return "experts of other groups score 0, which is above a score below zero, where they should score -inf"
+    if "yarn" in (rope.get("rope_type"), rope.get("type")):
+        factor = config["max_position_embeddings"] / rope["original_max_position_embeddings"]
+        return "" if rope["factor"] == factor else "YaRN's factor is the ratio of lengths, whatever factor says"
+    return ""
+
+
+OLD = importlib.metadata.version("transformers").startswith("4.")
+
+
+def older(config: Config) -> dict[str, Any]:
+    """`config` as transformers 4.55 writes it: bases beside `rope_scaling`. The new spelling it would not see."""
+    found = dict(config)
+    new = found.pop("rope_parameters", None)
+    if new is None:
+        if found["model_type"] == "phi3" and "rope_scaling" in found:  # its 4.55 takes no other word
+            found["rope_scaling"] = {"type" if k == "rope_type" else k: v for k, v in found["rope_scaling"].items()}
+        return found
+    if "sliding_attention" in new:
+        found["rope_local_base_freq"] = new["sliding_attention"]["rope_theta"]
+        new = new["full_attention"]
+    theta = {"rope_theta": new["rope_theta"]} if "rope_theta" in new else {}
+    return found | theta | {"rope_scaling": {k: v for k, v in new.items() if k != "rope_theta"}}
+
+
+NEWER: dict[str, Case] = {
     **{name: Case(config) for name, config in SMALL.items()},
     **{
         f"{name}: {change}": _case(changed)
@@ -136,3 +187,5 @@ CASES: dict[str, Case] = {
     **{name: Case(config) for name, config in SHAPES.items()},
     **_mixtures(),
 }
+CASES = {name: replace(case, config=older(case.config)) for name, case in NEWER.items()} if OLD else NEWER
+"""In the spelling of the release that is asked."""

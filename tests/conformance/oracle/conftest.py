@@ -21,7 +21,7 @@ Answers = dict[str, dict[str, NDArray[Any]]]
 
 @pytest.fixture(scope="session")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What transformers says of each of CASES, by name."""
+    """What transformers says of each of CASES, by name; nothing of an architecture that this release lacks."""
     folder = tmp_path_factory.mktemp("architectures")
     cases: list[dict[str, Any]] = []
     for number, (name, case) in enumerate(CASES.items()):
@@ -39,4 +39,5 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: load_file(str(case["out"])) for name, case in zip(CASES, cases, strict=True)}
+    outs = {name: Path(case["out"]) for name, case in zip(CASES, cases, strict=True)}
+    return {name: load_file(out) for name, out in outs.items() if out.is_file()}

@@ -2,12 +2,14 @@
 
 python peer.py CASES.json, a list of {"config", "weights", "ids", "out", "attention", "single"}; each writes `out`
 (safetensors): "fp64" (tokens, vocabulary), and where "single" is true "fp32", and "moved" (parts,), see `moved`, unless
-the case says "moved": false. In "fp64" the steps that transformers keeps in float32 are float64, too.
+the case says "moved": false. In "fp64" the steps that transformers keeps in float32 are float64, too. Of a
+configuration that this release does not take nothing is written, and stderr says why.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from genqual.faults.injectors.places import Layer, output, places
 
 PARTS = ("embedding", "norm", "head", *Layer.__dataclass_fields__)
 Case = dict[str, Any]
-RENAMED = {"embed_out.weight": "lm_head.weight"}  # as from_pretrained does for published checkpoints
+RENAMED = (("embed_out.", "lm_head."), (".mlp.", ".block_sparse_moe."))  # as from_pretrained does, by release
+APART = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}  # as Mixtral calls an expert's matrices
 
 
 class Double:
@@ -33,19 +36,47 @@ class Double:
         return torch.float64 if name in ("float32", "float") else getattr(torch, name)
 
 
+def fitted(weights: dict[str, torch.Tensor], wanted: set[str]) -> dict[str, torch.Tensor]:
+    """`weights` by the names of this release, `wanted`. Up to 4.56 the matrices of experts are apart, as published."""
+    out = {}
+    for stored, tensor in weights.items():
+        experts = re.fullmatch(r"(.*\.experts)\.(gate_up_proj|down_proj)", stored)
+        if experts is None or stored in wanted:
+            others = (stored.replace(old, new) for old, new in RENAMED)
+            out[stored if stored in wanted else next((name for name in others if name in wanted), stored)] = tensor
+            continue
+        halves = zip(("gate_proj", "up_proj"), tensor.chunk(2, dim=1), strict=True)
+        for part, matrices in halves if experts[2] == "gate_up_proj" else [(experts[2], tensor)]:
+            for number, matrix in enumerate(matrices):
+                plain = f"{experts[1]}.{number}.{part}.weight"
+                mixtral = f"{experts[1].replace('.mlp.', '.block_sparse_moe.')}.{number}.{APART[part]}.weight"
+                out[mixtral if mixtral in wanted else plain] = matrix
+    return out
+
+
 def model_of(case: Case, dtype: torch.dtype) -> Any:
     torch.set_default_dtype(dtype)
     config = CONFIG_MAPPING[case["config"]["model_type"]](**case["config"])
     config._attn_implementation = case["attention"]
     config._experts_implementation = "eager"  # the grouped product knows no float64
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config).to(dtype).eval()
-    weights = {RENAMED.get(n, n): tensor.to(dtype) for n, tensor in load_file(case["weights"]).items()}
+    weights = fitted(load_file(case["weights"]), set(model.state_dict()))
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tied = {"lm_head.weight", "embed_out.weight"} if config.tie_word_embeddings else set()
     if unexpected or set(missing) - tied:
         raise SystemExit(f"{case['config']}: weights do not fit: {missing} missing, {unexpected} unexpected")
     model.tie_weights()
     return model
+
+
+def taken(case: Case) -> bool:
+    """Whether this release can build the model."""
+    try:
+        model_of(case, torch.float32)
+    except (SystemExit, KeyError, AttributeError, ValueError) as error:
+        print(f"{case['out']}: {type(error).__name__}: {error}"[:500], file=sys.stderr)
+        return False
+    return True
 
 
 def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
@@ -87,7 +118,8 @@ def patched() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    cases = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    cases = [case for case in asked if taken(case)]
     with torch.no_grad():
         single = {case["out"]: logits(case, torch.float32) for case in cases if case["single"]}
         shifted = [case for case in cases if case.get("moved", case["single"])]

@@ -179,3 +179,9 @@ def test_what_was_read_is_recorded() -> None:
         "c": ("integer", None, 2),
     }
     fields.finish()
+
+
+def test_what_transformers_4_writes_into_the_attention_of_mpt_is_no_field_of_it() -> None:
+    plain = SMALL["mpt"]
+    written = plain | {"attn_config": plain["attn_config"] | {"model_type": "", "tie_word_embeddings": True}}
+    np.testing.assert_array_equal(logits(written), logits(plain))

@@ -45,7 +45,7 @@ class ReportRow:
     new: int | None
     status: str
     message: str
-    accuracy: str  # right, wrong, not judged
+    accuracy: str  # right, wrong, waived (a known failure is excused), not judged
     provenance: str
     source: str
     doubts: tuple[str, ...]
@@ -151,7 +151,8 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
     user, kind = _user(values, asked.batch, asked.new_tokens)
     price = price_of(record, prices)
     wrong = accuracy.fault(record)
-    doubts = [*(record.provenance.doubts or ())]
+    excused = accuracy.excused(record)
+    doubts = [*(record.provenance.doubts or ()), *filter(None, [excused])]
     doubts += [
         f"{m.name}: {m.statistic}"
         for m in record.metrics
@@ -175,7 +176,7 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
         new=asked.new_tokens,
         status="accuracy_fail" if wrong and ok else status,
         message=wrong or record.outcome.message or "",
-        accuracy="wrong" if wrong or status == "accuracy_fail" else "right" if accuracy.known(record) else "not judged",
+        accuracy=_accuracy(wrong or status == "accuracy_fail", excused, accuracy.known(record)),
         provenance=record.provenance.kind,
         source=record.provenance.source or "",
         doubts=tuple(doubts),
@@ -201,6 +202,12 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
         times=_phases(record, values),
         peaks={name: float(rate) for name, rate in (record.system.peak_rates or {}).items()},
     )
+
+
+def _accuracy(wrong: object, excused: object, known: object) -> str:
+    if wrong:
+        return "wrong"
+    return "waived" if excused else "right" if known else "not judged"
 
 
 def _values(cell: Cell) -> dict[str, float]:

@@ -19,6 +19,7 @@ _STYLES: Final = {
     "IMPROVED": "green",
     "FAIL": "bold red",
     "WAIVED": "yellow",
+    "NO REFERENCE": "yellow",
     "REGRESSED": "bold red",
     "WRONG": "bold red",
     "ERROR": "red",

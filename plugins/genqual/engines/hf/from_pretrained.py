@@ -14,7 +14,7 @@ from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.models.attention_shape import Sharing, why_not_shared
 from genqual.models.build import dtype_option
-from genqual.models.load import load
+from genqual.models.load import check_known, load
 from genqual.models.quantised.registry import section_of
 
 
@@ -40,6 +40,7 @@ def read(request: LoadRequest, **from_pretrained: Any) -> Any:
 def empty(request: LoadRequest) -> Any:
     """The model as `request` says, its parameters without storage; buffers are real, for no checkpoint has them all."""
     spec = request.model
+    check_known(spec)
     if spec.source == "directory" and section_of(weights.stored_config(spec)):
         raise Unsupported(f"{spec.name} is quantised: it is read whole, and not placed part by part")
     where = spec.location if spec.source == "hub" else str(weights.directory(spec))

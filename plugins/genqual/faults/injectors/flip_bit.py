@@ -6,11 +6,21 @@ from typing import Final
 
 import torch
 
+NAN: Final = -1
+INFINITY: Final = -2
+"""Bits that there are not: the number itself becomes NaN or infinite."""
+
 _WHOLE: Final = {4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 
 def flip(tensor: torch.Tensor, index: tuple[int, ...], bit: int) -> None:
-    """Turn `bit` (0 is the lowest) of `tensor[index]` over. Raises ValueError on a bit that the dtype does not have."""
+    """Turn `bit` (0 is the lowest) of `tensor[index]` over, or write NAN or INFINITY.
+
+    Raises ValueError on a bit that the dtype does not have.
+    """
+    if bit in (NAN, INFINITY):
+        tensor[index] = torch.nan if bit == NAN else torch.inf
+        return
     width = 8 * tensor.element_size()
     if not 0 <= bit < width:
         raise ValueError(f"bit {bit}: {tensor.dtype} has bits 0 to {width - 1}")

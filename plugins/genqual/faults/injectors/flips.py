@@ -1,19 +1,21 @@
-"""Single bits that turn over while a request runs: of a weight, an activation, the cache. In ranks only.
+"""Single bits that turn over while a request runs: of a weight, an activation, the cache, a collective. In ranks only.
 
-What a defective memory cell or register does. `after` counts forward passes of the model from the injection on.
+What a defective memory cell, register or link does. `after` counts forward passes of the model from the injection on.
+A bit of -1 writes NaN instead, one of -2 an infinity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import Cache
 
 from genqual.engines.hf.evidence import local
+from genqual.errors import BadInput
 from genqual.faults.injectors.flip_bit import flip
 from genqual.faults.injectors.places import Undo, all_of, base_of, changed, hooked, nothing, output, places
+from genqual.faults.injectors.strikes import Strikes
 
 
 @torch.no_grad()
@@ -26,13 +28,14 @@ def weight(
         return nothing
     matrix = local(places(engine.model).part(part, layer).weight)
     index = divmod(element % matrix.numel(), matrix.shape[1])
-    right = matrix[index].clone()
+    right, strikes = matrix[index].clone(), Strikes(element, after)
 
-    def strike() -> None:
-        flip(matrix, index, bit)
-        changed(engine)
+    def count(module: Any, args: Any) -> None:
+        if strikes.due():
+            flip(matrix, index, bit)
+            changed(engine)
 
-    unhook = _at(engine, after, strike)
+    unhook = hooked(engine, base_of(engine.model).register_forward_pre_hook(count))
 
     def undo() -> None:
         matrix[index] = right
@@ -42,43 +45,59 @@ def weight(
 
 
 def activation(
-    engine: Any, rank: int, *, bit: int, element: int = 0, layer: int = 1, after: int = 0, on_rank: int = 0
-) -> Undo:
-    """Bit `bit` of one number that the MLP of `layer` puts out turns over in pass `after`, once."""
-    if rank != on_rank:
-        return nothing
-    passes = 0
+    engine: Any, rank: int, *, bit: int, element: int = 0, part: str = "mlp_out", layer: int = 1, after: int = 0,
+    every: int = 0, on_rank: int = 0,
+) -> Undo:  # fmt: skip
+    """Bit `bit` of one number that `part` of `layer` puts out turns over in pass `after`: in that pass only.
 
-    def change(hidden: torch.Tensor) -> torch.Tensor:
-        nonlocal passes
-        passes += 1
-        if passes != after + 1:
-            return hidden
-        hidden = hidden.clone()
-        flip(hidden, _index(hidden, element), bit)
-        return hidden
-
-    return output(engine, places(engine.model).layer(layer).mlp_out, change)
-
-
-def cache(
-    engine: Any, rank: int, *, bit: int, element: int = 0, layer: int = 1, after: int = 0, on_rank: int = 0
-) -> Undo:
-    """Bit `bit` of one number in the values that `layer` keeps turns over at pass `after`, for the rest of the request.
-
-    A number of the newest token of the first row: every later step of the row reads it.
+    With `every` it does so again about every so many passes, to another number.
     """
     if rank != on_rank:
         return nothing
-    passes = 0
+    strikes = Strikes(element, after, every)
+
+    def change(hidden: torch.Tensor) -> torch.Tensor:
+        if not strikes.due():
+            return hidden
+        hidden = hidden.clone()
+        flip(hidden, _index(hidden, strikes.place()), bit)
+        return hidden
+
+    return output(engine, places(engine.model).part(part, layer), change)
+
+
+def collective(
+    engine: Any, rank: int, *, bit: int, element: int = 0, part: Literal["attention_out", "mlp_out"] = "mlp_out",
+    layer: int = 1, after: int = 0, every: int = 0, on_rank: int = 1,
+) -> Undo:  # fmt: skip
+    """As `activation`, of the sum that rank `on_rank` gets from one all-reduce; the other ranks get the right one.
+
+    Raises BadInput on one rank.
+    """
+    if engine.request.world_size < 2:
+        raise BadInput("collective: one rank reduces nothing; give it two")
+    return activation(engine, rank, bit=bit, element=element, part=part, layer=layer, after=after, every=every,
+                      on_rank=on_rank)  # fmt: skip
+
+
+def cache(
+    engine: Any, rank: int, *, bit: int, element: int = 0, layer: int = 1, after: int = 0, every: int = 0,
+    what: Literal["keys", "values"] = "values", on_rank: int = 0,
+) -> Undo:  # fmt: skip
+    """Bit `bit` of one number in `what` that `layer` keeps turns over at pass `after`, for the rest of the request.
+
+    A number of the newest token of the first row: every later step of the row reads it. With `every` again, as above.
+    """
+    if rank != on_rank:
+        return nothing
+    strikes = Strikes(element, after, every)
 
     def note(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        nonlocal passes
-        passes += 1
+        due = strikes.due()
         kept = next((value for value in kwargs.values() if isinstance(value, Cache)), None)
-        if passes == after + 1 and kept is not None:
-            values = kept.layers[layer].values
-            flip(values, (0, element % values.shape[1], values.shape[2] - 1, element % values.shape[3]), bit)
+        if due and kept is not None:
+            stored, number = getattr(kept.layers[layer], what), strikes.place()
+            flip(stored, (0, number % stored.shape[1], stored.shape[2] - 1, number % stored.shape[3]), bit)
 
     attention = places(engine.model).layer(layer).attention
     return hooked(engine, attention.register_forward_hook(note, with_kwargs=True))
@@ -90,15 +109,3 @@ def _index(tensor: torch.Tensor, element: int) -> tuple[int, ...]:
         rest, place = divmod(rest, size)
         index.append(place)
     return tuple(reversed(index))
-
-
-def _at(engine: Any, after: int, act: Callable[[], None]) -> Undo:
-    passes = 0
-
-    def count(module: Any, args: Any) -> None:
-        nonlocal passes
-        passes += 1
-        if passes == after + 1:
-            act()
-
-    return hooked(engine, base_of(engine.model).register_forward_pre_hook(count))

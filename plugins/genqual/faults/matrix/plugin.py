@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -244,19 +245,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         # The exception's own words: a report's text has a traceback, with the paths of this machine.
         words = told.of_item(item).failure or (str(call.excinfo.value) if call.excinfo else report.longreprtext)
         why = broken or ("" if report.passed else " ".join(words.split())[:300])
-        if outcome in ("alarm", "error") and (issue := _known(item, name, " ".join(words.split()))):
+        if outcome in ("alarm", "error") and (issue := _known(item, case, name, " ".join(words.split()))):
             outcome, why = "known", issue
         item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
     return report
 
 
-def _known(item: pytest.Item, name: str, said: str) -> str:
+def _known(item: pytest.Item, case: Case, name: str, said: str) -> str:
     """What a waiver says of this failure of a run that has no fault of ours in it, or nothing."""
     if name != FAULT_FREE and not CATALOGUE[name].equivalent:
         return ""
     nodeid = item.nodeid.replace(f"-fault={name}", "").replace(f"fault={name}-", "")
-    waiver = item.config.stash[RUN].waivers.of(nodeid)
-    return waiver.issue if waiver is not None and waiver.excuses(said) else ""
+    run = item.config.stash[RUN]
+    waiver = run.waivers.excuse(nodeid, said, partial(run.references.weights_sha256, case.model))
+    return "" if waiver is None else waiver.issue
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -32,6 +32,8 @@ from genqual.ranks.pool import Pool
 HERE: Final = "genqual.health.repeats_in_rank"
 MODEL: Final = "llama-tiny"
 ROWS, STEPS = 2, 8
+STORED: Final = frozenset({"weights", "cache"})
+"""Kinds of events of what is kept, while every logit and token is as it was."""
 _CALL_S: Final = 5.0  # of one call to the ranks, so that the end of the time is met
 
 
@@ -56,7 +58,7 @@ class Repeats:
     """llama-tiny in fp32 on all cores as one rank; products with known answers run between its steps."""
 
     name = "repeats"
-    summary = "the same generation again and again: bits of each step against the first run, the first by the oracle"
+    summary = "the same generation again and again: bits of steps, weights and cache; the first run by the oracle"
     required = True
     seconds = 14.0
     stretches = True
@@ -128,8 +130,8 @@ class Repeats:
             said = f"0 of {compared} differ: below {high:.2g} of steps{of_products} at 95 %"
             return Finding(check=self.name, entity=entity, outcome=Outcome.OK, required=True, signal=0.0,
                            threshold=limit, evidence=said)  # fmt: skip
-        wrong = [one for one in events if one["kind"] == "product"]
-        kind = "product" if len(wrong) == len(events) else "differs"
+        kinds = {str(one["kind"]) for one in events}
+        kind = "product" if kinds == {"product"} else "stored" if kinds <= STORED else "differs"
         low, high = rate_bounds(min(total, counts.steps + counts.products), counts.steps + counts.products)
         said = f"{total} events in {compared} ({low:.2g} to {high:.2g} of them at 95 %); first: {told(events[0])}"
         return bad(f"{self.name}.{kind}", entity, said, required=True, signal=float(total), threshold=limit,
@@ -172,11 +174,15 @@ class Repeats:
 
 def told(event: dict[str, Any]) -> str:
     """One event in words: run, step, where, value, and whether it came again."""
+    if event["kind"] == "weights":
+        return f"up to run {event['run']}: digest of the weights {event['got']} instead of {event['expected']}"
     again = f"again in {event['again']} of {event['repeats']} repeats"
     if event["kind"] == "product":
         where = f"product {event['tile']} after step {event['step']}, number ({event['row']}, {event['column']})"
+    elif event["kind"] == "cache":
+        where = f"run {event['run']}, end of step {event['step']}, digest of the cache's {event['part']}"
     elif event["kind"] == "token":
         where = f"run {event['run']}, step {event['step']}, row {event['row']}: token"
     else:
         where = f"run {event['run']}, step {event['step']}, row {event['row']}, logit of token {event['token']}"
-    return f"{where}: {event['got']} instead of {event['expected']}, {event['wrong']} numbers; {again}"
+    return f"{where}: {event['got']} instead of {event['expected']}, {event['wrong']} wrong; {again}"

@@ -1,0 +1,111 @@
+"""`pytest -m qualification --resume`: after kill -9 at any moment it ends with the verdicts of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.here import CPU
+
+CONFTEST = '''
+import os, signal
+from pathlib import Path
+from genqual.atomic import write_whole
+from genqual.health import levels, run_state
+from genqual.health.finding import Finding, Outcome
+from genqual.health.outcomes import bad
+
+HERE, MOMENT = Path(__file__).parent, int(os.environ["MOMENT"])
+marks = 0
+
+def mark():
+    """A moment of the run, counted; at the chosen one this process is gone."""
+    global marks
+    if marks == MOMENT:
+        os.kill(os.getpid(), signal.SIGKILL)
+    marks += 1
+    (HERE / "marks").write_text(str(marks))
+
+class Marked:
+    summary, privileges, required, seconds, stretches = "for tests", "none", True, 1.0, False
+    def __init__(self, name, wrong=False):
+        self.name, self.wrong = name, wrong
+    def run(self, node, seconds):
+        mark()
+        with (HERE / "ran").open("a") as stream:
+            stream.write(self.name + "\\n")
+        yield Finding(check=self.name, entity="core 0", outcome=Outcome.OK, required=True, signal=1.0, evidence="seen")
+        mark()
+        if self.wrong:
+            one = bad("known_answers.wrong", "core 1", "1 of 5 wrong", signal=1.0)
+            yield one.model_copy(update={"check": self.name})
+
+def written(path, data):
+    mark()
+    write_whole(path, data)
+    mark()
+
+run_state.write_whole = written
+levels.SECONDS = {"1": 14.0, "2": 15.0}
+levels.CHECKS = (Marked("first"), Marked("wrong", True), Marked("last"))
+'''
+
+NAMES = ["first", "wrong", "last"]
+MOMENTS = 24  # of an undisturbed run: two a check, and two a write of its state, of which each check has three
+
+
+def suite(here: Path, moment: int, *words: str) -> subprocess.CompletedProcess[str]:
+    (here / "conftest.py").write_text(CONFTEST)
+    command = [
+        *(sys.executable, "-m", "pytest", "--pyargs", "genqual.suites.qualification", "-m", f"{CPU} and qualification"),
+        *("-p", "no:cacheprovider", "--state-dir", str(here / "state"), "--no-upload", "-v", "--color=no", *words),
+    ]
+    environment = {**os.environ, "MOMENT": str(moment), "PYTEST_PLUGINS": "conftest", "PYTHONPATH": str(here)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here, env=environment, timeout=120)
+
+
+def verdicts(run: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return dict(re.findall(rf"\[{CPU}-(\w+)\] (PASSED|FAILED)", run.stdout))
+
+
+def ran(here: Path) -> list[str]:
+    return (here / "ran").read_text().split() if (here / "ran").exists() else []
+
+
+def test_an_undisturbed_run_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    done = suite(tmp_path, -1)
+    assert verdicts(done) == {"first": "PASSED", "wrong": "FAILED", "last": "PASSED"}, done.stdout + done.stderr
+    assert (tmp_path / "marks").read_text() == str(MOMENTS)
+    assert ran(tmp_path) == NAMES
+    refused = suite(tmp_path, -1, "--resume")
+    assert refused.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "no run of the node's checks was interrupted" in refused.stdout + refused.stderr
+    assert ran(tmp_path) == NAMES, "nothing ran"
+
+
+@pytest.mark.parametrize("moment", [0, 3, 4, 6, 7, 9, 12, 14, 15, 20, 22, 23])
+def test_a_killed_run_goes_on_to_the_same_verdicts(tmp_path: Path, moment: int) -> None:
+    killed = suite(tmp_path, moment)
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    before = ran(tmp_path)
+    resumed = suite(tmp_path, -1, "--resume")
+    assert resumed.returncode == 1, resumed.stdout + resumed.stderr
+    assert verdicts(resumed) == {"first": "PASSED", "wrong": "FAILED", "last": "PASSED"}
+    again = ran(tmp_path)[len(before) :]
+    # What ended is not run again; of the one that was cut off, that depends on whether its findings were on disk.
+    assert again in (NAMES[len(before) :], NAMES[max(0, len(before) - 1) :])
+
+
+def test_the_findings_of_an_older_run_or_another_level_do_not_count(tmp_path: Path) -> None:
+    assert suite(tmp_path, 12).returncode == -9
+    other = suite(tmp_path, -1, "--resume", "--level", "2")
+    assert "is of another run (level 1 then, 2 now)" in other.stdout
+    assert suite(tmp_path, 0).returncode == -9  # a new run, killed before its first check
+    before = ran(tmp_path)
+    assert verdicts(suite(tmp_path, -1, "--resume"))["first"] == "PASSED"
+    assert ran(tmp_path)[len(before) :] == NAMES, "the first run's findings are not this one's"
