@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,17 +84,26 @@ def lost_while(generator: Generator, disturb: Callable[[], None]) -> tuple[Group
         timer.join()
 
 
-@pytest.mark.parametrize("number", [0, 1], ids=["first host", "second host"])
+@pytest.mark.parametrize(
+    ("number", "base_s"),
+    [
+        pytest.param(0, DEADLINES.base_s, id="first host"),
+        pytest.param(1, DEADLINES.base_s, id="second host"),
+        pytest.param(1, 2.0, id="deadline sooner than the kernel notices"),
+    ],
+)
 def test_a_cut_link_is_the_cause_and_nothing_is_left_on_any_side(
-    make_hosts: MakeHosts, pool: Pool, tmp_path: Path, number: int
+    make_hosts: MakeHosts, pool: Pool, tmp_path: Path, number: int, base_s: float
 ) -> None:
     hosts = make_hosts(2)
-    generator = Generator(pool, tensor_parallel(hosts, tmp_path / "logs"))
+    plan = tensor_parallel(hosts, tmp_path / "logs")
+    generator = Generator(pool, replace(plan, deadlines=replace(DEADLINES, base_s=base_s)))
     lost, took = lost_while(generator, lambda: hosts.cut(number))
     assert f"rank {number} cannot be reached any more" in lost.headline, lost.headline
     assert f"its host host{number}" in lost.headline, lost.headline
-    assert took < LIMIT_S, lost.headline
-    assert hosts.wait_until_empty(LIMIT_S - took) == {}, f"after {LIMIT_S:.0f} s; {lost.headline}"
+    limit = LIMIT_S - DEADLINES.base_s + base_s
+    assert took < limit, lost.headline
+    assert hosts.wait_until_empty(limit - took) == {}, f"after {limit:.0f} s; {lost.headline}"
 
 
 def test_a_link_cut_while_the_ranks_wait_is_the_cause_that_the_next_call_tells(

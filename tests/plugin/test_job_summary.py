@@ -233,6 +233,14 @@ def test_a_server_s_next_command_reaches_the_server() -> None:
     assert next_step(options, config(), case, "pass", "test_x") == "", "an unexpected pass asks for no command"
 
 
+def test_the_next_command_of_ranks_on_hosts_starts_them_there() -> None:
+    options = Options(launcher="mpirun", hosts=("a", "b"), launcher_arguments=("--mca", "x", "y z"))
+    said = next_step(options, config(), Case("cpu", "transformers-tp", "llama-tiny", "fp32", 2), "fail", "test_x")
+    words = shlex.split(said)
+    assert words[-5:-1] == ["--launcher", "mpirun", "--hosts", "a,b"]
+    assert shlex.split(words[-1].partition("=")[2]) == ["--mca", "x", "y z"]
+
+
 def of_reader(told: ItemOutcome, *, failed: bool, marks: tuple[pytest.Mark, ...] = ()) -> ItemOutcome:
     """`for_reader` of a test of CASE at b1-i16-n4, in a run whose gate makes at most 300 s of launches."""
     item: Any = SimpleNamespace(

@@ -94,6 +94,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--model", "lama-tiny"], ["lama-tiny", "llama-tiny"]),
         (["--launcher-arguments", "'open"], ["--launcher-arguments", 'invalid words "\'open"']),
         (["--hosts", ","], ["--hosts", "empty list"]),
+        (["--hosts", "a,b", "--benchmark"], ["--hosts with --benchmark", "of one host"]),
         (["--hosts", "a,b"], ["--hosts a,b", "--launcher mpirun or srun"]),
         (["--launcher", "mpiexec"], ["--launcher mpiexec", "torchrun, deepspeed, mpirun, srun, none"]),
         (["--gate-budget", "0"], ["invalid number of seconds '0'", "number above 0"]),

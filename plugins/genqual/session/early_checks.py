@@ -14,6 +14,8 @@ from genqual.session.options import Options
 
 def check(options: Options) -> None:
     """Raises BadInput on what the run would read or start and that is not there, or not startable there."""
+    if options.hosts and options.benchmark:
+        raise BadInput("--hosts with --benchmark: baselines and records are of one host; leave one of the two out")
     if len(options.hosts) > 1 and options.launcher not in ("mpirun", "srun"):
         raise BadInput(f"--hosts {','.join(options.hosts)}: give --launcher mpirun or srun, which start ranks there")
     for option, value in (("--references", options.references), ("--waivers", options.waivers)):

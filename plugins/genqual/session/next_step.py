@@ -58,7 +58,7 @@ def next_step(
         minutes = JUDGE if at_most_s is None else f"at most {max(1, round(at_most_s / 60))} min"
         return f"{_pytest(config)}{again(options, case, *timed).removeprefix('pytest')}{_reached(options)}  # {minutes}"
     if verdict in ("fail", "inconclusive", None):
-        return f"{_pytest(config)} {_one_test(options, case, test)}{_reached(options)}"
+        return f"{_pytest(config)} {_one_test(options, case, test)}{_reached(options)}{_started(options)}"
     return ""
 
 
@@ -85,15 +85,20 @@ def _rebase(options: Options, case: Case) -> str:
 
 
 def _reached(options: Options) -> str:
-    """How the engine is reached and started: part of the command, or it would judge another one."""
+    """How the engine is reached: part of the command, or it would judge another one."""
     given = (
         ("--endpoint", options.endpoint),
         ("--served-model", options.served_model),
         ("--engine-command", options.engine_command),
-        ("--launcher", options.launcher if options.launcher != "auto" else None),
-        ("--hosts", ",".join(options.hosts) or None),
     )
     words = [word for name, value in given if value is not None for word in (name, value)]
+    return f" {shlex.join(words)}" if words else ""
+
+
+def _started(options: Options) -> str:
+    """What starts the ranks, and where: a failure of one launcher or host may be none of another."""
+    words = ["--launcher", options.launcher] if options.launcher != "auto" else []
+    words += ["--hosts", ",".join(options.hosts)] if options.hosts else []
     if options.launcher_arguments:  # with `=`: they begin with a dash
         words.append(f"--launcher-arguments={shlex.join(options.launcher_arguments)}")
     return f" {shlex.join(words)}" if words else ""
