@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -14,14 +12,13 @@ from genqual.cases import Case
 from genqual.devices import simulated
 from genqual.devices.registry import devices
 from genqual.engines.registry import engine
-from genqual.errors import BadInput, GenqualError, NotApplicable, Unsupported
-from genqual.models.registry import resolve
+from genqual.errors import GenqualError, NotApplicable, Unsupported
 from genqual.ranks.errors import GroupLost
-from genqual.session import early_checks, hardware, markers, node_items, outcome
+from genqual.session import early_checks, hardware, known_failures, markers, node_items, outcome
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
-from genqual.session.item import asked, case_of, measured, parameters_of, property_of, wanted, workload_of
+from genqual.session.item import asked, case_of, measured, wanted, workload_of
 from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, misread_path
 from genqual.session.selection import Selection, add_suites
@@ -224,35 +221,11 @@ def _told_plainly(item: pytest.Item) -> Iterator[None]:
         recorder = run.records.recorder
         path = recorder.without_numbers(case, workload, protocol) if workload is not None else None
         if "verdict" in getattr(item, "fixturenames", ()) and not outcome.of_item(item).records:
-            path = _without_verdict(item, case, run, error)
+            path = known_failures.without_verdict(item, case, run, error)
         if path is not None:
             outcome.tell_record(item, path)
         outcome.tell(item, failure=f"{type(error).__name__}: {error}")
         raise pytest.fail.Exception(run.causes.words(error, item.nodeid), pytrace=False) from None
-
-
-def _without_verdict(item: pytest.Item, case: Case, run: Run, error: GenqualError | GroupLost) -> Path:
-    """The record of a property whose test ended before its verdict: an older PASS is not the newest word on it."""
-    sha256 = _weights(run, case)
-    waiver = run.waivers.excuse(item.nodeid, f"{type(error).__name__}: {error}", lambda: sha256)
-    return run.records.recorder.without_verdict(
-        case,
-        error,
-        prop=property_of(item),
-        weights_sha256=sha256,
-        prompts=run.selection.profile.prompts,
-        label=item.nodeid,
-        protocol=parameters_of(item),
-        waived=None if waiver is None else waiver.reason,
-    )
-
-
-def _weights(run: Run, case: Case) -> str | None:
-    """The SHA-256 of the case's weights; None where they cannot be read, which may be what failed."""
-    try:
-        return run.references.weights_sha256(case.model)
-    except BadInput:
-        return None
 
 
 def _unsupported(item: pytest.Item, case: Case, reason: str) -> NoReturn:
@@ -269,33 +242,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     # No waiver of a test excuses the hardware.
     over = report.when == "call" or (report.when == "setup" and report.failed)  # ranks that cannot load fail the setup
     if case is not None and over and outcome.of_item(item).verdict != "hardware":
-        _waive(item, case, run, report)
+        known_failures.waive(item, case, run, report)
     told = outcome.of_item(item)
     if case is not None and (report.when == "call" or not report.passed):
         told = for_reader(told, item, case, run, failed=report.failed)
         outcome.keep(item, told)
     outcome.attach(report, told)
     return report
-
-
-def _waive(item: pytest.Item, case: Case, run: Run, report: pytest.TestReport) -> None:
-    """A known failure is WAIVED; one that is known and passes fails, so that no waiver outlives its reason."""
-    weights = partial(_weights, run, case)
-    known = run.waivers.in_force(item.nodeid, weights)
-    if known and report.passed:
-        report.outcome = "failed"
-        report.longrepr = f"unexpected pass (WAIVED): remove the waiver {' and '.join(map(str, known))}"
-    elif report.failed:
-        said = f"{report.longreprtext}\n{outcome.of_item(item).failure}"
-        waiver = next((one for one in known if one.excuses(said)), None)
-        if waiver is None:
-            return
-        if not waiver.weights and resolve(case.model).source != "embedded":
-            run.warn(waiver.of_any(weights()))
-        report.outcome = "skipped"
-        outcome.tell(item, verdict="waived")
-        path, line, _ = item.location
-        report.longrepr = (path, line or 0, f"WAIVED: {waiver.reason}: {report.longreprtext}")
 
 
 @pytest.hookimpl(wrapper=True)

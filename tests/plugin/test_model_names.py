@@ -73,16 +73,15 @@ def register(folder: Path, text: str) -> Register:
 
 def test_a_waiver_of_certain_weights_excuses_no_other_model_of_that_name(tmp_path: Path) -> None:
     found = register(tmp_path, GOOD + 'weights = "AAAABBBB"\n')
-    assert found.of(f"suites/conformance/{TEST}", lambda: "aaaabbbb" + "0" * 56) is not None
-    assert found.of(f"suites/conformance/{TEST}", lambda: "aaaacccc" + "0" * 56) is None
-    assert found.of(f"suites/conformance/{TEST}", lambda: None) is None
+    assert len(found.in_force(f"suites/conformance/{TEST}", lambda: "aaaabbbb" + "0" * 56)) == 1
+    assert found.in_force(f"suites/conformance/{TEST}", lambda: "aaaacccc" + "0" * 56) == []
+    assert found.in_force(f"suites/conformance/{TEST}", lambda: None) == []
     assert found.problems(whole={"xeon-transformers-llama-fp32"}) == []  # right for the other model, so no mistake
 
 
 def test_two_models_of_one_name_may_each_have_a_waiver(tmp_path: Path) -> None:
     one, other = GOOD + 'weights = "aaaaaaaa"\n', GOOD.replace("12", "13") + 'weights = "bbbbbbbb"\n'
-    found = register(tmp_path, one + other).of(TEST, lambda: "b" * 64)
-    assert found is not None
+    (found,) = register(tmp_path, one + other).in_force(TEST, lambda: "b" * 64)
     assert found.issue == "tracker 13"
 
 
@@ -90,7 +89,7 @@ def test_a_waiver_without_weights_never_asks_for_them(tmp_path: Path) -> None:
     def weigh() -> str:
         raise AssertionError("weights of a large checkpoint take minutes to hash")
 
-    assert register(tmp_path, GOOD).of(TEST, weigh) is not None
+    assert len(register(tmp_path, GOOD).in_force(TEST, weigh)) == 1
 
 
 @pytest.mark.parametrize("digits", ["", "abc", "x" * 64, "a" * 65])
