@@ -32,7 +32,7 @@ def cache_of(engine: Any) -> Iterator[Prints]:
     anew.
     """
     prints: Prints = {}
-    model = getattr(engine, "model", None)
+    model: Any = getattr(engine, "model", None)
     right = getattr(model, "prepare_inputs_for_generation", None)  # not every engine generates by transformers
     if right is None:
         yield prints
