@@ -21,6 +21,7 @@ MAY_BE_HEAVY: Final = (
     "plugins/genqual/gate/frozen.py",
     "plugins/genqual/health/products.py",
     "plugins/genqual/health/repeats_in_rank.py",
+    "plugins/genqual/health/stored_in_rank.py",
     "plugins/genqual/health/stress.py",
     "plugins/genqual/metrics/roofline.py",
     "plugins/genqual/ranks/worker.py",
