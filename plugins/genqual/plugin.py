@@ -26,6 +26,11 @@ from genqual.session.terminal import Tally, summarise
 
 _SELECTION = pytest.StashKey[Selection]()
 _TALLY = pytest.StashKey[Tally]()
+_COLLECTED_BY = frozenset({"testpaths", "norecursedirs", "python_files", "python_classes", "python_functions"})
+_COLLECTS_LESS = (
+    *("numprocesses", "lf", "maxfail", "ignore", "ignore_glob", "stepwise", "inifilename"),
+    "continue_on_collection_errors",
+)
 _UPCOMING = pytest.StashKey[dict[str, Case]]()
 
 
@@ -321,10 +326,9 @@ def _collected_whole(config: pytest.Config) -> bool:
     options, option = config.stash[RUN].options, config.option
     narrowed = options.engines or options.models or options.dtypes or options.ranks or options.cores_per_rank
     by_path = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
-    others = (
-        "numprocesses lf maxfail ignore ignore_glob stepwise override_ini inifilename continue_on_collection_errors"
-    )
-    return not (narrowed or by_path or any(getattr(option, name, None) for name in others.split()))
+    # --strict-markers and --strict-config are overridden settings, too.
+    elsewhere = any(one.partition("=")[0].strip() in _COLLECTED_BY for one in option.override_ini or ())
+    return not (narrowed or by_path or elsewhere or any(getattr(option, name, None) for name in _COLLECTS_LESS))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -135,7 +135,7 @@ def test_the_most_valuable_step_is_first_and_every_one_fits_the_device(device: s
 def test_a_simulation_says_so_and_is_written_to_no_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv(simulated.VARIABLE, raising=False)
+    monkeypatch.setenv(simulated.VARIABLE, "")  # as if it were not set, and put back: --simulate sets it
     with contextlib.suppress(SystemExit):
         first_light.main(["--device", "hpu", "--simulate", "--write", "--folder", str(tmp_path)])
     assert "--write is for what a card did" in capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_a_simulation_says_so_and_is_written_to_no_page(
 def test_wrong_usage_ends_with_2_before_anything_runs(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(simulated.VARIABLE, raising=False)
+    monkeypatch.setenv(simulated.VARIABLE, "")  # as if it were not set, and put back: --simulate sets it
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
     with pytest.raises(SystemExit) as ended:
         first_light.main([*words, "--folder", str(tmp_path / "folder")])

@@ -18,7 +18,9 @@ from tests.here import CPU
 from tests.plugin.suite import suite
 
 
-@pytest.mark.parametrize(("change", "status"), [({"hidden_act": "none such"}, "error"), ({"model_type": "x"}, "error")])
+@pytest.mark.parametrize(
+    ("change", "status"), [({"hidden_act": "none such"}, "error"), ({"model_type": "x"}, "unsupported")]
+)
 def test_a_model_that_no_longer_loads_takes_its_numbers_away(
     tmp_path: Path, change: dict[str, str], status: str
 ) -> None:

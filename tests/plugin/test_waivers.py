@@ -152,6 +152,10 @@ def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: P
     assert "failed" not in run.stdout.splitlines()[-1], run.stdout
     assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*matches no test", run.stdout) == ["test_repeat.py"]
     assert run.returncode == 1
+    kept = ("-m", f"{CPU} and conformance", "-k", "test_repeat", f"--profile={profile}", f"--waivers={tmp_path}")
+    for words in (("-o", "python_files=test_repeat.py"), ("--continue-on-collection-errors",)):
+        assert "matches no test" not in suite(tmp_path, *kept, "--no-upload", *words).stdout, words
+    assert "matches no test" in suite(tmp_path, *kept, "--no-upload", "-o", "strict_markers=true").stdout
 
 
 def verdicts_of(row: str, output: str) -> set[str]:
