@@ -108,6 +108,8 @@ def steps(device: str, state: Path, *, simulate: bool = False) -> list[Step]:
             *(70, 120),
         ),
     ]
+    if simulate:  # the stand-in records no graph, and its tensors cannot be quantised in place
+        found = [step for step in found if step.name not in ("graphs", "graphs-latency", "precisions")]
     if device == "cuda":
         found += [
             Step(
