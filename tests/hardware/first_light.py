@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import shlex
@@ -74,8 +75,10 @@ def run(
     chosen: Sequence[Step], folder: Path, seconds: float, *, resume: bool, heading: str, write: bool = False
 ) -> int:
     """Run `chosen` within `seconds`, in order; returns the exit code."""
-    (folder / NO_BASELINES).mkdir(parents=True, exist_ok=True)
     journal = folder / "first-light.json"
+    if not resume and journal.exists():
+        _set_aside(folder)
+    (folder / NO_BASELINES).mkdir(parents=True, exist_ok=True)
     told: list[dict[str, Any]] = json.loads(journal.read_text(encoding="utf-8")) if resume and journal.exists() else []
     told = [one for one in told if one["outcome"] in _DONE]
     for file, text in files(folder.absolute()).items():
@@ -83,7 +86,7 @@ def run(
     end = time.monotonic() + seconds
     ended = {one["name"] for one in told}
     code = 0
-    with _signals():
+    with _signals(), contextlib.suppress(Interrupted):
         for step in chosen:
             if step.name in ended:
                 continue
@@ -91,6 +94,7 @@ def run(
             if left < step.least_s:
                 told.append({"name": step.name, "outcome": "left out", "why": f"{left:.0f} s were left"})
                 continue
+            code = 130  # unless this step, and what is written of it, come to their end
             print(f"{step.name}: {step.answers} (at most {min(left, step.most_s):.0f} s)", flush=True)
             one = _ran(step, folder, min(left, step.most_s))
             told.append(one)
@@ -98,8 +102,8 @@ def run(
             write_whole(folder / "first-light.md", _section(chosen, told, folder, heading).encode())
             print(f"  {one['outcome']} after {one['seconds']:.0f} s: {one['last']}", flush=True)
             if one["outcome"] == "interrupted":
-                code = 130
                 break
+            code = 0
     section = _section(chosen, told, folder, heading)
     write_whole(journal, json.dumps(told, indent=1).encode())
     write_whole(folder / "first-light.md", section.encode())
@@ -110,9 +114,17 @@ def run(
     return code or int(any(one["outcome"] not in ("passed", "left out") for one in told))
 
 
+def _set_aside(folder: Path) -> None:
+    """Keep an older run beside this one: what it judged is not this one's, and its steps would go on with it."""
+    number = next(number for number in itertools.count(1) if not folder.with_name(f"{folder.name}-{number}").exists())
+    kept = folder.rename(folder.with_name(f"{folder.name}-{number}"))
+    print(f"the run that was in {folder} is in {kept} now")
+
+
 def _ran(step: Step, folder: Path, most_s: float) -> dict[str, Any]:
     """Run one step; its processes end with it, however it ends."""
     log = folder / f"{step.name}.log"
+    (folder / f"{step.name}.md").unlink(missing_ok=True)  # pytest appends to it
     began = time.monotonic()
     outcome = "interrupted"
     with log.open("wb") as out:

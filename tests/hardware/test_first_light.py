@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from genqual.atomic import write_whole
 from genqual.devices import simulated
 from genqual.devices.registry import processor
 from tests.hardware import first_light
@@ -35,6 +36,8 @@ from pathlib import Path
 folder, name = Path(sys.argv[1]), sys.argv[2]
 with (folder / "ran").open("a") as file:
     file.write(name + "\\n")
+with (folder / f"{name}.md").open("a") as file:  # a summary, as pytest appends it
+    file.write(f"- {name} summed up\\n")
 while (folder / f"wait-{name}").exists():
     time.sleep(0.02)
 print(f"{name} says so")
@@ -80,7 +83,8 @@ def test_every_step_is_run_in_order_and_told_in_the_section(tmp_path: Path) -> N
     assert section.startswith("## Stand-ins")
     for name in NAMES:
         assert f"| {name} | what {name} answers | {UNDISTURBED[name]} |" in section
-        assert f"{name} says so" in section
+        assert f"{name} summed up" in section
+        assert "says so" in (tmp_path / f"{name}.log").read_text()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda sign: sign.name)
@@ -98,12 +102,41 @@ def test_it_ends_as_an_undisturbed_run_once_it_is_resumed(tmp_path: Path, at: st
     before = NAMES[: NAMES.index(at)]
     if before:  # what had ended is kept, and in the section
         assert {name: outcomes(tmp_path)[name] for name in before} == {name: UNDISTURBED[name] for name in before}
-        assert all(f"{name} says so" in (tmp_path / "first-light.md").read_text() for name in before)
+        assert all(f"{name} summed up" in (tmp_path / "first-light.md").read_text() for name in before)
     (tmp_path / f"wait-{at}").unlink()
     (tmp_path / "ran").unlink()
     assert driven(tmp_path, "--resume").wait(60) == 1
     assert ran(tmp_path) == list(NAMES[NAMES.index(at) :]), "what had ended was run again, or something was left out"
     assert outcomes(tmp_path) == UNDISTURBED
+    for name in NAMES:
+        assert (tmp_path / "first-light.md").read_text().count(f"{name} summed up") == 1, "half a step is told, too"
+
+
+def test_a_second_run_starts_anew_and_keeps_the_first(tmp_path: Path) -> None:
+    """Steps go on where they find something: faults that an older commit was judged with are not this one's."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    chosen = stand_ins(folder)[:1]
+    for _ in range(2):
+        assert first_light.run(chosen, folder, 60.0, resume=False, heading="## Twice\n") == 0
+    assert ran(folder) == ["first"]
+    assert ran(tmp_path / "run-1") == ["first"]
+
+
+def test_a_signal_between_two_steps_ends_the_run_as_one_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a result is being written: the files stay whole, and nothing else is begun."""
+    sent: list[Path] = []
+
+    def killed(path: Path, data: bytes) -> None:
+        if path.name == "first-light.json" and not sent:
+            sent.append(path)
+            os.kill(os.getpid(), signal.SIGTERM)
+        write_whole(path, data)
+
+    monkeypatch.setattr(first_light, "write_whole", killed)
+    assert first_light.run(stand_ins(tmp_path), tmp_path, 60.0, resume=False, heading="## Between\n") == 130
+    assert ran(tmp_path) == ["first"]
+    assert outcomes(tmp_path) == {"first": "passed"}
 
 
 def test_a_step_that_takes_too_long_is_ended_and_the_next_one_begun(tmp_path: Path) -> None:

@@ -103,8 +103,12 @@ def test_a_killed_run_goes_on_to_the_same_verdicts(tmp_path: Path, moment: int) 
 
 def test_the_findings_of_an_older_run_or_another_level_do_not_count(tmp_path: Path) -> None:
     assert suite(tmp_path, 12).returncode == -9
+    before = ran(tmp_path)
     other = suite(tmp_path, -1, "--resume", "--level", "2")
-    assert "is of another run (level 1 then, 2 now)" in other.stdout
+    assert other.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "is of another run (level 1 then, 2 now)" in other.stdout + other.stderr
+    assert ran(tmp_path) == before, "nothing ran, and what was found is still there"
+    assert any((tmp_path / "state" / "node" / "unfinished").iterdir())
     assert suite(tmp_path, 0).returncode == -9  # a new run, killed before its first check
     before = ran(tmp_path)
     assert verdicts(suite(tmp_path, -1, "--resume"))["first"] == "PASSED"

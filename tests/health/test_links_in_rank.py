@@ -44,7 +44,7 @@ def test_each_message_is_timed_where_it_arrives_and_none_is_wrong(ranks: Generat
 
 
 def test_a_wrong_bit_is_told_with_its_way_and_its_place(ranks: Generator) -> None:
-    with ranks.fault("genqual.health.links_in_rank:flipped_bit", on_rank=1, bit=5):
+    with ranks.fault("genqual.faults.injectors.messages:flipped_bit", on_rank=1, bit=5):
         replies = ranks.invoke(EXCHANGE, {"seed": 3, "rounds": 10, "count": 1000})
     assert [reply.value["wrong_messages"] for reply in replies] == [10, 0, 10], "what rank 1 sent, to each other rank"
     said = replies[2].value["wrong"]

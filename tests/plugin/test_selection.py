@@ -81,6 +81,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--references=nowhere"], ["--references=nowhere", "no such directory"]),
         (["--waivers=nowhere"], ["--waivers=nowhere", "no such directory"]),
         (["--baseline-from=nowhere"], ["--baseline-from=nowhere", "no file, no directory", "a commit, a wheel or an"]),
+        (["--baseline-from=tests"], ["--baseline-from=tests: a directory without a virtual environment"]),
         (["--baseline-from=nowhere.whl"], ["--baseline-from=nowhere.whl: no such file"]),
         (["--engine", "external", "--engine-command", "/nowhere x"], ["no program '/nowhere' on PATH"]),
         (["--engine", "external", "--engine-command", "'x"], ["--engine-command='x: No closing quotation"]),

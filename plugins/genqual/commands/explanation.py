@@ -82,7 +82,7 @@ def _look(seen: _Seen) -> None:
         seen.spec = resolve(seen.model)
         seen.config = weights.config_if_here(seen.spec)
         if seen.config is None and seen.spec.source == "hub":
-            seen.problems.append(f"model {seen.spec.location}: {hub.how(seen.spec)}")
+            seen.problems.append(f"model {seen.spec.location}: {hub.how_to_get(seen.spec)}")
     except BadInput as reason:
         seen.problems.append(str(reason))
         file = Path(seen.model).expanduser() / "config.json"

@@ -91,7 +91,10 @@ def _checkout() -> Path | None:
 def absent(text: str) -> str:
     """Why no build `text` can be had here, or nothing; makes none."""
     if Path(text).is_dir():
-        return ""
+        python = Path(text) / "bin" / "python"
+        return (
+            "" if os.access(python, os.X_OK) else f"a directory without a virtual environment: {python} is no program"
+        )
     if text.endswith(".whl"):
         return "" if Path(text).is_file() else "no such file"
     why = unknown_commit(text)

@@ -90,20 +90,3 @@ def _differs(got: torch.Tensor, want: torch.Tensor | int, what: str, turn: int) 
     wanted = int(want[at]) if isinstance(want, torch.Tensor) else want
     many = f"{len(different)} of {len(got)} values are wrong"
     return [f"{what}, round {turn}: {many}; the first, at {at}, is {int(got[at])} instead of {wanted}"]
-
-
-def flipped_bit(engine: LinkRanks, rank: int, *, on_rank: int, bit: int) -> Any:
-    """A fault for tests: what `on_rank` sends has one bit wrong, of its value 7. Returns what undoes it."""
-    true = dist.send
-
-    def send(tensor: torch.Tensor, *args: Any, **more: Any) -> None:
-        if rank == on_rank and tensor.numel() > 1:
-            tensor = tensor.clone()
-            tensor[7] ^= 1 << bit
-        true(tensor, *args, **more)
-
-    def undo() -> None:
-        dist.send = true
-
-    dist.send = send
-    return undo

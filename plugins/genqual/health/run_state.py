@@ -45,6 +45,10 @@ class RunState:
         self._write()
         return self._kept
 
+    def check(self) -> None:
+        """Raises BadInput, as `begin` does, where there is nothing to go on with; writes nothing."""
+        self._read()
+
     def keep(self, check: str, findings: Iterable[Finding], seconds: float, window: dict[str, Any]) -> None:
         """Add the findings of a check that ended, durably; `seconds` of the whole run so far.
 

@@ -33,7 +33,7 @@ def snapshot(spec: ModelSpec) -> Path | None:
     return found if commit and found.is_dir() else None
 
 
-def how(spec: ModelSpec) -> str:
+def how_to_get(spec: ModelSpec) -> str:
     """The next step of somebody whose hub id is not in the cache; it may have been meant as a path."""
     return (
         f"download {spec.location} into the hub cache (it is not in {cache_root()}), or name the directory that holds "

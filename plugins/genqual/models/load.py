@@ -96,7 +96,7 @@ def _from_pretrained(spec: ModelSpec, options: dict[str, Any], dtype: torch.dtyp
         return _loaded(spec.location, revision=spec.revision or None, use_safetensors=True, **options)
     except OSError as error:  # what huggingface_hub raises for no network, no such repository, no permission
         first = str(error).strip().splitlines()[0]
-        raise BadInput(f"model {spec.location}: the hub does not give it ({first}); {hub.how(spec)}") from error
+        raise BadInput(f"model {spec.location}: the hub does not give it ({first}); {hub.how_to_get(spec)}") from error
 
 
 def _dequantised() -> dict[str, Any]:

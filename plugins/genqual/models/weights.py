@@ -346,4 +346,4 @@ def _how(spec: ModelSpec) -> str:
     """The next step of somebody whose model can be read by an engine only."""
     if spec.source == "gguf":
         return f"convert it with: python -m genqual.models.convert {spec.location} DIRECTORY"
-    return hub.how(spec)
+    return hub.how_to_get(spec)

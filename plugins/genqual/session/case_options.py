@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from genqual.cases import PRECISIONS
 from genqual.health.levels import SECONDS
+from genqual.paths import data_dir
 from genqual.session.option_types import count, counts, dtypes, names
+
+_PROFILES: Final = sorted(path.stem for path in (data_dir("suites") / "profiles").glob("*.toml"))
 
 
 def option(group: str, flag: str, help: str, default: Any = None, **more: Any) -> Any:
@@ -25,8 +28,7 @@ class CaseOptions:
     profile: str = option(
         "what",
         "--profile",
-        "a profile that genqual ships (embedded, realistic, engines, bloom-176b, bloomz-7b, llama2-intel) or a TOML"
-        " file; default: %(default)s",
+        f"a profile that genqual ships ({', '.join(_PROFILES)}) or a TOML file; default: %(default)s",
         "embedded",
         metavar="NAME|FILE",
     )

@@ -64,24 +64,35 @@ def run(
     Waits for another check of this user on this host: two at once would disturb each other. Raises BadInput after an
     hour of it, and where what `state` holds is of another run.
     """
-    name = level_name or "1"
+    name = _level(level_name)
     whole = levels.Level(name, levels.SECONDS[name])
     fitting = whole.fitting(levels.CHECKS)
     shares = dict(zip([one.name for one in fitting], whole.shares(fitting), strict=True))
     cores = tuple(sorted(os.sched_getaffinity(0)))
-    hardware_class = device_called(asked.device).identity().class_id
-    same = {"version": __version__, "level": name, "device": asked.device, "class": hardware_class}
-    same |= {"cores": ",".join(map(str, cores)), "boot": read(Path("/proc/sys/kernel/random/boot_id")) or ""}
+    same = _same(asked.device, name)
     file = unfinished(state) / f"{asked.device}-{asked.check.name}.json"
     with levels.alone(wait_s=3600.0):
         return levels.run(
             Node(asked.device, cores, work, say=say),
             levels.Level(name, shares.get(asked.check.name, 0.0)),
             name=names().name(platform.node()),
-            hardware_class=hardware_class,
+            hardware_class=same["class"],
             checks=[asked.check],
             state=RunState(file, same, resume=resume and file.exists()),
         )
+
+
+def _level(name: str | None) -> str:
+    return name or "1"
+
+
+def _same(device: str, level: str) -> dict[str, str]:
+    """What two runs must have in common for one to go on with what the other found."""
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    boot = read(Path("/proc/sys/kernel/random/boot_id")) or ""
+    hardware_class = device_called(device).identity().class_id
+    known = {"version": __version__, "level": level, "device": device, "class": hardware_class}
+    return {**known, "cores": cores, "boot": boot}
 
 
 def unfinished(state: Path) -> Path:
@@ -90,7 +101,10 @@ def unfinished(state: Path) -> Path:
 
 
 def begin(selection: Selection, state: Path) -> None:
-    """Forget an older run that was interrupted, unless it is to be resumed: BadInput where there is none."""
+    """Forget an older run that was interrupted, unless it is to be resumed.
+
+    Raises BadInput where there is none, and where it was another one: what it found stays for the right command.
+    """
     if not selection.options.resume:
         shutil.rmtree(unfinished(state), ignore_errors=True)
         try:  # made now, so that a kill before the first check can be resumed
@@ -99,6 +113,10 @@ def begin(selection: Selection, state: Path) -> None:
             raise BadInput(f"--state-dir {state}: cannot be written ({error.strerror})") from None
     elif not unfinished(state).is_dir():
         raise BadInput(f"--resume: no run of the node's checks was interrupted in {state}; leave --resume out")
+    else:
+        for file in unfinished(state).glob("*.json"):
+            same = _same(file.name.partition("-")[0], _level(selection.options.level))
+            RunState(file, same, resume=True).check()
 
 
 def end(selection: Selection, state: Path) -> None:
