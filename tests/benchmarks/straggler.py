@@ -1,5 +1,7 @@
 """How surely a slow rank is named, on this host: N runs with rank 0 or 1 slower, and N clean ones.
 
+The ranks change cores from run to run, so a core that is slower by itself is told apart (and named, in clean runs too).
+
     python -m tests.benchmarks.straggler --runs 20 --slower 0.05
 
 Two ranks of transformers-tp on two cores, llama-tiny; the fault makes one rank compute 5 % longer in every forward
@@ -18,7 +20,7 @@ from pathlib import Path
 from genqual.cases import Json
 from genqual.devices.registry import processor
 from genqual.health.checks.rank_steps import RUNS, group_plan, measured
-from genqual.health.stragglers import Standing, rank_standings
+from genqual.health.stragglers import Standing, crossed_standings, rank_standings
 from genqual.ranks.client import Generator
 from genqual.ranks.pool import Pool
 
@@ -42,24 +44,27 @@ def main(arguments: list[str]) -> int:
             for number in range(options.runs):
                 rank = number % 2
                 params: dict[str, Json] = {"on_rank": rank, "share": options.slower}
-                right += names(standings(generator, params), f"rank {rank} slow") == [f"rank {rank}"]
-                clean += names(standings(generator, None), "clean") == []
+                right += names(generator, params, f"rank {rank} slow") == [f"rank {rank}"]
+                clean += names(generator, None, "clean") == []
         finally:
             pool.close_all()
     print(f"slow rank named in {right} of {options.runs}; nobody named in {clean} of {options.runs} clean runs")
     return int((right, clean) != (options.runs, options.runs))
 
 
-def standings(generator: Generator, params: dict[str, Json] | None) -> list[Standing]:
+def names(generator: Generator, params: dict[str, Json] | None, what: str) -> list[str]:
+    """The ranks that are named in one run. Cores are shown, and what the ranks would read if each kept its core."""
     times = measured(generator, None if params is None else (SLOW, params), RUNS)
     if isinstance(times, str):
         sys.exit(times)
-    return rank_standings(times)
+    ranks, cores = crossed_standings(times)
+    kept = rank_standings({f"kept {rank}": one[::2] for rank, one in enumerate(times)})
+    print(what, *(shown(one) for one in (*ranks, *cores, *kept)), flush=True)
+    return [one.entity for one in ranks if one.is_straggler]
 
 
-def names(found: list[Standing], what: str) -> list[str]:
-    print(what, *(f"{one.entity} {one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%})" for one in found), flush=True)
-    return [one.entity for one in found if one.is_straggler]
+def shown(one: Standing) -> str:
+    return f"{one.entity} {one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%})"
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from genqual.engines.base import TokenBatch
 from genqual.health.steps_in_rank import step_times
-from genqual.health.stragglers import rank_standings, standings
+from genqual.health.stragglers import crossed_standings, rank_standings, standings
 
 
 def rounds(seed: int, count: int, *, slow: float, parts: int = 4, noise: float = 0.02) -> dict[str, np.ndarray]:
@@ -118,6 +121,84 @@ def test_times_of_ranks_need_runs_and_steps() -> None:
         rank_standings({"rank 0": np.ones((8, 90)), "rank 1": np.ones((8, 90))})
 
 
+def crossed(
+    seed: int, *, ranks: int, slow_rank: float = 0.0, slow_core: float = 0.0, apart: float = 0.002
+) -> list[np.ndarray]:
+    """Times (runs, steps) by rank, the ranks changing cores from run to run; the last rank or the last core is slow.
+
+    The cores drift `apart` by some percent meanwhile, as neighbours on a shared host come and go.
+    """
+    times = list(generations(seed, slow=slow_rank, ranks=ranks).values())
+    random = np.random.default_rng(seed + 1000)
+    drift = np.exp(np.cumsum(apart * random.standard_normal((ranks, 120)), axis=1))
+    drift[-1] *= 1.0 + slow_core
+    for run in range(120):
+        for rank, one in enumerate(times):
+            one[run] *= drift[(rank + run) % ranks, run]
+    return times
+
+
+def named_crossed(times: list[np.ndarray]) -> list[str]:
+    return [one.entity for found in crossed_standings(times) for one in found if one.is_straggler]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_slow_rank_and_a_slow_core_are_told_apart_by_changing_places(ranks: int) -> None:
+    last = ranks - 1
+    found = [named_crossed(crossed(seed, ranks=ranks, slow_rank=0.05)) for seed in range(100)]
+    assert sum(f"rank {last}" in one for one in found) == 100
+    found = [named_crossed(crossed(seed, ranks=ranks, slow_core=0.05)) for seed in range(100)]
+    assert not any(name.startswith("rank") for one in found for name in one)
+    found = [named_crossed(crossed(seed, ranks=ranks, slow_core=0.05, apart=0.0)) for seed in range(100)]
+    assert found == [[f"place {last}"]] * 100
+
+
+def test_ranks_that_change_places_and_are_alike_are_never_named() -> None:
+    found = [named_crossed(crossed(seed, ranks=2)) for seed in range(300)]
+    assert not any(name.startswith("rank") for one in found for name in one)
+
+
+def test_what_a_rank_and_a_place_take_is_read_apart_exactly() -> None:
+    """Against times made from known factors: rank 1 of three takes 8 % longer, place 2 takes 5 % longer."""
+    ranks, places = (1.0, 1.08, 1.0), (1.0, 1.0, 1.05)
+    times = [
+        np.array([[factor * places[(rank + run) % 3] * (1.0 + 0.1 * run)] * 4 for run in range(60)])
+        for rank, factor in enumerate(ranks)
+    ]
+    by_rank, by_place = crossed_standings(times)
+    assert by_rank[1].slower == pytest.approx(0.08, abs=0.02)
+    assert by_place[2].slower == pytest.approx(0.05, abs=0.02)
+    assert [one.entity for one in [*by_rank, *by_place] if one.is_straggler] == ["rank 1", "place 2"]
+    two = [
+        np.array([[factor * (1.05 if (rank + run) % 2 else 1.0)] * 4 for run in range(40)])
+        for rank, factor in enumerate((1.0, 1.08))
+    ]
+    by_rank, by_place = crossed_standings(two)
+    assert [by_rank[1].slower, by_place[1].slower] == [pytest.approx(0.08), pytest.approx(0.05)], "exact for two"
+
+
+def test_the_interval_of_blocks_is_wilcoxon_s() -> None:
+    """Against SciPy's exact signed-rank test: the interval's end is the least shift that it rejects no more."""
+    random = np.random.default_rng(5)
+    times = [np.exp(0.02 * random.standard_t(4, (40, 1))) for _ in range(2)]
+    one = crossed_standings(times)[0][0]
+    logs = np.log(times[0] / times[1])[:, 0].reshape(20, 2).mean(axis=1)
+
+    def rejected(shift: float) -> bool:
+        return bool(stats.wilcoxon(logs - shift, method="exact").pvalue <= 1e-4)
+
+    for end, inside in ((math.log1p(one.low), 1e-9), (math.log1p(one.high), -1e-9)):
+        assert rejected(end - inside)
+        assert not rejected(end + inside)
+
+
+def test_ranks_that_change_places_need_whole_blocks() -> None:
+    with pytest.raises(ValueError, match="multiples of 2"):
+        crossed_standings([np.ones((41, 3)), np.ones((41, 3))])
+    with pytest.raises(ValueError, match="too few"):
+        crossed_standings([np.ones((20, 3)), np.ones((20, 3))])
+
+
 class Polling:
     """An engine whose every step waits for a thread that computes: as gloo polls while another rank is slow."""
 
@@ -150,3 +231,28 @@ def test_what_other_threads_of_a_rank_compute_while_it_waits_is_not_its_own() ->
     assert isinstance(found, np.ndarray)
     assert found.shape == (2, 3)
     assert found.mean() < 0.25 * np.mean(engine.polled_s)
+
+
+class Standing:
+    """An engine that tells where its process may run during each generation."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.stood: list[set[int]] = []
+
+    def between_steps(self, callback: Callable[[], None] | None) -> None:
+        self.between = callback
+
+    def generate(self, batch: TokenBatch, steps: int) -> None:
+        self.stood.append(os.sched_getaffinity(0))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no place to change to")
+def test_a_rank_changes_cores_from_run_to_run_and_ends_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    engine, ids, before = Standing(), np.ones((1, 2), dtype=np.int64), os.sched_getaffinity(0)
+    first, second = sorted(before)[:2]
+    step_times(engine, ids=ids, mask=ids, steps=4, runs=3, cores=[[first], [second]])
+    assert engine.stood == [{second}, {first}, {second}]
+    assert os.sched_getaffinity(0) == before

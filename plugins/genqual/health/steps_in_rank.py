@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +18,13 @@ from genqual.engines.base import TokenBatch
 I64 = NDArray[np.int64]
 
 
-def step_times(engine: Any, *, ids: I64, mask: I64, steps: int, runs: int) -> dict[str, Json | NDArray[np.float64]]:
+def step_times(
+    engine: Any, *, ids: I64, mask: I64, steps: int, runs: int, cores: Sequence[Sequence[int]] = ()
+) -> dict[str, Json | NDArray[np.float64]]:
     """`cpu_s` (runs, steps - 1): CPU seconds of the thread that computes, from step to step, over `runs` generations.
+
+    With `cores`, those of each rank, the ranks change places: in run i rank r stands where rank r + i would. Then a
+    slow rank is told from a slow core (`stragglers.crossed_standings`).
 
     CPU time, since ranks that exchange activations end each step together: whoever is slow makes all wait, and waiting
     takes none. Of that thread alone: gloo's own poll while they wait, for as long as the model computes. On an
@@ -27,10 +36,31 @@ def step_times(engine: Any, *, ids: I64, mask: I64, steps: int, runs: int) -> di
     stamps: list[float] = []
     engine.between_steps(lambda: stamps.append(time.thread_time()))
     try:
-        for _ in range(runs):
-            stamps.clear()
-            engine.generate(batch, steps)
+        for run in range(runs):
+            with _standing(cores, run):
+                stamps.clear()
+                engine.generate(batch, steps)
             found.append(np.diff(stamps))
     finally:
         engine.between_steps(None)
     return {"cpu_s": np.array(found, dtype=np.float64)}
+
+
+@contextlib.contextmanager
+def _standing(cores: Sequence[Sequence[int]], run: int) -> Iterator[None]:
+    """Every thread of this rank on the cores that are its place in `run`, then back; without `cores`, where it is."""
+    if not cores:
+        yield
+        return
+    own = os.sched_getaffinity(0)
+    _move(cores[(int(os.environ.get("RANK", "0")) + run) % len(cores)])
+    try:
+        yield
+    finally:
+        _move(own)
+
+
+def _move(cores: Sequence[int] | set[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)

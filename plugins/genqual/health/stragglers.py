@@ -5,6 +5,7 @@ Always in pairs: a part against its siblings in the same round or the same step,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,30 @@ def rank_standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]
     return [standing_of(name, ratios) for name, ratios in zip(names, by_run, strict=True)]
 
 
+def crossed_standings(seconds: Sequence[NDArray[np.float64]]) -> tuple[list[Standing], list[Standing]]:
+    """Ranks and places (cores, cards), each beside its siblings; `seconds` (runs, steps) by rank, who change places.
+
+    In run i rank r stood in place r + i, modulo their number: `steps_in_rank.step_times`. In as many runs as there are
+    ranks each rank meets each place once. Over such a block the mean of a rank's log ratios is free of the places, and
+    that of a place is free of the ranks; what changes slowly cancels too. The interval is over blocks, by Wilcoxon's
+    signed ranks: parts that are alike are exchangeable, so their log ratios lie evenly to both sides. Raises
+    ValueError as `standings` does, and where the runs are no whole blocks.
+    """
+    names = [f"{number}" for number in range(len(seconds))]
+    table = _checked(names, dict(zip(names, seconds, strict=True)))
+    ranks, runs = table.shape[:2]
+    if table.ndim != 3 or runs % ranks:
+        raise ValueError(f"seconds of shape {table.shape[1:]}: (runs, steps), runs in multiples of {ranks}, are wanted")
+    _signed_ranks(runs // ranks)
+    logs = np.log(np.median(_ratios(table), axis=-1)).reshape(ranks, runs // ranks, ranks)  # rank, block, run of it
+    turn = np.arange(ranks)
+    by_place = np.stack([logs[(place - turn) % ranks, :, turn] for place in range(ranks)])  # place, run of it, block
+    return (
+        [_even_standing(f"rank {rank}", one.mean(axis=-1)) for rank, one in enumerate(logs)],
+        [_even_standing(f"place {place}", one.mean(axis=0)) for place, one in enumerate(by_place)],
+    )
+
+
 def _checked(names: Sequence[str], seconds: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     if len(names) < 2:
         raise ValueError(f"{len(names)} parts: a straggler needs siblings; judge it with --under-test node")
@@ -78,6 +103,29 @@ def standing_of(name: str, ratios: NDArray[np.float64]) -> Standing:
     """The median of `ratios` (rounds,), each to the siblings of its round. Raises ValueError on too few rounds."""
     rank, ordered = _order(len(ratios)), np.sort(ratios)
     return Standing(name, float(np.median(ordered)) - 1.0, float(ordered[rank]) - 1.0, float(ordered[-1 - rank]) - 1.0)
+
+
+def _even_standing(name: str, logs: NDArray[np.float64]) -> Standing:
+    """The centre of `logs` (blocks,), which lie evenly around it: the median of all means of two (Hodges-Lehmann)."""
+    rank = _signed_ranks(len(logs))
+    first, second = np.triu_indices(len(logs))
+    means = np.sort((logs[first] + logs[second]) / 2.0)
+    return Standing(name, *(math.expm1(one) for one in (np.median(means), means[rank], means[-1 - rank])))
+
+
+@functools.cache
+def _signed_ranks(blocks: int) -> int:
+    """The order statistic of all means of two, from each end, whose interval holds the centre with CONFIDENCE.
+
+    Exact: of the 2 ** blocks signs, how many give each sum of ranks. Raises ValueError on too few blocks.
+    """
+    chances = np.ones(1)
+    for number in range(1, blocks + 1):
+        chances = (np.pad(chances, (0, number)) + np.pad(chances, (number, 0))) / 2.0
+    at_most = int((np.cumsum(chances) <= (1.0 - CONFIDENCE) / 2.0).sum())
+    if at_most == 0:
+        raise ValueError(f"{blocks} blocks are too few for an interval of {CONFIDENCE:.2%}; at least 15 are needed")
+    return at_most - 1
 
 
 def _order(rounds: int) -> int:

@@ -1,8 +1,9 @@
-"""Ranks of one generation side by side: the rank that computes longer than its siblings at the same steps is named."""
+"""Ranks of one generation side by side, in turns on each core: the rank, or the core, that takes longer is named."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
-from genqual.health.stragglers import LEAST, rank_standings
+from genqual.health.stragglers import LEAST, crossed_standings
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan, plan
@@ -28,10 +29,10 @@ _MODEL, _ENGINE = "llama-tiny", "transformers-tp"
 
 
 class RankSteps:
-    """Tensor parallelism over two ranks, one core each; CPU time of each rank between its steps."""
+    """Tensor parallelism over two ranks, one core each, changed from run to run; CPU time of each between its steps."""
 
     name = "rank_steps"
-    summary = "a generation by two ranks; the rank that computes longer than the other at the same steps is named"
+    summary = "a generation by two ranks in turns on two cores; the rank or the core that takes longer is named"
     required = False
     seconds = 25.0
     stretches = False
@@ -41,7 +42,7 @@ class RankSteps:
         self._fault = fault  # for tests: put in before the run
 
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
-        """A finding a rank; one for the host where there are no siblings, or no times."""
+        """A finding a rank and a core; one for the host where there are no siblings, or no times."""
         if len(node.cores) < 2:
             yield self._silent(Outcome.UNAVAILABLE, "one core has no room for two ranks")
             return
@@ -57,14 +58,16 @@ class RankSteps:
         if isinstance(times, str):
             yield self._silent(Outcome.UNAVAILABLE, times)
             return
-        names = {f"rank {rank}": f"rank {rank} (core {core})" for rank, core in enumerate(node.cores[:2])}
         limit = Threshold(value=LEAST, unit="slower than its sibling", source="interval of 99.99 % over generations")
-        for one in rank_standings(times):
-            entity, said = names[one.entity], f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {RUNS} runs"
+        ranks, places = crossed_standings(times)
+        cores = [replace(one, entity=f"core {core}") for core, one in zip(node.cores, places, strict=False)]
+        for one in [*ranks, *cores]:
+            said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {RUNS} runs"
             if one.is_straggler:
-                yield bad(f"{self.name}.slow", entity, said, signal=one.slower, threshold=limit)
+                slow = "slow" if one in ranks else "slow_core"
+                yield bad(f"{self.name}.{slow}", one.entity, said, signal=one.slower, threshold=limit)
             else:
-                ok = Finding(check=self.name, entity=entity, outcome=Outcome.OK, signal=one.slower, threshold=limit)
+                ok = Finding(check=self.name, entity=one.entity, outcome=Outcome.OK, signal=one.slower, threshold=limit)
                 yield ok.model_copy(update={"evidence": said})
 
     def _silent(self, outcome: Outcome, why: str) -> Finding:
@@ -73,19 +76,20 @@ class RankSteps:
 
 def measured(
     generator: Generator, fault: tuple[str, dict[str, Json]] | None = None, runs: int = RUNS
-) -> dict[str, NDArray[np.float64]] | str:
-    """CPU seconds (runs, steps) by rank of the same generations, or why there are none."""
+) -> list[NDArray[np.float64]] | str:
+    """CPU seconds (runs, steps) of each rank of the same generations, who change places, or why there are none."""
     batch = TokenBatch.of([[1 + column % 200 for column in range(12)]] * 4)
     arrays = {"ids": batch.ids, "mask": batch.mask}
-    generator.invoke(ENTRY, {"steps": STEPS, "runs": 2}, arrays)  # the first runs page in and allocate
-    params: dict[str, Json] = {"steps": STEPS, "runs": runs}
+    cores: Json = [list(one) for one in generator.plan.placement.cores]
+    generator.invoke(ENTRY, {"steps": STEPS, "runs": 2, "cores": cores}, arrays)  # the first page in and allocate
+    params: dict[str, Json] = {"steps": STEPS, "runs": runs, "cores": cores}
     if fault is None:
         replies = generator.invoke(ENTRY, params, arrays)
     else:
         with generator.fault(fault[0], **fault[1]):
             replies = generator.invoke(ENTRY, params, arrays)
     missing = [str(reply.value["why_not"]) for reply in replies if "why_not" in reply.value]
-    return missing[0] if missing else {f"rank {rank}": one.arrays["cpu_s"] for rank, one in enumerate(replies)}
+    return missing[0] if missing else [reply.arrays["cpu_s"] for reply in replies]
 
 
 def group_plan(device: str, cores: tuple[int, ...], logs: Path) -> GroupPlan:
