@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 from genqual.cases import Case
 from genqual.conformance.judgement import Judgement
 from genqual.session.failure_message import paragraph
 from tests.here import CPU
+from tests.plugin.suite import suite
+from tests.plugin.test_tiers import EXAMPLE
 
 FAILED = Judgement("fail", "fp32", "logits", "Step 3 of prompt 1 is off. Smallest example of 9 tried: cuts = [1, 4].")
 
@@ -26,3 +32,24 @@ def test_a_declared_dtype_is_sent_to_fp32_first_and_tokens_to_nowhere() -> None:
     assert "--dtype fp32" in paragraph(case, "p", bf16, restarted=False)
     tokens = Judgement("fail", "fp32", "tokens", "Another text.")
     assert "genqual bisect" not in paragraph(case, "p", tokens, restarted=False)
+
+
+def test_the_run_ends_with_commands_that_run_its_failures_again(tmp_path: Path) -> None:
+    engine = ("--engine", "external", "--engine-command", f"{EXAMPLE} --fault rotary")
+    run = suite(
+        tmp_path, "-m", CPU, *engine, "--model=llama-odd", "--dtype", "fp32", "--no-upload",
+        "suites/conformance/test_batching.py", "suites/conformance/test_cache.py", "suites/conformance/test_greedy.py",
+    )  # fmt: skip
+    failed = {one.rpartition("::")[2].partition("[")[0] for one in re.findall(r"^FAILED (\S+)", run.stdout, re.M)}
+    assert len(failed) > 3, run.stdout
+    closing = run.stdout.partition("= genqual: next =")[2]
+    commands = re.findall(r"^\d+ x FAIL: pytest (.*)$", closing, re.M)
+    assert len(commands) == 3
+    assert f"{len(failed) - 3} more run a failure again" in closing
+    for words in map(shlex.split, commands[:1]):
+        again = suite(tmp_path, *words, "--no-upload", "suites/conformance")
+        assert again.returncode == 1
+        (named,) = {
+            one.rpartition("::")[2].partition("[")[0] for one in re.findall(r"^FAILED (\S+)", again.stdout, re.M)
+        }
+        assert named in failed

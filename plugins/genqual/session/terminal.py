@@ -27,6 +27,7 @@ from genqual.session.selection import Selection
 from genqual.session.verdict_rows import VerdictRows
 
 LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
+MOST_FAILURES: Final = 3  # whose command is shown: the first is the one to begin with
 UNJUDGED: Final = {
     "no_baseline": ("no baseline", "B", "NO BASELINE"),
     "no_reference": ("no reference", "R", "NO REFERENCE"),
@@ -142,14 +143,21 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
 
 
 def _next_steps(terminal: pytest.TerminalReporter, tally: Tally) -> None:
-    """The commands that decide what this run did not, each once; those of one file of baselines are one command."""
-    unjudged = [row for row in tally.verdicts.rows if row.unjudged and row.next]
-    if unjudged:
-        terminal.section("genqual: next")
-        for command in dict.fromkeys(row.next for row in unjudged):
-            of = [row for row in unjudged if row.next == command]
-            verdicts = ", ".join(dict.fromkeys(row.verdict for row in of))
-            terminal.write_line(f"{len(of)} x {verdicts}: {command}")
+    """The commands that run a failure again or decide what this run did not, each once, with how many it is for."""
+    rows = [row for row in tally.verdicts.rows if (row.failed or row.unjudged) and row.next]
+    if not rows:
+        return
+    terminal.section("genqual: next")
+    failures = 0
+    for command in dict.fromkeys(row.next for row in rows):
+        of = [row for row in rows if row.next == command]
+        failures += of[0].failed
+        if of[0].failed and failures > MOST_FAILURES:
+            continue
+        verdicts = ", ".join(dict.fromkeys(row.verdict for row in of))
+        terminal.write_line(f"{len(of)} x {verdicts}: {command}")
+    if failures > MOST_FAILURES:
+        terminal.write_line(f"{failures - MOST_FAILURES} more run a failure again: --junit-xml keeps them all")
 
 
 def _for_ci(
