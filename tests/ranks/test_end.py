@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from genqual.ranks import processes
@@ -107,3 +108,38 @@ def test_a_lost_group_is_one_failed_test(tmp_path: Path) -> None:
     assert "1 failed, 1 passed" in run.stdout, run.stdout + run.stderr
     assert "GroupLost: a-case: rank 1 was killed by SIGKILL" in run.stdout
     assert run.returncode == pytest.ExitCode.TESTS_FAILED
+
+
+def test_a_process_that_has_ended_is_gone_though_nobody_asks_for_it() -> None:
+    """As a rank whose launcher ended before it, in a container whose first process asks for none."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as child:
+        seen = psutil.Process(child.pid)
+        assert not processes.gone([seen], 0.01)
+        seen.kill()
+        assert processes.gone([seen], 60.0)
+        assert seen.status() == psutil.STATUS_ZOMBIE, "nobody asked for it meanwhile"
+        child.wait()
+        assert processes.gone([seen], 60.0)
+
+
+def test_a_process_whose_first_thread_has_ended_is_not_gone(tmp_path: Path) -> None:
+    program = tmp_path / "leaves.py"
+    program.write_text(
+        "import ctypes, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(600,)).start()\n"
+        "print('ready', flush=True)\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            seen = psutil.Process(child.pid)
+            until = time.monotonic() + 60
+            while seen.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
+                time.sleep(0.01)
+            assert seen.status() == psutil.STATUS_ZOMBIE
+            assert not processes.gone([seen], 0.05)
+        finally:
+            child.kill()
+        assert processes.gone([seen], 60.0)

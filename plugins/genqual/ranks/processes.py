@@ -17,6 +17,7 @@ MARK: Final = "GENQUAL_GROUP"
 SETTLE_S: Final = 1.5  # longest wait for stacks to be written
 TERM_S: Final = 2.0  # from SIGTERM to SIGKILL
 KILL_S: Final = 5.0  # longest wait for SIGKILL to work
+_LOOK_S: Final = 0.005
 
 
 def members(mark: str) -> list[psutil.Process]:
@@ -62,10 +63,27 @@ def end(launcher: subprocess.Popen[bytes], mark: str, *, politely: bool = True) 
         for process in left:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=0.5)
+        gone(left, 0.5)
     with contextlib.suppress(subprocess.TimeoutExpired):
         launcher.wait(KILL_S)
     return [process.pid for process in left]
+
+
+def gone(processes: Iterable[psutil.Process], within_s: float) -> bool:
+    """Wait until all have ended. An ended one whose parent does not ask for it counts: in containers nobody may."""
+    limit = time.monotonic() + within_s
+    while any(_lives(process) for process in processes):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(_LOOK_S)
+    return True
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether any of its threads may still hold a port or a card's memory: the first one can end before the others."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+    return False
 
 
 def tail(file: Path, lines: int = 30, limit: int = 6000) -> str:
