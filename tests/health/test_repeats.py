@@ -8,6 +8,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_one_flipped_bit_is_found_and_named(tmp_path: Path, where: str, step: in
     assert f"run 1, step {step}, row" in one.evidence, one.evidence
     assert f"again in {again} of 4" in one.evidence, one.evidence
     assert one.next_command.startswith("genqual bisect llama-tiny")
+
+
+def test_only_the_first_runs_that_differ_are_repeated(tmp_path: Path) -> None:
+    """Else a weight that stays wrong would make a call five times as long as its level has time for."""
+    made: list[dict[str, Json]] = []
+
+    class Kept(Repeats):
+        def _repeat(self, generator: Any, end: float) -> Any:
+            replies = generator.invoke("genqual.health.repeats_in_rank:again", {"runs": 6})
+            made.extend(replies[0].value["events"])
+            return super()._repeat(generator, end)
+
+    findings(tmp_path, Kept(fault=(f"{FLIPS}:weight", {"bit": 20, "after": 8, "element": 77})))
+    assert [one["repeats"] for one in made if one["kind"] == "logits"] == [4, 4, 4, 4, 0, 0]
 
 
 @pytest.mark.parametrize(("what", "part"), [("keys", "keys of layer 1"), ("values", "values of layer 1")])

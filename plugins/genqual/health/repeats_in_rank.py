@@ -28,6 +28,7 @@ from genqual.health.stored_in_rank import Prints, cache_of, weights
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
 AGAIN: Final = 4  # repeats of a run that differed: does it come again?
+MOST_ASKED: Final = 4  # runs of one call that are repeated so: a call in which all differ is not five times as long
 MOST_EVENTS: Final = 16  # that are told one by one; more are counted
 _TILE_BYTES: Final = 64 << 20  # of factors, in a rank that holds a large model
 
@@ -91,9 +92,12 @@ def again(
     rank = int(os.environ.get("RANK", "0"))
     target = None if inject is None or rank != inject_on else before + inject
     done = 0
+    differed = 0
     while done < runs:
         done += 1
-        events += _run(engine, first, limit, target, bit)
+        found, differs = _run(engine, first, limit, target, bit, AGAIN if differed < MOST_ASKED else 0)
+        events += found
+        differed += differs
         if stop and _anywhere(engine, bool(events)):
             break
     if (now := weights(engine)) != first.weights:
@@ -106,8 +110,13 @@ def again(
     }
 
 
-def _run(engine: Any, first: _First, limit: float | None, target: int | None, bit: int | None) -> list[dict[str, Json]]:
-    """One run: an event for what it computed or kept, and one for each wrong product."""
+def _run(
+    engine: Any, first: _First, limit: float | None, target: int | None, bit: int | None, again: int
+) -> tuple[list[dict[str, Json]], bool]:
+    """One run: an event for what it computed or kept, and one for each wrong product; whether any rank's run differed.
+
+    A run that differed in any rank is repeated `again` times in all.
+    """
     first.run += 1
     events: list[dict[str, Json]] = []
     wrong: list[dict[str, Json]] = []
@@ -117,18 +126,19 @@ def _run(engine: Any, first: _First, limit: float | None, target: int | None, bi
     kept = _kept_event(first, generated, scored) if limit is None else None
     other = not np.array_equal(tokens, first.tokens)
     # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
-    if _anywhere(engine, bool(found or kept) or other):
-        repeats = [_scored(engine, first, limit) for _ in range(AGAIN)]
+    differs = _anywhere(engine, bool(found or kept) or other)
+    if differs:
+        repeats = [_scored(engine, first, limit) for _ in range(again)]
         if found:
             same = sum(any(one["step"] == found[0]["step"] for one in steps) for steps, _ in repeats)
-            events.append({**found[0], **_over(found), "again": same, "repeats": AGAIN})
+            events.append({**found[0], **_over(found), "again": same, "repeats": again})
         elif kept:
             same = sum(prints != first.scored for _, prints in repeats)
-            events.append({**kept, "again": same, "repeats": AGAIN})
+            events.append({**kept, "again": same, "repeats": again})
         elif other:
             same = sum(bool(steps) for steps, _ in repeats)
-            events.append({**_token_event(first, tokens), "again": same, "repeats": AGAIN})
-    return events + wrong
+            events.append({**_token_event(first, tokens), "again": same, "repeats": again})
+    return events + wrong, differs
 
 
 def _scored(engine: Any, first: _First, limit: float | None) -> tuple[list[dict[str, Json]], Prints]:
