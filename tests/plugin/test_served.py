@@ -109,6 +109,20 @@ def test_a_verdict_names_what_the_server_refused(tmp_path: Path) -> None:
     assert run.returncode == 0, "asked for in full, greedy is greedy" + run.stdout
 
 
+def test_a_verdict_names_what_the_server_took_and_ignored(tmp_path: Path) -> None:
+    """As Ollama does with a penalty: no refusal tells that its own default has changed the text."""
+    with served(penalty=3.0, ignore=["repetition_penalty"]) as url:
+        run = suite(tmp_path, *options(url), "-k", "free_run")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "yet neither 0.01 nor 2.0 changes its text" in " ".join(run.stdout.split())
+    (body,) = records(tmp_path, "judgement")
+    assert "The server took repetition_penalty, repeat_penalty" in body["judgement"]["explanation"]
+    with served(wrong="again") as url:
+        run = suite(tmp_path / "heeded", *options(url), "-k", "repeated_request")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "rule that out first" not in " ".join(run.stdout.split()), "a fault of the engine, and no other suspect"
+
+
 def test_a_list_of_models_that_cannot_be_had_names_the_option(tmp_path: Path) -> None:
     with served(no_list=True) as url:
         run = suite(tmp_path, *options(url), "-k", "free_run")

@@ -28,6 +28,7 @@ ABILITIES: Final[Mapping[str, str]] = {
     "offload": "does not offload weights",
     "streams": "gives all ranks the same prompts",
     "top": "gives tokens only",
+    "fields": "is sent no fields that it might ignore",
 }
 """Ability -> what is said of an engine that lacks it. Those without a function of their own are declared with ""."""
 
