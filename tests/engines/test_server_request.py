@@ -149,7 +149,7 @@ def test_a_penalty_that_is_taken_and_ignored_is_found_out(
         engine = load(servers, url)
         before = len(seen(url))
         found = engine.unheeded()
-        asked = [body for body in seen(url)[before:]]
+        asked = seen(url)[before:]
         assert found == (["repetition_penalty", "repeat_penalty"] if ignored else [])
         assert [body["repetition_penalty"] for body in asked] == [1.0, 0.01, 2.0][: len(asked)]
         assert all(body["repetition_penalty"] == body["repeat_penalty"] for body in asked)
