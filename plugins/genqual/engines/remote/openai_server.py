@@ -174,7 +174,7 @@ class Server(TokensOnly):
 
     def unheeded(self) -> list[str]:
         """Penalties that the server takes and that change nothing, asked once: it need not say that it ignores them."""
-        names = [name for name in PENALTIES if name in self._fields.sent]
+        names: list[str] = [name for name in PENALTIES if name in self._fields.sent]
         if names and self._unheeded is None:
             batch = TokenBatch.of([PROBE])
             plain = self._generate(batch, PROBE_TOKENS, 0).tokens
