@@ -140,3 +140,25 @@ def test_an_engine_is_proved_on_the_models_and_in_the_precisions_of_the_run() ->
         assert not proved(matrix, other, {"stale_kv"}, exactly=True)
     assert not proved(matrix, replace(run, models=("bloom-tiny",)), set(), exactly=True), "not even judged"
     assert proved(matrix, replace(run, faults=False), {"stale_kv"}, exactly=True)
+
+
+def test_what_a_store_holds_of_other_engines_excuses_no_survivor(tmp_path: Path) -> None:
+    """One store for all, as the command has it: found on transformers, missed on the engine that is asked about."""
+    store = Store(tmp_path / "cells.jsonl")
+    store.add(CELL)
+    store.add(replace(CELL, engine="accelerate:placement=disk", outcome="pass"))
+    store.add(replace(CELL, engine="accelerate:placement=disk", dtype="bf16"))
+    store.add(replace(CELL, fault="sign_flip", outcome="pass"))
+
+    def told(*words: str) -> Any:
+        return CliRunner().invoke(faults, ["matrix", "--show", "--store", str(store.path), *words])
+
+    theirs = ("--engines", "accelerate:placement=disk:1", "--models", "llama-tiny")
+    missed = told(*theirs, "--dtypes", "fp32")
+    assert missed.exit_code == 1
+    assert "1 faults, 1 unexplained survivors (stale_kv)" in missed.output
+    assert told(*theirs, "--dtypes", "fp32,bf16").exit_code == 0
+    ours = told("--engines", "transformers:1", "--models", "llama-tiny", "--dtypes", "fp32", "--faults", "stale_kv")
+    assert ours.exit_code == 0, "sign_flip was not asked about"
+    assert "1 faults, 0 unexplained survivors" in ours.output
+    assert "2 faults, 1 unexplained survivors (sign_flip)" in told().output, "of the whole store"

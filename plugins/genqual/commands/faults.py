@@ -17,7 +17,7 @@ from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
 from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of
 from genqual.faults.matrix.page import page
-from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Store
 from genqual.faults.matrix.tables import FaultMatrix, draw, titled
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
@@ -183,7 +183,11 @@ def matrix_(
                     settings=_settings(settings),
                     device=device,
                 )
-    matrix = FaultMatrix(Store(store).cells.values())
+    told = list(Store(store).cells.values())
+    if engines is not None:  # what a store holds of other engines would excuse what survives on these
+        shown = runs_of(engines, models, dtypes)
+        told = [cell for cell in told if cell.fault in chosen and any(_of_run(cell, run) for run in shown)]
+    matrix = FaultMatrix(told)
     if only_show and not matrix.cells and not matrix.errors:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
     if out is not None:
@@ -223,13 +227,14 @@ def proved(matrix: FaultMatrix, run: MatrixRun, wrong: Collection[str], *, exact
     Some ways only prove no alarm. `exactly`: on its models and in its precisions; what a store holds of others says
     nothing of these. A way of the whole matrix may have no fault of its own there.
     """
-    judged = {
-        cell.fault
-        for cell in matrix.ours
-        if (cell.engine, cell.ranks, cell.cores) == (run.engine, run.ranks, run.cores)
-        and (not exactly or (cell.model in run.models and cell.dtype in run.dtypes))
-    }
+    judged = {cell.fault for cell in matrix.ours if _of_run(cell, run, exactly=exactly)}
     return bool(judged & set(wrong) if run.faults and wrong else judged)
+
+
+def _of_run(cell: MatrixCell, run: MatrixRun, *, exactly: bool = True) -> bool:
+    """Whether a cell is of this way to run models; `exactly`: of its models and precisions, too."""
+    same = (cell.engine, cell.ranks, cell.cores) == (run.engine, run.ranks, run.cores)
+    return same and (not exactly or (cell.model in run.models and cell.dtype in run.dtypes))
 
 
 def _check_present(name: str) -> None:
