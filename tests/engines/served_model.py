@@ -44,6 +44,7 @@ class How:
     bulk: bool = False  # the pieces without a space between them in time: one write for `pieces[0]` tokens
     penalty: float = 1.0  # of its generation_config.json
     refuse: list[str] = field(default_factory=list)
+    ignore: list[str] = field(default_factory=list)  # taken, and without effect
     refusal: str = "unexpected field {name}"
     chat_only: bool = False
     reasoning: str = ""  # the field that the first half of a chat's answer has
@@ -142,7 +143,9 @@ class Handler(BaseHTTPRequestHandler):
             model.running += 1
         time.sleep(0.03 if how.wrong == "beside" else 0)  # so that others come beside
         with_fault = {"prefix": cached > 0, "beside": model.running > 1, "again": again}.get(how.wrong, False)
-        penalty = body.get("repetition_penalty", how.penalty)
+        penalty = {name: value for name, value in body.items() if name not in how.ignore}.get(
+            "repetition_penalty", how.penalty
+        )
         with model.lock:
             steps = model.answer(prompt, count, penalty, best, with_fault=with_fault)
             model.known.append(prompt + [token for token, _ in steps])

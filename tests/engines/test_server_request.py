@@ -140,6 +140,34 @@ def test_a_penalty_that_a_server_adds_is_overruled_or_suspected(servers: list[Se
     assert suspicion(["seed", "ignore_eos", "return_token_ids"]) == ""
 
 
+@pytest.mark.parametrize("ignored", [[], ["repetition_penalty"]])
+@pytest.mark.parametrize("penalty", [1.0, 3.0])
+def test_a_penalty_that_is_taken_and_ignored_is_found_out(
+    servers: list[Server], ignored: list[str], penalty: float
+) -> None:
+    with served(penalty=penalty, ignore=ignored) as url:
+        engine = load(servers, url)
+        before = len(seen(url))
+        found = engine.unheeded()
+        asked = seen(url)[before:]
+        assert found == (["repetition_penalty", "repeat_penalty"] if ignored else [])
+        assert [body["repetition_penalty"] for body in asked] == [1.0, 0.01, 2.0][: len(asked)]
+        assert all(body["repetition_penalty"] == body["repeat_penalty"] for body in asked)
+        assert engine.unheeded() == found
+        assert len(seen(url)) == before + len(asked), "asked once"
+        assert engine.client.extras["repetition_penalty"] == 1.0, "what is judged is greedy as before"
+    assert "generation_config.json" in suspicion([], found or ["x"])
+    assert suspicion([], []) == ""
+
+
+def test_what_was_refused_is_not_asked_about(servers: list[Server]) -> None:
+    with served(refuse=["repetition_penalty", "repeat_penalty"]) as url:
+        engine = load(servers, url)
+        before = len(seen(url))
+        assert engine.unheeded() == []
+        assert len(seen(url)) == before
+
+
 @pytest.mark.parametrize("reasoning", ["", "reasoning_content", "reasoning"])
 def test_who_has_a_chat_only_is_spoken_to_there(reasoning: str, servers: list[Server]) -> None:
     row = [3, 141, 59, 26]

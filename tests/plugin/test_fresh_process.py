@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Process:
         self.case = Case(CPU, engine, "llama-tiny", "fp32")
         self.wrong, self.warm = wrong, warm
         self.asked, self.starts = 0, 0
+        self.plan = SimpleNamespace(tier="logits", options={})
 
     def score(self, prompts: TokenBatch, forced: Any) -> Scores:
         self.asked += 1
@@ -43,7 +45,7 @@ class Process:
 def judged(process: Process) -> Judgement:
     said: list[Judgement] = []
     passage = ScoringSample(PROMPTS, FORCED, None)
-    repeat.test_a_fresh_process_gives_the_same_bits(process, passage, said.append)  # type: ignore[arg-type]
+    repeat.test_a_fresh_process_gives_the_same_bits(process, passage, None, said.append)  # type: ignore[arg-type]
     assert process.starts == 1, "a process is expensive"
     (one,) = said
     return one

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from genqual.cases import Case
 from genqual.engines.base import TokenBatch
+from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.models.dataset import PairWriter
 from genqual.models.registry import resolve
@@ -172,6 +173,42 @@ def test_another_version_is_refused(job: DatasetRun, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(fingerprint, "versions", lambda names: software.versions(names) | {package: "99.0"})
     with pytest.raises(BadInput, match="differ in: versions"):
         generate_pairs(ranks(), job, quiet)
+
+
+@pytest.mark.parametrize("fact", ["hardware_of", "code_sha256"])
+def test_other_hardware_or_code_of_the_same_version_is_refused(
+    job: DatasetRun, monkeypatch: pytest.MonkeyPatch, fact: str
+) -> None:
+    """A state directory that two hosts share, and a package that is being worked on."""
+    generate_pairs(ranks(), job, quiet)
+    monkeypatch.setattr(fingerprint, fact, lambda _: "other")
+    other = ranks()
+    with pytest.raises(BadInput, match=f"differ in: {fact.partition('_')[0]}"):
+        generate_pairs(other, job, quiet)
+    assert other.asked == []
+
+
+def test_the_hardware_is_the_case_s_and_never_a_clients() -> None:
+    here = ranks()
+    here.case = replace(here.case, device=CPU)
+    assert json.loads(fingerprint.made_by(here, "p", 1, 1))["hardware"].startswith(f"{CPU}-")
+    assert "hardware" not in json.loads(fingerprint.made_by(ranks(endpoint="http://a/v1"), "p", 1, 1))
+
+
+def test_the_code_of_a_third_partys_engine_is_that_of_its_whole_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    for name in ("__init__", "engine", "kernels"):
+        (tmp_path / "theirs" / f"{name}.py").write_text("1")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = replace(engine("transformers"), implementation="theirs.engine:Theirs")
+    monkeypatch.setattr(fingerprint, "engine", lambda name: spec)
+    before = fingerprint.code_sha256("theirs")
+    (tmp_path / "theirs" / "kernels.py").write_text("22")
+    assert fingerprint.code_sha256("theirs") != before
+    spec = replace(spec, implementation="nowhere_at_all:Theirs")
+    assert fingerprint.code_sha256("theirs") == "", "it is of another environment"
 
 
 def test_versions_are_of_what_generates() -> None:

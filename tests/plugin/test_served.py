@@ -109,6 +109,48 @@ def test_a_verdict_names_what_the_server_refused(tmp_path: Path) -> None:
     assert run.returncode == 0, "asked for in full, greedy is greedy" + run.stdout
 
 
+def test_a_verdict_names_what_the_server_took_and_ignored(tmp_path: Path) -> None:
+    """As Ollama does with a penalty: no refusal tells that its own default has changed the text."""
+    with served(penalty=3.0, ignore=["repetition_penalty"]) as url:
+        run = suite(tmp_path, *options(url), "-k", "free_run")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "yet neither 0.01 nor 2.0 changes its text" in " ".join(run.stdout.split())
+    (body,) = records(tmp_path, "judgement")
+    assert "The server took repetition_penalty, repeat_penalty" in body["judgement"]["explanation"]
+    with served(wrong="again") as url:
+        run = suite(tmp_path / "heeded", *options(url), "-k", "repeated_request")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "rule that out first" not in " ".join(run.stdout.split()), "a fault of the engine, and no other suspect"
+
+
+PROFILE = """
+[performance]
+batch_sizes = [1]
+input_lengths = [8]
+new_tokens = 4
+repetitions = 1
+[performance.limits]
+e2e_ms = 1e6
+peak_memory_mib = 100
+load_s_ms = 1e6
+[[performance.cases]]
+engine = "server"
+models = ["llama-tiny"]
+dtypes = ["fp32"]
+"""
+
+
+def test_a_limit_on_what_a_client_never_sees_is_neither_met_nor_missed(tmp_path: Path) -> None:
+    (tmp_path / "promises.toml").write_text(PROFILE)
+    with served() as url:
+        run = suite(tmp_path, *options(url), "--benchmark", f"--profile={tmp_path}/promises.toml", "-k", "test_a_limit")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"1 passed, .*2 not applicable", run.stdout), run.stdout
+    said = " ".join(run.stdout.split())
+    assert "MEETS e2e_ms" in said
+    assert "peak_memory_mib = 100: a client does not see the server's memory" in said
+
+
 def test_a_list_of_models_that_cannot_be_had_names_the_option(tmp_path: Path) -> None:
     with served(no_list=True) as url:
         run = suite(tmp_path, *options(url), "-k", "free_run")

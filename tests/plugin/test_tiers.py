@@ -79,6 +79,26 @@ def test_who_gives_logits_is_judged_by_its_logits(tmp_path: Path) -> None:
     assert "NOT APPLICABLE: transformers shows all its logits, and is judged by its logits" in run.stdout
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_the_first_answer_of_a_fresh_program_is_judged(wrong: bool, tmp_path: Path) -> None:
+    """The last row of the very first request: what is asked first by the tests before is one row alone."""
+    text = (ROOT / "docs" / "examples" / "numpy_engine.py").read_text()
+    change = "        if step == 3 and not SEEN:\n            logits[-1] = np.roll(logits[-1], len(logits) - 1)\n"
+    loop = "    for step in range(new_tokens):\n"
+    assert loop in text
+    seen = "        SEEN.append(1)\n" if not wrong else "        if step == 3:\n            SEEN.append(1)\n"
+    text = text.replace(loop, loop + (change if wrong else "") + seen)
+    (tmp_path / "engine.py").write_text(text.replace("def generate(", "SEEN: list[int] = []\n\n\ndef generate(", 1))
+    run = suite(
+        tmp_path, *EXTERNAL, "--engine-command", f"{PYTHON} {shlex.quote(str(tmp_path / 'engine.py'))}",
+        "-k", "row0 or repeated_request or fresh_process or free_run",
+    )  # fmt: skip
+    assert run.returncode == wrong, run.stdout + run.stderr
+    failed = re.findall(r"^FAILED \S+::(test_\w+)", run.stdout, flags=re.MULTILINE)
+    assert failed == (["test_a_fresh_process_gives_the_same_bits"] if wrong else [])
+    assert "Asked first: " in run.stdout or not wrong
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("fault", ["stale-cache", "rotary"])
 def test_the_broken_example_fails(fault: str, tmp_path: Path) -> None:

@@ -141,6 +141,27 @@ def test_launches_of_other_weights_are_not_taken_over(kept: Unfinished, monkeypa
     assert [z for z, _ in found] == [float(index) for index in range(2, 10)]
 
 
+@pytest.mark.parametrize("other", ["cores", "code", "profile"])
+def test_launches_on_other_cores_or_of_other_code_are_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: str
+) -> None:
+    """No id of a case says its cores, and no commit what is not committed yet."""
+    monkeypatch.setattr(rebase_run, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(rebase_run, "identity_here", lambda device: {"cpu": "one"})
+    here = SimpleNamespace(identity=lambda: SimpleNamespace(class_id="cpu-one", facts={}))
+    monkeypatch.setattr(rebase_run, "devices", lambda: {CASE.device: here})
+    asked = replace(request(), target=tmp_path)
+    before = rebase_run.RebaseRun(asked)._unfinished().path
+    assert rebase_run.RebaseRun(asked)._unfinished().path == before
+    if other == "cores":
+        asked = replace(asked, cases=(replace(CASE, cores_per_rank=CASE.cores_per_rank + 1),))
+    elif other == "code":
+        monkeypatch.setattr(rebase_run, "build_here", lambda packages: "edited")
+    else:
+        asked = replace(asked, launches=9)
+    assert rebase_run.RebaseRun(asked)._unfinished().path != before
+
+
 def test_when_batches_were_made_is_kept_with_their_launches(kept: Unfinished, monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.spans(1) is None
     clock = iter([100.0, 130.0, 2000.0, 2030.0])

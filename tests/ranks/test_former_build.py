@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import genqual
 from genqual.cases import Case, Json
 from genqual.gate.other_build import build_of
 from genqual.ranks.client import Generator
@@ -46,3 +47,18 @@ def test_a_launch_of_a_build_from_before_the_move(tmp_path: Path) -> None:
 
 def test_a_build_of_today_keeps_its_names(tmp_path: Path) -> None:
     assert not build_of("HEAD", tmp_path).former_names
+
+
+def test_an_environment_runs_this_genqual_whoever_used_the_state_before(tmp_path: Path) -> None:
+    """A link to another checkout's genqual, or to one that is gone, would judge that one."""
+    python = tmp_path / "env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    link = tmp_path / "builds" / "ours" / "genqual"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "another checkout")
+    for _ in range(2):
+        build = build_of(str(tmp_path / "env"), tmp_path / "builds")
+        assert link.resolve() == Path(genqual.__file__).resolve().parent
+        assert build.path == (str(link.parent.resolve()),)
+    assert [one.name for one in link.parent.iterdir()] == ["genqual"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
 from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of
 from genqual.faults.matrix.page import page
-from genqual.faults.matrix.store import FAULT_FREE, Store
+from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Store
 from genqual.faults.matrix.tables import FaultMatrix, draw, titled
 from genqual.models.registry import resolve
 from genqual.paths import data_dir
@@ -105,6 +105,7 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, device
     one = fault(name)
     if one.kind == "rank":
         raise BadInput(f"{name} ends or stops a rank: it is a fault of processes, and every test would name its cause")
+    _check_present(device)
     ranks = one.min_ranks
     engine = engine or ("transformers" if ranks == 1 and "transformers" in one.engines else sorted(one.engines)[0])
     model = model or next(m for m in TINY if not one.architectures or resolve(m).architecture in one.architectures)
@@ -112,6 +113,11 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, device
     store.unlink(missing_ok=True)
     judge_with([name], store, engine, ranks, model, dtype, settings=_settings(settings), device=device)
     matrix = FaultMatrix(Store(store).cells.values())
+    if not matrix.cells and not matrix.errors:
+        raise BadInput(
+            f"{name} on {engine} x{ranks}, {model}, {dtype}: nothing was judged, because it does not fit there or the "
+            f"case cannot run; `genqual faults show {name}` says where it fits"
+        )
     found = [cell for cell in matrix.cells if cell.outcome == "alarm"]
     for cell in found:
         click.echo(f"{titled(cell.check)}: {cell.why}")
@@ -163,8 +169,9 @@ def matrix_(
     for name in chosen:
         if name != FAULT_FREE:
             fault(name)
-    runs = []
+    runs: list[MatrixRun] = []
     if not only_show:
+        _check_present(device)
         runs = runs_of(engines, models, dtypes)
         for model in {name: None for run in runs for name in run.models}:
             resolve(model)  # what is missing is said before the first hour
@@ -176,8 +183,12 @@ def matrix_(
                     settings=_settings(settings),
                     device=device,
                 )
-    matrix = FaultMatrix(Store(store).cells.values())
-    if not matrix.cells and not matrix.errors:
+    told = list(Store(store).cells.values())
+    if engines is not None:  # what a store holds of other engines would excuse what survives on these
+        shown = runs_of(engines, models, dtypes)
+        told = [cell for cell in told if cell.fault in chosen and any(_of_run(cell, run) for run in shown)]
+    matrix = FaultMatrix(told)
+    if only_show and not matrix.cells and not matrix.errors:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -193,19 +204,44 @@ def matrix_(
     for cell in alarms:
         click.echo(f"  {cell.fault}: {titled(cell.check)} on {cell.engine} {cell.model} {cell.dtype}: {cell.why}")
     tell_errors(matrix)
-    unproved = [] if only_show or not set(chosen) - {FAULT_FREE} else [run for run in runs if not proved(matrix, run)]
+    wrong = {name for name in chosen if name != FAULT_FREE and not CATALOGUE[name].equivalent}
+    # Names alone are tried wherever they fit: on most ways of the whole matrix they do not.
+    asked = runs if engines or not names else []
+    unproved = [run for run in asked if not proved(matrix, run, wrong, exactly=engines is not None)]
     for run in unproved:
         click.echo(
             f"{run.engine} x{run.ranks} is unproved: no fault could be put into it, so that nothing says what its "
             "verdicts are worth. `EngineSpec.faults` says where faults can be put (docs/extending.md)"
+            if wrong and run.faults
+            else f"{run.engine} x{run.ranks} is unproved: no property judged it on {', '.join(run.models)} in "
+            f"{', '.join(run.dtypes)}, so that nothing says that it passes"
         )
+    if runs and not matrix.cells and not matrix.errors and not unproved:
+        raise BadInput(f"{store}: nothing was judged; none of {', '.join(chosen)} fits, or no case can run here")
     sys.exit(bool(survivors or alarms or matrix.errors or unproved))
 
 
-def proved(matrix: FaultMatrix, run: MatrixRun) -> bool:
-    """Whether a fault was judged on the engine of `run`, where faults were to be: some ways only prove no alarm."""
-    wrong = {cell.fault for cell in matrix.ours if (cell.engine, cell.ranks) == (run.engine, run.ranks)}
-    return not run.faults or any(name in CATALOGUE and not CATALOGUE[name].equivalent for name in wrong)
+def proved(matrix: FaultMatrix, run: MatrixRun, wrong: Collection[str], *, exactly: bool) -> bool:
+    """Whether one of the faults `wrong` was judged on the engine of `run`; where none was to be, whether anything was.
+
+    Some ways only prove no alarm. `exactly`: on its models and in its precisions; what a store holds of others says
+    nothing of these. A way of the whole matrix may have no fault of its own there.
+    """
+    judged = {cell.fault for cell in matrix.ours if _of_run(cell, run, exactly=exactly)}
+    return bool(judged & set(wrong) if run.faults and wrong else judged)
+
+
+def _of_run(cell: MatrixCell, run: MatrixRun, *, exactly: bool = True) -> bool:
+    """Whether a cell is of this way to run models; `exactly`: of its models and precisions, too."""
+    same = (cell.engine, cell.ranks, cell.cores) == (run.engine, run.ranks, run.cores)
+    return same and (not exactly or (cell.model in run.models and cell.dtype in run.dtypes))
+
+
+def _check_present(name: str) -> None:
+    """Raise BadInput where the device is absent: every test would be skipped, and what a store holds told instead."""
+    found = devices()[name].probe()
+    if not found.present:
+        raise BadInput(f"--device {name}: absent; {found.probe} found {found.found}")
 
 
 def tell_errors(matrix: FaultMatrix) -> None:

@@ -30,7 +30,7 @@ from genqual.gate.baseline_builder import (
 from genqual.gate.baseline_file import BaselineFile, Entry, KnownDrift, Launch, Provenance, Subject
 from genqual.gate.case_launches import CaseLaunches, Taken, identity_here, subject_of
 from genqual.gate.drift import PRIOR_FREEDOM, by_time, occasions_of, prior
-from genqual.gate.history import History, builds_of, control_of
+from genqual.gate.history import History, build_here, builds_of, control_of
 from genqual.gate.launch_plan import LaunchJob, frozen_shape, frozen_source
 from genqual.gate.pairing import packages_of
 from genqual.gate.rebase_state import Unfinished
@@ -120,6 +120,9 @@ class RebaseRun:
             "frozen": frozen_source(),
             "commit": request.provenance.commit,
             "cases": [str(case) for case in request.cases],
+            "cores_per_rank": [case.cores_per_rank for case in request.cases],  # no id says it
+            # A commit says nothing of what is not committed yet, nor of packages that were exchanged meanwhile.
+            "builds": [build_here(packages_of(case)) for case in request.cases],
             "metrics": {metric: request.gated[metric].id for metric in request.metrics},
             "launches": request.launches,
             "batches": request.batches,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
-from genqual.cases import Json
+from genqual.cases import PROCESSORS, Json
+
+_SHARE: Final = re.compile(r"-(\d+of)?\d+c(?=-|$)|-\d+g(?=-|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,14 @@ class Presence:
     @property
     def present(self) -> bool:
         return self.count > 0
+
+
+def kind_of(class_id: str) -> str:
+    """A hardware class; of a processor without its memory and the cores that are given to this process.
+
+    What a rank answers depends on neither, though what it takes does.
+    """
+    return _SHARE.sub("", class_id) if class_id.partition("-")[0] in PROCESSORS else class_id
 
 
 @dataclass(frozen=True, slots=True)

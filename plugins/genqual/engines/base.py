@@ -28,6 +28,7 @@ ABILITIES: Final[Mapping[str, str]] = {
     "offload": "does not offload weights",
     "streams": "gives all ranks the same prompts",
     "top": "gives tokens only",
+    "fields": "is sent no fields that it might ignore",
 }
 """Ability -> what is said of an engine that lacks it. Those without a function of their own are declared with ""."""
 
@@ -107,12 +108,15 @@ class EngineSpec:
 
     @property
     def fault_places(self) -> frozenset[str]:
-        """What a fault may ask for: the places, and the abilities, by which some faults can be seen alone."""
+        """What a fault may ask for: the places, and the abilities, by which some faults can be seen alone.
+
+        Of the abilities only those that are there with the engine's options: without one, no property looks there.
+        """
         places = self.faults
         if places is None:
             places = frozenset(FAULT_PLACES if self.tier == "logits" else ())
             places -= {"shards"} if self.streams else set()
-        return places | {"answers"} | self.abilities.keys()
+        return places | {"answers"} | {one for one in self.abilities if one not in ABILITIES or not self.lacking(one)}
 
     def lacking(self, ability: str) -> str | None:
         """Why a property that needs `ability` is not applicable to this engine with its options, or None.

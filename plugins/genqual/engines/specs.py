@@ -111,7 +111,7 @@ SERVER: Final = EngineSpec(
     max_ranks=1,
     modules=("openai",),
     tier="tokens",
-    abilities=TOP_ABILITY,
+    abilities={**TOP_ABILITY, "fields": "genqual.engines.remote.openai_server:unheeded_fields"},
     unseen={
         "load_s": "a server has loaded its model before genqual speaks to it",
         "peak_memory": "a client does not see the server's memory",

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from genqual.cases import Json
 from genqual.engines import specs
-from genqual.engines.base import EngineSpec
+from genqual.engines.base import ABILITIES, EngineSpec
 from genqual.engines.registry import engine as registered
 
 Kind = Literal["logits", "weights", "choice", "rank", "tokens"]
@@ -67,4 +67,7 @@ class Fault:
             return ranks >= self.min_ranks and wants <= registered(engine).fault_places
         if self.kind == "weights" and base not in IN_PLACE:
             return False
-        return base in self.engines and ranks >= self.min_ranks
+        if base not in self.engines or ranks < self.min_ranks:
+            return False
+        known = registered(engine)  # an option may have taken away what alone would show the fault, or carry it
+        return all(known.lacking(one) is None for one in self.wants & ABILITIES.keys())

@@ -55,9 +55,12 @@ def _environment(place: Path, directory: Path) -> Build:
         )
     ours = directory / "ours"
     ours.mkdir(parents=True, exist_ok=True)
-    link = ours / "genqual"
-    if not link.is_symlink():
-        link.symlink_to(Path(genqual.__file__).resolve().parent, target_is_directory=True)
+    link, here = ours / "genqual", Path(genqual.__file__).resolve().parent
+    if not link.is_symlink() or link.readlink() != here:  # the state directory may be another checkout's, too
+        fresh = ours / f"genqual.{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(here, target_is_directory=True)
+        fresh.replace(link)
     return Build(str(place), str(python.absolute()), (str(ours.resolve()),))
 
 

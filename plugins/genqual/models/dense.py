@@ -10,6 +10,7 @@ from typing import Final
 
 from filelock import FileLock
 
+from genqual import digest
 from genqual.errors import BadInput
 from genqual.models import safetensor, weights
 from genqual.models.catalogue import cache_dir
@@ -34,7 +35,9 @@ def dense(spec: ModelSpec) -> ModelSpec:
         scheme_of(weights.stored_config(spec))
     except BadInput:
         return spec  # a format that is not known here: transformers may load it
-    target = cache_dir() / "dequantised" / f"{spec.name}-{weights.sha256(spec)[:16]}"
+    # The same weights under another configuration are another model: the copy carries the configuration, too.
+    described = digest.of_text(json.dumps(weights.config(spec), sort_keys=True))
+    target = cache_dir() / "dequantised" / f"{spec.name}-{weights.sha256(spec)[:16]}-{described[:8]}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):
         if not target.is_dir():

@@ -29,6 +29,11 @@ FIRST: Final = 0xE000  # the private use area, U+E000 to U+F8FF: 6400 characters
 SIZE: Final = 6400
 
 
+@lru_cache(maxsize=4)
+def _private(vocabulary: int) -> Any:
+    return private_tokenizer(vocabulary)
+
+
 def private_tokenizer(vocabulary: int) -> Any:
     """The tokenizer that writes token i as the character U+E000 + i. Raises Unsupported above 6400 tokens."""
     if vocabulary > SIZE:
@@ -39,11 +44,13 @@ def private_tokenizer(vocabulary: int) -> Any:
     return made
 
 
-@lru_cache(maxsize=4)
 def tokenizer(spec: ModelSpec) -> Any:
-    """The tokenizer by which a server's text becomes tokens. Raises Unsupported where the model has none here."""
+    """The tokenizer by which a server's text becomes tokens. Raises Unsupported where the model has none here.
+
+    That of a file is read again where the file has changed.
+    """
     if spec.source == "embedded":
-        return private_tokenizer(embedded.size(embedded.config(spec.location), "vocab_size"))
+        return _private(embedded.size(embedded.config(spec.location), "vocab_size"))
     file = Path(spec.location) / "tokenizer.json"
     if not file.is_file():
         raise Unsupported(
@@ -87,10 +94,13 @@ def tokens_of(spec: ModelSpec, prompt: str, text: str) -> tuple[list[int], list[
     return list(whole.ids[before:]), [end - len(prompt) for _, end in whole.offsets[before:]]
 
 
-@lru_cache(maxsize=4)
 def by_text(spec: ModelSpec) -> dict[str, int]:
     """Text -> the token that alone is written so; a text of several tokens is left out. Raises as `tokenizer` does."""
-    known = tokenizer(spec)
+    return _by_text(spec, tokenizer(spec))
+
+
+@lru_cache(maxsize=4)
+def _by_text(spec: ModelSpec, known: Any) -> dict[str, int]:  # a tokenizer is equal to itself alone
     with _using(spec):
         texts = [str(known.decode([token], skip_special_tokens=False)) for token in range(known.get_vocab_size())]
     often = Counter(texts)

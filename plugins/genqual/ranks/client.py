@@ -178,6 +178,10 @@ class Generator(GroupClient):
         found = [reply.arrays for reply in self._able("first", {}, {})]
         return [(one["first"], one["again"]) for one in found if one]
 
+    def unheeded_fields(self) -> list[str]:
+        """Fields of a request that the engine takes and does not heed; needs the ability "fields"."""
+        return [str(name) for name in cast("list[Json]", self._able("fields", {}, {})[0].value["unheeded"])]
+
     def generate_streams(self, batches: Sequence[TokenBatch], new_tokens: int) -> list[NDArray[np.int64]]:
         """Tokens (rows, `new_tokens`) of each rank, which has prompts of its own; needs the ability "streams"."""
         params: dict[str, Json] = {

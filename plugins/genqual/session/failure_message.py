@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -30,10 +30,17 @@ def paragraph(case: Case, prop: str, judgement: Judgement, *, restarted: bool) -
     return " ".join(one for one in said if one)
 
 
-def suspected(judgement: Judgement, inspection: Mapping[str, Json]) -> Judgement:
-    """A failed judgement that names what may have changed the text before the engine did: what its server refused."""
+def suspected(
+    judgement: Judgement, inspection: Mapping[str, Json], unheeded: Callable[[], Sequence[str]] = tuple
+) -> Judgement:
+    """A failed judgement that names what may have changed the text before the engine did: what its server refused.
+
+    `unheeded` asks for what it took and ignores; it is called where nothing that was refused explains the failure.
+    """
     refused = inspection.get("refused")
-    words = suspicion(map(str, refused)) if isinstance(refused, list) and judgement.status == "fail" else ""
+    if judgement.status != "fail" or not isinstance(refused, list):
+        return judgement
+    words = suspicion(map(str, refused)) or suspicion((), unheeded())
     return replace(judgement, explanation=f"{judgement.explanation} {words}") if words else judgement
 
 

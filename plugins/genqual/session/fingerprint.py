@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Final
@@ -12,6 +14,8 @@ from typing import Final
 import genqual
 from genqual import digest
 from genqual.cases import Case, Json
+from genqual.devices.base import kind_of
+from genqual.devices.registry import devices
 from genqual.engines.registry import engine
 from genqual.models.catalogue import FETCHABLE
 from genqual.models.identity import files_sha256, identity, short
@@ -29,14 +33,14 @@ def made_by(generator: Generator, prompts: str, input_tokens: int, new_tokens: i
     """The fingerprint of the pairs that `generator` makes of `prompts`, an identity of their source: a line of JSON.
 
     It has the model's weights and files, the engine with all that it was told, the versions of the packages that
-    generate, and the lengths. Starts the group: what it loaded counts where the files cannot be read here.
+    generate, the code and the hardware that they run on, and the lengths. The batch is left out: a run that memory
+    ended goes on with a smaller one. Starts the group: what it loaded counts where the files cannot be read here.
     """
     case, plan = generator.case, generator.plan
     model = identity(plan.model)
     if not {"weights", "files", "file"} & set(model):
         model["loaded"] = [one.weight_hash for one in generator.loaded]
-    told = {name: redact(value) if isinstance(value, str) else value for name, value in plan.options.items()}
-    told |= _programs(str(plan.options.get("command", "")))
+    told = told_of(plan.options)
     if plan.tier == "tokens":
         served = generator.inspect()[0].get("served_model")
         told |= {"served_model": served} if served else {}
@@ -53,8 +57,40 @@ def made_by(generator: Generator, prompts: str, input_tokens: int, new_tokens: i
         "input_tokens": input_tokens,
         "new_tokens": new_tokens,
         "versions": _versions(case.engine),
+        "code": code_sha256(case.engine),
     }
+    if "endpoint" not in plan.options:  # else this host is the client's only
+        facts["hardware"] = hardware_of(case)
     return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def told_of(options: Mapping[str, Json]) -> dict[str, Json]:
+    """What an engine is told by its options, without passwords, and which files its command names."""
+    told = {name: redact(value) if isinstance(value, str) else value for name, value in options.items()}
+    return told | _programs(str(options.get("command", "")))
+
+
+def hardware_of(case: Case) -> str:
+    """The kind of hardware that a case computes on; empty where it is absent."""
+    known = devices()[case.device]
+    return kind_of(known.identity().class_id) if known.probe().present else ""
+
+
+def code_sha256(name: str) -> str:
+    """SHA-256 of the code of the engine `name`: of its package, or of what genqual's own are made of.
+
+    A package that is being worked on keeps its version. Empty where it is not installed in this environment.
+    """
+    module = engine(name).implementation.partition(":")[0]
+    top = module.partition(".")[0]
+    found = find_spec(top)
+    if found is None:
+        return ""
+    places = [Path(place) for place in found.submodule_search_locations or ()]
+    if top == "genqual":
+        places = [place / part for place in places for part in ("engines", "models", "ranks")]
+    files = [file for place in places for suffix in ("py", "so") for file in place.rglob(f"*.{suffix}")]
+    return files_sha256(sorted(files) or [Path(str(found.origin))])
 
 
 def _programs(command: str) -> dict[str, Json]:

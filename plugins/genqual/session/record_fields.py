@@ -130,7 +130,6 @@ def _software() -> fields.Software:
     return fields.Software.here(DISTRIBUTIONS, **software.facts(Path.cwd()))
 
 
-@cache
 def _checkpoint(model: ModelSpec) -> str:
     if model.source == "embedded":
         return "built"

@@ -101,3 +101,15 @@ def test_what_transformers_cannot_widen_is_written_out_once(name: str) -> None:
     ours, there = weights.read(spec), weights.read(written)
     assert ours.keys() == there.keys()
     assert all(np.array_equal(ours[weight], there[weight]) for weight in ours)
+
+
+def test_what_is_written_out_is_of_the_configuration_too(tmp_path: Path) -> None:
+    """The weights' hash does not have it: the copy of the same weights turned positions by the former base."""
+    places = [changed("awq", tmp_path / name / "m", halved=False) for name in ("one", "two")]
+    described = json.loads((places[1] / "config.json").read_text()) | {"rope_theta": 77777.0}
+    described.pop("rope_parameters", None)
+    (places[1] / "config.json").write_text(json.dumps(described))
+    first, second = (resolve(str(place)) for place in places)
+    assert weights.sha256(first) == weights.sha256(second)
+    written = [json.loads((Path(dense(spec).location) / "config.json").read_text()) for spec in (first, second)]
+    assert written[1]["rope_theta"] == 77777.0 != written[0].get("rope_theta")

@@ -42,6 +42,12 @@ CHAT: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 """Of a prompt that is a chat's message: nothing is to stand before or after it."""
 
+PENALTIES: Final = ("repetition_penalty", "repeat_penalty")
+"""One field by two names. A server that knows neither mostly takes both and heeds none."""
+
+TELLTALE: Final = (0.01, 2.0)
+"""Values of a penalty that change a greedy text: by the first what was written is written again, by the second not."""
+
 SUSPECTS: Final = frozenset(GREEDY) - {"seed", "repeat_penalty"}
 """Refused, these are left to the server; `seed` chooses nothing at temperature 0, `repeat_penalty` is a second name."""
 
@@ -94,13 +100,18 @@ def named_in(message: str, fields: Iterable[str]) -> list[str]:
     return [name for name in fields if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message)]
 
 
-def suspicion(refused: Iterable[str]) -> str:
-    """What the person who reads a failed verdict must know of what the server refused, or nothing."""
-    names = [name for name in refused if name in SUSPECTS]
-    if not names:
+def suspicion(refused: Iterable[str], unheeded: Iterable[str] = ()) -> str:
+    """What the reader of a failed verdict must know of what the server refused, or took and does not heed."""
+    names, without_effect = [name for name in refused if name in SUSPECTS], list(unheeded)
+    if names:
+        said = f"The server refused {', '.join(names)} in the request"
+    elif without_effect:
+        values = " nor ".join(map(str, TELLTALE))
+        said = f"The server took {', '.join(without_effect)} in the request, yet neither {values} changes its text"
+    else:
         return ""
     return (
-        f"The server refused {', '.join(names)} in the request, so its own defaults or its generation_config.json "
-        "decide there, and a penalty changes the text of a model that computes right: rule that out first (vLLM: "
-        "--generation-config vllm)."
+        f"{said}, so its own defaults or its generation_config.json decide there, and a penalty changes the text of a "
+        "model that computes right: rule that out first (vLLM: --generation-config vllm; Ollama: PARAMETER "
+        "repeat_penalty 1 in the Modelfile)."
     )

@@ -18,11 +18,22 @@ from genqual.engines.base import Generated, Loaded, LoadRequest, Memory, TokenBa
 from genqual.engines.remote.base import TokensOnly, checked
 from genqual.engines.remote.logprobs import ASKS, as_ids
 from genqual.engines.remote.openai_client import Client, Stream
-from genqual.engines.remote.openai_request import CHAT, GREEDY, TELLING, TEXT, RequestFields, named_in
+from genqual.engines.remote.openai_request import (
+    CHAT,
+    GREEDY,
+    PENALTIES,
+    TELLING,
+    TELLTALE,
+    TEXT,
+    RequestFields,
+    named_in,
+)
 from genqual.errors import BadInput, EngineFailed, Unsupported
 from genqual.models import token_text
 
 PROBE: Final = [3, 5, 8, 13]  # what the handshake asks to go on from
+
+PROBE_TOKENS: Final = 8  # of which one at least is written again where a penalty of 0.01 is heeded
 
 _FORMS: Final = ((False, False), (True, False), (True, True))  # of a prompt: whether it is text, whether it is a chat
 _NO_SUCH_PLACE: Final = frozenset({404, 405, 501})
@@ -39,6 +50,7 @@ class Server(TokensOnly):
         self._must_chat = False
         self._pieces = self._tokens = 0
         self._fields = RequestFields()
+        self._unheeded: list[str] | None = None
 
     def load(self, request: LoadRequest) -> Loaded:
         self.request = request
@@ -160,6 +172,16 @@ class Server(TokensOnly):
             return given, None  # the text alone does not tell these tokens
         return tokens, ends
 
+    def unheeded(self) -> list[str]:
+        """Penalties that the server takes and that change nothing, asked once: it need not say that it ignores them."""
+        names: list[str] = [name for name in PENALTIES if name in self._fields.sent]
+        if names and self._unheeded is None:
+            batch = TokenBatch.of([PROBE])
+            plain = self._generate(batch, PROBE_TOKENS, 0).tokens
+            others = (self._generate(batch, PROBE_TOKENS, 0, **dict.fromkeys(names, value)) for value in TELLTALE)
+            self._unheeded = names if all(np.array_equal(one.tokens, plain) for one in others) else []
+        return self._unheeded or []
+
     def memory(self, *, reset: bool = False, trim: bool = False) -> Memory:
         return Memory(peak=0, current=0, source="a client does not see the server's memory")
 
@@ -178,6 +200,11 @@ class Server(TokensOnly):
             "tokens_a_piece": round(self._tokens / self._pieces, 3) if self._pieces else None,
             "times": "of the client, network included; a step ends when the last row's token arrived",
         }
+
+
+def unheeded_fields(engine: Any) -> dict[str, Json]:
+    """The ability "fields": `unheeded`, what the server was sent and ignores."""
+    return {"unheeded": list(engine.unheeded())}
 
 
 def _cached(streams: Sequence[Stream]) -> NDArray[np.int64] | None:

@@ -15,19 +15,24 @@ from typing import Any, Final
 
 import pytest
 
+from genqual import digest
 from genqual.cases import Case
 from genqual.conformance.judges.free_run import ByOracle
 from genqual.conformance.references.make import Reference
 from genqual.devices.registry import device
 from genqual.engines.base import TokenBatch
+from genqual.engines.registry import engine
 from genqual.errors import BadInput, GenqualError, Unsupported
 from genqual.faults import CATALOGUE, Fault
+from genqual.faults.fault import SHIPPED
 from genqual.faults.matrix import tiers
 from genqual.faults.matrix.other_rules import RULES, alarms
 from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Outcome, Store, key_of
+from genqual.models.catalogue import FETCHABLE
+from genqual.models.identity import identity
 from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
-from genqual.session import markers
+from genqual.session import fingerprint, markers
 from genqual.session import outcome as told
 from genqual.session.context import RUN
 
@@ -52,15 +57,49 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read what was judged before."""
     config.stash[STORE] = Store(Path(config.getoption("--faults-store")))
-    config.stash[STAGE] = Stage()
+    config.stash[STAGE] = Stage(config)
 
 
 class Stage:
-    """Which fault is in which case's group now."""
+    """Which fault is in which case's group now, and what a case is on this machine, today."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._now: tuple[Case, str] | None = None
+        self._subjects: dict[Case, str] = {}
+        self._hardware: dict[str, str] = {}
         self._block = contextlib.ExitStack()
+
+    def hardware(self, case: Case) -> str:
+        """The class of the device that is here; empty where it is absent."""
+        if case.device not in self._hardware:
+            found = device(case.device)
+            self._hardware[case.device] = found.identity().class_id if found.probe().present else ""
+        return self._hardware[case.device]
+
+    def judged(self, case: Case, name: str, check: str) -> bool:
+        """Whether the store has this cell, of what is here now."""
+        return self._config.stash[STORE].judged(key_of(case, name, check), self.hardware(case), self.subject(case))
+
+    def cell(self, case: Case, name: str, check: str, outcome: Any, why: str) -> MatrixCell:
+        """One cell of `case`, on the hardware that is here."""
+        key = (case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why)
+        return MatrixCell(*key, self.hardware(case), case.cores_per_rank, self.subject(case))
+
+    def subject(self, case: Case) -> str:
+        """What the names of `case` stand for now: the files of a model at a path, another's engine or program.
+
+        Empty where they say all that a released genqual has: its own engines and models, whose matrix is resumed.
+        """
+        if case not in self._subjects:
+            spec, known = resolve(case.model), engine(case.engine)
+            facts: dict[str, Any] = fingerprint.told_of(self._config.stash[RUN].options.of_engine(known.settings))
+            if spec.source != "embedded" and case.model not in FETCHABLE:
+                facts["model"] = identity(spec)
+            if case.engine.partition(":")[0] not in SHIPPED:
+                facts["code"] = fingerprint.code_sha256(case.engine)
+            self._subjects[case] = digest.of_json(facts) if facts else ""
+        return self._subjects[case]
 
     def enter(self, item: pytest.Item, case: Case, name: str) -> bool:
         """Put `name` into the group of `case`, and take out what was there; False where that had been done."""
@@ -83,7 +122,7 @@ class Stage:
         except (Exception, GroupLost) as error:
             if before is None:
                 raise
-            store.add(cell_of(*before, UNDOING, "error", blame(error)))
+            store.add(self.cell(*before, UNDOING, "error", blame(error)))
 
 
 @pytest.hookimpl(trylast=True)
@@ -99,13 +138,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was judged and what does not fit; then order by case, by fault, and as the suite is written."""
-    store = config.stash[STORE]
+    stage = config.stash[STAGE]
     names = config.getoption("--faults").split(",")
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         case, name = of(item)
-        wanted = case is not None and fits(case, name, item) and not store.judged(key_of(case, name, check_of(item)))
+        wanted = case is not None and fits(case, name, item) and not stage.judged(case, name, check_of(item))
         (kept if wanted else left).append(item)
     cases = list(dict.fromkeys(of(item)[0] for item in kept))
     kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1])))
@@ -168,16 +207,8 @@ def broken(request: pytest.FixtureRequest) -> str:
     if entered:
         progress(item, case, name)
         for check, outcome, why in rules(item, case):
-            store.add(cell_of(case, name, check, outcome, why))
+            store.add(stage.cell(case, name, check, outcome, why))
     return name
-
-
-def cell_of(case: Case, name: str, check: str, outcome: Any, why: str) -> MatrixCell:
-    """One cell of `case`, on the hardware that is here."""
-    here = device(case.device).identity().class_id
-    return MatrixCell(
-        case.engine, case.ranks, case.model, case.dtype, name, check, outcome, why, here, case.cores_per_rank
-    )
 
 
 def progress(item: pytest.Item, case: Case, name: str) -> None:
@@ -247,7 +278,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         why = broken or ("" if report.passed else " ".join(words.split())[:300])
         if outcome in ("alarm", "error") and (issue := _known(item, case, name, " ".join(words.split()))):
             outcome, why = "known", issue
-        item.config.stash[STORE].add(cell_of(case, name, check_of(item), outcome, why))
+        cell = item.config.stash[STAGE].cell(case, name, check_of(item), outcome, why)
+        item.config.stash[STORE].add(cell)
     return report
 
 

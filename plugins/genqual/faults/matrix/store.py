@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from genqual.cases import Case
+from genqual.cases import PROCESSORS, Case
+from genqual.devices.base import kind_of
 from genqual.errors import BadInput
 
 Outcome = Literal["alarm", "pass", "known", "not applicable", "not judged", "error"]
@@ -32,6 +33,7 @@ class MatrixCell:
     why: str = ""
     hardware: str = ""  # the class it was judged on; empty in stores of before it was kept
     cores: int = 1  # of each rank
+    subject: str = ""  # a digest of what the names stood for, where that may be another thing tomorrow; see `judged`
 
     @property
     def key(self) -> tuple[str, int, int, str, str, str, str]:
@@ -59,9 +61,18 @@ class Store:
         self.path = path
         self.cells: dict[tuple[Any, ...], MatrixCell] = {cell.key: cell for cell in _read(path)}
 
-    def judged(self, key: tuple[Any, ...]) -> bool:
-        """Whether there is a cell of this key that need not be judged again; an error may have been mended since."""
-        return key in self.cells and self.cells[key].outcome != "error"
+    def judged(self, key: tuple[Any, ...], hardware: str, subject: str) -> bool:
+        """Whether there is a cell of this key that need not be judged again; an error may have been mended since.
+
+        It must be of this hardware, and of this `subject`: the weights at a path, a third party's engine or program. A
+        store of before hardware was kept is of a processor.
+        """
+        cell = self.cells.get(key)
+        if cell is None or cell.outcome == "error" or cell.subject != subject:
+            return False
+        return kind_of(cell.hardware) == kind_of(hardware) or (
+            not cell.hardware and hardware.partition("-")[0] in PROCESSORS
+        )
 
     def add(self, cell: MatrixCell) -> None:
         """Write one cell, whole, before anything else happens."""
