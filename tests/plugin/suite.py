@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from tests.here import PYTHON
 from tests.plugin import forked
 
 ROOT: Final = forked.ROOT
+
+EXAMPLE: Final = f"{PYTHON} {shlex.quote(str(ROOT / 'docs' / 'examples' / 'numpy_engine.py'))}"
+
+
+def numpy_engine(fault: str = "none") -> tuple[str, ...]:
+    """Options of the engine of the docs on llama-tiny, for what is of the session and of no engine: no torch to import.
+
+    It shows its five best log-probabilities and no logits. `fault` is one of its own: `rotary` or `stale-cache`.
+    """
+    command = f"{EXAMPLE} --fault {fault}"
+    return ("--engine", "external", "--engine-command", command, "--model", "llama-tiny", "--dtype", "fp32")
 
 
 def suite(
