@@ -149,13 +149,13 @@ def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: P
     other = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{RAN}-b4-i128-n32]")
     wrong = GOOD.replace(TEST, f"test_repeat.py::test_no_such_name[{RAN}]")
     written(tmp_path, right + other + wrong)
-    asked = ("-m", f"{CPU} and conformance", "--engine-command", EXAMPLE, f"--profile={profile}", f"--waivers={tmp_path}")
-    run = suite(tmp_path, *asked, "--no-upload")
+    asked = ("-m", f"{CPU} and conformance", f"--profile={profile}", "--engine-command", EXAMPLE, "--no-upload")
+    run = suite(tmp_path, *asked, f"--waivers={tmp_path}")
     assert "failed" not in run.stdout.splitlines()[-1], run.stdout
     assert re.search(r"\d+ passed", run.stdout.splitlines()[-1]), run.stdout
     assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*matches no test", run.stdout) == ["test_repeat.py"]
     assert run.returncode == 1
-    kept = (*asked, "-k", "test_repeat", "--no-upload")
+    kept = (*asked, f"--waivers={tmp_path}", "-k", "test_repeat")
     for words in (("-o", "python_files=test_repeat.py"), ("--continue-on-collection-errors",)):
         assert "matches no test" not in suite(tmp_path, *kept, *words).stdout, words
     assert "matches no test" in suite(tmp_path, *kept, "-o", "strict_markers=true").stdout
