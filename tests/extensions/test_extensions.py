@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.here import CPU
-from tests.plugin.suite import ROOT, suite
+from tests.plugin.suite import ROOT, numpy_engine, suite
 from tests.plugin.test_other_architectures import tokenizer
 
 HERE = Path(__file__).parent
@@ -47,10 +47,8 @@ def test_a_device_runs_the_shipped_engines(tmp_path: Path) -> None:
 
 def test_a_metric_is_measured_recorded_and_gated(tmp_path: Path) -> None:
     shape = ("--batch-sizes", "1", "--input-lengths", "32", "--new-tokens", "8")
-    run = suite(
-        *(tmp_path, "-m", CPU, "--benchmark", *SMALL, *shape, "-k", "test_slowest_step or test_logits_match"),
-        env=installed("toy_metric"),
-    )
+    asked = ("-m", CPU, "--benchmark", *numpy_engine(), "-k", "test_slowest_step or test_top_probabilities")
+    run = suite(tmp_path, *asked, *shape, env=installed("toy_metric"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "no baseline" in run.stdout
     assert "slowest step ms" in run.stdout
@@ -120,7 +118,7 @@ def test_an_engine_is_judged_by_the_same_suite(tmp_path: Path) -> None:
 
 def test_a_sink_takes_the_records_once(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    args = ("-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", f"--upload=toy://{kept}")
+    args = ("-m", CPU, *numpy_engine(), "-k", "test_top_probabilities", f"--upload=toy://{kept}")
     run = suite(tmp_path / "state", *args, env=installed("toy_sink"))
     assert run.returncode == 0, run.stdout + run.stderr
     lines = kept.read_bytes().splitlines()

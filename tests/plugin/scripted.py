@@ -7,6 +7,7 @@ each mode. Only measuring is replaced, by `Benchmarks.publish`, and what is reco
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -193,6 +194,7 @@ def prepare(folder: Path) -> None:
 def main(folder: Path) -> None:
     os.chdir(folder)
     prepare(folder)
+    gc.freeze()  # pytest collects twice at the end of each run, and what is imported is no garbage of it
     verdicts = {row: {mode: scripted(row, mode, folder) for mode in MODES} for row in ROWS}
     print(
         json.dumps({"verdicts": verdicts, "sessions": {name: session(options) for name, options in SESSIONS.items()}})

@@ -15,11 +15,12 @@ from genqual.models import weights
 from genqual.models.registry import resolve
 from genqual.storage.sources import load
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import numpy_engine, suite
 
 
 @pytest.mark.parametrize(
-    ("change", "status"), [({"hidden_act": "none such"}, "error"), ({"model_type": "x"}, "unsupported")]
+    ("change", "status"),
+    [({"num_attention_heads": "none such"}, "error"), ({"hidden_act": "none such"}, "unsupported")],
 )
 def test_a_model_that_no_longer_loads_takes_its_numbers_away(
     tmp_path: Path, change: dict[str, str], status: str
@@ -27,7 +28,7 @@ def test_a_model_that_no_longer_loads_takes_its_numbers_away(
     model = tmp_path / "model"
     shutil.copytree(weights.directory(resolve("llama-tiny")), model)
     asked = (
-        *("-m", CPU, "--benchmark", "--engine", "transformers", f"--model={model}", "--dtype", "fp32"),
+        *("-m", CPU, "--benchmark", *numpy_engine()[:4], f"--model={model}", "--dtype", "fp32"),
         *("--batch-sizes", "1", "--input-lengths", "8", "--new-tokens", "4", "-k", "test_time_per_output_token"),
     )
     good = suite(tmp_path, *asked, "--allow-absent")

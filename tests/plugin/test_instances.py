@@ -16,10 +16,10 @@ from genqual.engines.base import Generated, TokenBatch
 from genqual.errors import OutOfMemory
 from genqual.session import concurrent_instances
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import numpy_engine, suite
 
 ASKED = (
-    *("-m", CPU, "--benchmark", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32"),
+    *("-m", CPU, "--benchmark", *numpy_engine()),
     *("--batch-sizes", "2", "--input-lengths", "8", "--new-tokens", "5", "-k", "test_instances"),
 )
 

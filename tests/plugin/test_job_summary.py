@@ -24,7 +24,7 @@ from genqual.session.options import Options
 from genqual.session.outcome import GateChange, ItemOutcome, VerdictName, attach
 from genqual.session.verdict_rows import Row, VerdictRows
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import numpy_engine, suite
 from tests.results.make import record, timing, verdict
 
 CASE = f"{CPU}-transformers-llama-30m-fp32"
@@ -272,8 +272,8 @@ def test_an_outcome_gets_its_metric_and_one_next_command() -> None:
 def test_a_run_appends_its_summary_under_xdist_too(tmp_path: Path) -> None:
     file = tmp_path / "summary.md"
     run = suite(
-        tmp_path, "-m", CPU, "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload",
-        "-k", "test_every_logit_is_finite or test_free_run", "-n", "1", f"--summary-markdown={file}",
+        tmp_path, "-m", CPU, *numpy_engine(), "--no-upload",
+        "-k", "test_top_probabilities or test_free_run", "-n", "1", f"--summary-markdown={file}",
         f"--references={tmp_path}", env={"GITHUB_ACTIONS": "true"},
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

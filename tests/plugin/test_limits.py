@@ -19,7 +19,7 @@ from genqual.metrics.compute import Measured
 from genqual.metrics.measure import Measurement
 from genqual.session.benchmark import Benchmarks, Measuring, judged
 from tests.here import CPU, PYTHON
-from tests.plugin.suite import suite
+from tests.plugin.suite import EXAMPLE, suite
 
 PROFILE = """
 [performance]
@@ -31,16 +31,17 @@ repetitions = 2
 tpot_ms = 1e6
 tokens_per_s = 1e9
 [[performance.cases]]
-engine = "transformers"
+engine = "external"
 models = ["llama-tiny"]
 dtypes = ["fp32"]
 """
+ASKED = ("--benchmark", "--engine-command", EXAMPLE, "--no-upload")
 
 
 def test_a_limit_is_an_item_that_passes_or_fails(tmp_path: Path) -> None:
     profile = tmp_path / "promises.toml"
     profile.write_text(PROFILE)
-    run = suite(tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}", "-k", "test_a_limit", "--no-upload")
+    run = suite(tmp_path, "-m", CPU, *ASKED, f"--profile={profile}", "-k", "test_a_limit")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "1 failed, 1 passed" in run.stdout
     assert "genqual: limits of the profile" in run.stdout
@@ -57,7 +58,7 @@ def test_a_limit_alone_launches_nothing(tmp_path: Path) -> None:
     profile = tmp_path / "promises.toml"
     profile.write_text(PROFILE)
     run = suite(
-        tmp_path, "-m", CPU, "--benchmark", f"--profile={profile}", "-k", "test_a_limit and tpot", "--no-upload",
+        tmp_path, "-m", CPU, *ASKED, f"--profile={profile}", "-k", "test_a_limit and tpot",
         f"--baseline-from={build}", "--gate-budget", "1",
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr

@@ -15,7 +15,7 @@ from genqual.session import outcome
 from genqual.session.outcome import GateChange, ItemOutcome
 from genqual.storage.spool import Spool
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import numpy_engine, suite
 from tests.results.make import record
 
 WHOLE = ItemOutcome(
@@ -117,8 +117,8 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line(f"in memory as a reader has them: {set(same)}")
     return result
 """
-ONE = ("-m", f"{CPU} and conformance", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32")
-JUDGED = ("every_logit_is_finite", "a_prompt_of_one_token")
+ONE = ("-m", f"{CPU} and conformance", *numpy_engine())
+JUDGED = ("top_probabilities", "free_run")
 KEYWORDS = f"{JUDGED[0]} or {JUDGED[1]} or split_over_devices"  # the last is not applicable
 
 
@@ -147,11 +147,11 @@ def test_a_run_reads_no_record_of_its_own_and_a_controller_each_once(tmp_path: P
     assert "read from disk: 1, " in alone, "what another process left unsent, and nothing that this one wrote"
     assert "3 sent, 3 new there" in alone
     assert "in memory as a reader has them: {True}" in alone
-    assert "1 x NOT APPLICABLE: transformers does not split layers over devices" in alone
+    assert "1 x NOT APPLICABLE: external does not split layers over devices" in alone
     assert sorted(map(len, cases.values())) == [2, 3, 3]
     workers, beside = ran(tmp_path, "-n", "2")
     assert "2 records of run" in workers
     assert "read from disk: 2, of them different: 2" in workers, "the workers' records, once for all three uses"
     assert "2 sent, 2 new there" in workers
-    assert "1 x NOT APPLICABLE: transformers does not split layers over devices" in workers
+    assert "1 x NOT APPLICABLE: external does not split layers over devices" in workers
     assert beside == cases, "JUnit says the same of a test whichever process ran it"

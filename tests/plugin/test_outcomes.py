@@ -17,9 +17,11 @@ import pytest
 from genqual.models import safetensor, weights
 from genqual.models.registry import resolve
 from tests.here import CPU
-from tests.plugin.suite import ROOT, suite
+from tests.plugin.suite import EXAMPLE, ROOT, numpy_engine, suite
 
 SMALL = ("--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32", "--batch-sizes", "2")
+ONCE = (*numpy_engine(), "--batch-sizes", "2")
+"""The same of an engine without torch, for what is no engine's."""
 SHORT = ("--input-lengths", "16", "--new-tokens", "6")
 
 
@@ -121,7 +123,7 @@ def test_pytest_benchmark_compare_reads_the_saved_run(ran: Path) -> None:
 
 def test_gate_mode_fails_what_was_not_judged(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", CPU, "--benchmark", "--gate", *SMALL, *SHORT, "--no-upload", "-k", "test_time_to_first_token"
+        tmp_path, "-m", CPU, "--benchmark", "--gate", *ONCE, *SHORT, "--no-upload", "-k", "test_time_to_first_token"
     )
     assert run.returncode == 1, run.stdout
     assert "NO BASELINE" in run.stdout
@@ -155,15 +157,15 @@ def of_its_own(folder: Path) -> Path:
 
 
 def test_a_reference_of_other_weights_judges_nothing_whatever_its_name(tmp_path: Path) -> None:
-    references, only = tmp_path / "references", ("--no-upload", "-k", "test_logits_match", "-rs")
+    references, only = tmp_path / "references", ("--no-upload", "-rs")
     shutil.copytree(ROOT / "baselines" / "references" / "llama-30m", references / "llama-tiny")
-    run = suite(tmp_path, "-m", CPU, *SMALL, *only, f"--references={references}")
+    run = suite(tmp_path, "-m", CPU, *ONCE, *only, "-k", "test_top_prob", f"--references={references}")
     assert run.returncode == 0, run.stdout
     assert "1 passed" in run.stdout, "the committed reference of these weights was not found"
     mine = of_its_own(tmp_path / "llama-tiny")
     run = suite(
         tmp_path, "-m", CPU, "--engine", "transformers", f"--model={mine}", "--dtype", "fp32", *only,
-        f"--references={references}", "--gate",
+        "-k", "test_logits_match", f"--references={references}", "--gate",
     )  # fmt: skip
     assert run.returncode == 1, run.stdout
     said = " ".join(run.stdout.split())
@@ -182,14 +184,14 @@ def test_a_model_without_a_reference_is_judged_by_its_properties(tmp_path: Path)
     assert "2 passed" in run.stdout
     assert "2 no reference" in run.stdout
     assert "genqual reference" in suite(
-        tmp_path, "-m", CPU, "--engine", "transformers", f"--model={model}", "--dtype", "fp32", "--no-upload",
-        "-k", "test_logits_match", "--gate",
+        tmp_path, "-m", CPU, *numpy_engine()[:4], f"--model={model}", "--dtype", "fp32", "--no-upload",
+        "-k", "test_top_probabilities", "--gate",
     ).stdout  # fmt: skip
 
 
 def test_a_path_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
     run = suite(
-        Path("/proc/genqual"), "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle",
+        Path("/proc/genqual"), "-m", CPU, *ONCE, "-k", "test_top_probabilities",
         env={"TMPDIR": str(tmp_path), "GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
     )  # fmt: skip
     said = run.stdout
@@ -203,7 +205,7 @@ def test_a_path_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
 
 def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", "--require-upload",
+        tmp_path, "-m", CPU, *ONCE, "-k", "test_top_probabilities", "--require-upload",
         env={"GENQUAL_UPLOAD": "sqlite:////proc/genqual/results.db"},
     )  # fmt: skip
     assert run.returncode == 1, run.stdout
@@ -212,12 +214,12 @@ def test_a_required_upload_that_fails_ends_the_run_non_zero(tmp_path: Path) -> N
 
 def test_what_a_worker_warns_of_is_said_by_the_controller(tmp_path: Path) -> None:
     """The spool's other place and an expired waiver are known to the worker alone."""
-    waived = f"test_greedy.py::test_every_logit_is_finite[{CPU}-transformers-llama-tiny-fp32]"
+    waived = f"test_greedy.py::test_every_logit_is_finite[{CPU}-external-llama-tiny-fp32]"
     (tmp_path / f"{CPU}.toml").write_text(
         f'[[waiver]]\ntest = "{waived}"\nsays = "finite"\nissue = "tracker 12"\nexpires = 2001-01-01\n'
     )
     run = suite(
-        Path("/proc/genqual"), "-m", CPU, *SMALL, "-k", "test_logits_match_the_oracle", "-n", "2", "--no-upload",
+        Path("/proc/genqual"), "-m", CPU, *ONCE, "-k", "test_top_probabilities", "-n", "2", "--no-upload",
         f"--waivers={tmp_path}", env={"TMPDIR": str(tmp_path)},
     )  # fmt: skip
     said = run.stdout
@@ -229,14 +231,15 @@ def test_what_a_worker_warns_of_is_said_by_the_controller(tmp_path: Path) -> Non
 
 def test_xdist_keeps_a_case_on_one_worker(tmp_path: Path) -> None:
     run = suite(
-        tmp_path, "-m", CPU, "--engine", "transformers", "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits"
-    )
+        tmp_path, "-m", CPU, "--engine", "external", "--engine-command", EXAMPLE, "--model", "llama-tiny,llama-odd",
+        "--dtype", "fp32", "-n", "2", "-v", "-k", "oracle or bits",
+    )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "8 passed, 8 not applicable" in run.stdout
+    assert "6 passed, 10 not applicable" in run.stdout
     workers: dict[str, set[str]] = {}
     for line in run.stdout.splitlines():
         if line.startswith("[gw") and "PASSED" in line:
-            model = "bloom" if "bloom-tiny" in line else "llama"
+            model = "odd" if "llama-odd" in line else "tiny"
             workers.setdefault(model, set()).add(line[1:4])
-    assert {len(names) for names in workers.values()} == {1}
+    assert [len(names) for names in workers.values()] == [1, 1]
     assert len({body["run"] for body in bodies(tmp_path)}) == 1

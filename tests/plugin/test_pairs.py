@@ -27,7 +27,7 @@ from genqual.session import fingerprint
 from genqual.session.dataset_run import DatasetRun, generate_pairs, problems
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
-from tests.plugin.suite import suite
+from tests.plugin.suite import numpy_engine, suite
 
 BOS, TEMPLATE = "<s>", "{{ bos_token }}{% for one in messages %}{{ one.role }} {{ one.content }} {% endfor %}"
 
@@ -290,7 +290,7 @@ def test_the_suite_generates_anew_for_other_weights_of_the_same_name(tmp_path: P
     def run(place: str) -> str:
         done = suite(
             tmp_path,
-            *("-m", f"{CPU} and conformance", "--engine", "transformers", "--dtype", "fp32", f"--model={place}"),
+            *("-m", f"{CPU} and conformance", *numpy_engine()[:4], "--dtype", "fp32", f"--model={place}"),
             *(f"--prompts={job.source}", "--new-tokens", "4", "-k", "test_every_prompt_of_a_data_set", "-rA"),
             timeout=400,
         )

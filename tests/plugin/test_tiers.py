@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from tests.here import CPU, PYTHON
-from tests.plugin.suite import ROOT, suite
+from tests.plugin.suite import EXAMPLE, suite
 
-EXAMPLE = f"{PYTHON} {shlex.quote(str(ROOT / 'docs' / 'examples' / 'numpy_engine.py'))}"
 EXTERNAL = ("-m", CPU, "--engine", "external", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload")
 
 

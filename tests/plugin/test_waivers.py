@@ -15,12 +15,15 @@ from genqual.models.registry import resolve
 from genqual.models.weights import sha256
 from genqual.session.waivers import Register, read
 from tests.here import CPU
-from tests.plugin.suite import suite
+from tests.plugin.suite import EXAMPLE, numpy_engine, suite
 
 TEST = f"test_greedy.py::test_every_logit_is_finite[{CPU}-transformers-llama-tiny-fp32]"
 GOOD = f'[[waiver]]\ntest = "{TEST}"\nsays = "not finite"\nissue = "tracker 12"\nexpires = 2999-01-01\n'
 CASES = {f"{CPU}-transformers-llama-tiny-fp32", f"{CPU}-transformers-llama-tiny-bf16"}
-RUN = ("-m", f"{CPU} and conformance", "--engine", "transformers", "--model", "llama-tiny", "--dtype", "fp32")
+RAN = f"{CPU}-external-llama-tiny-fp32"
+"""The case of this file's runs: what a waiver does is the session's, whatever the engine."""
+TOP = f"test_greedy.py::test_top_probabilities_match_the_oracle[{RAN}]"
+KNOWN = GOOD.replace(TEST, TOP).replace("not finite", "nrms of the log-probabilities")
 
 
 def written(folder: Path, text: str) -> Path:
@@ -139,23 +142,23 @@ def test_only_a_waiver_whose_test_could_have_been_selected_names_none(
 
 def test_a_run_of_conformance_does_not_miss_the_tests_of_performance(tmp_path: Path) -> None:
     """Nothing narrows what is collected here, so that a waiver which names nothing is a mistake and another is not."""
-    cases = '[[{}.cases]]\nengine = "transformers"\nmodels = ["llama-tiny"]\ndtypes = ["fp32"]\n'
+    cases = '[[{}.cases]]\nengine = "external"\nmodels = ["llama-tiny"]\ndtypes = ["fp32"]\n'
     profile = tmp_path / "one.toml"
     profile.write_text(cases.format("conformance") + cases.format("performance"), encoding="utf-8")
-    right = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b1-i32-n32]")
-    other = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{CASE}-b4-i128-n32]")
-    wrong = GOOD.replace(TEST, f"test_repeat.py::test_no_such_name[{CASE}]")
+    right = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{RAN}-b1-i32-n32]")
+    other = GOOD.replace(TEST, f"test_latency.py::test_time_per_output_token[{RAN}-b4-i128-n32]")
+    wrong = GOOD.replace(TEST, f"test_repeat.py::test_no_such_name[{RAN}]")
     written(tmp_path, right + other + wrong)
-    run = suite(
-        tmp_path, "-m", f"{CPU} and conformance", f"--profile={profile}", f"--waivers={tmp_path}", "--no-upload"
-    )
+    asked = ("-m", f"{CPU} and conformance", f"--profile={profile}", "--engine-command", EXAMPLE, "--no-upload")
+    run = suite(tmp_path, *asked, f"--waivers={tmp_path}")
     assert "failed" not in run.stdout.splitlines()[-1], run.stdout
+    assert re.search(r"\d+ passed", run.stdout.splitlines()[-1]), run.stdout
     assert re.findall(r"waiver \S+ (\S+)::test_\S+ \(.*matches no test", run.stdout) == ["test_repeat.py"]
     assert run.returncode == 1
-    kept = ("-m", f"{CPU} and conformance", "-k", "test_repeat", f"--profile={profile}", f"--waivers={tmp_path}")
+    kept = (*asked, f"--waivers={tmp_path}", "-k", "test_repeat")
     for words in (("-o", "python_files=test_repeat.py"), ("--continue-on-collection-errors",)):
-        assert "matches no test" not in suite(tmp_path, *kept, "--no-upload", *words).stdout, words
-    assert "matches no test" in suite(tmp_path, *kept, "--no-upload", "-o", "strict_markers=true").stdout
+        assert "matches no test" not in suite(tmp_path, *kept, *words).stdout, words
+    assert "matches no test" in suite(tmp_path, *kept, "-o", "strict_markers=true").stdout
 
 
 def verdicts_of(row: str, output: str) -> set[str]:
@@ -179,20 +182,19 @@ def waived_in_junit(file: Path) -> list[str]:
 
 
 def test_a_known_failure_is_waived_and_one_that_passes_fails(tmp_path: Path) -> None:
-    written(tmp_path, GOOD)
-    broken = {"GENQUAL_TEST_FAULT": '{"name": "nan_logit"}'}
-    args = (*RUN, "-k", "test_every_logit_is_finite", "--no-upload", f"--waivers={tmp_path}")
+    written(tmp_path, KNOWN)
+    asked = ("-m", f"{CPU} and conformance", "-k", "test_top_probabilities", "--no-upload", f"--waivers={tmp_path}")
     shown = (f"--junitxml={tmp_path}/junit.xml", f"--report={tmp_path}/page.html")
-    run = suite(tmp_path, *args, "-p", "tests.faults.inject", *shown, env=broken)
+    run = suite(tmp_path, *asked, *numpy_engine("rotary"), *shown)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "1 waived" in run.stdout
-    assert verdicts_of("every logit is finite", run.stdout) == {"WAIVED"}
+    assert verdicts_of("top probabilities match the oracle", run.stdout) == {"WAIVED"}
     assert waived_in_junit(tmp_path / "junit.xml") == ["WAIVED: tracker 12, until 2999-01-01"]
     page = re.sub(r"<[^>]+>", "", (tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "1 waived" in page
-    assert "WAIVED (tracker 12, until 2999-01-01): every_logit_is_finite" in page
+    assert "WAIVED (tracker 12, until 2999-01-01): top_probabilities_match_the_oracle" in page
     assert "1 fail" not in page
-    run = suite(tmp_path, *args)
+    run = suite(tmp_path, *asked, *numpy_engine())
     assert run.returncode == 1, run.stdout
     assert "unexpected pass (WAIVED)" in run.stdout
 
@@ -200,21 +202,20 @@ def test_a_known_failure_is_waived_and_one_that_passes_fails(tmp_path: Path) -> 
 def test_a_waiver_of_certain_weights_is_waived_in_every_table_and_of_no_other(tmp_path: Path) -> None:
     """Of a metric and of a property: a record is made before its test ends, and asks for the weights, too."""
     weights = sha256(resolve("llama-tiny"))
-    timed = f"test_latency.py::test_time_per_output_token[{CASE}-b2-i16-n4]"
-    both = GOOD + GOOD.replace(TEST, timed).replace("not finite", "NO BASELINE")
-    args = ["-m", CPU, "--benchmark", "--gate", *RUN[2:], "--batch-sizes", "2", "--input-lengths", "16"]
-    args += ["--new-tokens", "4", "-k", "test_every_logit_is_finite or test_time_per_output_token", "--no-upload"]
-    args += [f"--waivers={tmp_path}", "-p", "tests.faults.inject"]
-    broken = {"GENQUAL_TEST_FAULT": '{"name": "nan_logit"}'}
+    timed = f"test_latency.py::test_time_per_output_token[{RAN}-b2-i16-n4]"
+    both = KNOWN + GOOD.replace(TEST, timed).replace("not finite", "NO BASELINE")
+    args = ["-m", CPU, "--benchmark", "--gate", *numpy_engine("rotary"), "--batch-sizes", "2", "--input-lengths", "16"]
+    args += ["--new-tokens", "4", "-k", "test_top_probabilities or test_time_per_output_token", "--no-upload"]
+    args += [f"--waivers={tmp_path}"]
     written(tmp_path, both.replace("issue =", f'weights = "{weights[:12]}"\nissue ='))
-    run = suite(tmp_path, *args, env=broken)
+    run = suite(tmp_path, *args)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert verdicts_of("every logit is finite", run.stdout) == {"WAIVED"}
+    assert verdicts_of("top probabilities match the oracle", run.stdout) == {"WAIVED"}
     assert verdicts_of("TPOT ms", run.stdout) == {"WAIVED"}
     written(tmp_path, both.replace("issue =", f'weights = "{"0" * 12}"\nissue ='))
-    run = suite(tmp_path, *args, env=broken)
+    run = suite(tmp_path, *args)
     assert run.returncode == 1, run.stdout + run.stderr
-    assert verdicts_of("every logit is finite", run.stdout) == {"FAIL"}
+    assert verdicts_of("top probabilities match the oracle", run.stdout) == {"FAIL"}
     assert "waived" not in run.stdout.splitlines()[-1]
 
 
@@ -233,10 +234,11 @@ def test_of_several_waivers_of_a_test_each_knows_its_own_failure(tmp_path: Path)
 
 
 def test_a_known_failure_of_a_metric_is_waived_in_every_table(tmp_path: Path) -> None:
-    test = f"test_latency.py::test_time_per_output_token[{CASE}-b2-i16-n4]"
+    test = f"test_latency.py::test_time_per_output_token[{RAN}-b2-i16-n4]"
     written(tmp_path, GOOD.replace(TEST, test).replace("not finite", "NO BASELINE"))
-    args = ["-m", f"{CPU} and performance", "--benchmark", "--gate", *RUN[2:], "--batch-sizes", "2", "--no-upload"]
-    args += ["--input-lengths", "16", "--new-tokens", "4", "-k", "test_time_per_output_token or test_time_to_first"]
+    args = ["-m", f"{CPU} and performance", "--benchmark", "--gate", *numpy_engine(), "--no-upload"]
+    args += ["--batch-sizes", "2", "--input-lengths", "16", "--new-tokens", "4"]
+    args += ["-k", "test_time_per_output_token or test_time_to_first"]
     args += [f"--waivers={tmp_path}", f"--junitxml={tmp_path}/junit.xml"]
     run = suite(tmp_path, *args, f"--report={tmp_path}/page.html")
     assert run.returncode == 1, "the other metric has no baseline and no waiver\n" + run.stdout
