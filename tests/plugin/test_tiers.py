@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from tests.here import CPU, PYTHON
-from tests.plugin.suite import EXAMPLE, suite
+from tests.plugin.suite import EXAMPLE, ROOT, suite
 
 EXTERNAL = ("-m", CPU, "--engine", "external", "--model", "llama-tiny", "--dtype", "fp32", "--no-upload")
 
