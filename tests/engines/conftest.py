@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from genqual.faults import CATALOGUE
 
-from .harness import LEVEL, NEW, ROWS, Answers, run
+from .harness import LEVEL, NEW, ROWS, Answers, answered, run
 
 FORCED = np.random.default_rng(5).integers(3, 1000, (len(ROWS), 6)).tolist()  # what no model would say
 # 20 columns: equals at the edge of the top 16 and inside it; a row with NaN and one with an infinity.
@@ -63,8 +65,18 @@ def stopping(key: str) -> list[list[Any]]:
 
 
 @pytest.fixture(scope="session")
-def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """What the `transformers` engine answers, by model and key."""
+def eager(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """What the `transformers` engine answers, by model and key; computed once for all workers of a run."""
+    room = tmp_path_factory.getbasetemp()
+    room = (room.parent if hasattr(request.config, "workerinput") else room) / "eager"
+    room.mkdir(exist_ok=True)
+    with (room / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when it is closed, or when the worker that holds it dies
+        return answered(room)[0] if (room / "whole").exists() else computed(room)
+
+
+def computed(room: Path) -> Answers:
+    """Ask the engine, and leave its answers in `room` for the other workers."""
     llama = [
         *steps("transformers", "llama-tiny"),
         *stopping("llama-tiny"),
@@ -92,7 +104,7 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     ]
     plain: dict[str, Any] = {"engine": "transformers"}
     answers = run(
-        tmp_path_factory.mktemp("eager"),
+        room,
         plain | {"model": "llama-tiny", "steps": llama},
         plain | {"model": "bloom-tiny", "steps": bloom},
         *(
@@ -115,4 +127,5 @@ def eager(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         | {"model": "llama-tiny", "dtype": "bf16"}
         | {"steps": [["facts", "bf16.facts", {}], ["score", "bf16", {"rows": ROWS, "forced": FORCED}]]},
     )
+    (room / "whole").touch()
     return answers[0]

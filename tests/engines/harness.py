@@ -44,11 +44,18 @@ def run(folder: Path, *plans: dict[str, Any], ranks: int = 1, **env: str) -> lis
     with every_core() if ranks > 1 else contextlib.nullcontext():
         done = start([str(file), str(out)], ranks=ranks, **env)
     assert done.returncode == 0, done.stderr[-4000:]
-    found = []
+    (folder / "stderr").write_text(done.stderr)
+    return answered(folder, ranks)
+
+
+def answered(folder: Path, ranks: int = 1) -> list[Answers]:
+    """What a `run` that ended well left in `folder`, by rank."""
+    found, out = [], folder / "answer"
     for rank in range(ranks):
         with np.load(f"{out}.rank{rank}.npz") as arrays:
             words = json.loads(Path(f"{out}.rank{rank}.json").read_text())
-            found.append(Answers(words, {name: arrays[name] for name in arrays.files}, done.stderr))
+            stderr = (folder / "stderr").read_text()
+            found.append(Answers(words, {name: arrays[name] for name in arrays.files}, stderr))
     return found
 
 

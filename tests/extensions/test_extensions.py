@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from genqual.faults.matrix.store import FAULT_FREE, Store
 from tests.here import CPU
 from tests.plugin.suite import ROOT, numpy_engine, suite
 from tests.plugin.test_other_architectures import tokenizer
@@ -59,30 +62,41 @@ def test_a_metric_is_measured_recorded_and_gated(tmp_path: Path) -> None:
     assert slowest["value"] >= median["value"]
 
 
-WRITE = """
-import json, sys, torch
-from transformers import AutoConfig, AutoModelForCausalLM
-torch.manual_seed(7)
-config = AutoConfig.for_model("arcee", **json.loads(sys.argv[2]))
-model = AutoModelForCausalLM.from_config(config).float()
-with torch.no_grad():
-    for weight in model.parameters():
-        if weight.dim() == 1:
-            weight.add_(0.1 * torch.randn_like(weight))
-model.save_pretrained(sys.argv[1])
-"""
 ARCEE = {
+    **{"model_type": "arcee", "architectures": ["ArceeForCausalLM"], "dtype": "float32", "hidden_act": "relu2"},
+    **{"rms_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 4096},
+    **{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "attention_bias": False},
     **{"vocab_size": 320, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "mlp_bias": True},
-    **{"initializer_range": 0.1, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
 }
+
+
+def write(model: Path) -> None:
+    """A checkpoint with the names that transformers' Arcee has: no bias is zero and no norm is one. Needs no torch."""
+    shapes = {"model.embed_tokens": (320, 48), "lm_head": (320, 48), "model.norm": (48,)}
+    for layer in ("model.layers.0", "model.layers.1"):
+        shapes |= {f"{layer}.input_layernorm": (48,), f"{layer}.post_attention_layernorm": (48,)}
+        shapes |= {
+            f"{layer}.self_attn.{name}_proj": (rows, 48) for name, rows in zip("qkvo", (48, 24, 24, 48), strict=True)
+        }
+        shapes |= {f"{layer}.mlp.up_proj": (96, 48), f"{layer}.mlp.down_proj": (48, 96)}
+    random = np.random.default_rng(7)
+    weights = {}
+    for name, shape in shapes.items():
+        values = 0.1 * random.standard_normal(shape)
+        weights[f"{name}.weight"] = (values + (len(shape) == 1)).astype(np.float32)
+        if ".mlp." in name:
+            weights[f"{name}.bias"] = (0.1 * random.standard_normal(shape[0])).astype(np.float32)
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(ARCEE))
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
 
 
 def test_an_architecture_is_judged_by_an_oracle_of_its_own(tmp_path: Path) -> None:
     model, env = tmp_path / "arcee", {**os.environ, **installed("toy_architecture")}
     env["GENQUAL_CACHE"] = str(tmp_path / "cache")
-    write = [sys.executable, "-c", WRITE, str(model), json.dumps(ARCEE)]
-    subprocess.run(write, env=env, check=True, capture_output=True)
+    write(model)
     tokenizer(model)
     make = [sys.executable, "-m", "genqual.cli", "reference", str(model), "--steps", "6", "--schemes", ""]
     made = subprocess.run(make, env=env, check=False, capture_output=True, text=True)
@@ -99,14 +113,18 @@ def test_an_architecture_is_judged_by_an_oracle_of_its_own(tmp_path: Path) -> No
 
 
 def test_a_property_is_run_with_ours_and_finds_its_fault(tmp_path: Path) -> None:
-    asked = ("-m", f"{CPU} and conformance", *SMALL, "-k", "test_no_logit_depends_on_the_id_of_padding", "--no-upload")
-    run = suite(tmp_path / "fine", *asked, env=installed("toy_property"))
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "1 passed" in run.stdout
-    env = {**installed("toy_property"), "GENQUAL_TEST_FAULT": json.dumps({"name": "toy_pad_seen"})}
-    with_fault = suite(tmp_path / "spoilt", *asked, "-p", "tests.faults.inject", env=env)
-    assert with_fault.returncode == 1, with_fault.stdout + with_fault.stderr
-    assert "1 failed" in with_fault.stdout
+    """On one group: first with nothing wrong, then with the fault."""
+    store = tmp_path / "cells.jsonl"
+    mine = "test_no_logit_depends_on_the_id_of_padding"
+    run = suite(
+        tmp_path / "state", "-m", f"{CPU} and conformance", *SMALL, "-k", mine, "--no-upload",
+        "-p", "genqual.faults.matrix.plugin", "--faults", f"{FAULT_FREE},toy_pad_seen", "--faults-store", str(store),
+        env=installed("toy_property"),
+    )  # fmt: skip
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "1 failed, 1 passed" in run.stdout
+    said = {cell.fault: cell.outcome for cell in Store(store).cells.values() if cell.test == mine}
+    assert said == {FAULT_FREE: "pass", "toy_pad_seen": "alarm"}
 
 
 def test_an_engine_is_judged_by_the_same_suite(tmp_path: Path) -> None:

@@ -121,15 +121,18 @@ def test_what_was_scored_once_is_known_until_the_group_is_another(
     assert generator.score_once(TokenBatch.of(BATCH.rows, length=5), forced) is not first, "other padding"
     assert generator.score_once(BATCH, other) is not first
     assert asked.count("score") == 3
-    with generator.fault(f"{HERE}:mutate"):
+    # A fault that no score meets, and that leaves the group alive: nothing is forgotten for a fresh group's sake.
+    mark = generator.group.mark
+    with generator.fault(f"{HERE}:exhaust"):
         assert generator.score_once(BATCH, forced) is not first, "a fault may change it"
         assert asked.count("score") == 4
     generator.score_once(BATCH, forced)
     assert asked.count("score") == 5, "and so may its healing"
-    with generator.with_fault(f"{HERE}:mutate", {}):
+    with generator.with_fault(f"{HERE}:exhaust", {}):
         generator.score_once(BATCH, forced)
         generator.score_once(BATCH, forced)
         assert asked.count("score") == 6
+    assert generator.group.mark == mark
     generator.restart()
     generator.score_once(BATCH, forced)
     assert asked.count("score") == 7, "a fresh group is asked"

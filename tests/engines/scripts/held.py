@@ -1,4 +1,4 @@
-"""Run as a process: weights that a rank says it holds, and what transformers saves of the same model; two numbers."""
+"""Run as a process on architectures: a line of each, its name, the weights that a rank says it holds, those saved."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ SIZES = {
     **{"moe_intermediate_size": 16, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 8},
     **{"qk_nope_head_dim": 8, "first_k_dense_replace": 1, "n_layer": 3, "n_head": 4, "n_embd": 32, "n_positions": 64},
 }
-model = AutoModelForCausalLM.from_config(AutoConfig.for_model(sys.argv[1], **SIZES))
-with TemporaryDirectory() as folder:
-    model.save_pretrained(folder)
-    with safe_open(Path(folder) / "model.safetensors", "pt") as saved:
-        print(evidence.parameters(model), sum(saved.get_tensor(name).numel() for name in saved.keys()))  # noqa: SIM118
+for architecture in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **SIZES))
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", "pt") as saved:
+            kept = sum(saved.get_tensor(name).numel() for name in saved.keys())  # noqa: SIM118
+    print(architecture, evidence.parameters(model), kept)
