@@ -18,7 +18,7 @@ from genqual.ranks.errors import GroupLost
 from genqual.session.failure_message import Causes
 from tests.here import CPU
 from tests.models.checkpoints import llama_tiny
-from tests.plugin.suite import numpy_engine, suite
+from tests.plugin.suite import suite
 
 ALONE = ("-m", CPU, "--engine", "transformers", "--dtype", "fp32", "--no-upload")
 
@@ -81,9 +81,8 @@ def test_a_broken_tokenizer_is_told_once_without_a_traceback(damage: Any, tmp_pa
     model = llama_tiny(tmp_path / "mine")
     damage(model / "tokenizer.json")
     run = suite(
-        tmp_path, "-m", CPU, *numpy_engine()[:4], f"--model={model}", "--dtype", "fp32", "--no-upload",
-        "-k", "languages or rare_texts or one_token or data_set", timeout=500,
-    )  # fmt: skip
+        tmp_path, *ALONE, f"--model={model}", "-k", "languages or rare_texts or one_token or data_set", timeout=500
+    )
     assert run.returncode == 1, run.stdout + run.stderr
     assert "Traceback" not in run.stdout
     told = failures(run.stdout)
