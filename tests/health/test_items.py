@@ -16,6 +16,7 @@ from genqual.health.finding import Finding, NodeVerdict, Outcome
 from genqual.health.outcomes import bad
 from genqual.session import node_items
 from tests.here import CPU
+from tests.plugin.suite import suite
 
 STEPS = st.sampled_from(["ok", "bad", "mild", "unknown", "unavailable", "raise"])
 
@@ -99,19 +100,17 @@ def test_what_was_found_before_an_error_is_kept(tmp_path: Path) -> None:
     assert said == {("part 0", "bad"), ("host", "unknown")}
 
 
-def collect(pytester: pytest.Pytester, *words: str) -> list[str]:
-    result = pytester.runpytest_subprocess(
-        "--pyargs", "genqual.suites.qualification", "--collect-only", "-q", "-p", "no:cacheprovider", *words
-    )
-    return [line.rpartition("[")[2].rstrip("]") for line in result.outlines if "[" in line and "::" in line]
+def collect(tmp_path: Path, *words: str) -> list[str]:
+    result = suite(tmp_path, "--pyargs", "genqual.suites.qualification", "--collect-only", "-q", *words)
+    return [line.rpartition("[")[2].rstrip("]") for line in result.stdout.splitlines() if "[" in line and "::" in line]
 
 
-def test_the_items_are_the_list_of_checks(pytester: pytest.Pytester) -> None:
+def test_the_items_are_the_list_of_checks(tmp_path: Path) -> None:
     names = [f"{CPU}-{one.name}" for one in levels.CHECKS]
-    assert collect(pytester, "-m", f"{CPU} and qualification") == names
-    assert collect(pytester, "-m", CPU, "--level", "2") == names
-    assert collect(pytester, "-m", CPU) == [], "checks of the node take all cores: only who asks for them gets them"
-    assert collect(pytester, "-m", f"{CPU} and not qualification") == []
+    assert collect(tmp_path, "-m", f"{CPU} and qualification") == names
+    assert collect(tmp_path, "-m", CPU, "--level", "2") == names
+    assert collect(tmp_path, "-m", CPU) == [], "checks of the node take all cores: only who asks for them gets them"
+    assert collect(tmp_path, "-m", f"{CPU} and not qualification") == []
 
 
 def test_an_item_fails_for_what_its_check_found(pytester: pytest.Pytester) -> None:
@@ -127,7 +126,8 @@ def test_an_item_fails_for_what_its_check_found(pytester: pytest.Pytester) -> No
                 from genqual.health.finding import Finding, Outcome
                 yield Finding(check="mute", entity="host", outcome=Outcome.UNAVAILABLE, evidence="no such counter")
 
-        levels.SECONDS = {"1": 14.0}
+        KnownAnswers.seconds = 10.0  # a second of products in each dtype
+        levels.SECONDS = {"1": 11.0}
         levels.CHECKS = (KnownAnswers(("--inject", "30")), Mute())
         """
     )

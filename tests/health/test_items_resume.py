@@ -2,71 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.here import CPU
-
-CONFTEST = '''
-import os, signal
-from pathlib import Path
-from genqual.atomic import write_whole
-from genqual.health import levels, run_state
-from genqual.health.finding import Finding, Outcome
-from genqual.health.outcomes import bad
-
-HERE, MOMENT = Path(__file__).parent, int(os.environ["MOMENT"])
-marks = 0
-
-def mark():
-    """A moment of the run, counted; at the chosen one this process is gone."""
-    global marks
-    if marks == MOMENT:
-        os.kill(os.getpid(), signal.SIGKILL)
-    marks += 1
-    (HERE / "marks").write_text(str(marks))
-
-class Marked:
-    summary, privileges, required, seconds, stretches = "for tests", "none", True, 1.0, False
-    def __init__(self, name, wrong=False):
-        self.name, self.wrong = name, wrong
-    def run(self, node, seconds):
-        mark()
-        with (HERE / "ran").open("a") as stream:
-            stream.write(self.name + "\\n")
-        yield Finding(check=self.name, entity="core 0", outcome=Outcome.OK, required=True, signal=1.0, evidence="seen")
-        mark()
-        if self.wrong:
-            one = bad("known_answers.wrong", "core 1", "1 of 5 wrong", signal=1.0)
-            yield one.model_copy(update={"check": self.name})
-
-def written(path, data):
-    mark()
-    write_whole(path, data)
-    mark()
-
-run_state.write_whole = written
-levels.SECONDS = {"1": 14.0, "2": 15.0}
-levels.CHECKS = (Marked("first"), Marked("wrong", True), Marked("last"))
-'''
+from tests.plugin import suite as plugin
 
 NAMES = ["first", "wrong", "last"]
 MOMENTS = 24  # of an undisturbed run: two a check, and two a write of its state, of which each check has three
 
 
 def suite(here: Path, moment: int, *words: str) -> subprocess.CompletedProcess[str]:
-    (here / "conftest.py").write_text(CONFTEST)
-    command = [
-        *(sys.executable, "-m", "pytest", "--pyargs", "genqual.suites.qualification", "-m", f"{CPU} and qualification"),
-        *("-p", "no:cacheprovider", "--state-dir", str(here / "state"), "--no-upload", "-v", "--color=no", *words),
-    ]
-    environment = {**os.environ, "MOMENT": str(moment), "PYTEST_PLUGINS": "conftest", "PYTHONPATH": str(here)}
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=here, env=environment, timeout=120)
+    environment = {"HERE": str(here), "MOMENT": str(moment)}
+    return plugin.suite(
+        here / "state", "--pyargs", "genqual.suites.qualification", "-m", f"{CPU} and qualification",
+        "-p", "tests.health.marked_checks", "--no-upload", "-v", "--color=no", *words, env=environment,
+    )  # fmt: skip
 
 
 def verdicts(run: subprocess.CompletedProcess[str]) -> dict[str, str]:

@@ -13,12 +13,27 @@ from scipy import stats
 
 from genqual.health.known_answer import TILES, Tile, factors, first_wrong, product, rate_bounds
 
+INJECT = ["--inject", "40"]
+STRESS = """
+import json, sys
+from genqual.health import stress
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    stress.main()
+"""
 
-def stress(*words: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "genqual.health.stress", "--core", "0", *words]
+
+@pytest.fixture(scope="module")
+def stressed() -> dict[str, list[dict[str, Any]]]:
+    """By dtype: a clean run's answer, and that of one whose product 40 is wrong. One process, for one import of torch.
+
+    That `python -m genqual.health.stress` is this `main`, test_levels sees.
+    """
+    runs = [["--core", "0", "--seconds", "1", "--dtype", dtype, *more] for dtype in TILES for more in ([], INJECT)]
+    command = [sys.executable, "-c", STRESS, json.dumps(runs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    answers = iter([json.loads(line) for line in done.stdout.splitlines()])
+    return {dtype: [next(answers), next(answers)] for dtype in TILES}
 
 
 @pytest.mark.parametrize(("dtype", "tile"), [(dtype, tile) for dtype in TILES for tile in TILES[dtype]])
@@ -45,12 +60,14 @@ def test_whatever_is_not_exactly_right_is_wrong(value: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", sorted(TILES))
-def test_a_clean_run_has_no_event_and_one_wrong_product_is_found(dtype: str) -> None:
-    clean = stress("--seconds", "1", "--dtype", dtype)
+def test_a_clean_run_has_no_event_and_one_wrong_product_is_found(
+    dtype: str, stressed: dict[str, list[dict[str, Any]]]
+) -> None:
+    clean, found = stressed[dtype]
     assert clean["events"] == []
     assert isinstance(clean["products"], int)
     assert clean["products"] > 50
-    found = stress("--seconds", "1", "--dtype", dtype, "--inject", "40")
+    assert clean["dtype"] == found["dtype"] == dtype
     (event,) = found["events"]
     assert event["count"] == 40
     assert event["got"] == event["expected"] + 1
