@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from genqual.engines.hf.fast_import import leave_out_unused, uncollected
+from genqual.engines.hf.model_index import kept_index
 
 
 def seconds_to_import(*names: str) -> float:
     """Wall seconds that importing `names` takes, in this order; about nothing when they are here already."""
     start = time.perf_counter()
-    with uncollected():
+    with uncollected(), kept_index():
         for name in names:
             importlib.import_module(name)
             if name == "transformers":
