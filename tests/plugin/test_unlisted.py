@@ -45,7 +45,10 @@ def olmoe(folder: Path) -> Path:
     said = {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"]}
     (directory / "config.json").write_text(json.dumps(config | said))
     wide, inner, narrow = config["hidden_size"], config["intermediate_size"], config["hidden_size"] // 2
-    shapes = {"model.embed_tokens": (config["vocab_size"], wide), "lm_head": (config["vocab_size"], wide)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (config["vocab_size"], wide),
+        "lm_head": (config["vocab_size"], wide),
+    }
     shapes["model.norm"] = (wide,)
     for layer in (f"model.layers.{index}" for index in range(config["num_hidden_layers"])):
         shapes |= {f"{layer}.input_layernorm": (wide,), f"{layer}.post_attention_layernorm": (wide,)}
