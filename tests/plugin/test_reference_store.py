@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,12 @@ Make = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """And one thread: on matrices of this size, those that wait for each other cost most of the time of a processor."""
     for name in ("GENQUAL_CACHE", "HF_HUB_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / name))
+    with threadpool_limits(limits=1):
+        yield
 
 
 @pytest.fixture

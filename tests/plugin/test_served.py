@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,21 @@ def test_tokens_in_pieces_are_timed_by_their_number(tmp_path: Path) -> None:
     assert all(count >= 16 for count in json.loads(body["labels"]["first_piece"]))
 
 
-def test_a_verdict_names_what_the_server_refused(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def unlisted() -> Iterator[str]:
+    """A server with a penalty of its own, which takes every field, and whose list of models cannot be had."""
+    with served(penalty=3.0, no_list=True) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def told(unlisted: str, tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """A run on `unlisted` that is told the model's name."""
+    words = ("--served-model=llama-tiny", "-k", "free_run or top_probabilities")
+    return suite(tmp_path_factory.mktemp("told"), *options(unlisted), *words)
+
+
+def test_a_verdict_names_what_the_server_refused(tmp_path: Path, told: subprocess.CompletedProcess[str]) -> None:
     with served(penalty=3.0, refuse=["repetition_penalty", "min_p"]) as url:
         run = suite(tmp_path, *options(url), "-k", "free_run")
     assert run.returncode == 1, run.stdout + run.stderr
@@ -104,9 +119,7 @@ def test_a_verdict_names_what_the_server_refused(tmp_path: Path) -> None:
     (body,) = records(tmp_path, "judgement")
     assert "repetition_penalty" in body["judgement"]["explanation"]
     assert body["engine"]["inspection"]["refused"] == ["min_p", "repetition_penalty"]
-    with served(penalty=3.0) as url:
-        run = suite(tmp_path / "told", *options(url), "-k", "free_run or top_probabilities")
-    assert run.returncode == 0, "asked for in full, greedy is greedy" + run.stdout
+    assert told.returncode == 0, "asked for in full, greedy is greedy" + told.stdout
 
 
 def test_a_verdict_names_what_the_server_took_and_ignored(tmp_path: Path) -> None:
@@ -117,10 +130,6 @@ def test_a_verdict_names_what_the_server_took_and_ignored(tmp_path: Path) -> Non
     assert "yet neither 0.01 nor 2.0 changes its text" in " ".join(run.stdout.split())
     (body,) = records(tmp_path, "judgement")
     assert "The server took repetition_penalty, repeat_penalty" in body["judgement"]["explanation"]
-    with served(wrong="again") as url:
-        run = suite(tmp_path / "heeded", *options(url), "-k", "repeated_request")
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "rule that out first" not in " ".join(run.stdout.split()), "a fault of the engine, and no other suspect"
 
 
 PROFILE = """
@@ -151,13 +160,13 @@ def test_a_limit_on_what_a_client_never_sees_is_neither_met_nor_missed(tmp_path:
     assert "peak_memory_mib = 100: a client does not see the server's memory" in said
 
 
-def test_a_list_of_models_that_cannot_be_had_names_the_option(tmp_path: Path) -> None:
-    with served(no_list=True) as url:
-        run = suite(tmp_path, *options(url), "-k", "free_run")
-        assert run.returncode == 1
-        assert re.search(r"list of models cannot be had .*--served-model", run.stdout.replace("\n", " ")), run.stdout
-        run = suite(tmp_path / "named", *options(url), "--served-model=llama-tiny", "-k", "free_run")
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_a_list_of_models_that_cannot_be_had_names_the_option(
+    tmp_path: Path, unlisted: str, told: subprocess.CompletedProcess[str]
+) -> None:
+    run = suite(tmp_path, *options(unlisted), "-k", "free_run")
+    assert run.returncode == 1
+    assert re.search(r"list of models cannot be had .*--served-model", run.stdout.replace("\n", " ")), run.stdout
+    assert told.returncode == 0, told.stdout + told.stderr
 
 
 def test_a_chat_alone_is_judged_and_timed(tmp_path: Path) -> None:
@@ -198,3 +207,4 @@ def test_a_server_that_is_right_only_the_first_time_fails(wrong: str, tmp_path: 
     words = {"again": "Asked again: ", "prefix": "Prompts that begin with them: ", "beside": "Beside the others: "}
     assert all(one["explanation"].startswith(words[wrong]) for one in judged), "right the first time"
     assert "Traceback" not in run.stdout
+    assert "rule that out first" not in " ".join(run.stdout.split()), "a fault of the engine, and no other suspect"

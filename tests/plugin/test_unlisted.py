@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from threadpoolctl import threadpool_limits
 
 from genqual.cli import main
 from genqual.conformance.oracle.registry import supported
@@ -30,12 +31,42 @@ FAULTY: Final = ("olmoe", "gptj")
 """Of which one weight is scaled by 1.01: a mixture of experts, and a plain decoder."""
 
 
-def checkpoint(folder: Path, name: str, *, words: bool = True) -> Path:
-    """A tiny random checkpoint of the architecture `name` below `folder`, with a tokenizer if `words`."""
+def checkpoint(folder: Path, name: str) -> Path:
+    """A tiny random checkpoint of the architecture `name` below `folder`, with a tokenizer."""
     subprocess.run([sys.executable, unlisted.__file__, str(folder), name], check=True, timeout=300)
-    if words:
-        worded(folder / name)
+    worded(folder / name)
     return folder / name
+
+
+def olmoe(folder: Path) -> Path:
+    """That of `unlisted` without torch: random weights under the names that a checkpoint of the architecture has."""
+    directory, config = folder / "olmoe", unlisted.BASE | unlisted.RIGHT["olmoe"]
+    directory.mkdir()
+    said = {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"]}
+    (directory / "config.json").write_text(json.dumps(config | said))
+    wide, inner, narrow = config["hidden_size"], config["intermediate_size"], config["hidden_size"] // 2
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens": (config["vocab_size"], wide),
+        "lm_head": (config["vocab_size"], wide),
+    }
+    shapes["model.norm"] = (wide,)
+    for layer in (f"model.layers.{index}" for index in range(config["num_hidden_layers"])):
+        shapes |= {f"{layer}.input_layernorm": (wide,), f"{layer}.post_attention_layernorm": (wide,)}
+        shapes |= {f"{layer}.self_attn.{name}_proj": (wide, wide) for name in "qo"}
+        shapes |= {f"{layer}.self_attn.{name}_proj": (narrow, wide) for name in "kv"}
+        shapes |= {f"{layer}.self_attn.q_norm": (wide,), f"{layer}.self_attn.k_norm": (narrow,)}
+        shapes[f"{layer}.mlp.gate"] = (config["num_experts"], wide)
+        for expert in (f"{layer}.mlp.experts.{index}" for index in range(config["num_experts"])):
+            shapes |= {f"{expert}.{name}_proj": (inner, wide) for name in ("gate", "up")}
+            shapes[f"{expert}.down_proj"] = (wide, inner)
+    random = np.random.default_rng(0)
+    tensors = {
+        f"{name}.weight": (0.2 * random.standard_normal(shape) if len(shape) > 1
+                           else 1 + 0.1 * random.standard_normal(shape)).astype(np.float32)
+        for name, shape in shapes.items()
+    }  # fmt: skip
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
 
 
 def worded(directory: Path) -> None:
@@ -47,7 +78,7 @@ def worded(directory: Path) -> None:
 
 def made(directory: Path, *more: str) -> None:
     """Its reference by the command that is advised."""
-    with pytest.raises(SystemExit) as stopped:
+    with threadpool_limits(limits=1), pytest.raises(SystemExit) as stopped:
         main([*ReferenceStore(None).next_command(str(directory), "bf16").split()[1:], *more])
     assert not stopped.value.code
 
@@ -76,7 +107,7 @@ def test_what_is_not_judged_is_told_the_command_that_lets_it_be(
 ) -> None:
     """A mixture of experts without a tokenizer, judged at the level of logits; then one dtype more."""
     monkeypatch.setenv("GENQUAL_CACHE", str(tmp_path / "cache"))
-    directory = checkpoint(tmp_path, "olmoe", words=False)
+    directory = olmoe(tmp_path)
     assert "olmoe" not in supported()
     store = ReferenceStore(None)
     advised = store.next_command(str(directory), "bf16")

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from threadpoolctl import threadpool_limits
 
 from genqual.cli import main
 from genqual.models.attention_shape import windows_said
@@ -40,12 +41,13 @@ def checkpoint(folder: Path, window: int) -> Path:
 def judged(folder: Path, directory: Path, by: int | None, monkeypatch: pytest.MonkeyPatch) -> tuple[int, set[str], str]:
     """The suite's exit code, what failed, and its output, with the window off by `by`; None: as it is."""
     monkeypatch.setenv("GENQUAL_CACHE", str(folder / "cache"))
-    with pytest.raises(SystemExit) as stopped:
+    with threadpool_limits(limits=1), pytest.raises(SystemExit) as stopped:
         main(["reference", str(directory), "--schemes", "", "--steps", "6"])
     assert not stopped.value.code
     broken = () if by is None else ("-p", "tests.faults.window_faults")
     case = ("-m", f"{CPU} and conformance", f"--model={directory}", "--engine", "transformers", "--dtype", "fp32")
-    env = {"GENQUAL_TEST_WINDOW": str(by), "PYTHONPATH": str(ROOT)}  # ranks import the fault from the checkout
+    # Ranks import the fault from the checkout.
+    env = {} if by is None else {"GENQUAL_TEST_WINDOW": str(by), "PYTHONPATH": str(ROOT)}
     done = suite(folder / "state", *case, *broken, "--no-upload", "-k", ASKED, env=env, timeout=500)
     return done.returncode, set(re.findall(r"^FAILED \S+::(test_\w+)", done.stdout, flags=re.M)), done.stdout
 
