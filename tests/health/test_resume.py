@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,68 +17,12 @@ from genqual.health.finding import Finding, Outcome
 from genqual.health.levels import Level, run
 from genqual.health.run_state import Kept, RunState
 from tests.here import CPU
-
-SCRIPT = '''
-import os, signal, sys, tempfile
-from pathlib import Path
-from genqual.atomic import write_whole
-from genqual.cli import main
-from genqual.commands import node
-from genqual.health import levels, run_state
-from genqual.health.finding import Finding, Outcome
-from genqual.health.outcomes import bad
-
-here, moment = Path(sys.argv[1]), int(sys.argv[2])
-tempfile.gettempdir = lambda: str(here)
-marks = 0
-
-def mark(what):
-    """A moment of the run, counted; at the chosen one this process is gone."""
-    global marks
-    if marks == moment:
-        os.kill(os.getpid(), signal.SIGKILL)
-    marks += 1
-    (here / "marks").write_text(str(marks))
-
-class Marked:
-    summary, privileges, seconds, stretches = "for tests", "none", 1.0, False
-    def __init__(self, name, required, wrong=False):
-        self.name, self.required, self.wrong = name, required, wrong
-    def run(self, node, seconds):
-        mark("begun")
-        with (here / "ran").open("a") as stream:
-            stream.write(self.name + "\\n")
-        if self.name == "strikes" and not (here / "struck").exists():
-            (here / "struck").touch()  # once, as hardware does: nobody sees it again after the kill
-            with (node.root / "dev/kmsg").open("a") as stream:
-                stream.write("2,101,6000,-;EDAC MC1: 1 UE memory read error on DIMM#3 (channel:0)\\n")
-        yield Finding(check=self.name, entity="core 0", outcome=Outcome.OK, required=self.required, signal=1.0)
-        mark("half")
-        if self.wrong:
-            one = bad("known_answers.wrong", "core 1", "1 of 5 wrong", signal=1.0)
-            yield one.model_copy(update={"check": self.name})
-
-def written(path, data):
-    mark("before a write")
-    write_whole(path, data)
-    mark("after a write")
-
-run_state.write_whole = written
-real = levels.run
-def on_stand_in(node, level, **more):
-    import dataclasses
-    wrong = Marked("wrong", True, True)
-    more["checks"] = [Marked("first", True), Marked("strikes", False), wrong, Marked("last", False)]
-    return real(dataclasses.replace(node, root=here / "root"), level, **more)
-levels.run = on_stand_in
-sys.argv = ["genqual", "node", "--level", "2", "--state", str(here / "state.json"), *sys.argv[3:]]
-main()
-'''
+from tests.plugin import forked
 
 
 def start(here: Path, moment: int, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", SCRIPT, str(here), str(moment), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    """`genqual node --state` over `here`, in a process that ends at that moment; -1 is none."""
+    return forked.run([str(here), str(moment), *words], os.environ, 120, "tests.health.marked_node")
 
 
 @pytest.fixture

@@ -93,32 +93,37 @@ def nothing(tmp_path: Path) -> dict[str, str]:
     return {**{key: value for key, value in os.environ.items() if key != services.REQUIRED}, "PATH": str(empty)}
 
 
-def ran_without(place: str, env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+def ran_without(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     # A folder of PostgreSQL's that is not on PATH counts as well: here there shall be none.
     start = "import sys, pathlib, pytest, tests.results.postgres as server; "
     start += "server.PACKAGED = pathlib.Path('/nowhere'); sys.exit(pytest.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", start, place, "-q", "-rs", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-c", start, *words, "-q", "-rsfE", "-p", "no:cacheprovider"]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=240)
 
 
-@pytest.mark.parametrize(
-    ("place", "command"),
-    [
-        ("tests/results/report/test_browser.py", "apt-get install -y chromium"),
-        ("tests/results/test_postgres.py", "apt-get install -y postgresql"),
-    ],
-)
-def test_what_needs_an_absent_service_skips_with_its_command_and_fails_in_a_ci(
-    place: str, command: str, nothing: dict[str, Any]
-) -> None:
-    done = ran_without(place, nothing)
+NEEDY: Final = {
+    ("tests/results/report/test_browser.py", "test_a_hostile_name_is_shown_and_never_run"): (
+        "apt-get install -y chromium"
+    ),
+    ("tests/results/test_postgres.py", "test_a_server_without_our_tables_names_the_command_and_makes_nothing"): (
+        "apt-get install -y postgresql"
+    ),
+}
+"""A file, one of its tests that makes nothing before it asks for the service, and the command that brings that."""
+
+
+def test_what_needs_an_absent_service_skips_with_its_command_and_fails_in_a_ci(nothing: dict[str, Any]) -> None:
+    done = ran_without(nothing, *(place for place, _ in NEEDY))
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ skipped", done.stdout.splitlines()[-1])
     assert not re.search(r"failed|error", done.stdout.splitlines()[-1])
-    assert command in done.stdout
-    done = ran_without(place, {**nothing, services.REQUIRED: "1"}, "-x")
+    for command in NEEDY.values():
+        assert re.search(rf"^SKIPPED .*{command}", done.stdout, re.MULTILINE), done.stdout
+    done = ran_without({**nothing, services.REQUIRED: "1"}, *("::".join(one) for one in NEEDY))
     assert done.returncode == 1, done.stdout + done.stderr
-    assert command in done.stdout
+    for (place, name), command in NEEDY.items():
+        assert re.search(rf"^(FAILED|ERROR) {place}::{name}\b", done.stdout, re.MULTILINE), done.stdout
+        assert re.search(rf"{command}.*\({services.REQUIRED} is set", done.stdout), done.stdout
 
 
 def test_the_ci_brings_every_service_and_lets_none_be_skipped() -> None:

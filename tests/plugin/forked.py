@@ -2,6 +2,7 @@
 
 `python -m tests.plugin.forked` reads requests and answers exit codes, a line of JSON each. Importing is most of a run
 that starts no rank, and the same in each; nothing that a run does is seen by the next. It never imports torch.
+Another module that ends in `serve` runs something else so: its name is `module` of `run`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -29,23 +30,25 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
+def _server(module: str) -> subprocess.Popen[str]:
     """The process that forks; it ends with this one, whose pipe it reads."""
     made = subprocess.Popen(
-        [sys.executable, "-m", "tests.plugin.forked"],
+        [sys.executable, "-m", module],
         cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     atexit.register(made.communicate)
     return made
 
 
-def run(args: Sequence[str], env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+def run(
+    args: Sequence[str], env: Mapping[str, str], timeout: float, module: str = "tests.plugin.forked"
+) -> subprocess.CompletedProcess[str]:
     """`python -m pytest ARGS` at the root of the checkout, as `subprocess.run` gives it; `timeout` in seconds.
 
     Raises TimeoutExpired. The environment of `env` is the run's from its beginning, but not that of what is imported:
     what PYTHONPATH adds is not found.
     """
-    server = _server()
+    server = _server(module)
     assert server.stdin is not None
     assert server.stdout is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -73,16 +76,16 @@ def _become(request: dict[str, Any]) -> None:
     signal.setitimer(signal.ITIMER_REAL, request["timeout"])
 
 
-def main() -> None:
-    """Serve until the input ends."""
+def serve(main: Callable[[], object]) -> None:
+    """Call `main` in a fork for each request, until the input ends; what it gives is the exit code."""
     gc.freeze()  # what is here already is no garbage of a run, and pytest collects twice at the end of each
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
             _become(json.loads(line))
-            raise SystemExit(pytest.main())
+            raise SystemExit(main())
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    serve(pytest.main)

@@ -69,31 +69,28 @@ def model_of(case: Case, dtype: torch.dtype) -> Any:
     return model
 
 
-def taken(case: Case) -> bool:
-    """Whether this release can build the model."""
+def taken(case: Case, dtype: torch.dtype) -> Any:
+    """The model, or None where this release cannot build it."""
     try:
-        model_of(case, torch.float32)
+        return model_of(case, dtype)
     except (SystemExit, KeyError, AttributeError, ValueError) as error:
         print(f"{case['out']}: {type(error).__name__}: {error}"[:500], file=sys.stderr)
-        return False
-    return True
+        return None
 
 
-def logits(case: Case, dtype: torch.dtype) -> torch.Tensor:
-    model = model_of(case, dtype)
+def logits(model: Any, case: Case) -> torch.Tensor:
     out: torch.Tensor = model(input_ids=torch.tensor([case["ids"]]), use_cache=False).logits[0]
-    if out.dtype != dtype:
-        raise SystemExit(f"{case['config']}: logits came as {out.dtype}, not {dtype}")
+    if out.dtype != model.dtype:
+        raise SystemExit(f"{case['config']}: logits came as {out.dtype}, not {model.dtype}")
     return out
 
 
-def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
-    """How far logits move when a part of the last layer but one, or of the model, shifts its channels.
+def moved(model: Any, case: Case, plain: torch.Tensor) -> torch.Tensor:
+    """How far logits move from `plain` when a part of the last layer but one, or of the model, shifts its channels.
 
     Not a number for a part that this layer does not have.
     """
-    model, ids = model_of(case, dtype), torch.tensor([case["ids"]])
-    plain, found = model(input_ids=ids, use_cache=False).logits, []
+    found = []
     for name in PARTS:
         try:
             part = places(model).part(name, -2)
@@ -101,10 +98,21 @@ def moved(case: Case, dtype: torch.dtype) -> torch.Tensor:
             found.append(torch.tensor(torch.nan))
             continue
         undo = output(object(), part, lambda result: result.roll(1, -1))
-        found.append((model(input_ids=ids, use_cache=False).logits - plain).abs().max() / plain.std())
+        found.append((logits(model, case) - plain).abs().max() / plain.std())
         undo()
-    assert torch.equal(model(input_ids=ids, use_cache=False).logits, plain)
+    assert torch.equal(logits(model, case), plain)
     return torch.stack(found)
+
+
+def in_single(case: Case) -> dict[str, torch.Tensor]:
+    """What of `case` is computed in float32, all of it by one model; nothing where this release cannot build it."""
+    model = taken(case, torch.float32)
+    if model is None:
+        return {}
+    found = {"fp32": logits(model, case)}
+    if case.get("moved", case["single"]):
+        found["moved"] = moved(model, case, found["fp32"])
+    return found if case["single"] else {"moved": found["moved"]}
 
 
 def patched() -> None:
@@ -118,20 +126,15 @@ def patched() -> None:
 def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    cases = [case for case in asked if taken(case)]
+    cases = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     with torch.no_grad():
-        single = {case["out"]: logits(case, torch.float32) for case in cases if case["single"]}
-        shifted = [case for case in cases if case.get("moved", case["single"])]
-        parts = {case["out"]: moved(case, torch.float32) for case in shifted}
+        # Before the patch, which stays.
+        single = {case["out"]: in_single(case) for case in cases if case["single"] or case.get("moved")}
         patched()
         for case in cases:
-            found = {"fp64": logits(case, torch.float64)}
-            if case["single"]:
-                found |= {"fp32": single[case["out"]]}
-            if case["out"] in parts:
-                found |= {"moved": parts[case["out"]]}
-            save_file({name: tensor.contiguous() for name, tensor in found.items()}, case["out"])
+            if (model := taken(case, torch.float64)) is not None:
+                found = single.get(case["out"], {}) | {"fp64": logits(model, case)}
+                save_file({name: tensor.contiguous() for name, tensor in found.items()}, case["out"])
 
 
 if __name__ == "__main__":
