@@ -10,8 +10,7 @@ from genqual.cases import Case
 from genqual.conformance.judgement import Judgement
 from genqual.session.failure_message import paragraph
 from tests.here import CPU
-from tests.plugin.suite import suite
-from tests.plugin.test_tiers import EXAMPLE
+from tests.plugin.suite import EXAMPLE, suite
 
 FAILED = Judgement("fail", "fp32", "logits", "Step 3 of prompt 1 is off. Smallest example of 9 tried: cuts = [1, 4].")
 
