@@ -71,7 +71,7 @@ def matrix(store: Path, env: dict[str, str], *words: str, only: str = "") -> sub
     command = [sys.executable, "-m", "genqual.cli", "faults", "matrix", "--models", "llama-tiny", "--dtypes", "fp32"]
     return subprocess.run(
         [*command, "--store", str(store), *words],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=900, check=False,
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=3600, check=False,
     )  # fmt: skip
 
 
@@ -126,6 +126,16 @@ def test_every_fault_of_an_engine_that_shows_tokens_only_is_found(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     found = FaultMatrix(Store(store).cells.values())
     assert len(found.faults) == 10
+    assert (found.survivors(), found.false_alarms(), found.errors) == ([], [], [])
+
+
+@pytest.mark.heavy
+def test_every_fault_that_fits_a_third_partys_engine_is_found(tmp_path: Path, installed: dict[str, str]) -> None:
+    store = tmp_path / "cells.jsonl"
+    done = matrix(store, installed, "--engines", "theirs:1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = FaultMatrix(Store(store).cells.values())
+    assert len(found.faults) >= 30
     assert (found.survivors(), found.false_alarms(), found.errors) == ([], [], [])
 
 
