@@ -20,7 +20,7 @@ from pathlib import Path
 from genqual.cases import Json
 from genqual.devices.registry import processor
 from genqual.health.checks.rank_steps import RUNS, group_plan, measured
-from genqual.health.stragglers import Standing, crossed_standings, rank_standings
+from genqual.health.stragglers import Standing, rank_standings
 from genqual.ranks.client import Generator
 from genqual.ranks.pool import Pool
 
@@ -53,13 +53,12 @@ def main(arguments: list[str]) -> int:
 
 
 def names(generator: Generator, params: dict[str, Json] | None, what: str) -> list[str]:
-    """The ranks that are named in one run. Cores are shown, and what the ranks would read if each kept its core."""
+    """The ranks that are named in one run; ranks and cores are shown."""
     times = measured(generator, None if params is None else (SLOW, params), RUNS)
     if isinstance(times, str):
         sys.exit(times)
-    ranks, cores = crossed_standings(times)
-    kept = rank_standings({f"kept {rank}": one[::2] for rank, one in enumerate(times)})
-    print(what, *(shown(one) for one in (*ranks, *cores, *kept)), flush=True)
+    ranks, cores = rank_standings(times)
+    print(what, *(shown(one) for one in (*ranks, *cores)), flush=True)
     return [one.entity for one in ranks if one.is_straggler]
 
 

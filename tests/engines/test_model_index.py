@@ -80,7 +80,7 @@ def test_it_is_read_once_and_again_when_a_file_changed(folder: Path) -> None:
     assert read.asked == 3
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[[1]]", '[["llama", 3]]', "[[[], 3]]"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[[1]]", '[["llama", 3]]', "[[[], 3]]"])
 def test_what_is_damaged_is_read_again(folder: Path, tmp_path: Path, text: str) -> None:
     read = Reader()
     first = model_index._looking_first(read)(folder)

@@ -24,7 +24,7 @@ def step_times(
     """`cpu_s` (runs, steps - 1): CPU seconds of the thread that computes, from step to step, over `runs` generations.
 
     With `cores`, those of each rank, the ranks change places: in run i rank r stands where rank r + i would. Then a
-    slow rank is told from a slow core (`stragglers.crossed_standings`).
+    slow rank is told from a slow core (`stragglers.rank_standings`).
 
     CPU time, since ranks that exchange activations end each step together: whoever is slow makes all wait, and waiting
     takes none. Of that thread alone: gloo's own poll while they wait, for as long as the model computes. On an

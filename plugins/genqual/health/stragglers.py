@@ -46,28 +46,14 @@ def standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
     return [standing_of(name, ratios) for name, ratios in zip(names, _ratios(table), strict=True)]
 
 
-def rank_standings(seconds: Mapping[str, NDArray[np.float64]]) -> list[Standing]:
-    """Each rank against the median of its siblings at the same step; `seconds` (runs, steps) by rank, of the same runs.
-
-    One run gives one ratio, the median of its steps': steps of one run share what disturbs the host then and are no
-    independent evidence, so the interval is over runs. Raises ValueError as `standings` does.
-    """
-    names = sorted(seconds)
-    table = _checked(names, seconds)
-    if table.ndim != 3:
-        raise ValueError(f"seconds of {table.ndim - 1} dimensions: (runs, steps) are wanted")
-    _order(table.shape[1])
-    by_run = np.median(_ratios(table), axis=-1)
-    return [standing_of(name, ratios) for name, ratios in zip(names, by_run, strict=True)]
-
-
-def crossed_standings(seconds: Sequence[NDArray[np.float64]]) -> tuple[list[Standing], list[Standing]]:
+def rank_standings(seconds: Sequence[NDArray[np.float64]]) -> tuple[list[Standing], list[Standing]]:
     """Ranks and places (cores, cards), each beside its siblings; `seconds` (runs, steps) by rank, who change places.
 
     In run i rank r stood in place r + i, modulo their number: `steps_in_rank.step_times`. In as many runs as there are
     ranks each rank meets each place once. Over such a block the mean of a rank's log ratios is free of the places, and
     that of a place is free of the ranks; what changes slowly cancels too. The interval is over blocks, by Wilcoxon's
-    signed ranks: parts that are alike are exchangeable, so their log ratios lie evenly to both sides. Raises
+    signed ranks: parts that are alike are exchangeable, so their log ratios lie evenly to both sides. A run gives one
+    ratio, the median of its steps': they share what disturbs the host then, and are no independent evidence. Raises
     ValueError as `standings` does, and where the runs are no whole blocks.
     """
     names = [f"{number}" for number in range(len(seconds))]
@@ -132,7 +118,7 @@ def _order(rounds: int) -> int:
     """The order statistic from each end whose interval holds the median with CONFIDENCE. Raises ValueError."""
     tail, below = (1.0 - CONFIDENCE) / 2.0, 0.0
     for rank in range(rounds // 2):
-        below += math.comb(rounds, rank) * 0.5**rounds
+        below += math.comb(rounds, rank) / (1 << rounds)  # of integers: a float holds no 2 ** 1024
         if below > tail:
             if rank == 0:
                 break

@@ -157,7 +157,7 @@ def _next_steps(terminal: pytest.TerminalReporter, tally: Tally) -> None:
         verdicts = ", ".join(dict.fromkeys(row.verdict for row in of))
         terminal.write_line(f"{len(of)} x {verdicts}: {command}")
     if failures > MOST_FAILURES:
-        terminal.write_line(f"{failures - MOST_FAILURES} more run a failure again: --junit-xml keeps them all")
+        terminal.write_line(f"{failures - MOST_FAILURES} more such commands are in what --junit-xml writes")
 
 
 def _for_ci(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.machinery
-import importlib.util
 import json
 import os
 import sys
@@ -63,6 +62,8 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self._real  # who asks for the source asks as ever
         if read := getattr(module, FUNCTION, None):
             setattr(module, FUNCTION, _looking_first(read))
 
@@ -77,7 +78,8 @@ def _looking_first(read: Callable[[Any], Found]) -> Callable[[Any], Found]:
             return read(module_path)
         kept = cache_dir() / "transformers-models" / f"{state_of(folder)[:32]}.json"
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return decoded(json.loads(kept.read_text(encoding="utf-8")))
+            if known := decoded(json.loads(kept.read_text(encoding="utf-8"))):
+                return known
         fresh = read(module_path)
         with contextlib.suppress(OSError):
             write_whole(kept, json.dumps(encoded(fresh)).encode())

@@ -17,7 +17,7 @@ from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
-from genqual.health.stragglers import LEAST, crossed_standings
+from genqual.health.stragglers import LEAST, rank_standings
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan, plan
@@ -59,7 +59,7 @@ class RankSteps:
             yield self._silent(Outcome.UNAVAILABLE, times)
             return
         limit = Threshold(value=LEAST, unit="slower than its sibling", source="interval of 99.99 % over generations")
-        ranks, places = crossed_standings(times)
+        ranks, places = rank_standings(times)
         cores = [replace(one, entity=f"core {core}") for core, one in zip(node.cores, places, strict=False)]
         for one in [*ranks, *cores]:
             said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {RUNS} runs"

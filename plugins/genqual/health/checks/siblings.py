@@ -29,21 +29,20 @@ class Stragglers:
     stretches = False
     privileges = "none"
 
-    def __init__(self, slower: dict[int, float] | None = None, rounds: int = ROUNDS) -> None:
+    def __init__(self, slower: dict[int, float] | None = None) -> None:
         self._slower = slower or {}  # core -> more work, for tests
-        self._rounds = rounds
 
     def run(self, node: Node, seconds: float) -> Iterable[Finding]:
         """A finding a core; one for the host where there are no siblings or a process died."""
         if len(node.cores) < 2:
             yield self._silent(Outcome.UNAVAILABLE, "one core has no siblings: judge it with --under-test node")
             return
-        node.say(f"{self.name}: {self._rounds} rounds over {len(node.cores)} cores")
+        node.say(f"{self.name}: {ROUNDS} rounds over {len(node.cores)} cores")
         times: dict[str, list[float]] = {f"core {core}": [] for core in node.cores}
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker(core)) for core in node.cores]
             try:
-                for _ in range(self._rounds):
+                for _ in range(ROUNDS):
                     for core, worker in zip(node.cores, workers, strict=True):
                         times[f"core {core}"].append(_ask(worker))
             except (OSError, ValueError) as error:
@@ -54,7 +53,7 @@ class Stragglers:
                     worker.kill()
         limit = Threshold(value=LEAST, unit="slower than the median of its siblings", source="interval of 99.99 %")
         for one in standings({name: np.array(values) for name, values in times.items()}):
-            said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}) in {self._rounds} rounds"
+            said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}) in {ROUNDS} rounds"
             if one.is_straggler:
                 yield bad(f"{self.name}.slow", one.entity, said, signal=one.slower, threshold=limit)
             else:
