@@ -19,8 +19,8 @@ from pathlib import Path
 
 from genqual.cases import Json
 from genqual.devices.registry import processor
-from genqual.health.checks.rank_steps import RUNS, group_plan, measured
-from genqual.health.stragglers import Standing, rank_standings
+from genqual.health.checks.rank_steps import RankSteps, decided, group_plan
+from genqual.health.stragglers import Standing
 from genqual.ranks.client import Generator
 from genqual.ranks.pool import Pool
 
@@ -54,11 +54,11 @@ def main(arguments: list[str]) -> int:
 
 def names(generator: Generator, params: dict[str, Json] | None, what: str) -> list[str]:
     """The ranks that are named in one run; ranks and cores are shown."""
-    times = measured(generator, None if params is None else (SLOW, params), RUNS)
-    if isinstance(times, str):
-        sys.exit(times)
-    ranks, cores = rank_standings(times)
-    print(what, *(shown(one) for one in (*ranks, *cores)), flush=True)
+    found = decided(generator, None if params is None else (SLOW, params), RankSteps.seconds)
+    if isinstance(found, str):
+        sys.exit(found)
+    ranks, cores, runs = found
+    print(what, *(shown(one) for one in (*ranks, *cores)), f"{runs} runs", flush=True)
     return [one.entity for one in ranks if one.is_straggler]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,43 @@ def test_the_rank_or_the_core_that_is_slow_is_named(
     assert {name: one.component for name, one in said.items() if one.outcome == "bad"} == (
         {named: component} if named else {}
     )
+
+
+def some_times(*, rank: float = 1.0, noise: float = 0.005) -> Iterator[list[np.ndarray]]:
+    """As `times`, drawn anew each time; `noise` is that of a generation, which its steps share."""
+    random = np.random.default_rng(3)
+    while True:
+        shared = np.exp(noise * random.standard_normal((2, 120, 1))) * np.ones(7)
+        shared[1] *= rank
+        yield list(2e-3 * shared)
+
+
+@pytest.mark.parametrize(
+    ("rank", "noise", "seconds", "looks", "named"),
+    [
+        (1.05, 0.005, 60.0, 1, ["rank 1"]),
+        (1.05, 0.08, 60.0, 2, ["rank 1"]),
+        (1.0, 0.005, 60.0, 1, []),
+        (1.018, 0.005, 60.0, 1, ["rank 1"]),  # a core would not be named for that
+        (1.012, 0.02, 60.0, 4, []),  # near the limit: nobody is named, however often one looks
+        (1.05, 0.08, 0.0, 1, []),  # no time for more
+    ],
+)
+def test_it_goes_on_while_a_rank_s_interval_is_open(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: float,
+    noise: float,
+    seconds: float,
+    looks: int,
+    named: list[str],
+) -> None:
+    drawn = list(itertools.islice(some_times(rank=rank, noise=noise), 9))
+    monkeypatch.setattr(rank_steps, "measured", lambda generator, fault: drawn.pop(0))
+    said = list(RankSteps().run(Node(CPU, (4, 7), tmp_path), seconds))
+    assert len(drawn) == 9 - looks, said
+    assert [one.entity for one in said if one.outcome == "bad"] == named, said
+    assert all(f"{120 * looks} runs" in (one.evidence or "") for one in said)
 
 
 def test_what_cannot_be_told_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

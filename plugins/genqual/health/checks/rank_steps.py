@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
-from genqual.health.stragglers import LEAST, rank_standings
+from genqual.health.stragglers import Standing, rank_standings
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import GroupPlan, plan
@@ -25,6 +27,7 @@ from genqual.ranks.pool import Pool
 
 ENTRY: Final = "genqual.health.steps_in_rank:step_times"
 RUNS, STEPS = 120, 8
+MOST_LOOKS: Final = 4  # of RUNS each, while a rank's interval is open; each look has the interval of 99.99 %
 _MODEL, _ENGINE = "llama-tiny", "transformers-tp"
 
 
@@ -34,7 +37,7 @@ class RankSteps:
     name = "rank_steps"
     summary = "a generation by two ranks in turns on two cores; the rank or the core that takes longer is named"
     required = False
-    seconds = 25.0
+    seconds = 45.0
     stretches = False
     privileges = "none"
 
@@ -46,23 +49,25 @@ class RankSteps:
         if len(node.cores) < 2:
             yield self._silent(Outcome.UNAVAILABLE, "one core has no room for two ranks")
             return
-        node.say(f"{self.name}: {RUNS} generations by two ranks")
+        node.say(f"{self.name}: {RUNS} generations by two ranks, up to {MOST_LOOKS} times as many while that is open")
         pool = Pool(1, progress=lambda text: None)
         try:
-            times = measured(Generator(pool, group_plan(node.device, node.cores[:2], node.work / "logs")), self._fault)
+            generator = Generator(pool, group_plan(node.device, node.cores[:2], node.work / "logs"))
+            found = decided(generator, self._fault, seconds)
         except (GenqualError, GroupLost) as error:
             yield self._silent(Outcome.UNKNOWN, f"{type(error).__name__}: {str(error)[:400]}")
             return
         finally:
             pool.close_all()
-        if isinstance(times, str):
-            yield self._silent(Outcome.UNAVAILABLE, times)
+        if isinstance(found, str):
+            yield self._silent(Outcome.UNAVAILABLE, found)
             return
-        limit = Threshold(value=LEAST, unit="slower than its sibling", source="interval of 99.99 % over generations")
-        ranks, places = rank_standings(times)
+        ranks, places, runs = found
         cores = [replace(one, entity=f"core {core}") for core, one in zip(node.cores, places, strict=False)]
         for one in [*ranks, *cores]:
-            said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {RUNS} runs"
+            source = "interval of 99.99 % over generations"
+            limit = Threshold(value=one.least, unit="slower than its sibling", source=source)
+            said = f"{one.slower:+.1%} ({one.low:+.1%} to {one.high:+.1%}), {runs} runs"
             if one.is_straggler:
                 slow = "slow" if one in ranks else "slow_core"
                 yield bad(f"{self.name}.{slow}", one.entity, said, signal=one.slower, threshold=limit)
@@ -72,6 +77,28 @@ class RankSteps:
 
     def _silent(self, outcome: Outcome, why: str) -> Finding:
         return Finding(check=self.name, entity="host", outcome=outcome, evidence=why)
+
+
+def decided(
+    generator: Generator, fault: tuple[str, dict[str, Json]] | None = None, seconds: float = math.inf
+) -> tuple[list[Standing], list[Standing], int] | str:
+    """Ranks, their places, and over how many generations; or why there are none.
+
+    RUNS generations, and again while a rank's interval holds both "named" and "not named": at most MOST_LOOKS times,
+    and no more than fit into `seconds` by what the last ones took.
+    """
+    began = time.monotonic()
+    times = measured(generator, fault)
+    for look in range(1, MOST_LOOKS + 1):
+        if isinstance(times, str):
+            return times
+        ranks, places = rank_standings(times)
+        took = time.monotonic() - began
+        if look == MOST_LOOKS or not any(one.is_open for one in ranks) or took * (look + 1) / look > seconds:
+            break
+        more = measured(generator, fault)
+        times = more if isinstance(more, str) else [np.concatenate(both) for both in zip(times, more, strict=True)]
+    return ranks, places, len(times[0])
 
 
 def measured(
