@@ -76,18 +76,22 @@ WRONG: Final[dict[str, dict[str, Any]]] = {
 
 
 def write(folder: Path, name: str) -> None:
-    """One checkpoint in fp32: no norm is one and no bias is zero."""
+    """One checkpoint in fp32."""
+    checkpoint(folder / name, name, BASE | {**RIGHT, **WRONG}[name])
+
+
+def checkpoint(directory: Path, architecture: str, config: dict[str, Any]) -> None:
+    """Random weights in fp32, the same for a name of `directory`: no norm is one and no bias is zero."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(sum(map(ord, name)))
-    config = AutoConfig.for_model(name, **(BASE | {**RIGHT, **WRONG}[name]))
-    model = AutoModelForCausalLM.from_config(config).float()
+    torch.manual_seed(sum(map(ord, directory.name)))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **config)).float()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 1:
                 weight.add_(0.1 * torch.randn_like(weight))
-    model.save_pretrained(folder / name)
+    model.save_pretrained(directory)
 
 
 if __name__ == "__main__":

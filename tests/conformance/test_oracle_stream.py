@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
-from genqual.conformance.oracle.streamed_weights import BLOCK
+from genqual.conformance.oracle.streamed_weights import BLOCK, Window
 from genqual.conformance.references import file as reference_file
 from genqual.conformance.references.make import Reference, make
 from genqual.errors import BadInput
@@ -149,10 +149,95 @@ def test_each_weight_is_read_once_a_pass_whatever_the_number_of_prompts(tmp_path
     oracle.run()
     sizes = {name: values.size for name, values in parameters(LLAMA).items()}
     layers = sum(size for name, size in sizes.items() if ".layers." in name)
-    choices = STEPS * (sizes["lm_head.weight"] + sizes["model.norm.weight"])
+    choices = (STEPS + 1) * (sizes["lm_head.weight"] + sizes["model.norm.weight"])  # the last proves them all at once
     longest = [len(row) + STEPS - 1 for row in PROMPTS]
     embedded = (sum(map(len, PROMPTS)) + (STEPS - 1) * len(PROMPTS) + sum(longest)) * 64
     assert oracle.read == (STEPS + 1) * layers + choices + embedded
+
+
+def misled(monkeypatch: pytest.MonkeyPatch, *, most: int = 1000) -> list[None]:
+    """Products in float32 are off by as much as they are large, `most` times: tokens that nobody would choose."""
+    plain = Window._products
+    done: list[None] = []
+    random = np.random.default_rng(4)
+
+    def off(self: Window, want: Any, given: list[Any]) -> list[Any]:
+        found = plain(self, want, given)
+        if self.narrow and len(done) < most:
+            done.append(None)
+            found = [one + random.standard_normal(one.shape) * np.abs(one).max() for one in found]
+        return found
+
+    monkeypatch.setattr(Window, "_products", off)
+    return done
+
+
+@CONFIGS
+@pytest.mark.parametrize("most", [3, 1000])
+def test_a_token_that_float32_chose_wrongly_is_chosen_again(
+    config: Mapping[str, Any], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = misled(monkeypatch, most=most)
+    seen: list[Progress] = []
+
+    def stops(now: Progress) -> None:
+        seen.append(now)
+        if len(seen) % 7 == 0:
+            raise Interrupted
+
+    corrected = 0
+    while True:
+        oracle = streamed(config, tmp_path)
+        try:
+            oracle.run(stops)
+        except Interrupted:
+            continue
+        finally:
+            corrected += oracle.corrected
+        break
+    assert done
+    assert corrected > 0
+    assert reference_file.write(referred(oracle), tmp_path / "a") == reference_file.write(
+        in_memory(config), tmp_path / "b"
+    )
+
+
+def test_a_choice_that_was_wrong_costs_passes_of_its_own_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second prompt's last token is wrong: nothing is chosen again, and the full pass is made twice."""
+    plain = StreamedOracle._next_tokens
+
+    def wrong(self: StreamedOracle, place: Any) -> Any:
+        found = plain(self, place)
+        if found.turn == STEPS:
+            found.tokens[1, -1] = (found.tokens[1, -1] + 1) % self.vocabulary
+        return found
+
+    monkeypatch.setattr(StreamedOracle, "_next_tokens", wrong)
+    seen: list[Progress] = []
+    oracle = streamed(LLAMA, tmp_path)
+    oracle.run(seen.append)
+    assert oracle.corrected == 1
+    assert [(now.turn, now.layer) for now in seen[-3 - 4 :]] == [(5, 1), (5, 2), (5, 3), (0, 0), (0, 1), (0, 2), (0, 3)]
+    assert reference_file.write(referred(oracle), tmp_path / "a") == reference_file.write(
+        in_memory(LLAMA), tmp_path / "b"
+    )
+
+
+def test_choices_are_made_in_float32_and_proved_in_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[str] = []
+    plain = Window._part
+
+    def noted(self: Window, name: str, start: int, stop: int, dtype: Any) -> Any:
+        widths.append(np.dtype(dtype).name)
+        return plain(self, name, start, stop, dtype)
+
+    monkeypatch.setattr(Window, "_part", noted)
+    oracle = streamed(LLAMA, tmp_path)
+    oracle.run()
+    matrices = 3 * 7 + 1  # of the layers, and the head
+    assert widths.count("float32") == STEPS * matrices
 
 
 def interrupted(room: Path, *, after: int = 9) -> Path:

@@ -64,6 +64,23 @@ def test_the_hash_refuses_doubles_and_repetitions() -> None:
         weights.hash_state([("a", np.zeros(2, np.float32))] * 2)
 
 
+def test_a_weight_that_is_hashed_in_parts_has_the_same_hash(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, sizes = resolve(str(llama_tiny(tmp_path / "m"))), []
+    whole = weights.hash_state((name, np.asarray(values)) for name, values in weights.lazily(spec).items())
+    plain = weights._bytes
+
+    def noted(values: np.ndarray) -> memoryview:
+        sizes.append(values.size)
+        return plain(values)
+
+    monkeypatch.setattr(weights, "_HASHED", 1000)
+    monkeypatch.setattr(weights, "_bytes", noted)
+    assert weights.sha256(spec) == whole
+    assert max(sizes) <= 1000
+
+
 def test_the_hash_of_a_directory_is_kept_until_a_file_changes(tmp_path: Path, own_cache: Path) -> None:
     made = llama_tiny(tmp_path / "m")
     spec = resolve(str(made))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,23 @@ def test_it_grows_with_what_it_is_made_of() -> None:
     assert found.tolerances_s == 0
     only_memory = Rates(infinite, infinite, 1.0, infinite, infinite, 0.0)
     assert cost(size, only_memory, [5, 7], 3, [], stream=False, stored=0).oracle_s == 6 * 8 * size.active
-    streamed = cost(size, Rates(infinite, infinite, infinite, 1.0, infinite, 0.0), [5], 3, [], stream=True, stored=0)
-    assert streamed.oracle_s == 4 * size.weights
+    only_widened = Rates(infinite, infinite, infinite, 1.0, infinite, 0.0)
+    streamed = cost(size, only_widened, [5], 3, [], stream=True, stored=0).oracle_s
+    # Three choices by 5, 1 and 1 tokens; the full pass over 8 is twice as wide, and so is the head of the one row.
+    left = 1 - size.active / size.weights
+    passes = (1 - left**5) + 2 * (1 - left) + 2 * (1 - left**8)
+    assert streamed == pytest.approx(0.5 * (size.weights * passes + 2 * 64 * 32), rel=1e-6)
+    only_products = Rates(1.0, 1.0, infinite, infinite, infinite, 0.0)
+    streamed = cost(size, only_products, [5], 3, [], stream=True, stored=0).oracle_s
+    assert streamed == pytest.approx(2 * size.active * (5 + 2) + 2 * size.active * 8 / 0.6)
+    only_files = Rates(infinite, infinite, infinite, infinite, 1.0, 0.0)
+    once = cost(size, only_files, [5], 3, [], stream=True, stored=10**6, cached=True).oracle_s
+    often = cost(size, only_files, [5], 3, [], stream=True, stored=10**6).oracle_s
+    assert once == pytest.approx(10**6, rel=1e-6)
+    assert often == pytest.approx(once + 10**6 * (passes - (1 - left**8) + 64 * 32 / size.weights), rel=1e-6)
+    a_mixture = replace(size, active=size.weights // 16)
+    fewer = cost(a_mixture, only_widened, [5], 3, [], stream=True, stored=0).oracle_s
+    assert fewer < 0.5 * cost(size, only_widened, [5], 3, [], stream=True, stored=0).oracle_s
     here = measured()
     more = [cost(size, here, [8], 4, schemes, stream=False, stored=10**6) for schemes in ([], ["bf16"], ["bf16"] * 2)]
     assert more[0].tolerances_s < more[1].tolerances_s < more[2].tolerances_s

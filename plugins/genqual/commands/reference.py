@@ -95,10 +95,11 @@ def reference(
     models of one name have one each. An existing reference of the same weights that differs is overwritten only with
     --reason; with it, one of other weights that has MODEL's name is, too.
 
-    With --stream the oracle says the same to the bit, in the memory of one layer in float64: each token and the last,
-    full pass read every weight once. Run the same command again after an interruption, and it goes on at the layer
-    where it was; the state (keys, values and hidden states of all prompts) is removed at the end. Envelopes are then
-    measured with weights offloaded to disk, too.
+    With --stream the oracle says the same, and never holds more than blocks of a weight: each token is chosen by a pass
+    over all weights in float32, and the last, full pass in float64 proves every choice and is what is kept. Run the
+    same command again after an interruption, and it goes on at the layer where it was; the state (keys, values and
+    hidden states of all prompts) is removed at the end. Envelopes are then measured with weights offloaded to disk,
+    too. An 8B model takes minutes on two cores; what a model takes is said before it begins.
 
     With --by transformers an engine is held against other software of the same family: faults that both share are not
     found, and every verdict says "not independent". It serves any model that transformers loads.

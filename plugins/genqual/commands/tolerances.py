@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import psutil
+
 from genqual.commands.fault_free import fault_free_runs, fp32_run
 from genqual.commands.rates import measured
 from genqual.commands.streaming import say
@@ -39,7 +41,8 @@ def estimate(
     files = weight_files(spec)
     rates = measured(files[0] if files else None)
     stored = sum(file.stat().st_size for file in files)
-    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored), rates
+    cached = stored < psutil.virtual_memory().available
+    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored, cached=cached), rates
 
 
 def size_of(spec: ModelSpec) -> Size | None:

@@ -92,6 +92,9 @@ class _Rounded:
         loaded = self._activations(self._weights[name])
         return self._matrix(loaded) if self._matrix and name in self._matrices else loaded
 
+    def matrix(self, name: str) -> F64:
+        return self[name]
+
 
 @dataclass(frozen=True)
 class _How:

@@ -30,6 +30,7 @@ from genqual.models.quantised.checkpoint import Dequantised
 from genqual.models.spec import ModelSpec
 
 _HEAD: Final = "lm_head.weight"
+_HASHED: Final = 4_000_000  # weights that are hashed at once
 
 
 def config(spec: ModelSpec) -> dict[str, Json]:
@@ -175,8 +176,7 @@ def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]], others: Mapping
     for name, values in items:
         if name in digests or values.dtype != np.float32:
             raise ValueError(f"{name}: {values.dtype}, must be float32 and come once")
-        head = f"{name}\0{','.join(map(str, values.shape))}\0".encode()
-        found = digest.of_bytes(head, np.ascontiguousarray(values, dtype="<f4").reshape(-1).data)
+        found = digest.of_bytes(_head(name, values.shape), _bytes(values))
         digests[name] = bytes.fromhex(found)
     return digest.of_parts(digests[name] for name in sorted(digests))
 
@@ -220,8 +220,29 @@ def _stored_hash(spec: ModelSpec) -> str:
     section = stored_config(spec).get(SECTION)
     if narrow and section:
         digests[SECTION] = bytes.fromhex(digest.of_text(json.dumps(section, sort_keys=True)))
-    wide = {name: stored for name, stored in named.items() if name not in narrow}
-    return hash_state(((name, safetensor.read(stored, entries[stored])) for name, stored in wide.items()), digests)
+    for name, stored in named.items():
+        if name not in narrow:
+            digests[name] = _digest_in_parts(name, stored, entries[stored])
+    return hash_state((), digests)
+
+
+def _digest_in_parts(name: str, stored: str, entry: safetensor.TensorEntry) -> bytes:
+    """The digest of a weight as `hash_state` has it, without ever holding all of an embedding."""
+    if not entry.shape:
+        parts: Iterable[NDArray[np.float32]] = [safetensor.read(stored, entry)]
+    else:
+        rows = max(1, _HASHED // max(1, math.prod(entry.shape[1:])))
+        starts = range(0, entry.shape[0], rows)
+        parts = (safetensor.read(stored, entry, (start, min(start + rows, entry.shape[0]))) for start in starts)
+    return bytes.fromhex(digest.of_parts(chain([_head(name, entry.shape)], (_bytes(part) for part in parts))))
+
+
+def _head(name: str, shape: tuple[int, ...]) -> bytes:
+    return f"{name}\0{','.join(map(str, shape))}\0".encode()
+
+
+def _bytes(values: NDArray[np.float32]) -> memoryview:
+    return np.ascontiguousarray(values, dtype="<f4").reshape(-1).data
 
 
 def _check_tied(spec: ModelSpec, entries: Mapping[str, safetensor.TensorEntry]) -> None:

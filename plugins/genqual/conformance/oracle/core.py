@@ -70,6 +70,10 @@ class Weights:
             self._kept[name] = array
         return array
 
+    def matrix(self, name: str) -> F64:
+        """The weight of a linear layer, of which only products are wanted: `x @ weight.T`, or `x @ weight`."""
+        return self[name]
+
 
 class LayerState:
     """Named arrays that one layer keeps of one sequence.

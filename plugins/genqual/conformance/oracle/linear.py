@@ -24,6 +24,6 @@ class Linear(Part):
 
     def __call__(self, x: F64, at: At) -> F64:
         """`x` (tokens, in) -> (tokens, out)."""
-        weight = at.weights[f"{self.name}.weight"]
+        weight = at.weights.matrix(f"{self.name}.weight")
         y: F64 = x @ (weight if self.transposed else weight.T)
         return y + at.weights[f"{self.name}.bias"] if self.bias else y

@@ -18,7 +18,7 @@ from genqual import digest
 from genqual.conformance.oracle.core import F64, I64, LayerState
 from genqual.errors import BadInput
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 _STATE: Final = "state.safetensors"
 
 
@@ -26,8 +26,9 @@ _STATE: Final = "state.safetensors"
 class Place:
     """Where a run is: `states` (a row's tokens, hidden), one array a row, are what goes into `layer` in pass `turn`.
 
-    `tokens` (rows, tokens chosen so far). At layer 0 there are no states: they are embedded anew. `margins` are those
-    that routers wrote down in the full pass so far, (tokens, layers) a row; none before it, and none without routers.
+    `tokens` (rows, steps), 0 where none was chosen yet, of which the first `proven` (rows,) an earlier full pass chose.
+    At layer 0 there are no states: they are embedded anew. `margins` are those that routers wrote down in the full pass
+    so far, (tokens, layers) a row; none before it, and none without routers.
     """
 
     turn: int
@@ -35,6 +36,7 @@ class Place:
     tokens: I64
     states: tuple[F64, ...]
     margins: tuple[F64, ...] = ()
+    proven: tuple[int, ...] = ()
 
 
 class StreamState:
@@ -47,19 +49,20 @@ class StreamState:
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self._key = folder, key
 
-    def place(self, rows: int) -> Place:
+    def place(self, rows: int, steps: int) -> Place:
         """Where the run was left; its beginning if there is nothing yet. Raises BadInput on a damaged file."""
         file = self.folder / _STATE
         if not file.exists():
-            return Place(0, 0, np.zeros((rows, 0), dtype=np.int64), ())
+            return Place(0, 0, np.zeros((rows, steps), dtype=np.int64), (), proven=(0,) * rows)
         arrays, said = self._read(file)
         states = tuple(arrays[f"row{row}"] for row in range(rows)) if int(said["layer"]) else ()
         margins = tuple(arrays[f"margins{row}"] for row in range(rows) if f"margins{row}" in arrays)
-        return Place(int(said["turn"]), int(said["layer"]), arrays["tokens"], states, margins)
+        proven = tuple(int(count) for count in arrays["proven"])
+        return Place(int(said["turn"]), int(said["layer"]), arrays["tokens"], states, margins, proven)
 
     def keep(self, place: Place) -> None:
         """Write where the run is."""
-        arrays: dict[str, NDArray[Any]] = {"tokens": place.tokens}
+        arrays: dict[str, NDArray[Any]] = {"tokens": place.tokens, "proven": np.array(place.proven)}
         arrays |= {f"row{row}": states for row, states in enumerate(place.states)}
         arrays |= {f"margins{row}": margins for row, margins in enumerate(place.margins)}
         self._write(self.folder / _STATE, arrays, {"turn": str(place.turn), "layer": str(place.layer)})

@@ -1,33 +1,46 @@
-"""Parameters of one layer at a time, and tables of a vocabulary in blocks: bounded memory. Pure: NumPy only."""
+"""Parameters of one layer at a time, matrices and tables in blocks: bounded memory. Pure: NumPy only."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from genqual.conformance.oracle.core import F64, I64, Weights
+from genqual.conformance.oracle.streamed_rows import Together, Want
 from genqual.errors import BadInput
 from genqual.models.ggufread import GgufTensors
 from genqual.models.quantised.checkpoint import Dequantised
 from genqual.models.safetensor import Tensors
 
-BLOCK: Final = 4_000_000
-"""Weights that are widened at once: 32 MB in float64, whatever the size of a matrix."""
+BLOCK: Final = 1_000_000
+"""Weights that are widened at once: 4 MB in float32, 8 in float64, so that caches have them while they are used."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Window(Weights):
     """As `Weights`, but what was given out stays only until `release`, and `read` counts the weights that were read.
 
-    `tables`, the embedding and the head (vocabulary, hidden), are never whole in memory: they are given out as a
-    `Table`.
+    Matrices of linear layers, and `tables`, the embedding and the head (vocabulary, hidden), are never whole in memory:
+    a `Matrix` or a `Table` is given out, and multiplied block by block. While `narrow` is set, products are computed in
+    float32 and given back in float64; float32 holds every stored weight, so only their sums are rounded.
     """
 
     def __init__(self, whole: Weights, *, tables: Collection[str] = (), block: int = BLOCK) -> None:
         self._arrays, self._shapes, self._names = whole._arrays, whole._shapes, whole._names
         self._tables, self._block, self._kept, self.read = frozenset(tables), block, {}, 0
+        self._together = Together(self._products, list(self._shapes).index)
+        self.narrow = False
+        self._blas, self._workers = ThreadpoolController(), ThreadPoolExecutor(usable_cores())
 
     def __getitem__(self, name: str) -> F64:
         if name in self._kept:
@@ -41,6 +54,17 @@ class Window(Weights):
         self._kept[name] = whole
         return whole
 
+    def matrix(self, name: str) -> F64:
+        return cast(F64, Matrix(self, name, self._shapes[name]))
+
+    def side_by_side(self, calls: Sequence[Callable[[], F64]]) -> list[F64]:
+        """The results of `calls`; where they want the same matrix, it is read once for all of them."""
+        return self._together.run(calls)
+
+    def product(self, want: Want, x: F64) -> F64:
+        """`x` (tokens, in) times a matrix."""
+        return self._together.product(want, x)
+
     def release(self) -> None:
         """Forget what was given out."""
         self._kept.clear()
@@ -53,32 +77,67 @@ class Window(Weights):
 
     def rows(self, name: str, start: int, stop: int) -> F64:
         """Rows `start` to `stop` of a parameter, in float64."""
-        part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
+        part = self._part(name, start, stop, np.float64)
         self.read += part.size
-        return np.asarray(part, dtype=np.float64)
+        return part
+
+    def _products(self, want: Want, given: list[F64]) -> list[F64]:
+        name, as_stored = want
+        shape = self._shapes[name]
+        dtype = np.float32 if self.narrow else np.float64
+        # Exact products are a row's own, whatever stands beside it; narrow ones are checked later, and one for all.
+        xs = [np.concatenate(given).astype(dtype)] if self.narrow else given
+        out = [np.zeros((len(x), shape[1] if as_stored else shape[0]), dtype) for x in xs]
+
+        def block(bounds: tuple[int, int]) -> list[NDArray[Any]]:
+            start, stop = bounds
+            part = self._part(name, start, stop, dtype)
+            if as_stored:
+                return [x[:, start:stop] @ part for x in xs]
+            return [(part @ x.T).T if self.narrow else x @ part.T for x in xs]  # the former is fast for few rows
+
+        blocks = self.blocks(shape)
+        # Each worker reads, widens and multiplies its block, which its core's caches still have.
+        with self._blas.limit(limits=1, user_api="blas"):
+            for (start, stop), products in zip(blocks, self._workers.map(block, blocks), strict=True):
+                for y, product in zip(out, products, strict=True):
+                    if as_stored:
+                        y += product
+                    else:
+                        y[:, start:stop] = product
+        self.read += int(np.prod(shape))
+        if self.narrow:
+            return [y.astype(np.float64) for y in np.split(out[0], np.cumsum([len(x) for x in given])[:-1])]
+        return out
+
+    def _part(self, name: str, start: int, stop: int, dtype: type[Any]) -> NDArray[Any]:
+        part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
+        return np.asarray(part, dtype=dtype)
 
 
-class Table:
-    """A (vocabulary, hidden) parameter that is read where it is used: `table[ids]`, and `x @ table.T` in blocks."""
+class Matrix:
+    """A matrix of a linear layer that is read where it is used: `x @ matrix.T`, and `x @ matrix`."""
 
-    # Tells NumPy's arrays to leave `x @ table.T` to __rmatmul__.
+    # Tells NumPy's arrays to leave `x @ matrix` to __rmatmul__.
     __array_ufunc__ = None
 
-    def __init__(self, window: Window, name: str, shape: tuple[int, ...]) -> None:
-        self._window, self._name, self.shape = window, name, shape
+    def __init__(self, window: Window, name: str, shape: tuple[int, ...], as_stored: bool = True) -> None:
+        self._window, self._name, self._as_stored = window, name, as_stored
+        self.shape = shape
 
     @property
-    def T(self) -> Table:  # noqa: N802 - as NumPy calls it; only ever the right side of a product
-        return self
+    def T(self) -> Matrix:  # noqa: N802 - as NumPy calls it
+        return Matrix(self._window, self._name, self.shape[::-1], not self._as_stored)
+
+    def __rmatmul__(self, x: F64) -> F64:
+        return self._window.product((self._name, self._as_stored), x)
+
+
+class Table(Matrix):
+    """A (vocabulary, hidden) parameter, of which rows are wanted as well: `table[ids]`."""
 
     def __getitem__(self, ids: I64) -> F64:
         return np.concatenate([self._window.rows(self._name, int(i), int(i) + 1) for i in ids])
-
-    def __rmatmul__(self, x: F64) -> F64:
-        out = np.empty((len(x), self.shape[0]))
-        for start, stop in self._window.blocks(self.shape):
-            out[:, start:stop] = x @ self._window.rows(self._name, start, stop).T
-        return out
 
 
 def part_of(

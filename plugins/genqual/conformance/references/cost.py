@@ -19,6 +19,13 @@ START_S: Final = 10.0
 START_BYTES: Final = 300 << 20
 """What it then holds."""
 
+BLOCKS, SIGNS = 4_000_000, 256
+"""Weights that a streamed pass holds at once, a block on each of a few cores; columns that logits are projected to."""
+
+WIDENED, EXACT, HASHED = 0.5, 0.6, 1.3e9
+"""Measured on two EPYC cores: blocks are read from memory and widened, on both, twice as fast as `Rates.widened` says
+of one; products in float64 of some thirty rows reach 0.6 of a square one's rate; SHA-256 takes 1.3 GB/s on one core."""
+
 _CALLS: Final = 12
 """NumPy calls of a part, about."""
 
@@ -96,18 +103,26 @@ class Cost:
 
 
 def cost(
-    size: Size, rates: Rates, prompts: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool, stored: int
+    size: Size,
+    rates: Rates,
+    prompts: Sequence[int],
+    steps: int,
+    schemes: Sequence[str],
+    *,
+    stream: bool,
+    stored: int,
+    cached: bool = False,
 ) -> Cost:
     """Of a reference over prompts of these lengths, `steps` tokens each, with a tolerance for each of `schemes`.
 
-    `stored` are the bytes of the checkpoint's files. The fp32 run that comes first, and the emulation, are counted.
+    `stored` are the bytes of the checkpoint's files, and `cached` says that they fit into memory beside the rest, so
+    that passes after the first read no disk. The fp32 run that comes first, and the emulation, are counted.
     """
     read = sum(prompts)
     tokens = read + len(prompts) * steps
     once = size.weights / rates.widened + stored / rates.file
     if stream:
-        turns = steps + 1
-        oracle = turns * once + 2 * size.active * (read + tokens + len(prompts) * steps) / rates.product64
+        oracle = _streamed(size, rates, prompts, steps, stored=stored, cached=cached)
     else:
         decoded = len(prompts) * steps * size.active * 8 / rates.memory
         oracle = once + decoded + 2 * size.active * (read + tokens) / rates.product64
@@ -119,14 +134,37 @@ def cost(
         emulated = 2 * size.active * tokens / rates.product64 + 3 * len(prompts) * size.weights / rates.widened
         runs += 0.0 if stream else len(schemes) * emulated
     logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
-    held = 8 * size.largest if stream else 12 * size.weights
-    memory = held + 4 * logits
+    held = 12 * size.weights
+    if stream:  # blocks, and the logits that prove every choice, twice
+        held = 8 * min(size.largest, BLOCKS) + 16 * min(1 << 25, len(prompts) * steps * size.vocabulary)
+    memory = held + 4 * logits + 8 * SIGNS * size.vocabulary
     if schemes:
         memory += START_BYTES + (0 if stream else 4 * size.weights)
     disk = len(prompts) * steps * (256 * 4 + 16 * 16)  # what the reference keeps
     if stream:
         disk += 8 * tokens * (size.kept + size.hidden)
     return Cost(oracle, runs, memory, float(disk))
+
+
+def _streamed(size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stored: int, cached: bool) -> float:
+    """Seconds of the streamed oracle: a pass in float32 for each step, then one in float64, and a head for each row.
+
+    The weights are read for their hash first. A pass reads what its tokens choose: of a mixture, not every expert.
+    """
+    read, rows, file = sum(prompts), len(prompts), stored / size.weights / rates.file
+    tokens = read + rows * steps
+    each = WIDENED / rates.widened + (0.0 if cached else file)  # seconds a weight, on all cores
+    chosen = sum(_read_by(size, rows if step else read) for step in range(steps))
+    narrow = chosen * (each + 4 / rates.memory) + 2 * size.active * (read + rows * (steps - 1)) / rates.product32
+    seen = _read_by(size, tokens) + rows * size.vocabulary * size.hidden
+    exact = seen * (each + WIDENED / rates.widened) + 2 * size.active * tokens / (EXACT * rates.product64)
+    return size.weights * (file + 4 / HASHED) + narrow + exact
+
+
+def _read_by(size: Size, tokens: int) -> float:
+    """Weights that `tokens` tokens of one pass read: those that all need, and the experts that some token chose."""
+    share = size.active / size.weights  # each token draws its own experts
+    return size.weights * (1.0 - (1.0 - share) ** tokens)
 
 
 def _runs(size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int) -> float:

@@ -1,0 +1,212 @@
+"""Fault-free runs of every architecture that the oracle knows: how many judgements, and how many false alarms.
+
+    python -m tests.benchmarks.false_alarms --store FILE [--minutes 60] [--only llama mamba2] [--show]
+
+Each checkpoint of `tests/listed.py` gets a reference by its oracle, with tolerances of bf16 and int8-weight. Then the
+whole conformance suite judges it on each engine, in each dtype: nothing is wrong, so whatever fails is a false alarm,
+or upstream's own error. A cell (checkpoint, engine, ranks, dtype) is a line of FILE, written when it is judged; the same
+command goes on with what is missing, the widest first: eager on all checkpoints before the second engine. Checkpoints
+and references are kept beside FILE. A PASS or a FAIL by the oracle is a judgement; what upstream cannot run is listed
+and not counted. Exit 1 where something failed. `--page` writes the table of docs/models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from genqual.atomic import write_whole
+from genqual.devices.registry import processor
+from tests.benchmarks.architectures import PAGE
+from tests.listed import LISTED
+from tests.plugin.suite import suite
+from tests.plugin.test_unlisted import worded
+
+BEGIN, END = "<!-- false alarms: begin -->", "<!-- false alarms: end -->"
+DTYPES: Final = ("fp32", "bf16", "int8-weight")
+STEPS: Final = "12"
+MORE: Final = ["--add", "--reason", "a tolerance more"]
+ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
+    ("transformers:attn_implementation=eager", 1, DTYPES),
+    ("transformers:graphs=static", 1, DTYPES),
+    ("accelerate:placement=disk-offload", 1, ("fp32", "bf16")),
+    ("transformers-tp", 2, ("fp32", "bf16")),
+    ("deepspeed-inference", 2, ("fp32", "bf16")),
+    ("transformers", 1, DTYPES),
+    ("transformers-compiled", 1, ("fp32", "bf16")),
+)
+"""Engine, ranks, dtypes; the compiled one judges one checkpoint of an architecture."""
+
+Cell = tuple[str, str, int, str]
+
+
+def cells(names: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    """(checkpoint, engine, ranks, dtypes) in the order in which they are judged."""
+    for engine, ranks, dtypes in ENGINES:
+        if engine not in engines:
+            continue
+        for name in names:
+            if engine != "transformers-compiled" or name == LISTED[name][0]:
+                yield name, engine, ranks, dtypes
+
+
+def versions() -> dict[str, str]:
+    """Of what is judged by: a cell of others is judged again."""
+    return {name: importlib.metadata.version(name) for name in ("genqual", "torch", "transformers")}
+
+
+def known(store: Path) -> dict[Cell, dict[str, Any]]:
+    """The newest line of each cell; a line that was cut off is left out."""
+    found: dict[Cell, dict[str, Any]] = {}
+    for line in store.read_text(encoding="utf-8").splitlines() if store.is_file() else []:
+        try:
+            one = json.loads(line)
+        except ValueError:
+            continue
+        found[one["name"], one["engine"], one["ranks"], one["dtype"]] = one
+    return found
+
+
+def prepared(room: Path, name: str) -> tuple[Path, str]:
+    """The checkpoint with its reference, and why a tolerance is missing; both made once.
+
+    Raises CalledProcessError where upstream cannot make it, or the oracle does not judge it.
+    """
+    directory, said = room / "models" / name, room / "models" / f"{name}.said"
+    if not said.is_file():
+        subprocess.run([sys.executable, "-m", "tests.listed", str(room / "models"), name], check=True, text=True,
+                       capture_output=True)  # fmt: skip
+        worded(directory)
+        refused = ""
+        words = [sys.executable, "-m", "genqual.cli", "reference", str(directory), "--steps", STEPS]
+        for scheme, how in (("", []), ("bf16", MORE), ("int8-weight", MORE)):
+            done = subprocess.run([*words, "--schemes", scheme, *how], capture_output=True, text=True, check=not scheme)
+            if done.returncode:
+                refused += f"{scheme}: {done.stderr.strip().splitlines()[-1][:300]}\n"
+        write_whole(said, refused.encode())
+    return directory, said.read_text(encoding="utf-8")
+
+
+def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What the suite says, by dtype."""
+    state = room / "runs" / f"{time.time_ns()}"
+    case = ("-m", f"{processor().name} and conformance", f"--model={directory}", "--engine", engine, "--ranks",
+            str(ranks), "--dtype", ",".join(dtypes), "--no-upload", "--no-shrink", "-rs")  # fmt: skip
+    began = time.monotonic()
+    done = suite(state, *case, timeout=3600)
+    seconds = round(time.monotonic() - began, 1)
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in (state / "spool").glob("*.json")]
+    found = {}
+    for dtype in dtypes:
+        said = [one["judgement"] for one in records if "judgement" in one and precision(one) == dtype]
+        found[dtype] = {
+            "verdicts": dict(Counter(one["verdict"] for one in said)),
+            "failed": {one["property"]: str(one.get("explanation"))[:400] for one in said if one["verdict"] == "fail"},
+            "independent": all(one.get("independent", True) for one in said),
+            "seconds": seconds,
+        }
+        if not said:
+            reasons = re.findall(r"unsupported[^\n]*", done.stdout, flags=re.IGNORECASE)
+            found[dtype]["not_run"] = (reasons or [*done.stdout.strip().splitlines(), "nothing"])[-1][:300]
+    return found
+
+
+def precision(record: dict[str, Any]) -> str:
+    """As `--dtype` names it."""
+    declared = record["precision"]
+    return str(declared.get("scheme") or declared["dtype"])
+
+
+def table(found: dict[Cell, dict[str, Any]]) -> str:
+    """Markdown: an engine and a dtype a row, then what failed and what could not run."""
+    out = [
+        "| engine | ranks | dtype | checkpoints | judgements | false alarms | not run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    whole = bad = 0
+    for engine, ranks, dtypes in ENGINES:
+        for dtype in dtypes:
+            rows = [one for cell, one in found.items() if cell[1:] == (engine, ranks, dtype)]
+            ran = [one for one in rows if "not_run" not in one and one["independent"]]
+            passed, failed = (sum(one["verdicts"].get(kind, 0) for one in ran) for kind in ("pass", "fail"))
+            whole, bad = whole + passed + failed, bad + failed
+            if rows:
+                out.append(f"| `{engine}` | {ranks} | {dtype} | {len(ran)} | {passed + failed} | {failed} | "
+                           f"{len(rows) - len(ran)} |")  # fmt: skip
+    bound = 3.0 / whole if whole and not bad else None
+    names = len({cell[0] for cell in found})
+    said = f"{whole} judgements of {names} checkpoints, {bad} false alarms"
+    out += ["", said + (f": at most {bound:.2%} at 95 %." if bound else "."), ""]
+    for cell, one in sorted(found.items()):
+        out += [f"- FAIL {' '.join(map(str, cell))}: {what}: {why}" for what, why in one["failed"].items()]
+    left = Counter((one["engine"], _reason(one["not_run"])) for one in found.values() if "not_run" in one)
+    out += [f"- not run, {count} times: `{engine}`: {why}" for (engine, why), count in sorted(left.items())]
+    return "\n".join(out)
+
+
+def _reason(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()[:160]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Judge what is missing, then show all."""
+    parser = argparse.ArgumentParser("python -m tests.benchmarks.false_alarms", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no cell after that")
+    parser.add_argument("--only", nargs="+", choices=LISTED, default=list(LISTED), metavar="NAME")
+    parser.add_argument("--engines", nargs="+", default=[engine for engine, _, _ in ENGINES])
+    parser.add_argument("--show", action="store_true", help="judge nothing")
+    parser.add_argument("--page", type=Path, help=f"write the table there, as {PAGE.name} has it")
+    asked = parser.parse_args(arguments)
+    store, end = asked.store, time.monotonic() + 60.0 * asked.minutes
+    if not asked.show:
+        room = store.parent / f"{store.stem}.files"
+        os.environ["GENQUAL_CACHE"] = str(room / "cache")
+        (room / "models").mkdir(parents=True, exist_ok=True)
+        for name, engine, ranks, dtypes in cells(asked.only, asked.engines):
+            have = known(store)
+            missing = [d for d in dtypes if have.get((name, engine, ranks, d), {}).get("versions") != versions()]
+            if missing and time.monotonic() < end:
+                put_down(store, room, name, engine, ranks, missing)
+    found = known(store)
+    text = table(found)
+    print(text)
+    if asked.page:
+        before, rest = asked.page.read_text(encoding="utf-8").split(BEGIN)
+        write_whole(asked.page, f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}".encode())
+    return int(any(one["failed"] for one in found.values()))
+
+
+def put_down(store: Path, room: Path, name: str, engine: str, ranks: int, dtypes: Sequence[str]) -> None:
+    """Judge some cells, and write their lines."""
+    try:
+        directory, refused = prepared(room, name)
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr or "").strip().splitlines()[-1:]
+        said = {d: {"verdicts": {}, "failed": {}, "independent": False, "not_run": str(reason)[:300]} for d in dtypes}
+    else:
+        able = [dtype for dtype in dtypes if f"{dtype}: " not in refused]
+        said = judged(room, directory, engine, ranks, able) if able else {}
+        for dtype in set(dtypes) - set(able):
+            why = next(line for line in refused.splitlines() if line.startswith(f"{dtype}: "))
+            said[dtype] = {"verdicts": {}, "failed": {}, "independent": False, "not_run": why}
+    with store.open("a", encoding="utf-8") as stream:
+        for dtype in dtypes:
+            line = {"name": name, "engine": engine, "ranks": ranks, "dtype": dtype, **said[dtype]}
+            stream.write(json.dumps(line | {"versions": versions()}, sort_keys=True) + "\n")
+    print(name, engine, ranks, {d: said[d]["verdicts"] or said[d].get("not_run") for d in dtypes}, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
