@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from genqual.devices.rapl import joules, read_energy
 from genqual.health.counters.base import Reading, changes
 from genqual.health.counters.edac import Edac
-from genqual.health.counters.energy import joules, read_energy
 from genqual.health.counters.interrupts import Interrupts
 from genqual.health.counters.kernel_events import APPLICATION_XIDS, events
 from genqual.health.counters.kernel_log import lines_since, mark, since

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def answers(count: int, *, cpu_s: float = 1.0) -> list[Generated]:
 
 
 def measured(group: Group, **changes: int) -> Measurement:
-    options = {"repetitions": 3, "warmup": 2} | changes
+    options: dict[str, Any] = {"repetitions": 3, "warmup": 2} | changes
     return measure(group, WORKLOAD, ROWS, conditions=group.conditions, **options)
 
 

@@ -18,8 +18,10 @@ from genqual.cases import Workload
 from genqual.engines.base import Generated
 from genqual.metrics.compute import BadClock, Measured, compute
 from genqual.metrics.definitions import DEFINITIONS, table
+from genqual.metrics.energy import Used
 from tests.performance.runs import rank, roofline, run, value
 
+USED = Used(1.0, "one source")
 THREE = Workload(batch=1, input_length=8, new_tokens=3)
 
 gaps = st.floats(1e-6, 10.0, allow_nan=False)
@@ -143,7 +145,9 @@ def test_tokens_that_arrive_together_have_no_gap_between_them() -> None:
     ids=["one piece", "only the first piece is told", "nothing is told"],
 )
 def test_what_pieces_do_not_tell_is_withheld_with_the_reason(one: Generated, missing: set[str], words: str) -> None:
-    found = compute([in_pieces([16, 8, 8]), one], Workload(1, 8, 32), [rank()], rooflines=[roofline()], peak_memory=1)
+    found = compute(
+        [in_pieces([16, 8, 8]), one], Workload(1, 8, 32), [rank()], rooflines=[roofline()], peak_memory=1, energy=USED
+    )
     assert {name for name, metric in found.items() if metric.value is None} == missing
     assert all(words in found[name].note for name in missing)
 
@@ -162,7 +166,7 @@ def test_a_prompt_that_a_cache_answered_has_no_ttft_but_where_hits_are_asked_for
 
 
 def test_one_token_has_no_tpot_and_says_why() -> None:
-    found = compute([run([0.5])], Workload(1, 8, 1), [rank()], rooflines=[roofline()])
+    found = compute([run([0.5])], Workload(1, 8, 1), [rank()], rooflines=[roofline()], energy=USED)
     assert {name for name, metric in found.items() if metric.value is None} == {
         "tpot",
         "itl_p50",

@@ -14,6 +14,7 @@ from genqual.cases import Workload
 from genqual.engines.base import Generated, Loaded
 from genqual.errors import GenqualError
 from genqual.metrics.definitions import DEFINITIONS, Better, Definition
+from genqual.metrics.energy import Used
 from genqual.metrics.model_reads import ALL, ModelReads
 from genqual.metrics.registry import definitions
 from genqual.metrics.utilisation import Roofline, mfu, step_bandwidth
@@ -99,12 +100,14 @@ def compute(
     peak_memory: int | None = None,
     hits: bool = False,
     reads: ModelReads = ALL,
+    energy: Used | None = None,
 ) -> dict[str, Measured]:
     """Every metric of `DEFINITIONS`, by name, from the timed repetitions `runs` (at least one, warm-up left out).
 
     Each run holds the slower rank's time of each step. `loaded` and `rooflines` have one entry a rank, in rank order;
     without a roofline MBU and MFU are None; `reads` is what a pass reads of the model. `peak_memory` is bytes on the
-    rank that used most. Without `hits` a run whose prompt a cache answered has no TTFT. Raises BadClock.
+    rank that used most, `energy` what all of `runs` took together. Without `hits` a run whose prompt a cache answered
+    has no TTFT. Raises BadClock.
     Source of the formulas: `definitions.DEFINITIONS`.
     """
     if not runs:
@@ -127,6 +130,7 @@ def compute(
         "load_s": _single("load_s", max(rank.load_s for rank in loaded) or None, "loading was not seen from here"),
         "peak_memory": _single("peak_memory", peak_memory, "memory was not read in this run"),
     }
+    found["energy_per_token"] = _energy(energy, len(runs) * rows * new)
     bound = _Bound(workload, loaded, rooflines, reads)
     found |= _decode(runs, steps, workload, bound)
     found["mfu"] = _missing("mfu", no_ttft) if no_ttft else _mfu(steps[:, 0], bound)
@@ -142,6 +146,14 @@ def _added(one: Definition, steps: Array, workload: Workload) -> Measured:
     if samples.shape != (len(steps),):
         raise ValueError(f"{one.name}: {samples.shape} samples of {len(steps)} repetitions; one each is wanted")
     return Measured(one.name, one.unit, float(np.median(samples)), tuple(samples.tolist()), one.statistic, one.better)
+
+
+def _energy(energy: Used | None, tokens: int) -> Measured:
+    """Joules a new token of all runs together; the note says by which sources, or why there is no number."""
+    if energy is None or energy.joules is None:
+        return _missing("energy_per_token", "energy was not read in this run" if energy is None else energy.note)
+    each = energy.joules / tokens
+    return _of("energy_per_token", each, (each,), energy.note)
 
 
 def time_per_token(run: Generated) -> float | None:

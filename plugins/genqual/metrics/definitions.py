@@ -184,6 +184,17 @@ _ALL: Final = (
         Column("memory", "MiB", 2.0**-20),
     ),
     Definition(
+        "energy_per_token",
+        "energy per output token",
+        "J/token",
+        "all repetitions together, once",
+        "lower",
+        "joules of the timed runs / (repetitions x batch x n)",
+        "What the processors' packages (RAPL) or the cards in use (NVML, HLML) took in the timed runs, prefill "
+        "included, nothing subtracted for idling. No number where counter and sampled power differ by more than 2 %.",
+        column=Column("energy", "J/token", summary=False),
+    ),
+    Definition(
         "mbu",
         "model bandwidth utilisation (decode)",
         "1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -12,6 +13,7 @@ from genqual.cases import Case, Json, Workload
 from genqual.engines.base import Generated, Loaded, Memory, TokenBatch
 from genqual.errors import EngineFailed, OutOfMemory, Unsupported
 from genqual.metrics.compute import BadClock, checked
+from genqual.metrics.energy import Used
 
 
 class Group(Protocol):
@@ -27,6 +29,13 @@ class Group(Protocol):
     def memory(self, *, reset: bool = False, trim: bool = False) -> Sequence[Memory]: ...
 
 
+class Energy(Protocol):
+    """What the hardware used within a window, once the window has ended."""
+
+    @property
+    def used(self) -> Used: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One workload, measured in one launch. `runs` are the timed repetitions; the warm-up is not among them.
@@ -34,6 +43,7 @@ class Measurement:
     `status` "oom" is an outcome: `message` is the rank's, `runs` is empty, and the caller must still prove that the
     group generates correctly. `cpu_share` is the median over runs of CPU seconds / (wall seconds x threads of all
     ranks): well below its usual value, somebody else had the cores. `before` and `after` are the device's conditions.
+    `energy` is of all timed runs together, None where nobody asked.
     """
 
     status: Literal["ok", "oom"]
@@ -46,6 +56,7 @@ class Measurement:
     before: Mapping[str, Json] = field(default_factory=dict)
     after: Mapping[str, Json] = field(default_factory=dict)
     message: str = ""
+    energy: Used | None = None
 
     def __post_init__(self) -> None:
         if (self.status == "ok") != bool(self.runs):
@@ -66,14 +77,15 @@ def measure(
     warmup: int,
     threads: int = 1,
     conditions: Callable[[], Mapping[str, Json]] = dict,
+    energy: Callable[[], AbstractContextManager[Energy | None]] = nullcontext,
 ) -> Measurement:
     """Generate `warmup` times, then `repetitions` times for the record, on `rows` (batch rows of input_length ids).
 
     Where `rows` is a function, it is called for the prompts of each run, the warm-up's too.
     `threads` is how many each rank computes with; `conditions` is the device's, read before the first and after the
-    last timed run. Freed memory is given back before the warm-up and the peak reset after it, so that it is the
-    workload's own. Raises ValueError on rows that are not the workload, BadClock on times that cannot be; every error
-    of `group` but OutOfMemory passes through.
+    last timed run; `energy` makes the window that stands round the timed runs. Freed memory is given back before the
+    warm-up and the peak reset after it, so that it is the workload's own. Raises ValueError on rows that are not the
+    workload, BadClock on times that cannot be; every error of `group` but OutOfMemory passes through.
     """
     if repetitions < 1 or warmup < 0 or threads < 1:
         raise ValueError(f"repetitions {repetitions}, warmup {warmup}, threads {threads}: at least 1, 0 and 1")
@@ -90,9 +102,10 @@ def measure(
             group.generate(batch, workload.new_tokens)
         group.memory(reset=True)
         before = conditions()
-        for index, batch in enumerate(batches[warmup:]):
-            runs.append(group.generate(batch, workload.new_tokens))
-            checked(runs[-1], workload, where=f"repetition {index}")
+        with energy() as window:
+            for index, batch in enumerate(batches[warmup:]):
+                runs.append(group.generate(batch, workload.new_tokens))
+                checked(runs[-1], workload, where=f"repetition {index}")
     except OutOfMemory as error:
         return Measurement("oom", workload, loaded, (), warmup, before=before, after=conditions(), message=str(error))
     after = conditions()
@@ -106,6 +119,7 @@ def measure(
         cpu_share=statistics.median(_cpu_share(run, threads * len(loaded)) for run in runs),
         before=before,
         after=after,
+        energy=None if window is None else window.used,
     )
 
 

@@ -22,6 +22,7 @@ from genqual.metrics.utilisation import Roofline
 from genqual.models.prompts import synthetic_rows
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
+from genqual.session.energy_window import EnergyWindow, energy_source
 from genqual.session.gate_inputs import GateInputs
 from genqual.session.groups import Groups, ran_if_alive
 from genqual.session.model_reads import reads_of
@@ -124,6 +125,7 @@ class Measuring:
                 warmup=WARMUP,
                 threads=generator.plan.placement.threads,
                 conditions=devices()[case.device].conditions,
+                energy=lambda: EnergyWindow(energy_source(generator.plan)),
             )
 
     def _metrics(self, generator: Generator, measured: Measurement) -> dict[str, metrics.Measured]:
@@ -135,6 +137,7 @@ class Measuring:
             reads=reads_of(generator.plan.model, generator.case.dtype),
             peak_memory=measured.peak_memory,
             hits=measured.workload.prompts == REPEATED,
+            energy=measured.energy,
         )
 
     def _roofline(self, generator: Generator) -> tuple[Roofline, ...]:

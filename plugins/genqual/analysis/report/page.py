@@ -42,7 +42,7 @@ _SECTIONS: Final = (
 _COLUMNS: Final = (
     *(("model", ""), ("hardware", ""), ("engine", ""), ("dtype", ""), ("workload", ""), ("outcome", "")),
     *((name, "n") for name in ("TTFT", "TPOT", "tokens/s", "a device", "a user", "msec/token", "end to end s")),
-    *((name, "n") for name in ("memory MiB", "MBU", "MFU", "$ per M tokens")),
+    *((name, "n") for name in ("memory MiB", "J/token", "MBU", "MFU", "$ per M tokens")),
     *(("gate", ""), ("provenance", ""), ("run", ""), ("record", "")),
 )
 

@@ -64,6 +64,7 @@ class ReportRow:
     msec_per_token: float | None = None
     e2e_s: float | None = None
     memory_mib: float | None = None
+    energy_j: float | None = None  # a new token
     mbu: float | None = None
     mfu: float | None = None
     gate: str = ""
@@ -195,6 +196,7 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
         msec_per_token=values.get("msec_per_token"),
         e2e_s=values.get("e2e"),
         memory_mib=_times(values.get("peak_memory"), 2.0**-20),
+        energy_j=values.get("energy_per_token"),
         mbu=values.get("mbu"),
         mfu=values.get("mfu"),
         gate=_gate(cell),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from genqual.devices.rapl import MOST_WATTS, Energy, joules, read_energy
 from genqual.health.counters import kernel_log
 from genqual.health.counters.aer import Aer
 from genqual.health.counters.base import Reading, Source, changes, reading_json, reading_of_json
 from genqual.health.counters.cards import Hlml, Nvml
 from genqual.health.counters.edac import Edac
-from genqual.health.counters.energy import Energy, joules, read_energy
 from genqual.health.counters.interrupts import Interrupts
 from genqual.health.counters.kernel_event import KernelEvent
 from genqual.health.counters.oom import Oom
@@ -24,7 +24,6 @@ from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 
 SOURCES: Final[tuple[Source, ...]] = (Edac(), Interrupts(), Throttle(), Aer(), PcieLink(), Oom(), Nvml(), Hlml())
-_MOST_WATTS: Final = 1000.0  # of a package: a counter of energy is trusted for as long as this would take to wrap it
 PRIVILEGES: Final = "root or CAP_SYSLOG for the kernel's log; without it, that part is unavailable"
 
 
@@ -100,7 +99,7 @@ def _used(before: Energy, after: Energy, seconds: float) -> Finding:
     """Joules of the window; unavailable where there is no counter, or where it may have wrapped more than once."""
     used = joules(before, after)
     why = before.why_not or after.why_not or "a package appeared or vanished within the window"
-    surely = min(before.ranges.values(), default=0) * 1e-6 / _MOST_WATTS
+    surely = min(before.ranges.values(), default=0) * 1e-6 / MOST_WATTS
     if used is not None and seconds > surely:
         used, why = None, f"{seconds:.0f} s: beyond {surely:.0f} s the counter may have wrapped more than once"
     if used is None:

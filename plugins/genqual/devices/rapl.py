@@ -11,6 +11,8 @@ from pathlib import Path
 from genqual.devices.files import read, read_int
 
 _MICRO = 1e-6
+MOST_WATTS = 1000.0
+"""Of a package: its counter is trusted for as long as this would take to bring it once round."""
 
 
 @dataclass(frozen=True, slots=True)
