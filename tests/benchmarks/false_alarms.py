@@ -3,11 +3,11 @@
     python -m tests.benchmarks.false_alarms --store FILE [--minutes 60] [--only llama mamba2] [--show]
 
 Each checkpoint of `tests/listed.py` gets a reference by its oracle, with tolerances of bf16 and int8-weight. Then the
-whole conformance suite judges it on each engine, in each dtype: nothing is wrong, so whatever fails is a false alarm,
-or upstream's own error. A cell (checkpoint, engine, ranks, dtype) is a line of FILE, written when it is judged; the same
+whole conformance suite judges it on each engine, in each dtype. Nothing is wrong, so what fails is a false alarm, or
+upstream's own error. A cell (checkpoint, engine, ranks, dtype) is a line of FILE, written when it is judged. The same
 command goes on with what is missing, the widest first: eager on all checkpoints before the second engine. Checkpoints
 and references are kept beside FILE. A PASS or a FAIL by the oracle is a judgement; what upstream cannot run is listed
-and not counted. Exit 1 where something failed. `--page` writes the table of docs/models.md.
+and not counted. Exit 1 where something failed. `--page` writes the table into a page.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from threadpoolctl import ThreadpoolController
 
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
@@ -40,7 +42,9 @@ def streamed(
     except Timeout:
         raise BadInput(f"{state.folder} is in use by another process: wait for it, or give another --state") from None
     try:
-        oracle = StreamedOracle(config, weights.lazily(spec), prompts, steps, state)
+        blas = ThreadpoolController()
+        single = partial(blas.limit, limits=1, user_api="blas")
+        oracle = StreamedOracle(config, weights.lazily(spec), prompts, steps, state, single=single)
         started = time.monotonic()
         say(
             f"{spec.name}: {oracle.turns} passes over {oracle.layers} layers; interrupted, the same command goes on "
