@@ -19,6 +19,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,11 @@ ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("transformers-compiled", 1, ("fp32", "bf16")),
 )
 """Engine, ranks, dtypes; the compiled one judges one checkpoint of an architecture."""
+
+UPSTREAM: Final = {
+    ("falcon-alibi", "transformers:attn_implementation=eager"): "transformers 5.23 adds Falcon's ALiBi twice there"
+}
+"""What fails rightly, and why; listed, and not counted."""
 
 Cell = tuple[str, str, int, str]
 
@@ -137,7 +143,7 @@ def table(found: dict[Cell, dict[str, Any]]) -> str:
     for engine, ranks, dtypes in ENGINES:
         for dtype in dtypes:
             rows = [one for cell, one in found.items() if cell[1:] == (engine, ranks, dtype)]
-            ran = [one for one in rows if "not_run" not in one and one["independent"]]
+            ran = [one for one in rows if "not_run" not in one and one["independent"] and not _upstreams(one)]
             passed, failed = (sum(one["verdicts"].get(kind, 0) for one in ran) for kind in ("pass", "fail"))
             whole, bad = whole + passed + failed, bad + failed
             if rows:
@@ -148,10 +154,16 @@ def table(found: dict[Cell, dict[str, Any]]) -> str:
     said = f"{whole} judgements of {names} checkpoints, {bad} false alarms"
     out += ["", said + (f": at most {bound:.2%} at 95 %." if bound else "."), ""]
     for cell, one in sorted(found.items()):
-        out += [f"- FAIL {' '.join(map(str, cell))}: {what}: {why}" for what, why in one["failed"].items()]
+        failed = ", ".join(f"`{what}`" for what in sorted(one["failed"]))
+        failed += f" ({UPSTREAM[cell[:2]]})" if failed and _upstreams(one) else ""
+        out += [f"- FAIL `{' '.join(map(str, cell))}`: {failed}"] if failed else []
     left = Counter((one["engine"], _reason(one["not_run"])) for one in found.values() if "not_run" in one)
     out += [f"- not run, {count} times: `{engine}`: {why}" for (engine, why), count in sorted(left.items())]
-    return "\n".join(out)
+    return "\n".join(line if line.startswith("|") else textwrap.fill(line, 120, break_long_words=False) for line in out)
+
+
+def _upstreams(line: dict[str, Any]) -> bool:
+    return (line["name"], line["engine"]) in UPSTREAM
 
 
 def _reason(text: str) -> str:
@@ -185,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.page:
         before, rest = asked.page.read_text(encoding="utf-8").split(BEGIN)
         write_whole(asked.page, f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}".encode())
-    return int(any(one["failed"] for one in found.values()))
+    return int(any(one["failed"] and not _upstreams(one) for one in found.values()))
 
 
 def put_down(store: Path, room: Path, name: str, engine: str, ranks: int, dtypes: Sequence[str]) -> None:
