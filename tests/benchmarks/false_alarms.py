@@ -48,6 +48,9 @@ ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
 )
 """Engine, ranks, dtypes; the compiled one judges one checkpoint of an architecture."""
 
+ALARMS: Final = ("fail", "error", "timeout", "oom")
+"""Verdicts that no right run may have."""
+
 UPSTREAM: Final = {
     ("falcon-alibi", "transformers:attn_implementation=eager"): "transformers 5.23 adds Falcon's ALiBi twice there"
 }
@@ -110,6 +113,8 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
             str(ranks), "--dtype", ",".join(dtypes), "--no-upload", "--no-shrink", "-rs")  # fmt: skip
     began = time.monotonic()
     done = suite(state, *case, timeout=3600)
+    if done.returncode not in (0, 1, 5):  # killed, interrupted or broken: what it left is no cell
+        sys.exit(f"{directory.name}, {engine}: pytest ended with {done.returncode}: {done.stdout[-500:]}")
     seconds = round(time.monotonic() - began, 1)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in (state / "spool").glob("*.json")]
     found = {}
@@ -117,7 +122,7 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
         said = [one["judgement"] for one in records if "judgement" in one and precision(one) == dtype]
         found[dtype] = {
             "verdicts": dict(Counter(one["verdict"] for one in said)),
-            "failed": {one["property"]: str(one.get("explanation"))[:400] for one in said if one["verdict"] == "fail"},
+            "failed": {one["property"]: str(one.get("explanation"))[:400] for one in said if one["verdict"] in ALARMS},
             "independent": all(one.get("independent", True) for one in said),
             "seconds": seconds,
         }
@@ -144,7 +149,8 @@ def table(found: dict[Cell, dict[str, Any]]) -> str:
         for dtype in dtypes:
             rows = [one for cell, one in found.items() if cell[1:] == (engine, ranks, dtype)]
             ran = [one for one in rows if "not_run" not in one and one["independent"] and not _upstreams(one)]
-            passed, failed = (sum(one["verdicts"].get(kind, 0) for one in ran) for kind in ("pass", "fail"))
+            passed = sum(one["verdicts"].get("pass", 0) for one in ran)
+            failed = sum(one["verdicts"].get(kind, 0) for one in ran for kind in ALARMS)
             whole, bad = whole + passed + failed, bad + failed
             if rows:
                 out.append(f"| `{engine}` | {ranks} | {dtype} | {len(ran)} | {passed + failed} | {failed} | "
