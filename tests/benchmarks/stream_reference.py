@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     os.environ["GENQUAL_CACHE"] = str(options.folder / "cache")
     code = 0
     for schemes in ["", *([options.schemes] if options.schemes else [])]:
-        words = ["--schemes", schemes, *(["--add", "--reason", "tolerances"] if schemes else [])]
+        words = ["--schemes", schemes, *(["--add"] if schemes else [])]
         expected = cost(
             size,
             rates,

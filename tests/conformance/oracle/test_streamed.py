@@ -72,3 +72,21 @@ def test_it_says_what_it_says_in_memory(name: str, tmp_path: Path) -> None:
         assert streamed.greedy(prompt, STEPS).tolist() == tokens.tolist()
         row = [*prompt, *tokens[:-1]]
         np.testing.assert_allclose(streamed.logits(row), memory.logits(row), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_matrices_in_several_blocks_are_the_same_to_rounding(name: str, tmp_path: Path) -> None:
+    """Stored either way round: blocks of rows are parts of a sum, or of what comes out."""
+    config = SMALL[name] | {"n_inner" if name == "gpt2" else "intermediate_size": 160}
+    save_file(parameters(config), tmp_path / "model.safetensors")
+    entries = safetensor.checkpoint(tmp_path)
+    lazy = safetensor.Tensors(entries, {stored: stored for stored in entries})
+    key = stream_key(config, "0" * 64, PROMPTS, STEPS)
+    oracle = StreamedOracle(config, lazy, PROMPTS, STEPS, StreamState(tmp_path / "state", key), block=64)
+    oracle.run()
+    whole = oracle_for(config, parameters(config))
+    for prompt in PROMPTS:
+        tokens = whole.greedy(prompt, STEPS)
+        assert oracle.greedy(prompt, STEPS).tolist() == tokens.tolist()
+        ids = [*prompt, *tokens[:-1]]
+        np.testing.assert_allclose(oracle.logits(ids), whole.logits(ids), rtol=0, atol=1e-12)

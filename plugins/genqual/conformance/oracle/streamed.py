@@ -35,8 +35,10 @@ _CHECKED: Final = 1 << 25  # logits that are held at once where choices are prov
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So far: passes, layers of this pass, weights that were read by this process. A choice that was wrong adds passes
-    from the first one of these on."""
+    """So far: passes, layers of this pass, weights that were read by this process.
+
+    After a choice that was wrong `turn` begins again, with as many `turns` as are left.
+    """
 
     turn: int
     turns: int
