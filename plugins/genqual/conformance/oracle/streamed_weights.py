@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any, Final, cast
 
 import numpy as np
@@ -46,6 +47,8 @@ class Window(Weights):
         self._tables, self._block, self._kept, self.read = frozenset(tables), block, {}, 0
         self._together = Together(self._products, list(self._shapes).index)
         self.narrow = False
+        # Whoever undoes a format keeps the last weight: one at a time. Rows of a file are read side by side.
+        self._taking = nullcontext() if isinstance(self._arrays, Tensors) else Lock()
         self._single, self._workers = single, ThreadPoolExecutor(usable_cores())
 
     def __getitem__(self, name: str) -> F64:
@@ -117,7 +120,8 @@ class Window(Weights):
         return out
 
     def _part(self, name: str, start: int, stop: int, dtype: type[Any]) -> NDArray[Any]:
-        part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
+        with self._taking:
+            part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
         return np.asarray(part, dtype=dtype)
 
 
