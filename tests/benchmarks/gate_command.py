@@ -76,7 +76,13 @@ class Gate:
             *more,
         ]
         with subprocess.Popen(
-            command, cwd=self.tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            cwd=self.tree,
+            env=environment,
+            text=True,
+            start_new_session=True,  # Ctrl-C is passed on once, below
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         ) as process:
             try:
                 output, late = process.communicate(timeout=timeout_s)[0], ""
@@ -88,6 +94,9 @@ class Gate:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     output = process.communicate()[0]
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                raise
         took = time.monotonic() - start
         if not junit.is_file():
             return Judged(process.returncode, took, None, late, output)
