@@ -12,7 +12,8 @@ are interleaved:
   paired   with 3 % more work, which stage one leaves open
 
 Runs are judged by a baseline that `genqual rebase` made on earlier occasions. Where it is not whole yet, a call first
-makes one batch of it: three calls, a quarter of an hour or more apart, of three minutes each, make the first one.
+makes one batch of six launches, some 90 s: three calls, a quarter of an hour or more apart, make the one of the
+unchanged tree, the third to the fifth that of the build with more work. Then `faster` can be judged, too.
 Each run is one line in docs/evidence/gate-runs/CLASS/, with its launches; commit what a call adds. Run it alone on the
 host. Interrupt it at any time: a kill loses the run that is going on. --show writes the table, and measures nothing.
 """

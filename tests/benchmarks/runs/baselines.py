@@ -26,23 +26,13 @@ from tests.benchmarks.gate_command import Gate
 PAUSE: Final = "1800"  # seconds between batches; never waited for
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A baseline: its name, and how `rebase` divides its launches. One batch that has no pause is one occasion."""
-
-    name: str
-    launches: int
-    batches: int
-
-    @property
-    def occasions(self) -> int:
-        return self.batches if self.name == UNCHANGED else 1
-
-
 UNCHANGED: Final = "unchanged"
 MORE_WORK: Final = "more-work"
-BASELINES: Final = {UNCHANGED: Wanted(UNCHANGED, 18, 3), MORE_WORK: Wanted(MORE_WORK, 8, 2)}
-"""Three occasions are the least that tell drift; a build with more work needs no drift of its own."""
+BASELINES: Final = (UNCHANGED, MORE_WORK)
+"""Names of the baselines, in the order in which they are made: the first one says how much work is more."""
+
+LAUNCHES: Final = 18
+OCCASIONS: Final = 3  # of them, as many batches: the least that tell drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +45,9 @@ class Shelf:
     def folder(self, name: str) -> Path:
         return self.place / "baselines" / f"{self.commit[:12]}-{name}"
 
-    @property
-    def unfinished(self) -> Path:
+    def unfinished(self, name: str) -> Path:
         """What `rebase` keeps of launches until a baseline is whole."""
-        return self.place / "baselines" / "rebase"
+        return self.folder(name) / "rebase"
 
     def entry(self, name: str) -> Entry | None:
         """The entry of a whole baseline. Raises BadInput where the file is damaged."""
@@ -85,10 +74,10 @@ class Shelf:
             "step_s": _last_steps(self.folder(name) / "launches.jsonl"),
         }
 
-    def last_batch(self) -> float:
+    def last_batch(self, name: str) -> float:
         """When the last launch of an unfinished baseline ended, seconds since 1970; 0 where there is none."""
         times = [0.0]
-        for path in self.unfinished.glob("*.jsonl"):
+        for path in self.unfinished(name).glob("*.jsonl"):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 times.append(float(json.loads(line).get("at", 0.0)))
         return max(times)
@@ -109,36 +98,34 @@ def advance(
     plugins: Sequence[str],
     say: Callable[[str], None],
 ) -> None:
-    """Make the next batch of a baseline, or all of one that needs one occasion. Raises SystemExit where that failed.
+    """Make the next batch of a baseline. Raises SystemExit where that failed.
 
     `environment` names the cache; its folder of unfinished work is made the record's. Nothing is made where the last
     batch is of this occasion.
     """
-    wanted, cache = BASELINES[name], Path(environment["GENQUAL_CACHE"])
-    left = shelf.last_batch() + OCCASION_S - time.time()
-    if wanted.occasions > 1 and left > 0:
+    cache, unfinished = Path(environment["GENQUAL_CACHE"]), shelf.unfinished(name)
+    left = shelf.last_batch(name) + OCCASION_S - time.time()
+    if left > 0:
         say(f"baseline {name}: a batch of it is of this occasion; the next one can be made in {left / 60:.0f} minutes")
         return
-    shelf.unfinished.mkdir(parents=True, exist_ok=True)
+    unfinished.mkdir(parents=True, exist_ok=True)
     cache.mkdir(parents=True, exist_ok=True)
     link = cache / "rebase"
-    if link.is_symlink() and link.readlink() != shelf.unfinished:
+    if link.is_symlink() and link.readlink() != unfinished:
         link.unlink()
     if not link.is_symlink():
-        link.symlink_to(shelf.unfinished, target_is_directory=True)
+        link.symlink_to(unfinished, target_is_directory=True)
     folder = shelf.folder(name)
-    folder.mkdir(parents=True, exist_ok=True)
     command = gate.rebase(
         folder,
-        *("--launches", str(wanted.launches), "--batches", str(wanted.batches)),
-        *("--pause", PAUSE if wanted.occasions > 1 else "0", "--state-dir", str(state)),
+        *("--launches", str(LAUNCHES), "--batches", str(OCCASIONS), "--pause", PAUSE, "--state-dir", str(state)),
         *("--author", "gate_runs", "--commit", shelf.commit),
         plugins=plugins,
     )
     given = {**environment, "GENQUAL_TEST_LAUNCHES": str(folder / "launches.jsonl")}
     paused = until_pause(command, gate.tree, given)
     if paused:
-        say(f"baseline {name}: a batch is made; {wanted.occasions} occasions are needed")
+        say(f"baseline {name}: a batch is made; {OCCASIONS} occasions are needed")
     elif shelf.entry(name) is None:
         raise SystemExit(f"baseline {name}: `genqual rebase` made none; see above")
     else:
