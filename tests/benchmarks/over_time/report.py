@@ -138,7 +138,10 @@ def _causes(plain: Sequence[Sequence[dict[str, float]]]) -> str:
 
 def _arms(groups: Sequence[Sequence[Launch]]) -> str:
     names = ("gate", "/ twin", "latency")
-    rows = [["against the unchanged arm, %, mean of occasions (95 %)", "launches", "occasions", *names]]
+    rows = [
+        ["against the unchanged arm, %, mean of occasions (95 %)", "launches", "occasions", *names, "gate varies by"]
+    ]
+    everything = [log_ratio(launch) for each in groups for launch in each if launch["arm"] == "same"]
     for arm in sorted({launch["arm"] for each in groups for launch in each} - {"same"}):
         changes: dict[str, list[float]] = defaultdict(list)
         count = 0
@@ -154,5 +157,7 @@ def _arms(groups: Sequence[Sequence[Launch]]) -> str:
         for values in changes.values():
             mean, half = mean_change(np.array(values))
             cells.append(f"{100 * mean:+.2f}" + ("" if np.isnan(half) else f" +- {100 * half:.2f}"))
-        rows.append([arm, str(count), str(len(changes["gate"])), *cells])
+        first = [log_ratio(own[0]) for each in groups if (own := [one for one in each if one["arm"] == arm])]
+        vary = [f"{100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else "?" for values in (first, everything)]
+        rows.append([arm, str(count), str(len(changes["gate"])), *cells, ", unchanged ".join(vary)])
     return table(rows)
