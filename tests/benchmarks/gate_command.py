@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from genqual.health.children import ends_with_us
 from tests.benchmarks.gate_launches import ROOT
 from tests.here import CPU
 
@@ -81,6 +82,7 @@ class Gate:
             env=environment,
             text=True,
             start_new_session=True,  # Ctrl-C is passed on once, below
+            preexec_fn=ends_with_us(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         ) as process:

@@ -206,6 +206,35 @@ def test_what_a_background_shell_starts_is_interrupted_all_the_same() -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    "start",
+    ["Gate((), sys.argv[1], Path.cwd()).judge(Path('junit.xml'))", "until_pause(sys.argv[1:], Path.cwd(), {})"],
+    ids=["run", "baseline"],
+)
+def test_what_runs_ends_with_a_runner_that_is_killed(start: str, tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text(
+        python_script(
+            f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+        )
+    )
+    script.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from tests.benchmarks.gate_command import Gate\n"
+        f"from tests.benchmarks.runs.baselines import until_pause\n{start}\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(script)]) as runner:
+        deadline = time.monotonic() + 40
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        runner.kill()
+    child = Path("/proc") / (tmp_path / "pid").read_text() / "cmdline"
+    while child.is_file() and child.read_bytes():  # a zombie has none
+        assert time.monotonic() < deadline, "it goes on"
+        time.sleep(0.05)
+
+
 def run(kind: str, verdict: str, *, z: float = 0.8, mean: float = 0.01, at: float = 0.0, pairs: float = 0.0) -> Any:
     """A line of the record."""
     steps = {"mean": mean, "min": 0.009, "median": 0.01}

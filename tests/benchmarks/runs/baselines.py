@@ -21,6 +21,7 @@ from typing import Any, Final
 from genqual.gate import baseline_file
 from genqual.gate.baseline_file import Entry
 from genqual.gate.drift import OCCASION_S
+from genqual.health.children import ends_with_us
 from tests.benchmarks.gate_command import Gate
 
 PAUSE: Final = "1800"  # seconds between batches; never waited for
@@ -142,6 +143,7 @@ def until_pause(command: Sequence[str], tree: Path, environment: dict[str, str])
         env=unbuffered,
         text=True,
         start_new_session=True,  # Ctrl-C is passed on once, below
+        preexec_fn=ends_with_us(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:
