@@ -22,7 +22,7 @@ from genqual.conformance.references.cost import Rates, Size, cost
 from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores, TokenBatch
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.models.spec import ModelSpec
 from tests.conformance.oracle.small import SMALL, parameters
@@ -112,6 +112,16 @@ def test_a_wrong_fp32_is_told_by_what_is_right_of_it(
     assert judge_scores(scores, MADE, dtype="fp32").passed is not bool(wrong)
     assert said in told
     assert bool(told) is bool(said)
+
+
+def test_a_scheme_that_cannot_run_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable:
+        def score(self, batch: TokenBatch, forced: Any) -> Scores:
+            raise Unsupported("cpu-transformers-small-bf16: bf16: no such layers: Conv1D")
+
+    monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Unable()))
+    with pytest.raises(BadInput, match=r"small: transformers cannot run bf16 here.*: bf16: no such layers: Conv1D$"):
+        fault_free.fault_free_runs(SPEC, MADE, "bf16")
 
 
 def test_what_goes_wrong_in_the_narrow_dtype_alone_is_refused_by_its_emulation(

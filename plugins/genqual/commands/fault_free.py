@@ -14,7 +14,7 @@ from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
 from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
-from genqual.errors import Unsupported
+from genqual.errors import BadInput, Unsupported
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
@@ -32,26 +32,36 @@ def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bo
 
     Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
     row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not fit
-    into half of the free memory, and row by row is left out: it would read them once a row and step.
+    into half of the free memory, and row by row is left out: it would read them once a row and step. Raises BadInput,
+    with the reason, where none can run.
     """
     packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     batch = TokenBatch.of(made.prompts)
-    found = {}
+    found, why = {}, ""
     for attention in ATTENTION:
         say(f"{spec.name}: fault-free {scheme} runs with {attention} attention")
         with cpu_generator(spec, scheme, attention, progress=say, stream=stream) as generator:
             try:
                 found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
             except Unsupported as reason:
-                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                why = _why(reason)
+                say(f"{spec.name}: left out: {why}")
                 continue
             found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
             if stream:
                 continue
             rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
             found[f"{versions} {attention} row by row"] = side_by_side(rows)
+    if not found:
+        raise BadInput(f"model {spec.name}: transformers cannot run {scheme} here, so it has no tolerance: {why}")
     return found
+
+
+def _why(reason: Unsupported) -> str:
+    """What a rank said, without the name of its group before it."""
+    text = str(reason)
+    return text.partition(": ")[2] or text
 
 
 def fp32_run(
@@ -136,5 +146,5 @@ def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Score
             try:
                 found[way] = generator.score(batch, made.forced)
             except Unsupported as reason:
-                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                say(f"{spec.name}: left out: {_why(reason)}")
     return found
