@@ -28,6 +28,7 @@ from genqual.commands.rates import measured
 from genqual.conformance.oracle.registry import architecture_of
 from genqual.conformance.references.cost import Cost, Size, amount, cost
 from genqual.models import safetensor
+from genqual.ranks.on_cpu import held_in_memory
 
 _LLAMA: Final[dict[str, Any]] = {
     **{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-5},
@@ -90,6 +91,7 @@ def main(arguments: list[str]) -> int:
             stream=True,
             stored=stored,
             cached=stored < psutil.virtual_memory().available,
+            kept=held_in_memory(),
         )
         seconds, cpu, peak, code = run(model, words)
         part = f"tolerances {schemes}" if schemes else "the oracle"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,11 +55,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: Any) -> None:
     def first(
         spec: ModelSpec, made: Reference, passes: Callable[[Scores], bool], *, stream: bool
-    ) -> tuple[Scores, str]:
+    ) -> tuple[Scores, str, tuple[str, ...]]:
         order.append("fp32")
-        return ran(fp32), "" if passes(ran(fp32)) else "Each prompt alone passes"
+        return ran(fp32), "" if passes(ran(fp32)) else "Each prompt alone passes", ("plain",)
 
-    def fault_free(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
+    def fault_free(
+        spec: ModelSpec, made: Reference, scheme: str, *, attentions: Sequence[str], stream: bool
+    ) -> dict[str, Scores]:
+        assert attentions == ("plain",)
         order.append(scheme)
         return {"one": ran(narrow, scheme)}
 
@@ -108,10 +111,37 @@ def test_a_wrong_fp32_is_told_by_what_is_right_of_it(
 ) -> None:
     """recurrent_gemma and rwkv let padding in, zamba2 and nemotron_h decode otherwise than they read."""
     monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering(*wrong)))
-    scores, told = fault_free.fp32_run(SPEC, MADE, lambda scores: judge_scores(scores, MADE, dtype="fp32").passed)
-    assert judge_scores(scores, MADE, dtype="fp32").passed is not bool(wrong)
+    scores, told, attentions = fault_free.fp32_run(SPEC, MADE, passes)
+    assert passes(scores) is not bool(wrong)
     assert said in told
     assert bool(told) is bool(said)
+    assert attentions == ("eager", "sdpa")
+
+
+def passes(scores: Scores) -> bool:
+    return judge_scores(scores, MADE, dtype="fp32").passed
+
+
+def test_where_eager_attention_alone_is_wrong_the_other_makes_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.23 adds Falcon's ALiBi twice in eager attention, and once in sdpa."""
+
+    def generator(spec: ModelSpec, dtype: str, attention: str | None, **more: Any) -> Any:
+        return nullcontext(Answering("batch", "row", "pass") if attention == "eager" else Answering())
+
+    monkeypatch.setattr(fault_free, "cpu_generator", generator)
+    scores, told, attentions = fault_free.fp32_run(SPEC, MADE, passes)
+    assert passes(scores)
+    assert (told, attentions) == ("", ("sdpa",))
+    ran = fault_free.fault_free_runs(SPEC, MADE, "fp32", attentions=attentions)
+    assert ran
+    assert not [name for name in ran if "eager" in name]
+
+
+def test_weights_that_are_streamed_are_read_once_for_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering("batch", "row")))
+    scores, told, _ = fault_free.fp32_run(SPEC, MADE, passes, stream=True)
+    assert passes(scores), "token by token is wrong, and was asked"
+    assert not told
 
 
 def test_a_scheme_that_cannot_run_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,3 +221,14 @@ def test_it_grows_with_what_it_is_made_of() -> None:
     more = [cost(size, here, [8], 4, schemes, stream=False, stored=10**6) for schemes in ([], ["bf16"], ["bf16"] * 2)]
     assert more[0].tolerances_s < more[1].tolerances_s < more[2].tolerances_s
     assert cost(size, here, [8], 4, [], stream=True, stored=0).memory < more[0].memory
+
+
+def test_the_memory_of_a_streamed_tolerance_is_what_transformers_keeps() -> None:
+    """Of 8.0e9 weights: 300 MiB of imports, what may be kept, and the head, as it is stored and widened."""
+    size, here = Size.of_count(8_030_000_000, layers=32, hidden=4096, vocabulary=128256), Rates(*[1.0] * 6)
+    most = cost(size, here, [8], 4, ["bf16"], stream=True, stored=16 * 10**9, kept=6 << 30).memory
+    assert most == (300 << 20) + (6 << 30) + 6 * 4096 * 128256
+    few = cost(size, here, [8], 4, [], stream=True, stored=16 * 10**9, kept=6 << 30).memory
+    assert few < 1 << 30
+    roomy = cost(size, here, [8], 4, ["bf16"], stream=True, stored=16 * 10**9, kept=1 << 40).memory
+    assert roomy == (300 << 20) + 4 * size.weights + 6 * 4096 * 128256

@@ -112,11 +112,13 @@ def cost(
     stream: bool,
     stored: int,
     cached: bool = False,
+    kept: int = 0,
 ) -> Cost:
     """Of a reference over prompts of these lengths, `steps` tokens each, with a tolerance for each of `schemes`.
 
     `stored` are the bytes of the checkpoint's files, and `cached` says that they fit into memory beside the rest, so
-    that passes after the first read no disk. The fp32 run that comes first, and the emulation, are counted.
+    that passes after the first read no disk. The fp32 run that comes first, and the emulation, are counted. `kept`
+    bytes of weights are what streamed fault-free runs hold in memory.
     """
     read = sum(prompts)
     tokens = read + len(prompts) * steps
@@ -130,7 +132,7 @@ def cost(
     oracle += passes * rates.call
     runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored) * WAYS for _ in schemes)
     if schemes:  # fp32 comes first, then each scheme is emulated
-        runs += _runs(size, rates, prompts, steps, stream=stream, stored=stored) / 2
+        runs += _runs(size, rates, prompts, 1 if stream else steps, stream=stream, stored=stored) / 2
         emulated = 2 * size.active * tokens / rates.product64 + 3 * len(prompts) * size.weights / rates.widened
         runs += 0.0 if stream else len(schemes) * emulated
     logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
@@ -140,6 +142,9 @@ def cost(
     memory = held + 4 * logits + 8 * SIGNS * size.vocabulary
     if schemes:
         memory += START_BYTES + (0 if stream else 4 * size.weights)
+    if schemes and stream:  # what transformers keeps, and the widest matrix beside it as it is stored and widened
+        ranks = START_BYTES + min(kept, 4 * size.weights) + 6 * size.vocabulary * size.hidden
+        memory = max(memory, ranks)
     disk = len(prompts) * steps * (256 * 4 + 16 * 16)  # what the reference keeps
     if stream:
         disk += 8 * tokens * (size.kept + size.hidden)
