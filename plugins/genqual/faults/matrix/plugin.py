@@ -169,7 +169,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if wanted else left).append(item)
     cases = list(dict.fromkeys(of(item)[0] for item in kept))
     quick = config.getoption("--faults-until-found")
-    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1]), _turn(item) if quick else 0))
+    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1]), turn(item) if quick else 0))
     items[:] = kept
     if left:
         config.hook.pytest_deselected(items=left)
