@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from genqual.commands.faults import faults
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix.page import page
 from genqual.faults.matrix.plugin import LIKELIEST, turn
@@ -68,6 +70,20 @@ def test_the_page_says_which_model_shows_an_ignored_field() -> None:
     assert "| `rms_norm_eps` | - | qwen3-tiny F | llama-tiny |" in text
     without = [one for one in CELLS if not one.fault.startswith("ignores_")]
     assert "ignore a field" not in page(FaultMatrix(without), "detection.svg")
+
+
+def test_the_command_writes_a_page_of_models(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cells.jsonl")
+    for one in CELLS:
+        store.add(one)
+    asked = ["matrix", "--show", "--store", str(store.path), "--models-page", str(tmp_path / "a" / "models.md")]
+    done = CliRunner().invoke(faults, asked)
+    assert "models.md" in done.output
+    text = (tmp_path / "a" / "models.md").read_text()
+    assert "- 3 faults, 3 found, 0 survivors." in text
+    assert "| bloom-tiny | 2 | 0 of 2 | 1 of 1 | 1 | 0, 0 |" in text
+    assert "| `rms_norm_eps` | - | qwen3-tiny F | llama-tiny |" in text
+    assert "Property by property" not in text, "who else would have found it was not asked"
 
 
 def judged(store: Path, *names: str, quick: bool) -> dict[str, list[tuple[str, str]]]:

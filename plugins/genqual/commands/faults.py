@@ -16,6 +16,7 @@ from genqual.dtypes import DTYPES
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
 from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of
+from genqual.faults.matrix.page import models_page as page_of_models
 from genqual.faults.matrix.page import page
 from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Store
 from genqual.faults.matrix.tables import FaultMatrix, draw, titled
@@ -139,6 +140,11 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, device
 )
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
+@click.option(
+    "--models-page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file what is found on each model, and which of them shows an ignored field, as Markdown.",
+)
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
 @click.option(
     "--until-found",
@@ -156,6 +162,7 @@ def matrix_(
     sample: bool,
     store: Path,
     out: Path | None,
+    models_page: Path | None,
     only_show: bool,
     until_found: bool,
     engines: str | None,
@@ -203,6 +210,10 @@ def matrix_(
         draw(matrix, out / "detection.svg")
         (out / "detection.md").write_text(page(matrix, "detection.svg"), encoding="utf-8")
         click.echo(f"wrote {out / 'detection.md'} and {out / 'detection.svg'}")
+    if models_page is not None:
+        models_page.parent.mkdir(parents=True, exist_ok=True)
+        models_page.write_text(page_of_models(matrix), encoding="utf-8")
+        click.echo(f"wrote {models_page}")
     survivors = [name for name in matrix.survivors() if not CATALOGUE[name].survives]
     alarms = matrix.false_alarms()
     click.echo(

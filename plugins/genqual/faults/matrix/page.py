@@ -26,6 +26,19 @@ def page(matrix: FaultMatrix, picture: str) -> str:
     return "\n".join([_HEAD, *(line for part in parts for line in part)]) + "\n"
 
 
+_MODELS_HEAD: Final = """# What the conformance suite finds, model by model
+
+Made by `genqual faults matrix --models-page`; do not edit. Each fault that fits was put into a live engine by hooks,
+and the real suite judged it, until a property found it.
+"""
+
+
+def models_page(matrix: FaultMatrix) -> str:
+    """What is found on each model, and which of them shows an ignored field; of stores that ask no more once found."""
+    lines = [*_summary(matrix), *_models(matrix), *_fields(matrix)]
+    return _MODELS_HEAD + "\n" + "\n".join(lines).rstrip() + "\n"
+
+
 def _summary(matrix: FaultMatrix) -> list[str]:
     fault_free, alarms, survivors = matrix.fault_free(), matrix.false_alarms(), matrix.survivors()
     cases = sorted({f"{cell.engine} x{cell.ranks}{_cores(cell)}, {cell.model}, {cell.dtype}" for cell in matrix.cells})
