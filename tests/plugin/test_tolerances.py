@@ -24,6 +24,7 @@ from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
+from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
 from tests.conformance.oracle.small import SMALL, parameters
 
@@ -221,6 +222,26 @@ def test_it_grows_with_what_it_is_made_of() -> None:
     more = [cost(size, here, [8], 4, schemes, stream=False, stored=10**6) for schemes in ([], ["bf16"], ["bf16"] * 2)]
     assert more[0].tolerances_s < more[1].tolerances_s < more[2].tolerances_s
     assert cost(size, here, [8], 4, [], stream=True, stored=0).memory < more[0].memory
+
+
+def test_what_is_added_alone_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    tolerances.announce(resolve("llama-tiny"), [5], 2, ["bf16"], stream=False, added=True)
+    added = capsys.readouterr().err
+    tolerances.announce(resolve("llama-tiny"), [5], 2, ["bf16"], stream=False)
+    whole = capsys.readouterr().err
+    assert "the oracle" not in added
+    assert "fault-free runs" in added
+    assert "the oracle" in whole
+
+
+def test_a_file_in_the_page_cache_is_read_once_by_streamed_runs() -> None:
+    size, infinite = Size.of_count(10**9, layers=4, hidden=8, vocabulary=16), float("inf")
+    files = Rates(infinite, infinite, infinite, infinite, 1.0, 0.0)
+    cached, read = (
+        cost(size, files, [5], 3, ["bf16"], stream=True, stored=1000, cached=one).tolerances_s for one in (True, False)
+    )
+    # Two attentions, three tokens each, and one pass in fp32, of half a run's cost.
+    assert cached - read == pytest.approx(1000 * (2 * 1 + 0.5) - 1000 * (2 * 3 + 0.5))
 
 
 def test_the_memory_of_a_streamed_tolerance_is_what_transformers_keeps() -> None:

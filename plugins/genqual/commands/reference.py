@@ -127,7 +127,7 @@ def reference(
             made = reference_file.read(target)
             references.check_weights(made, sha256)
             if not calibrate:
-                announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream)
+                announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream, added=True)
         else:
             rows, prompts = asked_rows(spec, prompts)
             announce(spec, [len(row) for row in rows], steps, chosen, stream=stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 
@@ -25,11 +26,14 @@ from genqual.models.spec import ModelSpec
 from genqual.ranks.on_cpu import held_in_memory
 
 
-def announce(spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool) -> None:
-    """Say what the reference will take, before anything long begins."""
+def announce(
+    spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool, added: bool = False
+) -> None:
+    """Say what the reference will take, before anything long begins; `added`: only the tolerances."""
     found = estimate(spec, lengths, steps, schemes, stream=stream)
     if found is not None:
-        say(f"{spec.name}: {found[0].sentence()}; estimates, from rates measured on this host just now")
+        takes = replace(found[0], oracle_s=0.0) if added else found[0]
+        say(f"{spec.name}: {takes.sentence()}; estimates, from rates measured on this host just now")
 
 
 def estimate(

@@ -93,9 +93,8 @@ class Cost:
 
     def sentence(self) -> str:
         """In words, as an estimate."""
-        parts = f"the oracle {duration(self.oracle_s)}"
-        if self.tolerances_s:
-            parts += f", fault-free runs {duration(self.tolerances_s)}"
+        each = {"the oracle": self.oracle_s, "fault-free runs": self.tolerances_s}
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in each.items() if seconds)
         return (
             f"about {duration(self.oracle_s + self.tolerances_s)} ({parts}), {amount(self.memory)} of memory and "
             f"{amount(self.disk)} of disk"
@@ -130,9 +129,10 @@ def cost(
         oracle = once + decoded + 2 * size.active * (read + tokens) / rates.product64
     passes = len(prompts) * (steps + 1) * size.parts * _CALLS
     oracle += passes * rates.call
-    runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored) * WAYS for _ in schemes)
+    once_read = not stream or cached
+    runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored, once=once_read) * WAYS for _ in schemes)
     if schemes:  # fp32 comes first, then each scheme is emulated
-        runs += _runs(size, rates, prompts, 1 if stream else steps, stream=stream, stored=stored) / 2
+        runs += _runs(size, rates, prompts, 1 if stream else steps, stream=stream, stored=stored, once=once_read) / 2
         emulated = 2 * size.active * tokens / rates.product64 + 3 * len(prompts) * size.weights / rates.widened
         runs += 0.0 if stream else len(schemes) * emulated
     logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
@@ -172,12 +172,17 @@ def _read_by(size: Size, tokens: int) -> float:
     return size.weights * (1.0 - (1.0 - share) ** tokens)
 
 
-def _runs(size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int) -> float:
-    """Seconds of one process of fault-free runs: together with a cache, in one pass, and row by row."""
+def _runs(
+    size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int, once: bool
+) -> float:
+    """Seconds of one process of fault-free runs: together with a cache, in one pass, and row by row.
+
+    `once`: the files are read once, not in each pass.
+    """
     tokens = sum(prompts) + len(prompts) * steps
     reads = steps * (1 if stream else 1 + len(prompts))
     products = (2 if stream else 3) * 2 * size.active * tokens / rates.product32
-    files = stored / rates.file * (steps if stream else 1)
+    files = stored / rates.file * (1 if once else steps)
     return START_S + files + reads * size.weights * 4 / rates.memory + products
 
 

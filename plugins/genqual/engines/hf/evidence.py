@@ -64,10 +64,10 @@ def _stored(model: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
             if id(parameter) in seen or (parameter.is_meta and name in away):
                 continue
             seen.add(id(parameter))
-            away_now = parameter.is_meta and fetched is not None
-            held = fetched[leaf] if away_now else parameter
-            yield from ((own, part, away_now) for own, part in parts(name, held))
-            del held
+            if parameter.is_meta and fetched is not None:
+                yield from ((own, part, True) for own, part in parts(name, fetched[leaf]))
+            else:
+                yield from ((own, part, False) for own, part in parts(name, parameter))
             scales = getattr(parameter, "SCB", None)
             scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
             if scales is not None and leaf == "weight":

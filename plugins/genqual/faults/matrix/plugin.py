@@ -165,7 +165,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         case, name = of(item)
         wanted = case is not None and fits(case, name, item) and not stage.judged(case, name, check_of(item))
-        wanted = wanted and not stage.found(case, name)
+        wanted = wanted and not (case is not None and stage.found(case, name))
         (kept if wanted else left).append(item)
     cases = list(dict.fromkeys(of(item)[0] for item in kept))
     quick = config.getoption("--faults-until-found")
