@@ -38,6 +38,7 @@ from tests.plugin.test_unlisted import worded
 
 BEGIN, END = "<!-- false alarms: begin -->", "<!-- false alarms: end -->"
 JUDGES: Final = (Path(genqual.__file__).parent / "conformance", ROOT / "suites" / "conformance")
+NO_JUDGE: Final = {"cost.py"}  # of them: it estimates minutes and memory, and no verdict depends on it
 DTYPES: Final = ("fp32", "bf16", "int8-weight")
 STEPS: Final = "12"
 ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
@@ -80,7 +81,7 @@ def cells(names: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, s
 def versions() -> dict[str, str]:
     """Of what is judged, and by what: a cell of others is judged again."""
     found = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-    sources = [file for folder in JUDGES for file in sorted(folder.rglob("*.py"))]
+    sources = [file for folder in JUDGES for file in sorted(folder.rglob("*.py")) if file.name not in NO_JUDGE]
     return found | {"judges": digest.of_parts(file.read_bytes() for file in sources)}
 
 
