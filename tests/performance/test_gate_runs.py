@@ -154,6 +154,8 @@ def test_each_kind_slows_the_build_that_it_says_and_leaves_a_line(
         ("pytest", "then", tolerance),
         ("pytest", "now", "0.03"),
     ]
+    said = [json.loads(line)[0] for line in asked.read_text().splitlines()]
+    assert ["--gate-tolerance=0.03" in words for words in said] == [False, False, False, False, True]
     assert path is not None
     lines = record.read(path)
     assert [one["kind"] for one in lines] == ["same", "slower", "faster", "paired"]
