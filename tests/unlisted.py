@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,9 +95,14 @@ def checkpoint(directory: Path, architecture: str, config: dict[str, Any]) -> No
     model.save_pretrained(directory)
 
 
-if __name__ == "__main__":
-    for each in sys.argv[2:]:
+def main(write_one: Callable[[Path, str], None], arguments: list[str]) -> None:
+    """A folder, then names: one that this release of transformers lacks is told, and hides none of the others."""
+    for each in arguments[1:]:
         try:
-            write(Path(sys.argv[1]), each)
-        except Exception as error:  # noqa: BLE001 - one that this release lacks hides none of the others
+            write_one(Path(arguments[0]), each)
+        except Exception as error:  # noqa: BLE001
             print(json.dumps({each: f"{type(error).__name__}: {error}"[:300]}), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(write, sys.argv[1:])

@@ -22,8 +22,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,11 +32,11 @@ import numpy as np
 from genqual.gate import baseline_file
 from genqual.gate.baseline_builder import merged
 from genqual.gate.baseline_file import BaselineFile
+from tests.benchmarks.gate_command import Gate, slowdown_environment
 from tests.benchmarks.gate_launches import ROOT, competing
 from tests.benchmarks.ratios import table
-from tests.here import CPU
 
-SHAPE: Final = ("--batch-sizes", "1", "--input-lengths", "128", "--new-tokens", "32")
+PLUGIN: Final = "tests.benchmarks.slow_plugin"
 RUNS: Final = {
     "unchanged": 10,
     "slower": 10,
@@ -57,7 +55,7 @@ class Bench:
     """Runs what is missing and keeps it."""
 
     def __init__(self, directory: Path, case: Sequence[str], launches: int) -> None:
-        self.directory, self.launches, self.case = directory, launches, (*case, *SHAPE)
+        self.directory, self.launches, self.gate = directory, launches, Gate(tuple(case))
         directory.mkdir(parents=True, exist_ok=True)
         self.file = directory / "runs.json"
         self.runs: list[dict[str, Any]] = json.loads(self.file.read_text()) if self.file.is_file() else []
@@ -67,15 +65,12 @@ class Bench:
         place = self.directory / f"baselines-{name}"
         if list(place.glob("*.json")):
             return place
-        before = "import tests.benchmarks.slow_plugin; " if slowdown else ""
+        more = ("--launches", str(self.launches), "--author", "gate_end_to_end", "--commit", "0" * 40)
+        plugins = [PLUGIN] if slowdown else []
         done = subprocess.run(
-            [
-                *(sys.executable, "-c", f"{before}from genqual.cli import main; main()", "rebase"),
-                *(*self.case, "--metric", "tpot", "--launches", str(self.launches)),
-                *(f"--out={place}", "--author", "gate_end_to_end", "--commit", "0" * 40),
-            ],
+            self.gate.rebase(place, *more, plugins=plugins),
             cwd=ROOT,
-            env=environment(slowdown, self.directory / "work"),
+            env=slowdown_environment(slowdown, self.directory / "work"),
             check=False,
         )
         if done.returncode:
@@ -86,41 +81,23 @@ class Bench:
 
     def run(self, phase: str, baselines: Path, *more: str, slowdown: float = 0.0, frozen: bool = False) -> None:
         """One run of pytest, its verdict read from JUnit."""
-        junit = self.directory / "junit.xml"
-        junit.unlink(missing_ok=True)
-        plugin = ["-p", "tests.benchmarks.slow_plugin"] if slowdown else []
-        start = time.monotonic()
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", CPU, "--benchmark"),
-                *(*self.case, "-k", "test_time_per_output_token", "--no-upload"),
-                *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}", f"--junitxml={junit}"),
-                *("--gate-budget", "240", "--no-pair", *plugin, *more),  # the slow engine would be in both builds
-            ],
-            cwd=ROOT,
-            env=environment(slowdown, self.directory / "work", frozen=frozen),
-            capture_output=True,
-            text=True,
-            check=False,
+        done = self.gate.judge(
+            self.directory / "junit.xml",
+            *(f"--state-dir={self.directory / 'state'}", f"--baselines={baselines}"),
+            *("--gate-budget", "240", "--no-pair", *more),  # the slow engine would be in both builds
+            plugins=[PLUGIN] if slowdown else [],
+            environment=slowdown_environment(slowdown, self.directory / "work", frozen=frozen),
         )
-        took = time.monotonic() - start
-        if not junit.is_file():
-            raise SystemExit(f"{phase}: pytest ended with {done.returncode} and no report:\n{done.stdout}{done.stderr}")
-        found = {p.get("name", ""): p.get("value", "") for p in ET.parse(junit).iter("property")}
-        message = next((str(e.get("message")) for e in ET.parse(junit).iter() if e.tag in ("failure", "skipped")), "")
-        verdict = found.get("genqual_verdict", f"none, exit {done.returncode}")
-        self.runs.append(
-            {
-                **{"phase": phase, "verdict": verdict, "wall_s": round(took, 1), "message": message[:600]},
-                **{name: found.get(f"genqual_{name}") for name in ("estimate", "interval", "launches")},
-            }
-        )
+        if done.found is None:
+            raise SystemExit(f"{phase}: pytest ended with {done.exit_code} and no report:\n{done.output}")
+        self.runs.append({"phase": phase, **done.line()})
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps(self.runs, indent=1) + "\n")
         part.replace(self.file)
         one = self.runs[-1]
         print(
-            f"  {verdict} {one['estimate'] or ''} {one['launches'] or ''} launches, {took:.0f} s: {message[:160]}",
+            f"  {done.verdict} {one['estimate'] or ''} {one['launches'] or ''} launches, {done.wall_s:.0f} s: "
+            f"{done.message[:160]}",
             flush=True,
         )
 
@@ -148,13 +125,6 @@ def _of_this_hour(known: BaselineFile) -> str:
         still = entry.drift.model_copy(update={"sd": 0.0})
         entries[key] = entry.model_copy(update={"drift": still, "tolerance": 0.05}).sealed()
     return merged(known, known.class_id, known.fingerprint, entries)
-
-
-def environment(slowdown: float, work: Path, *, frozen: bool = False) -> dict[str, str]:
-    """What `slow_engine` reads; `work` is where it keeps how much work the slowdown takes."""
-    made = {**os.environ, "PYTHONPATH": str(ROOT), "GENQUAL_TEST_SLOWDOWN": str(slowdown)}
-    made["GENQUAL_TEST_SLOW_WORK"] = str(work)
-    return made | {"GENQUAL_TEST_SLOW_FROZEN": "1"} if frozen else made
 
 
 def other_driver(place: Path, target: Path) -> Path:

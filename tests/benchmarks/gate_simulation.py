@@ -184,7 +184,8 @@ def judge_many(
             made[doubt] = log_e(t[doubt], n - 1.0, reach[doubt]) >= -math.log(chance)  # noqa: B023
             return made
 
-        found[at_least((limit - free - shift) / error, shift < limit, settings.beta)] = 1
+        patient = np.full_like(limit, -np.inf) if settings.final and n == settings.k_max else -limit / 2
+        found[at_least((limit - free - shift) / error, (shift < limit) & (shift >= patient), settings.beta)] = 1
         found[at_least((-shift - free) / error, shift < -limit / 2, settings.alpha)] = 2
         found[at_least((shift - free) / error, shift > limit / 2, settings.alpha)] = 0
         decided = found < 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from genqual.conformance.oracle import streamed_state
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
-from genqual.conformance.oracle.streamed_weights import BLOCK, Window
+from genqual.conformance.oracle.streamed_weights import BLOCK, Single, Window
 from genqual.conformance.references import file as reference_file
 from genqual.conformance.references.make import Reference, make
 from genqual.errors import BadInput
@@ -49,12 +51,16 @@ def shards(folder: Path, config: Mapping[str, Any]) -> safetensor.Tensors:
 
 
 def streamed(
-    config: Mapping[str, Any], room: Path, *, block: int = BLOCK, prompts: list[list[int]] = PROMPTS
+    config: Mapping[str, Any],
+    room: Path,
+    *,
+    block: int = BLOCK,
+    prompts: list[list[int]] = PROMPTS,
+    single: Single = nullcontext,
 ) -> StreamedOracle:
     key = stream_key(config, "0" * 64, prompts, STEPS)
-    return StreamedOracle(
-        config, shards(room / "weights", config), prompts, STEPS, StreamState(room / "state", key), block=block
-    )
+    state, weights = StreamState(room / "state", key), shards(room / "weights", config)
+    return StreamedOracle(config, weights, prompts, STEPS, state, block=block, single=single)
 
 
 def in_memory(config: Mapping[str, Any]) -> Reference:
@@ -89,31 +95,35 @@ def test_tables_and_matrices_in_blocks_are_the_same_to_rounding(config: Mapping[
     np.testing.assert_allclose(got.projections, want.projections, rtol=0, atol=1e-6)  # kept in float32
 
 
-@CONFIGS
-def test_it_goes_on_wherever_it_was_interrupted(config: Mapping[str, Any], tmp_path: Path) -> None:
+def interrupted_every(steps: int, config: Mapping[str, Any], room: Path) -> tuple[list[StreamedOracle], list[Progress]]:
+    """Runs that end after so many steps each, until one gets to the end: their oracles, and every step of all."""
     seen: list[Progress] = []
+    oracles: list[StreamedOracle] = []
 
     def stops(now: Progress) -> None:
         seen.append(now)
-        if len(seen) % 4 == 0:
+        if len(seen) % steps == 0:
             raise Interrupted
 
-    runs = 0
     while True:
-        oracle = streamed(config, tmp_path)
-        runs += 1
+        oracles.append(streamed(config, room))
         try:
-            oracle.run(stops)
+            oracles[-1].run(stops)
         except Interrupted:
             continue
-        break
-    assert runs == 6
+        return oracles, seen
+
+
+@CONFIGS
+def test_it_goes_on_wherever_it_was_interrupted(config: Mapping[str, Any], tmp_path: Path) -> None:
+    oracles, seen = interrupted_every(4, config, tmp_path)
+    assert len(oracles) == 6
     # Three layers and a choice in each pass but the last, which chooses nothing; none was gone through twice.
     assert [(now.turn, now.layer) for now in seen] == [
         *((turn + (place == 4), place % 4) for turn in range(STEPS) for place in (1, 2, 3, 4)),
         *((STEPS, layer) for layer in (1, 2, 3)),
     ]
-    assert reference_file.write(referred(oracle), tmp_path / "a") == reference_file.write(
+    assert reference_file.write(referred(oracles[-1]), tmp_path / "a") == reference_file.write(
         in_memory(config), tmp_path / "b"
     )
 
@@ -178,26 +188,10 @@ def test_a_token_that_float32_chose_wrongly_is_chosen_again(
     config: Mapping[str, Any], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = misled(monkeypatch, most=most)
-    seen: list[Progress] = []
-
-    def stops(now: Progress) -> None:
-        seen.append(now)
-        if len(seen) % 7 == 0:
-            raise Interrupted
-
-    corrected = 0
-    while True:
-        oracle = streamed(config, tmp_path)
-        try:
-            oracle.run(stops)
-        except Interrupted:
-            continue
-        finally:
-            corrected += oracle.corrected
-        break
+    oracles, _ = interrupted_every(7, config, tmp_path)
     assert done
-    assert corrected > 0
-    assert reference_file.write(referred(oracle), tmp_path / "a") == reference_file.write(
+    assert sum(oracle.corrected for oracle in oracles) > 0
+    assert reference_file.write(referred(oracles[-1]), tmp_path / "a") == reference_file.write(
         in_memory(config), tmp_path / "b"
     )
 
@@ -238,6 +232,26 @@ def test_choices_are_made_in_float32_and_proved_in_float64(tmp_path: Path, monke
     oracle.run()
     matrices = 3 * 7 + 1  # of the layers, and the head
     assert widths.count("float32") == STEPS * matrices
+
+
+def test_blas_has_one_thread_where_blocks_are_multiplied_side_by_side(tmp_path: Path) -> None:
+    entered: list[None] = []
+
+    @contextmanager
+    def single() -> Iterator[None]:
+        entered.append(None)
+        yield
+
+    streamed(LLAMA, tmp_path, single=single).run()
+    assert len(entered) == (STEPS + 1) * (3 * 7 + 1)  # linear layers and the head of each pass
+
+
+def test_a_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(streamed_state, "_VERSION", 2)
+        interrupted(tmp_path)
+    with pytest.raises(BadInput, match=r"belongs to another run.*delete .*state and run the same command again"):
+        streamed(LLAMA, tmp_path).run()
 
 
 def interrupted(room: Path, *, after: int = 9) -> Path:

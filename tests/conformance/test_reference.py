@@ -129,6 +129,23 @@ def test_the_same_reference_is_not_written_twice(tmp_path: Path) -> None:
     assert history(tmp_path) == []
 
 
+def test_a_tolerance_is_added_without_a_reason_and_noted(tmp_path: Path) -> None:
+    """What the command says that a NO REFERENCE advises: nothing that was judged before is judged otherwise."""
+    whole, _ = referred()
+    (scheme,) = whole.envelopes
+    one = write(replace(whole, envelopes={}), tmp_path)
+    two = write(whole, tmp_path)
+    assert history(tmp_path) == [{"reason": f"tolerance of {scheme} added", "previous": one}]
+    assert_same(read(tmp_path), whole)
+    wider = replace(whole.envelopes[scheme], errors=2.0 * whole.envelopes[scheme].errors)
+    more = {scheme: replace(wider, nrms=2.0 * wider.nrms), "fp16": whole.envelopes[scheme]}
+    with pytest.raises(BadInput, match="another reference of table"):
+        write(replace(whole, envelopes=more), tmp_path)
+    with pytest.raises(BadInput, match="another reference of table"):
+        write(replace(whole, model="chair", envelopes={**whole.envelopes, "fp16": wider}), tmp_path)
+    assert read(tmp_path).sha256 == two
+
+
 def test_another_reference_replaces_one_only_for_a_reason(tmp_path: Path) -> None:
     first, _ = referred()
     one = write(first, tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.oracle.streamed_rows import NAME, Together, Want
 
-MATRICES = {name: np.random.default_rng(seed).standard_normal((3, 3)) for seed, name in enumerate("abcd")}
+MATRICES = {name: np.random.default_rng(seed).standard_normal((3, 3)) for seed, name in enumerate("dcba")}
 
 
 class Counting:
@@ -47,9 +47,9 @@ def alone(start: float, names: str) -> F64:
 @pytest.mark.parametrize(
     ("rows", "served"),
     [
-        (["abc", "abc", "abc"], [("a", 3), ("b", 3), ("c", 3)]),
-        (["abd", "acd", "ad"], [("a", 3), ("b", 1), ("c", 1), ("d", 3)]),  # experts differ; the rest is shared again
-        (["a", "", "b"], [("a", 1), ("b", 1)]),
+        (["dcb", "dcb", "dcb"], [("d", 3), ("c", 3), ("b", 3)]),
+        (["dca", "dba", "da"], [("d", 3), ("c", 1), ("b", 1), ("a", 3)]),  # experts differ; the rest is shared again
+        (["b", "", "a"], [("b", 1), ("a", 1)]),
         ([], []),
     ],
 )

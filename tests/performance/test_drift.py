@@ -106,15 +106,15 @@ def test_drift_that_is_thought_too_small_is_seen_to_break_the_promise(ratio: flo
 
 
 @patient
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.03, 0.06, -0.08]), st.floats(0.0, 0.03))
-def test_many_at_once_are_judged_as_one_by_one(seed: int, shift: float, drift: float) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.03, 0.06, -0.04, -0.08]), st.floats(0.0, 0.03), st.booleans())
+def test_many_at_once_are_judged_as_one_by_one(seed: int, shift: float, drift: float, final: bool) -> None:
     """The simulation's vectorised gate is the gate."""
     old, new = histories(np.random.default_rng(seed), 3, drift, 12)
-    new = new + shift
-    verdicts, took = judge_many(old, new, SETTINGS, drift=drift, occasions=WHEN)
+    new, settings = new + shift, replace(SETTINGS, final=final)
+    verdicts, took = judge_many(old, new, settings, drift=drift, occasions=WHEN)
     for row in range(len(old)):
         for count in range(SETTINGS.k_min, SETTINGS.k_max + 1):
-            found = decide(old[row].tolist(), new[row, :count].tolist(), SETTINGS, drift=drift, occasions=WHEN)
+            found = decide(old[row].tolist(), new[row, :count].tolist(), settings, drift=drift, occasions=WHEN)
             if found.verdict is not None:
                 break
         assert VERDICTS[verdicts[row]] is found.verdict

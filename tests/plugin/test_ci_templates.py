@@ -101,6 +101,11 @@ def test_the_page_names_every_template_and_case() -> None:
         assert f"`{case}`" in page
 
 
+def python_script_of(python: Path, setting: str) -> str:
+    """A Python of another environment that is `python` with one environment variable set."""
+    return f'#!/bin/sh\n{setting} exec "{python}" "$@"\n'
+
+
 class Machine:
     """An empty folder on a machine that has the wheel installed, and steps that a service's agent runs there."""
 
@@ -138,15 +143,20 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+def step_of(machine: Machine, service: str, case: str, **more: str) -> tuple[int, str, str]:
+    """One step as the agent of a service runs it."""
+    if service == "jenkins":
+        return machine.run(["sh", "-c", of_jenkins()[case]], **more)
+    return machine.run(["sh", str(TEMPLATES / "genqual.sbatch")], CASE=case, **more)
+
+
 @pytest.mark.heavy  # launches of a baseline and of two verdicts
 @pytest.mark.parametrize("service", ["jenkins", "slurm"])
 def test_steps_run_from_an_empty_folder(service: str, python: Path, tmp_path: Path) -> None:
     machine = Machine(python, tmp_path)
 
     def step(case: str) -> tuple[int, str, str]:
-        if service == "jenkins":
-            return machine.run(["sh", "-c", of_jenkins()[case]])
-        return machine.run(["sh", str(TEMPLATES / "genqual.sbatch")], CASE=case)
+        return step_of(machine, service, case)
 
     code, said, summary = step("engine")
     assert (code, summary) == (4, ""), said
@@ -168,3 +178,35 @@ def test_steps_run_from_an_empty_folder(service: str, python: Path, tmp_path: Pa
     code, said, summary = step("nightly")
     assert code == 0, said
     assert step("no such case")[0] == 4 if service == "slurm" else True
+
+
+@pytest.mark.heavy  # launches of two environments in turns, for two verdicts
+@pytest.mark.parametrize("service", ["jenkins", "slurm"])
+def test_changing_machines_compare_two_environments_in_one_run(service: str, python: Path, tmp_path: Path) -> None:
+    """The environment `old` beside today's: alike passes; then today's engine does half as much work again, and is red.
+
+    Not 5 %: so small a model, in so short a run, tells that on a quiet machine only.
+    """
+    machine = Machine(python, tmp_path)
+    code, said, summary = step_of(machine, service, "changing")
+    assert (code, summary) == (4, ""), said
+    assert "--baseline-from=old" in said
+    old = tmp_path / "old" / "bin" / "python"
+    old.parent.mkdir(parents=True)
+    old.write_text(python_script_of(python, "GENQUAL_TEST_SLOWDOWN=0"))
+    old.chmod(0o755)
+    code, said, summary = step_of(machine, service, "changing")
+    assert code == 0, said
+    assert re.search(r"^\| PASS \| `[^`]*` \| peak\\_memory b2-i16-n4 \| [\d.]+ MiB \|", summary, re.MULTILINE), summary
+    slow = {
+        "PYTHONPATH": str(ROOT),
+        "PYTEST_ADDOPTS": "-p no:cacheprovider -p tests.benchmarks.slow_plugin -k test_time_per_output_token",
+        "GENQUAL_CASES": "--engine transformers --model llama-tiny --dtype fp32 --batch-sizes 1 --input-lengths 32",
+        "GENQUAL_TEST_SLOWDOWN": "0.5",
+        "GENQUAL_TEST_SLOW_WORK": str(tmp_path / "work"),
+    }
+    code, said, summary = step_of(machine, service, "changing", **slow)
+    assert code == 1, said + summary
+    row = re.search(r"^\| \**(REGRESSED|INCONCLUSIVE)\** \| `([^`]*)` \| tpot b1-i32-n\d+ \|", summary, re.MULTILINE)
+    assert row is not None, said + summary
+    assert "llama-tiny" in row[2]

@@ -506,6 +506,60 @@ def test_what_the_file_leaves_open_is_decided_by_pairs(
     assert "3 to 12 launches of about 5 s each: 15 to 60 s, each beside one of the other build; paired with" in said[1]
 
 
+def test_faster_code_is_told_from_a_faster_hour_by_pairs(pair: Any) -> None:
+    """5 % faster is far from 5 % slower, which is all that PASS needs; stage one leaves it open."""
+    found = pair(moved(-0.048), moved(-0.048), moved(0.0))
+    assert found.verdict is Verdict.IMPROVED
+    assert "paired with" in found.reason
+    found = pair(moved(-0.03), moved(-0.03), moved(-0.03))
+    assert found.verdict is Verdict.PASS, "the hour's"
+    steady = entry(packages={"engine": "1"})
+    nobody: list[Taken] = []
+    assert pair(moved(-0.048), nobody, nobody, steady).verdict is Verdict.IMPROVED, "the file tells, without drift"
+
+
+def test_what_the_file_passes_passes_where_pairs_end_undecided(pair: Any) -> None:
+    noise = [taken(0.8 + 0.3 * (-1) ** index) for index in range(12)]
+    found = pair(moved(-0.04), noise, noise)
+    assert (found.verdict, found.launches) == (Verdict.PASS, 5)
+    assert "pairs: " in found.reason
+    assert "inconclusive after 12 launches" in found.reason
+    assert pair(moved(0.03), noise, noise).verdict is Verdict.INCONCLUSIVE, "the file did not pass it"
+
+
+def test_a_faster_hour_has_all_its_launches_before_it_passes_by_the_file_alone(
+    gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No build to pair with: nothing but more launches of now can show IMPROVED."""
+    found = gate(moved(-0.08), drifting())
+    assert (found.verdict, found.launches) == (Verdict.PASS, 12), "the drift of this class explains it"
+    assert gate(moved(-0.02), drifting()).launches == 3
+    clock = iter(range(0, 100_000, 5))
+    monkeypatch.setattr(controller.time, "monotonic", lambda: float(next(clock)))
+    found = gate(moved(-0.08), drifting(), budget_s=30.0)
+    assert found.verdict is Verdict.PASS, "the evidence for PASS suffices; the budget cut only the search for more"
+    assert 3 <= found.launches < 12
+
+
+def test_a_run_may_ask_for_a_smaller_slowdown_than_the_standard(pair: Any) -> None:
+    """3 % in turns, where launches vary by 0.5 %; 5 % would be between half of the tolerance and all of it."""
+    quiet = drifting(launches=tuple(launch(0.8 + 0.25 * (z - 0.8)) for z in OLD))
+    assert pair(moved(0.03), moved(0.03), moved(0.0), quiet, tolerance=0.03).verdict is Verdict.REGRESSED
+    found = pair(moved(0.0), moved(0.0), moved(0.0), quiet, tolerance=0.03)
+    assert found.verdict is Verdict.PASS
+    assert "against a change of 3%" in found.reason
+    noisy = pair(moved(0.0), moved(0.0), moved(0.0), tolerance=0.01)
+    assert "against a change of 4%" in noisy.reason, "launches of this baseline vary by 0.7 %"
+    assert "tolerance 4%: this baseline's, by what its launches vary" in noisy.reason
+
+
+def test_what_a_run_asks_for_is_of_steps_alone() -> None:
+    asked = Question({}, GATED, Path(), tolerance=0.03)
+    assert asked.settings("tpot", 1).tolerance == asked.settings("ttft", 2).tolerance == 0.03
+    assert asked.settings("load_s", 1).tolerance == Question({}, GATED, Path()).settings("load_s", 1).tolerance == 0.3
+    assert asked.settings("peak_memory", 1) == Question({}, GATED, Path()).settings("peak_memory", 1)
+
+
 def test_what_drift_cannot_explain_is_decided_by_the_file(pair: Any) -> None:
     nobody: list[Taken] = []
     found = pair(moved(0.25), nobody, nobody)

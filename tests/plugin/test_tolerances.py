@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from genqual.conformance.references.cost import Rates, Size, cost
 from genqual.conformance.references.make import Reference, make
 from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores, TokenBatch
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
+from genqual.models.registry import resolve
 from genqual.models.spec import ModelSpec
 from tests.conformance.oracle.small import SMALL, parameters
 
@@ -55,11 +56,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def runs(monkeypatch: pytest.MonkeyPatch, order: list[str], fp32: Any, narrow: Any) -> None:
     def first(
         spec: ModelSpec, made: Reference, passes: Callable[[Scores], bool], *, stream: bool
-    ) -> tuple[Scores, str]:
+    ) -> tuple[Scores, str, tuple[str, ...]]:
         order.append("fp32")
-        return ran(fp32), "" if passes(ran(fp32)) else "Each prompt alone passes"
+        return ran(fp32), "" if passes(ran(fp32)) else "Each prompt alone passes", ("plain",)
 
-    def fault_free(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool) -> dict[str, Scores]:
+    def fault_free(
+        spec: ModelSpec, made: Reference, scheme: str, *, attentions: Sequence[str], stream: bool
+    ) -> dict[str, Scores]:
+        assert attentions == ("plain",)
         order.append(scheme)
         return {"one": ran(narrow, scheme)}
 
@@ -108,10 +112,47 @@ def test_a_wrong_fp32_is_told_by_what_is_right_of_it(
 ) -> None:
     """recurrent_gemma and rwkv let padding in, zamba2 and nemotron_h decode otherwise than they read."""
     monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering(*wrong)))
-    scores, told = fault_free.fp32_run(SPEC, MADE, lambda scores: judge_scores(scores, MADE, dtype="fp32").passed)
-    assert judge_scores(scores, MADE, dtype="fp32").passed is not bool(wrong)
+    scores, told, attentions = fault_free.fp32_run(SPEC, MADE, passes)
+    assert passes(scores) is not bool(wrong)
     assert said in told
     assert bool(told) is bool(said)
+    assert attentions == ("eager", "sdpa")
+
+
+def passes(scores: Scores) -> bool:
+    return judge_scores(scores, MADE, dtype="fp32").passed
+
+
+def test_where_eager_attention_alone_is_wrong_the_other_makes_the_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers 5.23 adds Falcon's ALiBi twice in eager attention, and once in sdpa."""
+
+    def generator(spec: ModelSpec, dtype: str, attention: str | None, **more: Any) -> Any:
+        return nullcontext(Answering("batch", "row", "pass") if attention == "eager" else Answering())
+
+    monkeypatch.setattr(fault_free, "cpu_generator", generator)
+    scores, told, attentions = fault_free.fp32_run(SPEC, MADE, passes)
+    assert passes(scores)
+    assert (told, attentions) == ("", ("sdpa",))
+    ran = fault_free.fault_free_runs(SPEC, MADE, "fp32", attentions=attentions)
+    assert ran
+    assert not [name for name in ran if "eager" in name]
+
+
+def test_weights_that_are_streamed_are_read_once_for_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering("batch", "row")))
+    scores, told, _ = fault_free.fp32_run(SPEC, MADE, passes, stream=True)
+    assert passes(scores), "token by token is wrong, and was asked"
+    assert not told
+
+
+def test_a_scheme_that_cannot_run_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unable:
+        def score(self, batch: TokenBatch, forced: Any) -> Scores:
+            raise Unsupported("cpu-transformers-small-bf16: bf16: no such layers: Conv1D")
+
+    monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Unable()))
+    with pytest.raises(BadInput, match=r"small: transformers cannot run bf16 here.*: bf16: no such layers: Conv1D$"):
+        fault_free.fault_free_runs(SPEC, MADE, "bf16")
 
 
 def test_what_goes_wrong_in_the_narrow_dtype_alone_is_refused_by_its_emulation(
@@ -181,3 +222,34 @@ def test_it_grows_with_what_it_is_made_of() -> None:
     more = [cost(size, here, [8], 4, schemes, stream=False, stored=10**6) for schemes in ([], ["bf16"], ["bf16"] * 2)]
     assert more[0].tolerances_s < more[1].tolerances_s < more[2].tolerances_s
     assert cost(size, here, [8], 4, [], stream=True, stored=0).memory < more[0].memory
+
+
+def test_what_is_added_alone_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    tolerances.announce(resolve("llama-tiny"), [5], 2, ["bf16"], stream=False, added=True)
+    added = capsys.readouterr().err
+    tolerances.announce(resolve("llama-tiny"), [5], 2, ["bf16"], stream=False)
+    whole = capsys.readouterr().err
+    assert "the oracle" not in added
+    assert "fault-free runs" in added
+    assert "the oracle" in whole
+
+
+def test_a_file_in_the_page_cache_is_read_once_by_streamed_runs() -> None:
+    size, infinite = Size.of_count(10**9, layers=4, hidden=8, vocabulary=16), float("inf")
+    files = Rates(infinite, infinite, infinite, infinite, 1.0, 0.0)
+    cached, read = (
+        cost(size, files, [5], 3, ["bf16"], stream=True, stored=1000, cached=one).tolerances_s for one in (True, False)
+    )
+    # Two attentions, three tokens each, and one pass in fp32, of half a run's cost.
+    assert cached - read == pytest.approx(1000 * (2 * 1 + 0.5) - 1000 * (2 * 3 + 0.5))
+
+
+def test_the_memory_of_a_streamed_tolerance_is_what_transformers_keeps() -> None:
+    """Of 8.0e9 weights: 300 MiB of imports, what may be kept, and the head, as it is stored and widened."""
+    size, here = Size.of_count(8_030_000_000, layers=32, hidden=4096, vocabulary=128256), Rates(*[1.0] * 6)
+    most = cost(size, here, [8], 4, ["bf16"], stream=True, stored=16 * 10**9, kept=6 << 30).memory
+    assert most == (300 << 20) + (6 << 30) + 6 * 4096 * 128256
+    few = cost(size, here, [8], 4, [], stream=True, stored=16 * 10**9, kept=6 << 30).memory
+    assert few < 1 << 30
+    roomy = cost(size, here, [8], 4, ["bf16"], stream=True, stored=16 * 10**9, kept=1 << 40).memory
+    assert roomy == (300 << 20) + 4 * size.weights + 6 * 4096 * 128256

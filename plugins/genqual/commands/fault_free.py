@@ -14,7 +14,7 @@ from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
 from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
-from genqual.errors import Unsupported
+from genqual.errors import BadInput, Unsupported
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
@@ -27,53 +27,74 @@ _PACKAGES: Final = {
 }
 
 
-def fault_free_runs(spec: ModelSpec, made: Reference, scheme: str, *, stream: bool = False) -> dict[str, Scores]:
+def fault_free_runs(
+    spec: ModelSpec, made: Reference, scheme: str, *, attentions: Sequence[str] = ATTENTION, stream: bool = False
+) -> dict[str, Scores]:
     """Scores of transformers on the CPU, forced on the reference's tokens, by what was run.
 
-    Kernels differ (eager, sdpa where the architecture has it), and so do shapes: batched with a cache, one pass, row by
-    row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not fit
-    into half of the free memory, and row by row is left out: it would read them once a row and step.
+    Kernels differ (`attentions`, where the architecture has them), and so do shapes: batched with a cache, one pass,
+    row by row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not
+    fit into a quarter of the free memory, and row by row is left out: it would read them once a row and step. Raises
+    BadInput, with the reason, where none can run.
     """
     packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     batch = TokenBatch.of(made.prompts)
-    found = {}
-    for attention in ATTENTION:
+    found, why = {}, ""
+    for attention in attentions:
         say(f"{spec.name}: fault-free {scheme} runs with {attention} attention")
         with cpu_generator(spec, scheme, attention, progress=say, stream=stream) as generator:
             try:
                 found[f"{versions} {attention} cached"] = generator.score(batch, made.forced)
             except Unsupported as reason:
-                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                why = _why(reason)
+                say(f"{spec.name}: left out: {why}")
                 continue
             found[f"{versions} {attention} one pass"] = generator.score_prefill(batch, made.forced)
             if stream:
                 continue
             rows = [generator.score(TokenBatch.of([row]), made.forced[[i]]) for i, row in enumerate(made.prompts)]
             found[f"{versions} {attention} row by row"] = side_by_side(rows)
+    if not found:
+        raise BadInput(f"model {spec.name}: transformers cannot run {scheme} here, so it has no tolerance: {why}")
     return found
+
+
+def _why(reason: Unsupported) -> str:
+    """What a rank said, without the name of its group before it."""
+    text = str(reason)
+    return text.partition(": ")[2] or text
 
 
 def fp32_run(
     spec: ModelSpec, made: Reference, passes: Callable[[Scores], bool], *, stream: bool = False
-) -> tuple[Scores, str]:
-    """Scores of transformers in fp32 on the CPU, cached, forced on the reference's tokens; as plain as there is.
+) -> tuple[Scores, str, tuple[str, ...]]:
+    """Scores of transformers in fp32 on the CPU, forced on the reference's tokens; as plain as there is, and cached.
 
-    Eager where the architecture has it, else as transformers chooses. Where they do not pass, the second tells what
-    does of the same model: each prompt alone, or each alone in one pass without a cache; "" with `stream`, and where
-    neither does. Raises Unsupported when it does not load.
+    Eager where the architecture has it; where that does not pass, as transformers chooses. The third are the attentions
+    whose runs of a narrower dtype may make a tolerance: both, or what passes alone. Where nothing passes, the second
+    tells what does of the same model: each prompt alone, or each alone in one pass without a cache; "" with `stream`,
+    and where neither does. With `stream` one pass without a cache reads the weights once, and not once a token: what a
+    cache would spoil shows in the narrow dtype, whose runs are cached. Raises Unsupported when it does not load.
     """
     batch = TokenBatch.of(made.prompts)
-    for attention in ("eager", None):
+    failed: tuple[Scores, str, tuple[str, ...]] | None = None
+    for attention in (ATTENTION[0], None):
         with cpu_generator(spec, "fp32", attention, progress=say, stream=stream) as generator:
             try:
-                scores = generator.score(batch, made.forced)
+                scores = (generator.score_prefill if stream else generator.score)(batch, made.forced)
             except Unsupported:
                 if attention is None:
                     raise
                 continue
-            return scores, "" if stream or passes(scores) else _what_passes(generator, made, passes)
-    raise AssertionError("the loop returns or raises")
+            if passes(scores):
+                if failed is not None:
+                    say(f"{spec.name}: {ATTENTION[0]} attention is wrong in fp32, and what transformers chooses is not")
+                return scores, "", ATTENTION if failed is None else ATTENTION[1:]
+            failed = failed or (scores, "" if stream else _what_passes(generator, made, passes), ATTENTION)
+    if failed is None:
+        raise AssertionError("the last attempt returns or raises")
+    return failed
 
 
 def _what_passes(generator: Generator, made: Reference, passes: Callable[[Scores], bool]) -> str:
@@ -136,5 +157,5 @@ def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Score
             try:
                 found[way] = generator.score(batch, made.forced)
             except Unsupported as reason:
-                say(f"{spec.name}: left out: {str(reason).split(':')[0]}")
+                say(f"{spec.name}: left out: {_why(reason)}")
     return found

@@ -16,6 +16,7 @@ from genqual.dtypes import DTYPES
 from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, Fault, fault
 from genqual.faults.matrix.cases import TINY, MatrixRun, runs_of
+from genqual.faults.matrix.page import models_page as page_of_models
 from genqual.faults.matrix.page import page
 from genqual.faults.matrix.store import FAULT_FREE, MatrixCell, Store
 from genqual.faults.matrix.tables import FaultMatrix, draw, titled
@@ -139,7 +140,18 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, device
 )
 @click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Cells judged so far.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write detection.md and detection.svg to this directory.")
+@click.option(
+    "--models-page",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write to this file what is found on each model, and which of them shows an ignored field, as Markdown.",
+)
 @click.option("--show", "only_show", is_flag=True, help="Judge nothing: tell, and write, what the store holds.")
+@click.option(
+    "--until-found",
+    is_flag=True,
+    help="Leave out the other checks of a fault once one has found it, the likeliest first: what survives, in a tenth "
+    "of the time, and not which check finds what.",
+)
 @click.option("--engines", help="Engine:ranks pairs, as transformers:1.  [default: the seven ways of the whole matrix]")
 @_device
 @_of_engines
@@ -150,7 +162,9 @@ def matrix_(
     sample: bool,
     store: Path,
     out: Path | None,
+    models_page: Path | None,
     only_show: bool,
+    until_found: bool,
     engines: str | None,
     device: str,
     **settings: str | None,
@@ -182,6 +196,7 @@ def matrix_(
                     *(wanted, store, run.engine, run.ranks, model, dtype, run.tests, run.cores),
                     settings=_settings(settings),
                     device=device,
+                    until_found=until_found,
                 )
     told = list(Store(store).cells.values())
     if engines is not None:  # what a store holds of other engines would excuse what survives on these
@@ -195,6 +210,10 @@ def matrix_(
         draw(matrix, out / "detection.svg")
         (out / "detection.md").write_text(page(matrix, "detection.svg"), encoding="utf-8")
         click.echo(f"wrote {out / 'detection.md'} and {out / 'detection.svg'}")
+    if models_page is not None:
+        models_page.parent.mkdir(parents=True, exist_ok=True)
+        models_page.write_text(page_of_models(matrix), encoding="utf-8")
+        click.echo(f"wrote {models_page}")
     survivors = [name for name in matrix.survivors() if not CATALOGUE[name].survives]
     alarms = matrix.false_alarms()
     click.echo(
@@ -265,8 +284,13 @@ def judge_with(
     cores: int = 1,
     settings: Sequence[str] = (),
     device: str | None = None,
+    *,
+    until_found: bool = False,
 ) -> None:
-    """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits."""
+    """Run the suite of one case, or some files of it, in a pytest of its own: each test once a fault that fits.
+
+    `until_found`: each test until one finds the fault.
+    """
     architecture = resolve(model).architecture
     fitting = []
     for name in names:
@@ -286,6 +310,7 @@ def judge_with(
         *("--cores-per-rank", str(cores), *settings),
         *("--faults", ",".join(fitting), "--faults-store", str(store.absolute()), "--no-upload", "--no-shrink"),
         *("--tb=no", "-q", "-q", "--no-summary", "-p", "no:cacheprovider", f"--state-dir={store.absolute()}.state"),
+        *(["--faults-until-found"] if until_found else []),
     ]
     # The dots are of no use here; what the plugin says on stderr, a line a fault, is the progress.
     done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)

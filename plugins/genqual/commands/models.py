@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from genqual.commands.explain import explain
 from genqual.models import ggufwrite
+from genqual.models.catalogue import Terms
 from genqual.models.fetch import fetch as get
 from genqual.models.ggufwrite import DTYPES
 from genqual.models.registry import known, resolve
@@ -33,9 +35,28 @@ def list_models() -> None:
 @models.command()
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Fetch it again, even if it is here.")
-def fetch(name: str, force: bool) -> None:
-    """Fetch a real model into the cache directory and check its hash."""
-    spec = get(name, click.echo, force=force)
+@click.option(
+    "--accept-terms",
+    is_flag=True,
+    envvar="GENQUAL_ACCEPT_TERMS",
+    show_envvar=True,
+    help="Accept the terms of the model's licence; without it they are shown and asked about, on a terminal.",
+)
+def fetch(name: str, force: bool, accept_terms: bool) -> None:
+    """Fetch a real model into the cache directory and check its hash.
+
+    Where a licence has terms of its own, as Gemma's, they are shown before the model is downloaded. A page of them is
+    kept beside the model. For a CI: --accept-terms, or GENQUAL_ACCEPT_TERMS=1.
+    """
+
+    def accept(terms: Terms, text: str) -> bool:
+        if accept_terms:
+            click.echo(f"{name}: {terms.title} accepted by --accept-terms or its variable ({terms.address})")
+            return True
+        click.echo(f"\n{text}\n\nThe newest text: {terms.address}\n")
+        return sys.stdin.isatty() and click.confirm(f"Do you accept the {terms.title}?")
+
+    spec = get(name, click.echo, force=force, accept=accept)
     click.echo(f"{name} is ready in {spec.location}; run it with: pytest --model {name}")
 
 

@@ -91,15 +91,14 @@ def reference(
     quantisation schemes from the library that quantises. Its fp32 comes first and must pass, and a tolerance beyond
     twice what an emulation of its rounding gives (without one, beyond 32 roundings) is refused.
 
-    A run finds a reference by the hash of the weights, so that
-    models of one name have one each. An existing reference of the same weights that differs is overwritten only with
-    --reason; with it, one of other weights that has MODEL's name is, too.
+    A run finds a reference by the hash of the weights, so that models of one name have one each. An existing reference
+    of the same weights that differs is overwritten only with --reason; with it, one of other weights that has MODEL's
+    name is, too.
 
     With --stream the oracle says the same, and never holds more than blocks of a weight: each token is chosen by a pass
     over all weights in float32, and the last, full pass in float64 proves every choice and is what is kept. Run the
     same command again after an interruption, and it goes on at the layer where it was; the state (keys, values and
-    hidden states of all prompts) is removed at the end. Envelopes are then measured with weights offloaded to disk,
-    too. An 8B model takes minutes on two cores; what a model takes is said before it begins.
+    hidden states of all prompts) is removed at the end. Tolerances then come from weights on disk, too.
 
     With --by transformers an engine is held against other software of the same family: faults that both share are not
     found, and every verdict says "not independent". It serves any model that transformers loads.
@@ -128,7 +127,7 @@ def reference(
             made = reference_file.read(target)
             references.check_weights(made, sha256)
             if not calibrate:
-                announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream)
+                announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream, added=True)
         else:
             rows, prompts = asked_rows(spec, prompts)
             announce(spec, [len(row) for row in rows], steps, chosen, stream=stream)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from threadpoolctl import ThreadpoolController
 
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
 from genqual.conformance.oracle.streamed_state import StreamState
@@ -20,6 +26,8 @@ from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.catalogue import cache_dir
 from genqual.models.spec import ModelSpec
+
+_M_ARENA_MAX: Final = -8  # in glibc's malloc.h
 
 
 @contextmanager
@@ -40,13 +48,15 @@ def streamed(
     except Timeout:
         raise BadInput(f"{state.folder} is in use by another process: wait for it, or give another --state") from None
     try:
-        oracle = StreamedOracle(config, weights.lazily(spec), prompts, steps, state)
+        blas = ThreadpoolController()
+        single = partial(blas.limit, limits=1, user_api="blas")
+        oracle = StreamedOracle(config, weights.lazily(spec), prompts, steps, state, single=single)
         started = time.monotonic()
         say(
             f"{spec.name}: {oracle.turns} passes over {oracle.layers} layers; interrupted, the same command goes on "
             f"from {state.folder}"
         )
-        with _shown(spec.name, oracle) as show:
+        with _shown(spec.name, oracle) as show, _small_threads():
             oracle.run(show)
         seconds = time.monotonic() - started
         say(
@@ -57,6 +67,21 @@ def streamed(
         state.remove()
     finally:
         lock.release()
+
+
+@contextmanager
+def _small_threads() -> Iterator[None]:
+    """Threads that begin in the block share one heap and have small stacks.
+
+    By default each reserves 64 MB and 8 MB of address space: of eight prompts more than the weights in blocks need.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another libc than glibc has one heap, or no such call
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    before = threading.stack_size(1 << 20)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
 
 
 @contextmanager

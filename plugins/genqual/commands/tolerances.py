@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 
@@ -22,13 +23,17 @@ from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.files import weight_files
 from genqual.models.spec import ModelSpec
+from genqual.ranks.on_cpu import held_in_memory
 
 
-def announce(spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool) -> None:
-    """Say what the reference will take, before anything long begins."""
+def announce(
+    spec: ModelSpec, lengths: Sequence[int], steps: int, schemes: Sequence[str], *, stream: bool, added: bool = False
+) -> None:
+    """Say what the reference will take, before anything long begins; `added`: only the tolerances."""
     found = estimate(spec, lengths, steps, schemes, stream=stream)
     if found is not None:
-        say(f"{spec.name}: {found[0].sentence()}; estimates, from rates measured on this host just now")
+        takes = replace(found[0], oracle_s=0.0) if added else found[0]
+        say(f"{spec.name}: {takes.sentence()}; estimates, from rates measured on this host just now")
 
 
 def estimate(
@@ -42,7 +47,9 @@ def estimate(
     rates = measured(files[0] if files else None)
     stored = sum(file.stat().st_size for file in files)
     cached = stored < psutil.virtual_memory().available
-    return cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored, cached=cached), rates
+    kept = held_in_memory()
+    found = cost(size, rates, lengths, steps, schemes, stream=stream, stored=stored, cached=cached, kept=kept)
+    return found, rates
 
 
 def size_of(spec: ModelSpec) -> Size | None:
@@ -79,17 +86,18 @@ def with_tolerances(spec: ModelSpec, made: Reference, schemes: Sequence[str], *,
     """
     if not schemes:
         return made
-    check_fp32(spec, made, stream=stream)
+    attentions = check_fp32(spec, made, stream=stream)
     for scheme in schemes:
-        made = references.with_envelope(made, scheme, fault_free_runs(spec, made, scheme, stream=stream))
+        runs = fault_free_runs(spec, made, scheme, attentions=attentions, stream=stream)
+        made = references.with_envelope(made, scheme, runs)
         nrms = made.envelopes[scheme].nrms
         emulated = None if stream else _emulated(spec, made, scheme)
         say(f"{spec.name}: {check_size(scheme, nrms, emulated)}")
     return made
 
 
-def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> None:
-    """Raises BadInput unless transformers' fp32 passes by the reference `made`.
+def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> tuple[str, ...]:
+    """The attentions that may make a tolerance. Raises BadInput unless transformers' fp32 passes by `made`.
 
     Runs of a narrow dtype that are wrong together widen its tolerance till nothing is found; fp32 has no such room.
     """
@@ -98,7 +106,7 @@ def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> None:
     def judged(scores: Scores) -> Judgement:
         return judge_scores(scores, made, dtype="fp32")
 
-    scores, passes = fp32_run(spec, made, lambda scores: judged(scores).passed, stream=stream)
+    scores, passes, attentions = fp32_run(spec, made, lambda scores: judged(scores).passed, stream=stream)
     found = judged(scores)
     if not found.passed:
         unknown = "Either the config.json is not that of the weights, or transformers or the oracle is wrong about it"
@@ -109,6 +117,7 @@ def check_fp32(spec: ModelSpec, made: Reference, *, stream: bool) -> None:
             "--schemes ''"
         )
     say(f"{spec.name}: fp32 passes: nrms {found.nrms:.3g}" if found.nrms is not None else f"{spec.name}: fp32 passes")
+    return attentions
 
 
 def _emulated(spec: ModelSpec, made: Reference, scheme: str) -> float | None:

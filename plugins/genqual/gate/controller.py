@@ -35,7 +35,7 @@ from genqual.gate.tolerances import Known
 from genqual.gate.verdict import GateResult, Verdict
 from genqual.gate.wording import Asked, result_of
 from genqual.metrics.compute import Measured
-from genqual.metrics.registry import is_exact
+from genqual.metrics.registry import is_exact, rule
 from genqual.ranks.client import Generator
 
 HOUR: Final = 0.5  # of the tolerance: what an hour may do to a host, where nothing cancels it: docs/gate-theory.md
@@ -54,6 +54,14 @@ class Question:
     under_test: str = "engine"
     budget_s: float | None = None
     judges: frozenset[str] = frozenset(GATED)
+    tolerance: float | None = None  # what is to be found of times of steps, in place of 5 % and 10 %
+
+    def settings(self, metric: str, ranks: int, *, hook: bool = True) -> Settings:
+        """What is asked of one metric. A metric that has a tolerance of its own, such as loading, keeps it."""
+        found = gate.settings_for(metric, ranks, metrics=self.metrics, hook=hook)
+        if self.tolerance is None or rule(metric).tolerance is not None or is_exact(metric):
+            return found
+        return replace(found, tolerance=self.tolerance)
 
     @property
     def metrics(self) -> int:
@@ -116,7 +124,9 @@ class Judging:
         stop = self._refused(case, entry)
         if stop:
             return unjudged(Verdict.INCONCLUSIVE, f"rejected: {stop}")
-        item = Asked(generator, entry, measured, subject.key, workload)
+        hook = entry is None or entry.hook == "steps"
+        standard = self.question.settings(name, case.ranks, hook=hook).tolerance
+        item = Asked(generator, entry, measured, subject.key, workload, standard)
         return self._against_build(item) if entry is None else self._against_file(item, entry)
 
     @property
@@ -163,7 +173,7 @@ class Judging:
 
     def _against_build(self, item: Asked) -> GateResult:
         """Stage two alone: `--baseline-from`."""
-        settings = gate.settings_for(item.name, item.case.ranks, metrics=self.question.metrics)
+        settings = self.question.settings(item.name, item.case.ranks)
         assert self.other is not None
         stage = Stage(settings)
         return self._launch_until_decided(item, stage, self._now, partial(self._turns, "", self.other, item))[0]
@@ -171,9 +181,9 @@ class Judging:
     def _against_file(self, item: Asked, entry: Entry) -> GateResult:
         """Stage one, and stage two where that leaves it open and there is a build to pair with."""
         asked, name, steps = self.question, item.name, entry.hook == "steps"
-        settings = gate.settings_for(name, item.case.ranks, metrics=asked.metrics, hook=steps)
+        settings = asked.settings(name, item.case.ranks, hook=steps)
         if asked.under_test != "engine" or is_exact(name):
-            settings = replace(settings, tolerance=entry.tolerance or settings.tolerance)
+            settings = replace(settings, tolerance=max(entry.tolerance or 0.0, settings.tolerance))
             if not is_exact(name):  # another build's are of this hour
                 settings = replace(settings, allowance=HOUR * settings.tolerance)
             return self._launch_until_decided(item, Stage(settings), self._now)[0]
@@ -187,7 +197,7 @@ class Judging:
                 return found
             paired = self._pair(item, entry, narrow, known, found)
             if isinstance(paired, GateResult):
-                return paired
+                return self._or_pass_of_the_file(paired, item, stage)
             why = paired
         least = tolerances.allowed(entry.launches, known, settings)
         settings = replace(settings, tolerance=max(entry.tolerance or 0.0, least))
@@ -196,6 +206,14 @@ class Judging:
             f" and pairing with its build {narrow.tolerance:.0%}; not paired: {why}"
         )
         return self._launch_until_decided(item, Stage(settings, known, note=note), self._now)[0]
+
+    def _or_pass_of_the_file(self, paired: GateResult, item: Asked, first: Stage) -> GateResult:
+        """Where pairs decided nothing, the PASS that stage one kept back to learn whether code is faster; no launch."""
+        if paired.verdict is not Verdict.INCONCLUSIVE:
+            return paired
+        last = replace(first, settings=replace(first.settings, final=True), note=f"pairs: {paired.reason}")
+        found = self._launch_until_decided(item, last, self._now)[0]
+        return found if found.verdict is Verdict.PASS else paired
 
     def _pair(self, item: Asked, entry: Entry, narrow: Settings, known: Known, first: GateResult) -> GateResult | str:
         """Stage two; or why it cannot be had after all, and stage one stands."""
@@ -298,13 +316,17 @@ class Judging:
         if len(good) < settings.k_min and len(bad) >= settings.k_min:
             why = f"rejected: {len(bad)} of {len(candidates)} launches: {reasons}"
             return Verdict.INCONCLUSIVE, why, False
+        budget = self.question.budget_s
+        spent = budget is not None and (self._spent_s >= budget or self._first_s >= stage.share * budget)
+        last = settings.final and (spent or len(candidates) >= settings.k_max) and len(good) >= settings.k_min
+        if last and decision is not None and decision.passes and not blind:  # more would only tell whether it is faster
+            return Verdict.PASS, reasons, False
         # A gate that cannot see its own slowdown after a few launches may see it after more of them.
         if len(candidates) >= settings.k_max:
             doubt = f": {decision.doubt}" if decision and decision.doubt else ""
             why = blind or f"inconclusive after {len(good)} launches{doubt}"
             return Verdict.INCONCLUSIVE, admission.said([why, reasons] if reasons else [why]), True
-        budget = self.question.budget_s
-        if budget is not None and (self._spent_s >= budget or self._first_s >= stage.share * budget):
+        if budget is not None and spent:
             why = f"the gate's budget of {budget:.0f} s is spent after {len(good)} launches (--gate-budget gives more)"
             return Verdict.INCONCLUSIVE, admission.said([why, *filter(None, [blind, reasons])]), self._spent_s < budget
         return None

@@ -34,7 +34,8 @@ class Settings:
     """What is asked of the launches. `tolerance` 0.05: a slowdown of 5 % must be found, half of it is no matter.
 
     `allowance` 0.025: up to 2.5 % either way may be the hour's, not the code's, and is no evidence of a change; nor is
-    a PASS what would be one only with that.
+    a PASS what would be one only with that. `final` False: a stage follows, which tells whether code that reads faster
+    by more than half of the tolerance is; so it does not pass here.
     """
 
     tolerance: float
@@ -43,6 +44,7 @@ class Settings:
     k_min: int = 3
     k_max: int = 12
     allowance: float = 0.0
+    final: bool = True
 
     def __post_init__(self) -> None:
         if not (0.0 < self.tolerance < 1.0 and 0.0 < self.alpha < 1.0 and 0.0 < self.beta < 1.0):
@@ -82,6 +84,7 @@ class Decision:
     log_faster: float
     log_within: float
     launches: int
+    passes: bool = False  # the evidence for PASS suffices, whether or not that is the verdict
     doubt: str = ""  # why a verdict that the numbers alone would give was not given
 
 
@@ -150,7 +153,8 @@ def decide(
     """What is known from the logarithmic times of these launches; their order does not matter.
 
     REGRESSED: evidence 1/alpha against "no change", and more than half the tolerance slower. IMPROVED: its mirror.
-    PASS: evidence 1/beta against a slowdown of the tolerance. Both with `drift`, the standard deviation of what
+    PASS: evidence 1/beta against a slowdown of the tolerance; what reads faster by more than half of it gets all of its
+    launches first, because PASS needs fewer than IMPROVED. All with `drift`, the standard deviation of what
     launches made together share: those of now are of one occasion, those of the baseline of `occasions` (one number a
     launch; empty: one occasion). Raises ValueError on too few or non-finite numbers.
     """
@@ -177,17 +181,17 @@ def decide(
     half = threshold(math.log(2.0 / (1.0 - CONFIDENCE)), degrees[-1], reach) * error
     half = min(half, 700.0)  # few launches, and no limit: exp must stay a number
     interval = (math.expm1(shift - half), math.expm1(shift + half))
-    verdict = None
+    verdict, passes = None, within >= -math.log(settings.beta)
     if new.size >= settings.k_min:
         if slower >= -math.log(settings.alpha) and shift > limit / 2:
             verdict = Verdict.REGRESSED
         elif faster >= -math.log(settings.alpha) and shift < -limit / 2:
             verdict = Verdict.IMPROVED
-        elif within >= -math.log(settings.beta):
+        elif passes and (shift >= -limit / 2 or (settings.final and new.size >= settings.k_max)):
             verdict = Verdict.PASS
         elif new.size >= settings.k_max:
             verdict = Verdict.INCONCLUSIVE
-    return Decision(verdict, math.expm1(shift), interval, spread, slower, faster, within, int(new.size))
+    return Decision(verdict, math.expm1(shift), interval, spread, slower, faster, within, int(new.size), passes)
 
 
 def worse(decisions: Sequence[Decision]) -> Decision:

@@ -19,7 +19,7 @@ SHARE: Final = 0.5  # of alpha, beta and the budget that stage one may spend whe
 
 def stage_one(settings: Settings) -> Settings:
     """The settings of stage one, where stage two can follow."""
-    share = replace(settings, alpha=settings.alpha * SHARE, beta=settings.beta * SHARE)
+    share = replace(settings, alpha=settings.alpha * SHARE, beta=settings.beta * SHARE, final=False)
     return replace(share, k_max=max(settings.k_min, min(MOST, settings.k_max)))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from genqual.cases import Case, Workload
-from genqual.gate import decision as gate
 from genqual.gate.baseline_file import Entry
 from genqual.gate.case_launches import Taken, evidence
 from genqual.gate.comparison import change_word, probes_of
@@ -19,13 +18,17 @@ from genqual.ranks.client import Generator
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One metric of one case that is to be judged. `entry` None: another build answers; `key` is the metric's."""
+    """One metric of one case that is to be judged. `entry` None: another build answers; `key` is the metric's.
+
+    `tolerance` is what the run asks for, before what launches vary by widens it.
+    """
 
     generator: Generator
     entry: Entry | None
     measured: Measured
     key: str
     workload: Workload
+    tolerance: float
 
     @property
     def case(self) -> Case:
@@ -58,7 +61,7 @@ def result_of(
     against = decision.log_within if verdict is Verdict.PASS else max(decision.log_slower, decision.log_faster)
     what = f"against a change of {settings.tolerance:.0%}" if verdict is Verdict.PASS else "against no change"
     said = [f"{words}, E = {evidence(against)} {what}, {decision.launches} launches, sigma {decision.sigma:.2%}"]
-    if settings.tolerance > gate.settings_for(measured.name, asked.case.ranks).tolerance:
+    if settings.tolerance > asked.tolerance:
         said.append(f"tolerance {settings.tolerance:.0%}: this baseline's, by what its launches vary")
     if settings.allowance:
         said.append(f"{settings.allowance:.1%} either way may be drift of the host and does not count")

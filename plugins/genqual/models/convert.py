@@ -15,6 +15,7 @@ from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models import ggufread, registry, weights
 from genqual.models.load import load, state_hash
+from genqual.models.rotary_spelling import BASES
 from genqual.models.spec import ModelSpec
 
 _NOT_OURS: Final = frozenset({"quantization_config", "_name_or_path", "_model_name_or_path", "transformers_version"})
@@ -60,8 +61,9 @@ def _readable_by_both(file: Path) -> None:
     """State the rotary base both ways: transformers 4 reads `rope_theta`, 5 `rope_parameters`, neither complains."""
     config = json.loads(file.read_text())
     rope = config.get("rope_parameters") or {"rope_type": "default", "rope_theta": config.get("rope_theta")}
-    if rope["rope_theta"] is not None and rope.get("rope_type") == "default":
-        _change(file, {"rope_theta": rope["rope_theta"], "rope_parameters": rope})
+    kinds = {base: rope[kind] for kind, base in BASES.items() if kind in rope} or {"rope_theta": rope}
+    if all(said.get("rope_theta") is not None and said.get("rope_type") == "default" for said in kinds.values()):
+        _change(file, {base: said["rope_theta"] for base, said in kinds.items()} | {"rope_parameters": rope})
 
 
 def _plain_tokenizer(destination: Path, *, begins_plainly: bool) -> None:

@@ -89,7 +89,9 @@ def _special(reader: Any) -> dict[str, Json]:
 def _decoder(said: Metadata, model_type: str) -> dict[str, Json]:
     """What Llama and its relatives have in common."""
     heads, hidden = said.size("attention.head_count"), said.size("embedding_length")
-    turned = said.size("rope.dimension_count", hidden // heads)
+    # As llama.cpp has it: a head is its share of the hidden width unless the file says otherwise, and all of it is
+    # turned. Gemma 3 270M says 256, where the share is 160, and nothing of what is turned.
+    turned = said.size("rope.dimension_count", said.size("attention.key_length", hidden // heads))
     width = said.size("attention.key_length", turned)
     if turned != width or said.size("attention.value_length", width) != width:
         raise BadInput(

@@ -128,7 +128,11 @@ def opened(file: Path, until: str = "") -> tuple[Any, Any]:
         raise BadInput(f"{file}: reading GGUF needs the package gguf ({error}); {pip_install('gguf')}") from error
 
     class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        data: NDArray[np.uint8]
+
         def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **more: Any) -> Any:
+            if type(self.data) is not np.ndarray:  # each slice of a memmap is one again: half of the header's time
+                self.data = self.data.view(np.ndarray)
             found = super()._get(offset, dtype, count, *rest, **more)
             if len(found) < count:  # its own takes what is there, and a damaged length has it read nothing for hours
                 raise ValueError(f"it ends before byte {offset} + {count} numbers of its header")

@@ -21,7 +21,7 @@ _HUB: Final = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<re
 def known() -> dict[str, str]:
     """Name -> one-line summary of every model that has a name: the embedded ones, then those that can be fetched."""
     fetched = {
-        name: f"{item.summary}{'' if item.directory.is_dir() else f' (not here yet: genqual models fetch {name})'}"
+        name: f"{item.summary}{'' if item.directory.is_dir() else f' (not here yet: {item.fetch_command()})'}"
         for name, item in FETCHABLE.items()
     }
     return {**embedded.SUMMARIES, **fetched}
@@ -35,9 +35,10 @@ def resolve(name: str) -> ModelSpec:
     if name in embedded.NAMES:
         return ModelSpec(name, "embedded", name, str(embedded.config(name)["model_type"]))
     if name in FETCHABLE:
-        directory = FETCHABLE[name].directory
+        item = FETCHABLE[name]
+        directory = item.directory
         if not directory.is_dir():
-            raise BadInput(f"model {name}: not in {directory.parent}; fetch it once with: genqual models fetch {name}")
+            raise BadInput(f"model {name}: not in {directory.parent}; fetch it once with: {item.fetch_command()}")
         return _directory(directory, name)
     path = Path(name).expanduser()
     if name and path.is_dir():

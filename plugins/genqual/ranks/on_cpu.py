@@ -25,6 +25,15 @@ from genqual.ranks.pool import Pool
 _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 
 
+def held_in_memory() -> int:
+    """Bytes of weights that a streamed run keeps; others are read from disk for each pass.
+
+    A quarter of what is free: the largest matrix, widened, comes on top, and the rest keeps the files in the page
+    cache, where bf16 takes half the room of the fp32 that is kept.
+    """
+    return psutil.virtual_memory().available // 4
+
+
 @contextmanager
 def cpu_generator(
     spec: ModelSpec,
@@ -35,11 +44,13 @@ def cpu_generator(
     stream: bool = False,
     name: str = "transformers",
     ranks: int = 1,
-    cores: int = 1,
+    cores: int | None = None,
     env: Mapping[str, str] | None = None,
     taken: Collection[str] = (),
 ) -> Iterator[Generator]:
     """Ranks on the CPU, one of plain transformers by default, ended afterwards; `stream` offloads weights to disk.
+
+    One core a rank where `cores` are not given; with `stream` all, for such a model takes minutes a pass.
 
     A quantised checkpoint that transformers cannot widen is written out dequantised, and that is what they load.
     `attention` None: transformers chooses. Cores that others have `taken` are left to them where there are more.
@@ -53,15 +64,16 @@ def cpu_generator(
             f"this runs on a processor, and {presence.probe} found {presence.found}: use a host that has one. For "
             "verdicts in fp32 alone, a reference by genqual's own oracle needs none: --schemes ''"
         )
-    case = Case(device.name, eager.name, spec.name, dtype, ranks, cores)
-    place = device.place(ranks, cores, taken=frozenset(taken))
+    each = cores or (max(1, presence.count // ranks) if stream else 1)
+    case = Case(device.name, eager.name, spec.name, dtype, ranks, each)
+    place = device.place(ranks, each, taken=frozenset(taken))
     place = replace(place, env=tuple({**own, **(env or {})} for own in place.env))
     with tempfile.TemporaryDirectory(prefix="genqual-") as logs:
         pool = Pool(1, progress=progress)
         options: dict[str, Json] = {} if attention is None else {"attn_implementation": attention}
         options |= _EMULATED.get(dtype, {})
         if stream:
-            options["max_memory"] = psutil.virtual_memory().available // 2
+            options["max_memory"] = held_in_memory()
         group = plan(case, Path(logs), model=dense(spec), placement=place, options=options)
         try:
             yield Generator(pool, group)

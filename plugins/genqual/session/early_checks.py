@@ -38,6 +38,7 @@ def of_no_use(options: Options) -> list[str]:
     given = {
         "--gate-metrics": options.gate_metrics,
         "--gate-budget": options.gate_budget,
+        "--gate-tolerance": options.gate_tolerance,
         "--baseline-from": options.baseline_from,
     }
     names = [name for name, value in given.items() if value]

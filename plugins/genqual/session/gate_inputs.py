@@ -63,6 +63,7 @@ class GateInputs:
             under_test=options.under_test,
             budget_s=options.gate_budget or self._selection.profile.gate_budget,
             judges=self._judges,
+            tolerance=options.gate_tolerance,
         )
 
     def excuse(

@@ -151,6 +151,18 @@ def positive(what: str, example: str) -> Callable[[str], float]:
     return parse
 
 
+def share(text: str) -> float:
+    """A slowdown, relative: `3%` and `0.03` are the same. From 1 % to 50 %."""
+    number = text.strip().removesuffix("%")
+    try:
+        found = float(number) / (100.0 if number != text.strip() else 1.0)
+    except ValueError:
+        found = math.nan
+    if not 0.01 <= found <= 0.5:
+        raise argparse.ArgumentTypeError(f"invalid share {text!r} (expected from 1% to 50%, such as 3% or 0.03)")
+    return found
+
+
 def launcher_name(text: str) -> str:
     """`auto` or a launcher that this host has."""
     if text != "auto":

@@ -24,6 +24,7 @@ from genqual.session.option_types import (
     page,
     positive,
     records,
+    share,
     sink,
     words,
 )
@@ -120,6 +121,14 @@ class Options(CaseOptions):
         (),
         type=gate_metrics,
         metavar="NAMES",
+    )
+    gate_tolerance: float | None = option(
+        "judge",
+        "--gate-tolerance",
+        "the slowdown of steps that the gate must find where it pairs or launches vary little enough: 3%% or 0.03;"
+        " default: 5%% on one rank, 10%% on several",
+        type=share,
+        metavar="SHARE",
     )
     under_test: str = option(
         "judge",

@@ -1,4 +1,4 @@
-"""What the record of launches over time shows. NumPy only; measures nothing."""
+"""What the record of launches over time shows; measures nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.benchmarks.over_time.drifting import between, by_occasion, explained, mean_change, steadier, with_prior
 from tests.benchmarks.ratios import table
 
 Launch = dict[str, Any]
@@ -75,8 +76,8 @@ def spread(groups: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
 
 
 def text(occasions: Iterable[Occasion]) -> str:
-    """Tables: spread within and between occasions by class, and what each arm changes."""
-    by_class: dict[tuple[str, str], list[tuple[dict[str, Any], list[Launch]]]] = defaultdict(list)
+    """Tables: spread within and between occasions by class, which control cancels best, and what each arm changes."""
+    by_class: dict[tuple[str, str], list[Occasion]] = defaultdict(list)
     for head, launches in occasions:
         for dtype in sorted({launch["dtype"] for launch in launches}):
             chosen = [launch for launch in launches if launch["dtype"] == dtype]
@@ -84,42 +85,79 @@ def text(occasions: Iterable[Occasion]) -> str:
     parts = []
     for (name, dtype), found in sorted(by_class.items()):
         hosts, boots = len({head["host"] for head, _ in found}), len({head["boot"] for head, _ in found})
-        count = sum(len(launches) for _, launches in found)
+        groups = by_occasion(launch for _, launches in found for launch in launches)
+        count = sum(len(group) for group in groups)
+        plain = [group for each in groups if (group := [statistics(one) for one in each if one["arm"] == "same"])]
         parts.append(
-            f"{name}, {dtype}: {count} launches, {len(found)} occasions, {hosts} hosts, {boots} boots\n\n"
-            f"{_spreads(found)}\n\n{_arms(found)}"
+            f"{name}, {dtype}: {count} launches, {len(groups)} occasions ({len(found)} files), {hosts} hosts,"
+            f" {boots} boots\n\n{_spreads(plain)}\n\n{_drift(plain)}\n\n{_causes(plain)}\n\n{_arms(groups)}"
         )
     return "\n\n".join(parts) or "the record is empty"
 
 
-def _spreads(found: Sequence[Occasion]) -> str:
-    plain = [[statistics(launch) for launch in launches if launch["arm"] == "same"] for _, launches in found]
-    plain = [group for group in plain if group]
-    rows = [["unchanged arm, %", "within an occasion", "between occasions", "largest distance of two means"]]
+def _spreads(plain: Sequence[Sequence[dict[str, float]]]) -> str:
+    rows = [["unchanged arm, %", "within", "between occasions (95 %)", "means vary by", "over that of / frozen (95 %)"]]
     for name in plain[0][0] if plain else ():
         groups = [np.array([one[name] for one in group]) for group in plain]
-        within, between = spread(groups)
-        means = [group.mean() for group in groups]
-        far = f"{100 * (max(means) - min(means)):.2f}" if len(means) > 1 else "one occasion"
-        rows.append([name, f"{100 * within:.2f}", _percent(between), far])
+        means, frozen = (
+            np.array([np.mean([one[of] for one in group]) for group in plain]) for of in (name, "/ frozen")
+        )
+        within, sd = spread(groups)
+        some, ratio = ("one occasion", "") if np.isnan(sd) else (_between(groups), "1")
+        if name in RATIOS:  # the control by itself cancels nothing
+            ratio = ""
+        elif len(means) > 2 and name != "/ frozen":
+            share, (low, high) = steadier(means, frozen)
+            ratio = f"{share:.2f} ({low:.2f} to {high:.2f})"
+        vary = f"{100 * means.std(ddof=1):.2f}" if len(means) > 1 else ""
+        rows.append([name, f"{100 * within:.2f}", some, vary, ratio])
     return table(rows)
 
 
-def _arms(found: Sequence[Occasion]) -> str:
-    rows = [["against the unchanged arm of its occasion, %", "launches", "gate", "/ twin", "latency"]]
-    for arm in sorted({launch["arm"] for _, launches in found for launch in launches} - {"same"}):
+def _between(groups: Sequence[NDArray[np.float64]]) -> str:
+    sd, (low, high) = between(groups)
+    return f"{100 * sd:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def _drift(plain: Sequence[Sequence[dict[str, float]]]) -> str:
+    groups = [np.array([one["gate"] for one in group]) for group in plain]
+    if len(groups) < 2:
+        return "drift: of one occasion nothing can be said"
+    likely, cautious = with_prior(groups)
+    return f"with the prior, drift of the gate's number is {likely:.2%}, and evidence counts with {cautious:.2%}"
+
+
+def _causes(plain: Sequence[Sequence[dict[str, float]]]) -> str:
+    """Whether the gate's number is higher where a control by itself is slower: then that, or its cause, does it."""
+    rows = [["the gate's mean of an occasion, by a control's", "correlation", "slope", "left of its deviation"]]
+    for name in RATIOS if len(plain) > 3 else ():
+        ours, its = (np.array([np.mean([one[of] for one in group]) for group in plain]) for of in ("gate", name))
+        rows.append([name, *(f"{value:+.2f}" for value in explained(ours, its))])
+    return table(rows)
+
+
+def _arms(groups: Sequence[Sequence[Launch]]) -> str:
+    names = ("gate", "/ twin", "latency")
+    rows = [
+        ["against the unchanged arm, %, mean of occasions (95 %)", "launches", "occasions", *names, "gate varies by"]
+    ]
+    everything = [log_ratio(launch) for each in groups for launch in each if launch["arm"] == "same"]
+    for arm in sorted({launch["arm"] for each in groups for launch in each} - {"same"}):
         changes: dict[str, list[float]] = defaultdict(list)
-        for _, launches in found:
-            plain = [statistics(launch) for launch in launches if launch["arm"] == "same"]
-            for launch in launches:
-                if launch["arm"] == arm and plain:
-                    own = statistics(launch)
-                    for name in ("gate", "/ twin", "latency"):
-                        changes[name].append(own[name] - float(np.mean([one[name] for one in plain])))
-        cells = [f"{100 * np.mean(values):+.2f} (sd {100 * np.std(values):.2f})" for values in changes.values()]
-        rows.append([arm, str(len(changes["gate"])), *cells])
+        count = 0
+        for each in groups:
+            plain, own = ([statistics(launch) for launch in each if launch["arm"] == which] for which in ("same", arm))
+            if plain and own:
+                count += len(own)
+                for name in names:
+                    changes[name].append(float(np.mean([x[name] for x in own]) - np.mean([x[name] for x in plain])))
+        if not count:
+            continue
+        cells = []
+        for values in changes.values():
+            mean, half = mean_change(np.array(values))
+            cells.append(f"{100 * mean:+.2f}" + ("" if np.isnan(half) else f" +- {100 * half:.2f}"))
+        first = [log_ratio(own[0]) for each in groups if (own := [one for one in each if one["arm"] == arm])]
+        vary = [f"{100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else "?" for values in (first, everything)]
+        rows.append([arm, str(count), str(len(changes["gate"])), *cells, ", unchanged ".join(vary)])
     return table(rows)
-
-
-def _percent(value: float) -> str:
-    return "unknown" if np.isnan(value) else f"{100 * value:.2f}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -23,7 +24,7 @@ from genqual.cases import Json
 from genqual.conformance.oracle.core import F64, I64, Cache, CausalOracle, margins_of
 from genqual.conformance.oracle.registry import oracle_for, source_sha256
 from genqual.conformance.oracle.streamed_state import Place, StreamState
-from genqual.conformance.oracle.streamed_weights import BLOCK, Window
+from genqual.conformance.oracle.streamed_weights import BLOCK, Single, Window
 from genqual.errors import BadInput
 
 TIE: Final = 1e-9
@@ -34,8 +35,10 @@ _CHECKED: Final = 1 << 25  # logits that are held at once where choices are prov
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """So far: passes, layers of this pass, weights that were read by this process. A choice that was wrong adds passes
-    from the first one of these on."""
+    """So far: passes, layers of this pass, weights that were read by this process.
+
+    After a choice that was wrong `turn` begins again, with as many `turns` as are left.
+    """
 
     turn: int
     turns: int
@@ -70,13 +73,17 @@ class StreamedOracle:
         state: StreamState,
         *,
         block: int = BLOCK,
+        single: Single = nullcontext,
     ) -> None:
-        """`weights` are lazy (`models.weights.lazily`). Raises BadInput as `oracle_for` does, before any is read."""
+        """`weights` are lazy (`models.weights.lazily`), `single` is `streamed_weights.Single`.
+
+        Raises BadInput as `oracle_for` does, before any is read.
+        """
         oracle = oracle_for(config, weights, keep=False)
         if not isinstance(oracle, CausalOracle):
             raise BadInput(f"model_type {config.get('model_type')!r}: this oracle has no layers to stream")
         self._oracle = oracle
-        self._window = Window(oracle.weights, tables=oracle.tables, block=block)
+        self._window = Window(oracle.weights, tables=oracle.tables, block=block, single=single)
         self._oracle.weights = self._window
         self._prompts, self._steps, self._state = [oracle.checked(row) for row in prompts], steps, state
         self._found: Place | None = None

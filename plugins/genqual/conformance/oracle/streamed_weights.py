@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from genqual.conformance.oracle.core import F64, I64, Weights
 from genqual.conformance.oracle.streamed_rows import Together, Want
@@ -20,6 +21,10 @@ from genqual.models.safetensor import Tensors
 
 BLOCK: Final = 1_000_000
 """Weights that are widened at once: 4 MB in float32, 8 in float64, so that caches have them while they are used."""
+
+
+Single = Callable[[], AbstractContextManager[object]]
+"""Within it, BLAS uses one thread: the workers, one a core, would wait for each other's otherwise."""
 
 
 def usable_cores() -> int:
@@ -35,12 +40,16 @@ class Window(Weights):
     float32 and given back in float64; float32 holds every stored weight, so only their sums are rounded.
     """
 
-    def __init__(self, whole: Weights, *, tables: Collection[str] = (), block: int = BLOCK) -> None:
+    def __init__(
+        self, whole: Weights, *, tables: Collection[str] = (), block: int = BLOCK, single: Single = nullcontext
+    ) -> None:
         self._arrays, self._shapes, self._names = whole._arrays, whole._shapes, whole._names
         self._tables, self._block, self._kept, self.read = frozenset(tables), block, {}, 0
         self._together = Together(self._products, list(self._shapes).index)
         self.narrow = False
-        self._blas, self._workers = ThreadpoolController(), ThreadPoolExecutor(usable_cores())
+        # Whoever undoes a format keeps the last weight: one at a time. Rows of a file are read side by side.
+        self._taking = nullcontext() if isinstance(self._arrays, Tensors) else Lock()
+        self._single, self._workers = single, ThreadPoolExecutor(usable_cores())
 
     def __getitem__(self, name: str) -> F64:
         if name in self._kept:
@@ -98,7 +107,7 @@ class Window(Weights):
 
         blocks = self.blocks(shape)
         # Each worker reads, widens and multiplies its block, which its core's caches still have.
-        with self._blas.limit(limits=1, user_api="blas"):
+        with self._single():
             for (start, stop), products in zip(blocks, self._workers.map(block, blocks), strict=True):
                 for y, product in zip(out, products, strict=True):
                     if as_stored:
@@ -111,7 +120,8 @@ class Window(Weights):
         return out
 
     def _part(self, name: str, start: int, stop: int, dtype: type[Any]) -> NDArray[Any]:
-        part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
+        with self._taking:
+            part = part_of(self._arrays, self._names[name], self._shapes[name], start, stop)
         return np.asarray(part, dtype=dtype)
 
 

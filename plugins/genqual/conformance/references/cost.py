@@ -93,9 +93,8 @@ class Cost:
 
     def sentence(self) -> str:
         """In words, as an estimate."""
-        parts = f"the oracle {duration(self.oracle_s)}"
-        if self.tolerances_s:
-            parts += f", fault-free runs {duration(self.tolerances_s)}"
+        each = {"the oracle": self.oracle_s, "fault-free runs": self.tolerances_s}
+        parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in each.items() if seconds)
         return (
             f"about {duration(self.oracle_s + self.tolerances_s)} ({parts}), {amount(self.memory)} of memory and "
             f"{amount(self.disk)} of disk"
@@ -112,11 +111,13 @@ def cost(
     stream: bool,
     stored: int,
     cached: bool = False,
+    kept: int = 0,
 ) -> Cost:
     """Of a reference over prompts of these lengths, `steps` tokens each, with a tolerance for each of `schemes`.
 
     `stored` are the bytes of the checkpoint's files, and `cached` says that they fit into memory beside the rest, so
-    that passes after the first read no disk. The fp32 run that comes first, and the emulation, are counted.
+    that passes after the first read no disk. The fp32 run that comes first, and the emulation, are counted. `kept`
+    bytes of weights are what streamed fault-free runs hold in memory.
     """
     read = sum(prompts)
     tokens = read + len(prompts) * steps
@@ -128,9 +129,10 @@ def cost(
         oracle = once + decoded + 2 * size.active * (read + tokens) / rates.product64
     passes = len(prompts) * (steps + 1) * size.parts * _CALLS
     oracle += passes * rates.call
-    runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored) * WAYS for _ in schemes)
+    once_read = not stream or cached
+    runs = sum(_runs(size, rates, prompts, steps, stream=stream, stored=stored, once=once_read) * WAYS for _ in schemes)
     if schemes:  # fp32 comes first, then each scheme is emulated
-        runs += _runs(size, rates, prompts, steps, stream=stream, stored=stored) / 2
+        runs += _runs(size, rates, prompts, 1 if stream else steps, stream=stream, stored=stored, once=once_read) / 2
         emulated = 2 * size.active * tokens / rates.product64 + 3 * len(prompts) * size.weights / rates.widened
         runs += 0.0 if stream else len(schemes) * emulated
     logits = 8 * size.vocabulary * (max(prompts, default=0) + steps)
@@ -140,6 +142,9 @@ def cost(
     memory = held + 4 * logits + 8 * SIGNS * size.vocabulary
     if schemes:
         memory += START_BYTES + (0 if stream else 4 * size.weights)
+    if schemes and stream:  # what transformers keeps, and the widest matrix beside it as it is stored and widened
+        ranks = START_BYTES + min(kept, 4 * size.weights) + 6 * size.vocabulary * size.hidden
+        memory = max(memory, ranks)
     disk = len(prompts) * steps * (256 * 4 + 16 * 16)  # what the reference keeps
     if stream:
         disk += 8 * tokens * (size.kept + size.hidden)
@@ -167,12 +172,17 @@ def _read_by(size: Size, tokens: int) -> float:
     return size.weights * (1.0 - (1.0 - share) ** tokens)
 
 
-def _runs(size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int) -> float:
-    """Seconds of one process of fault-free runs: together with a cache, in one pass, and row by row."""
+def _runs(
+    size: Size, rates: Rates, prompts: Sequence[int], steps: int, *, stream: bool, stored: int, once: bool
+) -> float:
+    """Seconds of one process of fault-free runs: together with a cache, in one pass, and row by row.
+
+    `once`: the files are read once, not in each pass.
+    """
     tokens = sum(prompts) + len(prompts) * steps
     reads = steps * (1 if stream else 1 + len(prompts))
     products = (2 if stream else 3) * 2 * size.active * tokens / rates.product32
-    files = stored / rates.file * (steps if stream else 1)
+    files = stored / rates.file * (1 if once else steps)
     return START_S + files + reads * size.weights * 4 / rates.memory + products
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,7 +31,8 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     """Write `reference` to `directory` and give back the file's SHA-256; nothing is touched when it says the same.
 
     Raises BadInput when another reference (or a damaged one) is there: a different one is replaced only for a
-    `reason`, which is appended to its history with the hash of what it replaces.
+    `reason`, which is appended to its history with the hash of what it replaces. A tolerance that is added to what
+    stays as it is needs none: nothing that was judged before is judged otherwise.
     """
     arrays = save(_arrays(reference))
     content = _content(reference, digest.of_bytes(arrays))
@@ -38,15 +40,17 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     if (directory / JSON_NAME).exists() or (directory / ARRAYS_NAME).exists():
         read(directory)
         old = _parsed(directory)
-        if {k: v for k, v in old.items() if k not in ("history", "sha256")} == content:
+        if _said(old) == content:
             return str(old["sha256"])
-        if not (reason and reason.strip()):
+        added = _added(reference, old)
+        reason = (reason or "").strip() or (f"tolerance of {', '.join(added)} added" if added else "")
+        if not reason:
             raise BadInput(
                 f"{directory} holds another reference of {old['model']} ({str(old['sha256'])[:12]}), and a reference "
                 f"is what every verdict is judged by: give a reason to replace it (it is kept in the history), or "
                 f"another directory"
             )
-        history = [*old["history"], {"reason": reason.strip(), "previous": old["sha256"]}]
+        history = [*old["history"], {"reason": reason, "previous": old["sha256"]}]
     content["history"] = history
     content["sha256"] = _digest(content)
     directory.mkdir(parents=True, exist_ok=True)
@@ -54,6 +58,19 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     write_whole(directory / ARRAYS_NAME, arrays)
     write_whole(directory / JSON_NAME, _text(content).encode())
     return str(content["sha256"])
+
+
+def _added(reference: Reference, old: Mapping[str, Any]) -> list[str]:
+    """The schemes whose tolerance `reference` has beside all that `old` has; none where anything else differs."""
+    had = {scheme: envelope for scheme, envelope in reference.envelopes.items() if scheme in old["envelopes"]}
+    without = replace(reference, envelopes=had)
+    alike = _said(old) == _content(without, digest.of_bytes(save(_arrays(without))))
+    return sorted(reference.envelopes.keys() - had.keys()) if alike else []
+
+
+def _said(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of the reference itself."""
+    return {key: value for key, value in content.items() if key not in ("history", "sha256")}
 
 
 def read(directory: Path) -> Reference:

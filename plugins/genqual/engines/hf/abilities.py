@@ -53,11 +53,12 @@ def score_passes(
         if detour and start:
             other = text[:, :1] * 0 + np.arange(7, 7 + detour)
             caches.prepare_crop(cache)
-            _pass(engine, other, np.concatenate([seen[:, :start], np.ones_like(other)], axis=1), cache)
+            _pass(engine, other, np.concatenate([seen[:, :start], np.ones_like(other)], axis=1), cache, last=1)
             cache.crop(-detour)  # transformers 5 takes only what to remove
-        out, cache = _pass(engine, text[:, start:end], seen[:, :end], cache)
-        for place in range(max(start, length - steps), end):
-            recorder.add(out[:, place - start], forced[:, place - (length - steps)])
+        first = max(start, length - steps)
+        out, cache = _pass(engine, text[:, start:end], seen[:, :end], cache, last=max(1, end - first))
+        for place in range(first, end):
+            recorder.add(out[:, place - end], forced[:, place - (length - steps)])
     return recorder.scores()
 
 
@@ -155,15 +156,20 @@ def first_answer(engine: Any) -> dict[str, NDArray[np.float64]]:
     return {"first": engine.first_logits, "again": on_host(engine.warm_pass().logits[:, -1])}
 
 
-def _pass(engine: Any, ids: I64, mask: I64, cache: Any, *, keep: bool = True) -> tuple[torch.Tensor, Any]:
+def _pass(
+    engine: Any, ids: I64, mask: I64, cache: Any, *, keep: bool = True, last: int | None = None
+) -> tuple[torch.Tensor, Any]:
     """Logits (rows, width, vocabulary) of one forward pass over `ids`, and the cache; `mask` covers the cache as well.
 
-    Without a cache the model makes its own, unless `keep` is false.
+    Without a cache the model makes its own, unless `keep` is false. Where the model can, only the `last` positions are
+    given their logits, as generate asks it: with a vocabulary of 262,000 they take longer than the layers.
     """
     inputs: dict[str, Any] = {"input_ids": _tensor(engine, ids), "attention_mask": _tensor(engine, mask)}
     if "position_ids" in engine._parameters:
         positions = np.maximum(mask.cumsum(axis=1) - 1, 0)[:, -ids.shape[1] :]
         inputs["position_ids"] = _tensor(engine, positions)
+    if last is not None and "logits_to_keep" in engine._parameters:
+        inputs["logits_to_keep"] = last
     if cache is not None:
         inputs[caches.argument(engine._parameters)] = cache
     with torch.no_grad():

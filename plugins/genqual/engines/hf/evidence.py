@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,11 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     bitsandbytes keeps the scales of an int8 matrix beside it, in the state of its module.
     """
+    return ((name, part) for name, part, _ in _stored(model))
+
+
+def _stored(model: Any) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """As `stored`, and whether a tensor was fetched for this: it lives no longer than it is held."""
     seen: set[int] = set()
     away = tied(model)
     for prefix, module in model.named_modules():
@@ -58,11 +64,14 @@ def stored(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
             if id(parameter) in seen or (parameter.is_meta and name in away):
                 continue
             seen.add(id(parameter))
-            yield from parts(name, fetched[leaf] if parameter.is_meta and fetched is not None else parameter)
+            if parameter.is_meta and fetched is not None:
+                yield from ((own, part, True) for own, part in parts(name, fetched[leaf]))
+            else:
+                yield from ((own, part, False) for own, part in parts(name, parameter))
             scales = getattr(parameter, "SCB", None)
             scales = getattr(getattr(module, "state", None), "SCB", None) if scales is None else scales
             if scales is not None and leaf == "weight":
-                yield f"{name}.SCB", scales
+                yield f"{name}.SCB", scales, False
 
 
 def tied(model: Any) -> frozenset[str]:
@@ -84,13 +93,19 @@ def offloaded(module: Any) -> Mapping[str, torch.Tensor] | None:
 
 
 def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers of this rank by name, each storage once (tied weights share one)."""
+    """Parameters and buffers of this rank by name, each storage once (tied weights share one).
+
+    One at a time: of a model whose weights lie on disk no more than one of them is held. Where a fetched one lay says
+    nothing, for the next one may be put there.
+    """
     seen: set[tuple[int, int]] = set()
-    for name, part in [*stored(model), *((name, local(buffer)) for name, buffer in model.named_buffers())]:
+    buffers = ((name, local(buffer), False) for name, buffer in model.named_buffers())
+    for name, part, fetched in itertools.chain(_stored(model), buffers):
         key = (part.data_ptr(), part.numel())
-        if part.numel() and key in seen:
+        if part.numel() and not fetched and key in seen:
             continue
-        seen.add(key)
+        if not fetched:
+            seen.add(key)
         yield name, part
 
 

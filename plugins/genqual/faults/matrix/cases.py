@@ -14,6 +14,8 @@ from genqual.models.registry import resolve
 
 TINY: Final = ("llama-tiny", "bloom-tiny")
 ARCHITECTURES: Final = tuple(architectures.CONFIGS)
+MAIN_JOB: Final = (*TINY, "llama-odd")
+"""Whose answers an ordinary run judges: profile `embedded`."""
 OWN: Final = (ignored_fields.GROUP, *dict.fromkeys(one.group for one in catalogue_architectures.FAULTS))
 """Groups of faults that only some configurations and architectures can have."""
 PRECISION_MODES: Final = ("fp32", "bf16")

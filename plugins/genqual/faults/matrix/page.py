@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from genqual.faults import CATALOGUE
+from genqual.faults import CATALOGUE, ignored_fields
+from genqual.faults.matrix.cases import MAIN_JOB
 from genqual.faults.matrix.other_rules import RULES
 from genqual.faults.matrix.store import MatrixCell
-from genqual.faults.matrix.tables import FaultMatrix, titled
+from genqual.faults.matrix.tables import MODES, FaultMatrix, ModelFaults, titled
 from genqual.faults.matrix.tiers import TIERS
 
 _HEAD: Final = """# What the conformance suite finds, and what it does not
@@ -20,8 +21,22 @@ real suite judged it. F: found in fp32 mode, D: found in declared mode (bf16).
 
 def page(matrix: FaultMatrix, picture: str) -> str:
     """The whole page; `picture` is the heat map's file name."""
-    parts = [_summary(matrix), [f"![heat map]({picture})", ""], _rules(matrix), _tiers(matrix), _found(matrix)]
+    parts = [_summary(matrix), [f"![heat map]({picture})", ""], _models(matrix), _fields(matrix)]
+    parts += [_rules(matrix), _tiers(matrix), _found(matrix)]
     return "\n".join([_HEAD, *(line for part in parts for line in part)]) + "\n"
+
+
+_MODELS_HEAD: Final = """# What the conformance suite finds, model by model
+
+Made by `genqual faults matrix --models-page`; do not edit. Each fault that fits was put into a live engine by hooks,
+and the real suite judged it, until a property found it.
+"""
+
+
+def models_page(matrix: FaultMatrix) -> str:
+    """What is found on each model, and which of them shows an ignored field; of stores that ask no more once found."""
+    lines = [*_summary(matrix), *_models(matrix), *_fields(matrix)]
+    return _MODELS_HEAD + "\n" + "\n".join(lines).rstrip() + "\n"
 
 
 def _summary(matrix: FaultMatrix) -> list[str]:
@@ -69,6 +84,63 @@ def _summary(matrix: FaultMatrix) -> list[str]:
             lines.append(f"- {titled(cell.check)} on {_where(cell)}, {cell.fault}: {cell.why}")
         lines.append("")
     return lines
+
+
+def _models(matrix: FaultMatrix) -> list[str]:
+    """A row a model: a fault that is found on one may survive on another."""
+    rows = matrix.by_model()
+    lines = ["## Model by model", "", "A fault counts once for each model, whatever the engine.", ""]
+    lines += [
+        "| model | faults | found in fp32 | found in declared mode | found in neither | right runs: judged, alarms |"
+    ]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in rows:
+        right, alarms = (sum(numbers[i] for numbers in row.fault_free.values()) for i in (0, 1))
+        found = " | ".join(_share(row, mode) for mode in MODES)
+        lines.append(f"| {row.model} | {len(row.faults)} | {found} | {len(row.survivors)} | {right}, {alarms} |")
+    total = " | ".join(
+        f"{sum(len(row.found[mode]) for row in rows)} of {sum(len(row.judged[mode]) for row in rows)}" for mode in MODES
+    )
+    lines.append(
+        f"| all | {sum(len(row.faults) for row in rows)} | {total} | {sum(len(row.survivors) for row in rows)} | |"
+    )
+    lines.append("")
+    for mode, words in zip(MODES, ("fp32", "declared mode"), strict=True):
+        missed = [(row.model, row.missed(mode)) for row in rows if row.missed(mode)]
+        lines += [f"Judged in {words} and not found there:{'' if missed else ' none.'}", ""]
+        lines += [f"- {model}: {', '.join(f'`{name}`' for name in names)}" for model, names in missed]
+        lines += [""] if missed else []
+    return lines
+
+
+def _share(row: ModelFaults, mode: str) -> str:
+    return f"{len(row.found[mode])} of {len(row.judged[mode])}" if row.judged[mode] else "not judged"
+
+
+def _fields(matrix: FaultMatrix) -> list[str]:
+    """Which model shows that an engine ignores a field; nothing where no such engine was judged."""
+    names = [name for name in matrix.faults if CATALOGUE[name].group == ignored_fields.GROUP]
+    if not names:
+        return []
+    lines = ["## Engines that ignore a field of config.json", ""]
+    lines += [
+        "F: found in fp32 mode, D: in declared mode. The first models are those of the main job, the others those of"
+    ]
+    lines += ["the profile `architectures`.", ""]
+    lines += ["| field | found by the main job's models | by the profile's | not found on |", "|---|---|---|---|"]
+    for name in names:
+        said: dict[str, str] = {}
+        for row in matrix.by_model():
+            modes = "".join(letter for mode, letter in zip(MODES, "FD", strict=True) if name in row.found[mode])
+            if name in row.faults:
+                said[row.model] = modes
+        ours, theirs = (
+            ", ".join(f"{model} {modes}" for model, modes in said.items() if modes and (model in MAIN_JOB) is mine)
+            for mine in (True, False)
+        )
+        missed = ", ".join(model for model, modes in said.items() if not modes)
+        lines.append(f"| `{CATALOGUE[name].params['field']}` | {ours or '-'} | {theirs or '-'} | {missed or '-'} |")
+    return [*lines, ""]
 
 
 def _where(cell: MatrixCell) -> str:

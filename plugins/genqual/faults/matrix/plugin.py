@@ -38,12 +38,21 @@ from genqual.session.context import RUN
 
 STORE: Final = pytest.StashKey[Store]()
 STAGE: Final = pytest.StashKey["Stage"]()
+LEFT_OUT: Final = pytest.StashKey[bool]()  # another check has found this fault, and that was all that was asked
 BROKEN: Final = pytest.StashKey[str]()  # why the fault of this test could not be put in, where that was a breakdown
 
 # Each starts a process: only for faults that a process can make a difference to.
 FRESH: Final = "test_a_fresh_process_gives_the_same_bits"
 # To the bit beside another group, which has no fault in it: a control changes numbers, if none that matters.
 BESIDE: Final = {"test_a_split_over_devices_gives_the_same_bits", "test_offloaded_weights_give_the_same_bits"}
+# With `--faults-until-found` these come first: of the faults that anything found, few escaped them.
+LIKELIEST: Final = (
+    "test_logits_match_the_oracle",
+    "test_drift_is_that_of_the_dtype",
+    "test_free_run_follows_the_oracle",
+    "test_requests_of_different_shapes",
+    "test_cache_equals_no_cache",
+)
 UNDOING: Final = "taking the fault out"
 HASHES: Final = "test_weights_stay_as_they_were_loaded"
 
@@ -52,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare what the command passes on."""
     parser.addoption("--faults-store", required=True, help="JSON lines of the cells judged so far")
     parser.addoption("--faults", required=True, help="names of faults, with commas between; honest is one")
+    parser.addoption("--faults-until-found", action="store_true", help="leave out the checks of a fault that was found")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -101,6 +111,16 @@ class Stage:
             self._subjects[case] = digest.of_json(facts) if facts else ""
         return self._subjects[case]
 
+    def found(self, case: Case, name: str) -> bool:
+        """Whether a property of the suite has found the fault `name` in this case, and nothing else is asked."""
+        if name == FAULT_FREE or CATALOGUE[name].equivalent or not self._config.getoption("--faults-until-found"):
+            return False
+        of_case = (case.engine, case.ranks, case.cores_per_rank, case.model, case.dtype, name)
+        return any(
+            cell.key[:-1] == of_case and cell.outcome == "alarm" and cell.test.startswith("test_")
+            for cell in self._config.stash[STORE].cells.values()
+        )
+
     def enter(self, item: pytest.Item, case: Case, name: str) -> bool:
         """Put `name` into the group of `case`, and take out what was there; False where that had been done."""
         if self._now == (case, name):
@@ -145,12 +165,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         case, name = of(item)
         wanted = case is not None and fits(case, name, item) and not stage.judged(case, name, check_of(item))
+        wanted = wanted and not (case is not None and stage.found(case, name))
         (kept if wanted else left).append(item)
     cases = list(dict.fromkeys(of(item)[0] for item in kept))
-    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1])))
+    quick = config.getoption("--faults-until-found")
+    kept.sort(key=lambda item: (cases.index(of(item)[0]), names.index(of(item)[1]), turn(item) if quick else 0))
     items[:] = kept
     if left:
         config.hook.pytest_deselected(items=left)
+
+
+def turn(item: pytest.Item) -> int:
+    """Where a test stands when one that finds the fault is enough."""
+    test = item.originalname  # type: ignore[attr-defined]
+    return LIKELIEST.index(test) if test in LIKELIEST else len(LIKELIEST)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what is not asked once the fault is found; no cell says anything of it."""
+    case, name = of(item)
+    if case is not None and item.config.stash[STAGE].found(case, name):
+        item.stash[LEFT_OUT] = True
+        pytest.skip("the fault is found")
 
 
 def of(item: pytest.Item) -> tuple[Case | None, str]:
@@ -206,6 +243,8 @@ def broken(request: pytest.FixtureRequest) -> str:
         raise
     if entered:
         progress(item, case, name)
+        if request.config.getoption("--faults-until-found"):
+            return name  # what others' rules find is not asked
         for check, outcome, why in rules(item, case):
             store.add(stage.cell(case, name, check, outcome, why))
     return name
@@ -270,6 +309,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report: pytest.TestReport = yield
     case, name = of(item)
     judged = report.when == "call" or (report.when == "setup" and report.outcome != "passed")
+    judged = judged and not item.stash.get(LEFT_OUT, False)
     if judged and case is not None and any(mark.name in markers.SUITES for mark in item.iter_markers()):
         broken = item.stash.get(BROKEN, None)
         outcome = outcome_of(report, told.of_item(item).verdict, name, broken=broken is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,31 @@ from genqual.faults.matrix.store import FAULT_FREE, MatrixCell
 from genqual.faults.matrix.tiers import TIERS
 
 JUDGED: Final = ("alarm", "pass", "known")
+MODES: Final = ("fp32", "declared")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFaults:
+    """What became of the faults that were put into one model, whatever the engine; names in the catalogue's order."""
+
+    model: str
+    judged: Mapping[str, tuple[str, ...]]  # precision mode -> faults
+    found: Mapping[str, tuple[str, ...]]
+    fault_free: Mapping[str, tuple[int, int]]  # precision mode -> judgements of harmless runs, those that alarmed
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Judged in any mode."""
+        return _ordered(set().union(*map(set, self.judged.values())))
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Found in no mode on this model."""
+        return tuple(name for name in self.faults if not any(name in names for names in self.found.values()))
+
+    def missed(self, mode: str) -> tuple[str, ...]:
+        """Judged in `mode` and not found there."""
+        return tuple(name for name in self.judged[mode] if name not in self.found[mode])
 
 
 class FaultMatrix:
@@ -44,6 +70,25 @@ class FaultMatrix:
         """Faults that no property found in any precision mode, on any model or engine."""
         found = {cell.fault for cell in self.ours if cell.outcome == "alarm"}
         return [name for name in self.faults if name not in found]
+
+    def by_model(self) -> list[ModelFaults]:
+        """Model by model, in the order of the cells: a fault that one model shows may survive on another."""
+        rows = []
+        for model in dict.fromkeys(cell.model for cell in self.ours):
+            cells = {mode: [cell for cell in self.ours if (cell.model, cell.lane) == (model, mode)] for mode in MODES}
+            wrong = {mode: [cell for cell in found if not _harmless(cell.fault)] for mode, found in cells.items()}
+            right = {mode: [cell for cell in found if _harmless(cell.fault)] for mode, found in cells.items()}
+            rows.append(
+                ModelFaults(
+                    model,
+                    {mode: _ordered({cell.fault for cell in found}) for mode, found in wrong.items()},
+                    {mode: _ordered({cell.fault for cell in found if cell.outcome == "alarm"})
+                     for mode, found in wrong.items()},
+                    {mode: (len(found), sum(cell.outcome == "alarm" for cell in found))
+                     for mode, found in right.items()},
+                )
+            )  # fmt: skip
+        return rows
 
     def fault_free(self) -> list[MatrixCell]:
         """Judgements of runs that are right: without a fault, or with an equivalent one."""
@@ -99,6 +144,10 @@ class FaultMatrix:
             return " "
         found = {cell.lane for cell in cells if cell.outcome == "alarm"}
         return ("F" if "fp32" in found else "") + ("D" if "declared" in found else "") or "."
+
+
+def _ordered(names: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in CATALOGUE if name in names)
 
 
 def _harmless(fault: str) -> bool:

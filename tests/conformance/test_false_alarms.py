@@ -1,0 +1,103 @@
+"""The campaign that looks for false alarms: what it counts, what it does not, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genqual.conformance.oracle.registry import supported
+from tests.benchmarks import false_alarms
+from tests.benchmarks.false_alarms import ENGINES, known, main, table
+from tests.listed import LISTED
+
+EAGER = "transformers:attn_implementation=eager"
+
+
+def line(name: str, *, verdicts: dict[str, int], failed: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    said = {"name": name, "engine": EAGER, "ranks": 1, "dtype": "fp32", "independent": True, "verdicts": verdicts}
+    return said | {"failed": dict.fromkeys(failed, "why")} | more
+
+
+def shown(*lines: dict[str, Any]) -> str:
+    return table({(one["name"], one["engine"], one["ranks"], one["dtype"]): one for one in lines})
+
+
+def test_what_passes_and_what_no_right_run_says_are_judgements() -> None:
+    said = shown(
+        line("llama", verdicts={"pass": 40, "not_applicable": 7}),
+        line("gpt2", verdicts={"pass": 30, "fail": 1, "error": 2}, failed=("a", "b", "c")),
+        line("mpt", verdicts={}, not_run="unsupported: no such layers"),
+        line("opt", verdicts={"pass": 9}, independent=False),
+    )
+    assert f"| `{EAGER}` | 1 | fp32 | 2 | 73 | 3 | 2 |" in said
+    assert "73 judgements of 4 checkpoints, 3 false alarms." in said
+    assert f"- FAIL `gpt2 {EAGER} 1 fp32`: `a`, `b`, `c`" in said
+    assert "unsupported: no such layers" in said
+
+
+def test_upstream_s_own_error_is_listed_and_only_that_is_not_counted() -> None:
+    known_error = ("logits_match_the_oracle", "positions_near_the_limit")
+    said = shown(line("falcon-alibi", verdicts={"pass": 38, "fail": 2}, failed=known_error))
+    assert "0 judgements of 1 checkpoints, 0 false alarms." in said
+    assert "adds Falcon's ALiBi twice there" in " ".join(said.split())
+    other = shown(line("falcon-alibi", verdicts={"pass": 38, "fail": 3}, failed=(*known_error, "a_length_is_kept")))
+    assert "41 judgements of 1 checkpoints, 3 false alarms." in other
+    assert "at most 7.50% at 95 %" in shown(line("llama", verdicts={"pass": 40}))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs the campaign on llama and gpt2, eager, with a suite that passes one test a dtype; gives what was judged."""
+    monkeypatch.setattr(false_alarms, "prepared", lambda room, name: (room / name, ""))
+
+    def campaign(code: int = 0) -> list[str]:
+        judged: list[str] = []
+
+        def passing(state: Path, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+            directory = next(word for word in words if word.startswith("--model=")).rpartition("/")[2]
+            (state / "spool").mkdir(parents=True)
+            for dtype in words[words.index("--dtype") + 1].split(","):
+                judged.append(f"{directory} {dtype}")
+                said = {"verdict": "pass", "property": "a_length_is_kept"}
+                record = {"judgement": said, "precision": {"dtype": dtype}}
+                (state / "spool" / f"{dtype}.json").write_text(json.dumps(record))
+            return subprocess.CompletedProcess([], code, "what pytest said", "")
+
+        monkeypatch.setattr(false_alarms, "suite", passing)
+        words = ["--store", str(tmp_path / "store.jsonl"), "--only", "llama", "gpt2", "--engines", EAGER]
+        assert main(words) == 0
+        return judged
+
+    return campaign
+
+
+def test_it_goes_on_where_it_was_and_again_where_judges_changed(
+    asked: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = [f"{name} {dtype}" for name in ("llama", "gpt2") for dtype in ("fp32", "bf16", "int8-weight")]
+    assert asked() == everything
+    assert asked() == []
+    store = tmp_path / "store.jsonl"
+    store.write_text(store.read_text()[:-20])  # cut off: the last cell is missing
+    assert asked() == everything[-1:]
+    assert len(known(store)) == 6
+    monkeypatch.setattr(false_alarms, "versions", lambda: {"judges": "others"})
+    assert asked() == everything
+
+
+def test_a_pytest_that_was_killed_leaves_no_cell(asked: Callable[..., list[str]], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="pytest ended with -15: what pytest said"):
+        asked(code=-15)
+    assert known(tmp_path / "store.jsonl") == {}
+
+
+def test_every_architecture_is_there_and_has_one_checkpoint_that_is_compiled() -> None:
+    architectures = {architecture for architecture, _ in LISTED.values()}
+    assert architectures == {*supported()}
+    assert architectures <= LISTED.keys()
+    assert {engine for engine, _, _ in ENGINES} >= {EAGER, "transformers-compiled", "transformers-tp"}
