@@ -535,7 +535,7 @@ def test_a_faster_hour_has_all_its_launches_before_it_passes_by_the_file_alone(
     assert (found.verdict, found.launches) == (Verdict.PASS, 12), "the drift of this class explains it"
     assert gate(moved(-0.02), drifting()).launches == 3
     clock = iter(range(0, 100_000, 5))
-    monkeypatch.setattr(controller.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     found = gate(moved(-0.08), drifting(), budget_s=30.0)
     assert found.verdict is Verdict.PASS, "the evidence for PASS suffices; the budget cut only the search for more"
     assert 3 <= found.launches < 12

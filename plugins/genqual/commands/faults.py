@@ -205,15 +205,7 @@ def matrix_(
     matrix = FaultMatrix(told)
     if only_show and not matrix.cells and not matrix.errors:
         raise BadInput(f"{store}: no cell was judged; run it without --show, or give another --store")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        draw(matrix, out / "detection.svg")
-        (out / "detection.md").write_text(page(matrix, "detection.svg"), encoding="utf-8")
-        click.echo(f"wrote {out / 'detection.md'} and {out / 'detection.svg'}")
-    if models_page is not None:
-        models_page.parent.mkdir(parents=True, exist_ok=True)
-        models_page.write_text(page_of_models(matrix), encoding="utf-8")
-        click.echo(f"wrote {models_page}")
+    _write_pages(matrix, out, models_page)
     survivors = [name for name in matrix.survivors() if not CATALOGUE[name].survives]
     alarms = matrix.false_alarms()
     click.echo(
@@ -238,6 +230,18 @@ def matrix_(
     if runs and not matrix.cells and not matrix.errors and not unproved:
         raise BadInput(f"{store}: nothing was judged; none of {', '.join(chosen)} fits, or no case can run here")
     sys.exit(bool(survivors or alarms or matrix.errors or unproved))
+
+
+def _write_pages(matrix: FaultMatrix, out: Path | None, models_page: Path | None) -> None:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        draw(matrix, out / "detection.svg")
+        (out / "detection.md").write_text(page(matrix, "detection.svg"), encoding="utf-8")
+        click.echo(f"wrote {out / 'detection.md'} and {out / 'detection.svg'}")
+    if models_page is not None:
+        models_page.parent.mkdir(parents=True, exist_ok=True)
+        models_page.write_text(page_of_models(matrix), encoding="utf-8")
+        click.echo(f"wrote {models_page}")
 
 
 def proved(matrix: FaultMatrix, run: MatrixRun, wrong: Collection[str], *, exactly: bool) -> bool:

@@ -120,7 +120,7 @@ class Judging:
             entry = known.entry(subject.key) if known else None
             if entry is None:
                 why = f"no baseline of {name} for this hardware, model, engine and workload: recorded, not judged"
-                return unjudged(Verdict.NO_BASELINE, f"{why}. {self._quick(generator)}", 1)
+                return unjudged(Verdict.NO_BASELINE, f"{why}. {_quick(self.question, self.remake, generator)}", 1)
         stop = self._refused(case, entry)
         if stop:
             return unjudged(Verdict.INCONCLUSIVE, f"rejected: {stop}")
@@ -145,16 +145,6 @@ class Judging:
         if class_id not in self._files:
             self._files[class_id] = baseline_file.find(self.question.baselines, class_id)
         return self._files[class_id]
-
-    def _quick(self, generator: Generator) -> str:
-        """The command that makes a baseline of this case, and how long it takes."""
-        case = generator.case
-        metrics = set(GATED) - set(engine(case.engine).unseen)
-        shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
-        job = LaunchJob.of(metrics, self.question.gated, shape, slowdown=0.05, ranks=case.ranks)
-        each = CaseLaunches(generator, job).forecast_s
-        minutes = math.ceil((QUICK_LAUNCHES + 1) * each / 60.0)
-        return f"`{self.remake(case, True)}` makes one in about {minutes} minutes"
 
     def _refused(self, case: Case, entry: Entry | None) -> str:
         """Why no launch of this case may be judged at all."""
@@ -330,3 +320,14 @@ class Judging:
             why = f"the gate's budget of {budget:.0f} s is spent after {len(good)} launches (--gate-budget gives more)"
             return Verdict.INCONCLUSIVE, admission.said([why, *filter(None, [blind, reasons])]), self._spent_s < budget
         return None
+
+
+def _quick(question: Question, remake: Callable[[Case, bool], str], generator: Generator) -> str:
+    """The command that makes a baseline of this case, and how long it takes."""
+    case = generator.case
+    metrics = set(GATED) - set(engine(case.engine).unseen)
+    shape = frozen_shape(generator.loaded[0].parameters, case.dtype)
+    job = LaunchJob.of(metrics, question.gated, shape, slowdown=0.05, ranks=case.ranks)
+    each = CaseLaunches(generator, job).forecast_s
+    minutes = math.ceil((QUICK_LAUNCHES + 1) * each / 60.0)
+    return f"`{remake(case, True)}` makes one in about {minutes} minutes"
