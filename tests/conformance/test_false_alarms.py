@@ -90,6 +90,32 @@ def test_it_goes_on_where_it_was_and_again_where_judges_changed(
     assert asked() == everything
 
 
+def test_what_passed_stricter_judges_is_not_judged_again_and_what_failed_them_is(
+    asked: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked()
+    store = tmp_path / "store.jsonl"
+    lines = [json.loads(text) for text in store.read_text().splitlines()]
+    lines[0] |= {"failed": {"a_length_is_kept": "why"}}
+    store.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    before = lines[0]["versions"]
+    monkeypatch.setattr(false_alarms, "STRICTER", {before["judges"]: "they asked more"})
+    monkeypatch.setattr(false_alarms, "versions", lambda: before | {"judges": "of today"})
+    assert asked() == ["llama fp32"]
+    monkeypatch.setattr(false_alarms, "versions", lambda: before | {"judges": "of today", "torch": "another"})
+    assert len(asked()) == 6, "they judged another torch"
+
+
+def test_where_upstream_ends_every_pass_with_an_exception_nothing_is_counted_and_a_failure_is() -> None:
+    def said(**verdicts: int) -> str:
+        cell = line("falcon-alibi", verdicts=verdicts, failed=("a", "b"), engine="transformers:graphs=static")
+        return " ".join(shown(cell).split())
+
+    assert "0 judgements of 1 checkpoints, 0 false alarms." in said(error=38)
+    assert "every pass ends with an exception" in said(error=38)
+    assert "39 judgements of 1 checkpoints, 39 false alarms." in said(error=38, fail=1)
+
+
 def test_a_pytest_that_was_killed_leaves_no_cell(asked: Callable[..., list[str]], tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="pytest ended with -15: what pytest said"):
         asked(code=-15)

@@ -12,7 +12,15 @@ from genqual.cases import SCHEMES
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_bitwise, steps_of
 from genqual.conformance.judges.self_checks import judge_inputs
-from genqual.conformance.judges.shards import judge_drift, judge_evidence, judge_shards, put_away, share_limit, spread
+from genqual.conformance.judges.shards import (
+    aligned,
+    judge_drift,
+    judge_evidence,
+    judge_shards,
+    put_away,
+    share_limit,
+    spread,
+)
 from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop_string, stopped
 from genqual.conformance.scores import scores_of
 from genqual.dtypes import DTYPES
@@ -223,6 +231,11 @@ def test_each_kind_of_graph_has_its_own_evidence(kind: dict[str, Any]) -> None:
 )
 def test_what_a_placement_of_its_own_choice_did(found: dict[str, Any], over: bool, away: bool) -> None:
     assert (spread([found]), put_away([found])) == (over, away)
+
+
+def test_weights_are_aligned_unless_a_rank_says_that_some_are_not() -> None:
+    assert aligned([{"unaligned": 0}, {}])
+    assert not aligned([{"unaligned": 0}, {"unaligned": 3}])
 
 
 def test_bits_of_other_forced_tokens_may_be_left_out() -> None:

@@ -39,6 +39,17 @@ def test_the_fp32_limit_needs_no_envelope(sigma: float, passes: bool) -> None:
     assert (verdict.passed, verdict.lane, verdict.independent) == (passes, "fp32", None)
 
 
+@pytest.mark.parametrize(("share", "passes"), [(1.0, True), (1.35, True), (1.5, False)])
+def test_the_fp32_limit_is_that_of_two_errors(share: float, passes: bool) -> None:
+    """Each may be 1e-5 from what is right: a right qwen3_next reads 1.33e-5 between two of its own runs."""
+    error = noise(LOGITS.shape, 1, 1.0)
+    unit = same(LOGITS, LOGITS + 1e-6 * error, "fp32").nrms / 1e-6
+    verdict = same(LOGITS, LOGITS + share * 1e-5 / unit * error, "fp32")
+    assert verdict.passed is passes
+    assert verdict.limit == pytest.approx(2**0.5 * 1e-5)
+    assert same(LOGITS, LOGITS, "fp32", exact=True).limit == 1e-5
+
+
 @pytest.mark.parametrize(("factor", "passes"), [(1.5, True), (2.0, False)])
 def test_the_declared_limit_is_that_of_two_errors(factor: float, passes: bool) -> None:
     """sqrt 2 x 1.25 = 1.77 of one envelope."""

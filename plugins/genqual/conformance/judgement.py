@@ -154,16 +154,16 @@ def between_runs(
     error. Without an envelope the assumed one of the dtype stands in. sigma is the same at each step: a property's
     prompts are not those of the envelope.
     """
+    errors = 1.0 if exact else float(np.sqrt(2.0))
     if precision_mode_of(dtype) == "fp32":
-        return Tolerance(
-            "fp32", fp32_limit, fp32_limit, np.full(steps, fp32_limit * spread), k, "one run" if exact else "two runs"
-        )
+        limit = errors * fp32_limit
+        return Tolerance("fp32", limit, limit, np.full(steps, limit * spread), k, "one run" if exact else "two runs")
     assumed = ASSUMED_NRMS.get(dtype)
     if envelope is None and assumed is None:
         return None
     fault_free, source = (
         (envelope.nrms, "measured") if envelope is not None else (assumed or 0.0, "assumed, not measured")
     )
-    unit = fault_free if exact else float(np.sqrt(2.0)) * fault_free
+    unit = errors * fault_free
     words = f"{'' if exact else 'sqrt 2 x '}{factor} x the {dtype} envelope {fault_free:.3g}, {source}"
     return Tolerance("declared", factor * unit, unit, np.full(steps, unit * spread), k, words)

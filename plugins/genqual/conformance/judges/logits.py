@@ -160,7 +160,8 @@ def judge_bitwise(a: Scores, b: Scores, *, dtype: str, forced: bool = True) -> J
     worst = np.unravel_index(int(cell_errors(a.projections, b.projections).argmax()), differs.shape)
     text = (
         f"Two runs differ in {int(differs.sum())} of {cells} choices, first at step {step} of prompt {row}: best logit "
-        f"{a.top_logits[step, row, 0]!r} and {b.top_logits[step, row, 0]!r}. Bitwise equality was promised."
+        f"{float(a.top_logits[step, row, 0])!r} and {float(b.top_logits[step, row, 0])!r}. Bitwise equality was "
+        "promised."
     )
     return Judgement(
         "fail",

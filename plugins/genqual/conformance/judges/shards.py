@@ -171,6 +171,14 @@ def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:
     return True
 
 
+def aligned(evidence: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether all weights that lie in memory begin where an allocator would put them: then placement changes no bit.
+
+    What an engine does not tell is taken for aligned: the stricter judge.
+    """
+    return not any(rank.get("unaligned") for rank in evidence)
+
+
 def put_away(inspections: Sequence[Mapping[str, Json]]) -> bool:
     """Whether ranks that chose their placement themselves (`auto`) offloaded any weight; else, as asked."""
     return not any(found.get("placement") == "auto" and not found.get("offloaded_tensors") for found in inspections)

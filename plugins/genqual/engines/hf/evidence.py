@@ -19,6 +19,7 @@ from genqual.models.build import dtypes_by_rule, stored_tensors
 
 _INDEX: Final = re.compile(r"\.(\d+)\.")
 _NARROW: Final = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
+_LINE: Final = 64  # bytes of a cache line and of a vector register, to which allocators align
 _CHUNK: Final = 1 << 26  # bytes hashed at a time, so that a hash costs no copy of the weights
 
 
@@ -107,6 +108,19 @@ def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if not fetched:
             seen.add(key)
         yield name, part
+
+
+def unaligned(model: Any) -> int:
+    """How many of the weights that lie in this host's memory begin elsewhere than at a multiple of 64 bytes.
+
+    torch reads safetensors where they are mapped, at any multiple of 8, when no dtype changes. Products of one row (a
+    single token) take another path there, so that another placement of the same weights differs in the last bits.
+    """
+    return sum(
+        part.data_ptr() % _LINE != 0
+        for _, part, fetched in _stored(model)
+        if not fetched and part.device.type == "cpu" and part.numel()
+    )
 
 
 def weight_bytes(model: Any) -> int:
@@ -249,6 +263,7 @@ def of_model(model: Any, device: torch.device) -> dict[str, Json]:
         "attn_implementation": model.config._attn_implementation,
         "dtypes": sorted({str(part.dtype).removeprefix("torch.") for _, part in stored(model)}),
         "weight_bytes": weight_bytes(model),
+        "unaligned": unaligned(model),
         **({"matrices": matrices(model)} if isinstance(model, transformers.PreTrainedModel) else {}),
         "modules": dict(sorted(Counter(type(module).__name__ for module in model.modules()).items())),
         "shards": first,
