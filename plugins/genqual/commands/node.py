@@ -11,16 +11,20 @@ import click
 from pydantic import BaseModel, ConfigDict
 
 from genqual import __version__, toml_file
+from genqual.commands.node_papers import Papers
 from genqual.devices.files import read
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import processor
 from genqual.errors import BadInput
 from genqual.health import levels
+from genqual.health import signed as node_document
 from genqual.health.checks.base import Node
 from genqual.health.checks.counters import PRIVILEGES
 from genqual.health.finding import Allowed, NodeVerdict
 from genqual.health.run_state import RunState
 from genqual.session.record_fields import names
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class _AllowList(BaseModel):
@@ -38,6 +42,10 @@ class _AllowList(BaseModel):
 @click.option("--cores", help="Check these cores only, such as 0,1. [default: all that this process may use]")
 @click.option("--allow", "allow_file", type=click.Path(path_type=Path), help="Known findings, each until a date.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the document here, too.")
+@click.option("--page", type=_FILE, help="Write the document as a page to print here (HTML; extra `report`).")
+@click.option("--key", "keys", type=_FILE, multiple=True, help="Sign the document: Ed25519 private key, PEM.")
+@click.option("--signed", type=_FILE, help="Where the signed document goes.  [default: node.signed.json]")
+@click.option("--document", type=_FILE, help="Run nothing: print, sign or tell the exit status of this document.")
 @click.option("--state", type=click.Path(path_type=Path), help="Keep each check's findings here while the run lasts.")
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run that --state holds.")
 @click.option("--list", "list_only", is_flag=True, help="List the checks, their time and what they need; run nothing.")
@@ -50,6 +58,10 @@ def node(
     cores: str | None,
     allow_file: Path | None,
     target: Path | None,
+    page: Path | None,
+    keys: tuple[Path, ...],
+    signed: Path | None,
+    document: Path | None,
     state: Path | None,
     resume: bool,
     list_only: bool,
@@ -69,20 +81,21 @@ def node(
       genqual node --level 1 --json node.json
       genqual node --list
       genqual node --minutes 30 --state node.state           # after a kill: the same, with --resume
+      genqual node --document node.json --key key.pem --page node.html   # sign elsewhere than on the node
+      genqual verify node.signed.json --key key.pub
     """
     if list_only:
-        for one in levels.CHECKS:
-            need = "required" if one.required else "optional"
-            more = ", more with more time" if one.stretches else ""
-            click.echo(
-                f"{one.name:<14} {need}, {one.seconds:.0f} s{more}; privileges: {one.privileges}\n  {one.summary}"
-            )
-        click.echo(f"{'counters':<14} optional, round each check; privileges: {PRIVILEGES}")
+        _list()
         return
+    kept = None
     try:
+        papers = Papers.of(page, keys, signed)  # a key that cannot be opened is told before the minutes
         if resume and state is None:
             raise BadInput("--resume: give the file of the interrupted run with --state")
-        verdict, kept = _run(_level(level, minutes), device, cores, _allowed(allow_file), state, resume=resume)
+        if document is not None:
+            verdict = node_document.read(document)
+        else:
+            verdict, kept = _run(_level(level, minutes), device, cores, _allowed(allow_file), state, resume=resume)
     except BadInput as error:
         click.echo(f"genqual node: could not run: {error}", err=True)
         context.exit(2)
@@ -90,12 +103,27 @@ def node(
     if target is not None:
         target.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
+    try:
+        told = papers.write(verdict)
+    except BadInput as error:  # the verdict is out, and --state, where there is one, still has what made it
+        click.echo(f"genqual node: {verdict.verdict}, and not written: {error}", err=True)
+        context.exit(2)
     if kept is not None:
         kept.end()  # only now: until the verdict is out, a kill leaves what it was made of
+    for line in told:
+        click.echo(f"genqual node: {line}", err=True)
     for reason in verdict.reasons:
         click.echo(f"genqual node: {reason}", err=True)
     click.echo(f"genqual node: {verdict.verdict} after {verdict.seconds:.0f} s. {verdict.scope}", err=True)
     context.exit(verdict.exit_code)
+
+
+def _list() -> None:
+    for one in levels.CHECKS:
+        need = "required" if one.required else "optional"
+        more = ", more with more time" if one.stretches else ""
+        click.echo(f"{one.name:<14} {need}, {one.seconds:.0f} s{more}; privileges: {one.privileges}\n  {one.summary}")
+    click.echo(f"{'counters':<14} optional, round each check; privileges: {PRIVILEGES}")
 
 
 def _level(name: str, minutes: float | None) -> levels.Level:

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from genqual.errors import BadInput
+from genqual.health import signed as node_document
 from genqual.records.record import Record
 from genqual.signing import sign_run
-from genqual.signing.dsse import keyid, private_key, public_key
+from genqual.signing.dsse import Envelope, keyid, private_key, public_key
 from genqual.signing.dsse import sign as sign_payload
 from genqual.signing.manifest import Manifest
 from genqual.signing.verify import SignatureFinding
@@ -87,11 +88,15 @@ def verify(source: str, keys: tuple[Path, ...], envelope: Path | None, unsigned:
     \b
     FILE|URL is a signed session, a spool, a file of records, or any sink, such as
       .genqual/signed/3f2a.jsonl
+      node.signed.json                          what `genqual node --key` wrote
       postgresql://reader@db/genqual#run=3f2a   with --envelope 3f2a.jsonl
     \b
     Exit code 0: nothing wrong was found. 1: each finding is named, errors first.
     Notes are what is not known, such as a latency that no baseline gated.
     """
+    if (document := node_document.envelope_at(Path(source).expanduser())) is not None:
+        _verify_node(document, keys, source)
+        return
     found = sign_run.read(source, envelope)
     trusted = {path.name: public_key(path) for path in keys}
     findings = verify_records(found.records, found.envelope, trusted, found.damaged)
@@ -102,6 +107,21 @@ def verify(source: str, keys: tuple[Path, ...], envelope: Path | None, unsigned:
     errors = sum(finding.grade == "error" for finding in findings)
     click.echo(f"{len(found.records)} records checked: {_summary(errors, findings, found.envelope is not None)}")
     if errors:
+        sys.exit(1)
+
+
+def _verify_node(envelope: Envelope, keys: tuple[Path, ...], source: str) -> None:
+    """Say what a signed document of a node is worth; exit 1 where something is wrong with it, whatever its verdict."""
+    verdict, problems = node_document.check(envelope, {path.name: public_key(path) for path in keys}, source)
+    for problem in problems:
+        click.echo(f"error: {problem}")
+    if not keys:
+        click.echo("note: no --key was given, so it is not known whose signature it is")
+    if verdict is not None:
+        began = verdict.began.isoformat(timespec="seconds")
+        said = f"{verdict.node} ({verdict.hardware_class}) was {verdict.verdict}, level {verdict.level}, {began}"
+        click.echo(f"{said}: " + (f"{len(problems)} errors" if problems else "signed, and nothing wrong was found"))
+    if problems:
         sys.exit(1)
 
 

@@ -70,10 +70,11 @@ class Envelope:
         return False
 
 
-def sign(payload: bytes, keys: Sequence[Ed25519PrivateKey]) -> Envelope:
-    """An envelope around `payload`, signed by each key."""
-    message = pae(PAYLOAD_TYPE, payload)
-    return Envelope(payload, tuple((keyid(key.public_key()), key.sign(message)) for key in keys))
+def sign(payload: bytes, keys: Sequence[Ed25519PrivateKey], *, payload_type: str = PAYLOAD_TYPE) -> Envelope:
+    """An envelope around `payload`, signed by each key. The type is signed, too: none can be taken for another."""
+    message = pae(payload_type, payload)
+    signatures = tuple((keyid(key.public_key()), key.sign(message)) for key in keys)
+    return Envelope(payload, signatures, payload_type)
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
