@@ -185,10 +185,17 @@ def table(found: dict[Cell, dict[str, Any]]) -> str:
     out += ["", said + (f": at most {bound:.2%} at 95 %." if bound else "."), ""]
     for cell, one in sorted(found.items()):
         failed = ", ".join(f"`{what}`" for what in sorted(one["failed"]))
-        failed += f" ({UPSTREAM[cell[:2]][0]})" if failed and _upstreams(one) else ""
-        out += [f"- FAIL `{' '.join(map(str, cell))}`: {failed}"] if failed else []
-    left = Counter((one["engine"], _reason(one["not_run"])) for one in found.values() if "not_run" in one)
-    out += [f"- not run, {count} times: `{engine}`: {why}" for (engine, why), count in sorted(left.items())]
+        where = " ".join(map(str, cell))
+        if failed and _upstreams(one):
+            why, properties = UPSTREAM[cell[:2]]
+            out.append(f"- not counted, `{where}`: {why}" + (f"; {failed} fail" if properties else ""))
+        else:
+            out += [f"- FAIL `{where}`: {failed}"] if failed else []
+    left: dict[str, set[str]] = {}
+    for (name, engine, _, dtype), one in found.items():
+        if "not_run" in one:
+            left.setdefault(_reason(one["not_run"]), set()).add(f"{name} {dtype} on `{engine}`")
+    out += [f"- not run: {', '.join(sorted(cells))}: {why}" for why, cells in sorted(left.items())]
     return "\n".join(line if line.startswith("|") else textwrap.fill(line, 120, break_long_words=False) for line in out)
 
 
@@ -211,7 +218,10 @@ def still_holds(line: dict[str, Any]) -> bool:
 
 
 def _reason(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip()[:160]
+    """The cause alone, in a line: without the dtype and the names of the checkpoint and of its layers before and in it."""
+    words = re.sub(r"\s+", " ", text).strip()
+    words = re.sub(r"^([\w-]+: )?genqual: (model \S+: )?", "", words)
+    return re.split(r", and the layers of |; take | \(`", words)[0][:200]
 
 
 def main(arguments: list[str] | None = None) -> int:
