@@ -218,7 +218,7 @@ def still_holds(line: dict[str, Any]) -> bool:
 
 
 def _reason(text: str) -> str:
-    """The cause alone, in a line: without the dtype and the names of the checkpoint and of its layers before and in it."""
+    """The cause alone, in a line: without the dtype, and the names of the checkpoint and of its layers."""
     words = re.sub(r"\s+", " ", text).strip()
     words = re.sub(r"^([\w-]+: )?genqual: (model \S+: )?", "", words)
     return re.split(r", and the layers of |; take | \(`", words)[0][:200]

@@ -30,7 +30,8 @@ class Fault:
     """One way to be wrong: `kind` "logits" spoils what is computed, "weights" what is stored, "choice" what is written.
 
     "rank" spoils the process that computes, "tokens" a server's requests. An `equivalent` one changes numbers that
-    nothing depends on, and must not alarm. `survives` says why no output of an engine could show it, where that is so.
+    nothing depends on, and must not alarm. `survives` says why no output of an engine could show it, where that is so,
+    and `survives_on` the same of single architectures.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Fault:
     equivalent: bool = False
     sample: bool = False  # in the fixed sample that every change is proved by
     survives: str = ""
+    survives_on: dict[str, str] = field(default_factory=dict)
     ends: bool = False  # it makes the engine raise, or ends its group: that finds it, where no judgement can
 
     @property

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+from genqual.errors import BadInput
 from genqual.faults import CATALOGUE, ignored_fields
 from genqual.faults.matrix.cases import MAIN_JOB
 from genqual.faults.matrix.other_rules import RULES
 from genqual.faults.matrix.store import MatrixCell
 from genqual.faults.matrix.tables import MODES, FaultMatrix, ModelFaults, titled
 from genqual.faults.matrix.tiers import TIERS
+from genqual.models.registry import resolve
 
 _HEAD: Final = """# What the conformance suite finds, and what it does not
 
@@ -105,12 +107,28 @@ def _models(matrix: FaultMatrix) -> list[str]:
         f"| all | {sum(len(row.faults) for row in rows)} | {total} | {sum(len(row.survivors) for row in rows)} | |"
     )
     lines.append("")
+    survivors = [(row.model, name) for row in rows for name in row.survivors]
+    lines += [f"Found in neither mode:{'' if survivors else ' none.'}", ""]
+    for model, name in survivors:
+        why = _explained(name, model) or "not explained yet: a gap of the suite, or of this model"
+        lines.append(f"- {model}: `{name}` ({CATALOGUE[name].summary}): {why}.")
+    lines += [""] if survivors else []
     for mode, words in zip(MODES, ("fp32", "declared mode"), strict=True):
         missed = [(row.model, row.missed(mode)) for row in rows if row.missed(mode)]
         lines += [f"Judged in {words} and not found there:{'' if missed else ' none.'}", ""]
         lines += [f"- {model}: {', '.join(f'`{name}`' for name in names)}" for model, names in missed]
         lines += [""] if missed else []
     return lines
+
+
+def _explained(name: str, model: str) -> str:
+    """Why no output of this model shows the fault, or nothing; a model that is gone has no architecture to ask."""
+    known = CATALOGUE[name]
+    try:
+        architecture = resolve(model).architecture
+    except BadInput:
+        architecture = ""
+    return known.survives or known.survives_on.get(architecture, "")
 
 
 def _share(row: ModelFaults, mode: str) -> str:
