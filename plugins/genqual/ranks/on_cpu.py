@@ -28,10 +28,10 @@ _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 def held_in_memory() -> int:
     """Bytes of weights that a streamed run keeps; others are read from disk for each pass.
 
-    A quarter of what is free: the largest matrix, widened, comes on top, and the rest keeps the files in the page
+    A fifth of what is free: the largest matrix, widened, comes on top, and the rest keeps the files in the page
     cache, where bf16 takes half the room of the fp32 that is kept.
     """
-    return psutil.virtual_memory().available // 4
+    return psutil.virtual_memory().available // 5
 
 
 @contextmanager
