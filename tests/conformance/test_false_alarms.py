@@ -55,18 +55,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
     """Runs the campaign on llama and gpt2, eager, with a suite that passes one test a dtype; gives what was judged."""
     monkeypatch.setattr(false_alarms, "prepared", lambda room, name: (room / name, ""))
 
-    def campaign(code: int = 0) -> list[str]:
+    def campaign(code: int = 0, said: str = "what pytest said") -> list[str]:
         judged: list[str] = []
 
         def passing(state: Path, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
+            if code:
+                return subprocess.CompletedProcess([], code, said, "")
             directory = next(word for word in words if word.startswith("--model=")).rpartition("/")[2]
             (state / "spool").mkdir(parents=True)
             for dtype in words[words.index("--dtype") + 1].split(","):
                 judged.append(f"{directory} {dtype}")
-                said = {"verdict": "pass", "property": "a_length_is_kept"}
-                record = {"judgement": said, "precision": {"dtype": dtype}}
+                judgement = {"verdict": "pass", "property": "a_length_is_kept"}
+                record = {"judgement": judgement, "precision": {"dtype": dtype}}
                 (state / "spool" / f"{dtype}.json").write_text(json.dumps(record))
-            return subprocess.CompletedProcess([], code, "what pytest said", "")
+            return subprocess.CompletedProcess([], code, said, "")
 
         monkeypatch.setattr(false_alarms, "suite", passing)
         words = ["--store", str(tmp_path / "store.jsonl"), "--only", "llama", "gpt2", "--engines", EAGER]
@@ -120,6 +122,14 @@ def test_a_pytest_that_was_killed_leaves_no_cell(asked: Callable[..., list[str]]
     with pytest.raises(SystemExit, match="pytest ended with -15: what pytest said"):
         asked(code=-15)
     assert known(tmp_path / "store.jsonl") == {}
+
+
+def test_what_upstream_cannot_run_is_a_cell_that_says_so(asked: Callable[..., list[str]], tmp_path: Path) -> None:
+    asked(code=4, said="ERROR: nothing can run as the options ask: transformers has no plan for GPT-2\n")
+    found = known(tmp_path / "store.jsonl")
+    assert len(found) == 6
+    assert {one["not_run"] for one in found.values()} == {"transformers has no plan for GPT-2"}
+    assert asked() == [], "nor is it asked again"
 
 
 def test_every_architecture_is_there_and_has_one_checkpoint_that_is_compiled() -> None:
