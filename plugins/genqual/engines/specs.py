@@ -85,7 +85,6 @@ TRANSFORMERS_TP: Final = EngineSpec(
     min_ranks=2,
     sharing="evenly",
     modules=("torch", "transformers", "accelerate"),
-    architectures=frozenset({"llama"}),
     accepts=_COMMON,
     lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
     abilities=HF_ABILITIES,
