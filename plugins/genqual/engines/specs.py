@@ -76,6 +76,12 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
     conditions=_by_graphs("compile"),
 )
 
+# In 4.55 and in 5.23. Of others that have none the ranks say so, by the release that is installed.
+_PLANLESS: Final = tuple(
+    (name, f"transformers has no tensor parallel plan for {name} (base_model_tp_plan of its configuration is None)")
+    for name in ("bloom", "falcon", "gpt2", "mamba2", "mpt", "opt")
+)
+
 TRANSFORMERS_TP: Final = EngineSpec(
     name="transformers-tp",
     implementation="genqual.engines.hf.tensor_parallel:TransformersTP",
@@ -86,7 +92,7 @@ TRANSFORMERS_TP: Final = EngineSpec(
     sharing="evenly",
     modules=("torch", "transformers", "accelerate"),
     accepts=_COMMON,
-    lacks=(("bloom", "transformers has no tensor parallel plan for BLOOM (BloomConfig.base_model_tp_plan is None)"),),
+    lacks=_PLANLESS,
     abilities=HF_ABILITIES,
 )
 
