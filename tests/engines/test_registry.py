@@ -96,11 +96,13 @@ def test_reading_engines_and_faults_imports_nothing_heavy() -> None:
         ("transformers-tp", "xeon", 2, "bloom", "no tensor parallel plan for bloom"),
         ("transformers-tp", "xeon", 2, "mpt", "no tensor parallel plan for mpt"),
         ("transformers-tp", "xeon", 2, "qwen3_moe", None),
-        ("transformers-tp", "xeon", 2, "llama", None),
         ("transformers-tp", "xeon", 1, "llama", "takes 2 to any number"),
         ("deepspeed-inference", "xeon", 1, "bloom", None),
         ("deepspeed-inference", "xeon", 8, "llama", None),
-        ("deepspeed-inference", "xeon", 2, "gpt2", "knows bloom, llama"),
+        ("deepspeed-inference", "xeon", 2, "qwen3", None),
+        ("deepspeed-inference", "xeon", 2, "gpt2", "refuses GPT-2"),
+        ("deepspeed-inference", "xeon", 2, "phi3", "AutoTP cuts parts that belong together"),
+        ("deepspeed-inference", "xeon", 2, "olmoe", "knows bloom, deepseek_v2"),
     ],
 )
 def test_what_runs_where(engine: str, device: str, ranks: int, architecture: str, says: str | None) -> None:

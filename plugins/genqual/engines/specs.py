@@ -136,6 +136,18 @@ EXTERNAL: Final = EngineSpec(
     settings=(("command", "--engine-command COMMAND, the program to qualify (docs/engines.md)"),),
 )
 
+AUTOTP: Final = frozenset(
+    {"bloom", "deepseek_v2", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "gpt_neox", "granite", "llama"}
+    | {"mistral", "mpt", "opt", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "starcoder2"}
+)
+"""What AutoTP of DeepSpeed 0.19.8 shards rightly: two ranks judged by the oracle, on small odd checkpoints."""
+_CUT: Final = "DeepSpeed 0.19.8: AutoTP cuts parts that belong together, and the first pass ends on their shapes"
+_NO_AUTOTP: Final = (
+    *((name, _CUT) for name in ("gpt_oss", "lfm2", "mamba2", "olmo2", "phi3", "qwen3_next")),
+    ("gpt2", "DeepSpeed 0.19.8: AutoTP refuses GPT-2, for which it has kernels to inject (on CUDA only)"),
+    ("mixtral", "DeepSpeed 0.19.8: AutoTP shards Mixtral's attention alone; its experts are whole on every rank"),
+)
+
 DEEPSPEED_INFERENCE: Final = EngineSpec(
     name="deepspeed-inference",
     implementation="genqual.engines.deepspeed.inference:DeepSpeedInference",
@@ -145,7 +157,8 @@ DEEPSPEED_INFERENCE: Final = EngineSpec(
     dtypes=ALL_DTYPES,
     modules=("torch", "transformers", "deepspeed"),
     abilities=HF_ABILITIES,
-    architectures=frozenset({"bloom", "llama"}),
+    architectures=AUTOTP,
+    lacks=_NO_AUTOTP,
     accepts={
         **_COMMON,
         "load": "unsharded, meta (no rank ever holds the whole model) or presharded",
