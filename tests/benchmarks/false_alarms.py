@@ -139,8 +139,8 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
     done = suite(state, *case, timeout=3600)
     nothing = re.search(r"nothing can run as the options ask: ([^\n]*)", done.stdout + done.stderr)
     if done.returncode == 4 and nothing:
-        said = {"verdicts": {}, "failed": {}, "independent": False, "not_run": nothing.group(1)[:300]}
-        return {dtype: dict(said) for dtype in dtypes}
+        empty: dict[str, Any] = {"verdicts": {}, "failed": {}, "independent": False}
+        return {dtype: empty | {"not_run": nothing.group(1)[:300]} for dtype in dtypes}
     if done.returncode not in (0, 1, 5):  # killed, interrupted or broken: what it left is no cell
         sys.exit(f"{directory.name}, {engine}: pytest ended with {done.returncode}: {done.stdout[-500:]}")
     seconds = round(time.monotonic() - began, 1)
