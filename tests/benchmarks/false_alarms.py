@@ -150,7 +150,7 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
         said = [one["judgement"] for one in records if "judgement" in one and precision(one) == dtype]
         found[dtype] = {
             "verdicts": dict(Counter(one["verdict"] for one in said)),
-            "failed": {one["property"]: str(one.get("explanation"))[:400] for one in said if one["verdict"] in ALARMS},
+            "failed": {one["property"]: _first(one) for one in said if one["verdict"] in ALARMS},
             "independent": all(one.get("independent", True) for one in said),
             "seconds": seconds,
         }
@@ -158,6 +158,11 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
             reasons = re.findall(r"unsupported[^\n]*", done.stdout, flags=re.IGNORECASE)
             found[dtype]["not_run"] = (reasons or [*done.stdout.strip().splitlines(), "nothing"])[-1][:300]
     return found
+
+
+def _first(judgement: dict[str, Any]) -> str:
+    """What it says, without a traceback: that has the paths of this machine."""
+    return str(judgement.get("explanation")).partition("\nTraceback")[0].strip()[:400]
 
 
 def precision(record: dict[str, Any]) -> str:
