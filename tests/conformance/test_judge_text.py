@@ -10,12 +10,13 @@ import pytest
 
 from genqual.cases import SCHEMES
 from genqual.conformance.judgement import Judgement
-from genqual.conformance.judges.logits import judge_bitwise, steps_of
+from genqual.conformance.judges.logits import judge_bitwise, judge_same, steps_of
 from genqual.conformance.judges.self_checks import judge_inputs
 from genqual.conformance.judges.shards import (
     aligned,
     judge_drift,
     judge_evidence,
+    judge_fetched,
     judge_shards,
     put_away,
     share_limit,
@@ -236,6 +237,28 @@ def test_what_a_placement_of_its_own_choice_did(found: dict[str, Any], over: boo
 def test_weights_are_aligned_unless_a_rank_says_that_some_are_not() -> None:
     assert aligned([{"unaligned": 0}, {}])
     assert not aligned([{"unaligned": 0}, {"unaligned": 3}])
+
+
+@pytest.mark.parametrize(
+    ("given", "passes"),
+    [
+        ({"aligned": True, "same_weights": True}, False),
+        ({"aligned": False, "same_weights": True}, True),
+        ({"aligned": False, "same_weights": False}, False),
+    ],
+)
+def test_other_bits_are_no_fault_beside_weights_at_odd_addresses(given: dict[str, bool], passes: bool) -> None:
+    reference, logits = referred()
+    a = scored(logits, reference)
+    other = replace(a, logsumexp=np.nextafter(a.logsumexp, np.inf))
+    bits, same = (judge(a, other, dtype="fp32") for judge in (judge_bitwise, judge_same))
+    assert (bits.passed, same.passed) == (False, True)
+    assert judge_fetched(bits, same, **given).passed is passes
+    assert ("their hashes differ" in judge_fetched(bits, same, **given).explanation) is not given["same_weights"]
+    whole = judge_bitwise(a, a, dtype="fp32")
+    assert judge_fetched(whole, same, **given) is whole, "the same bits"
+    far = judge_same(a, replace(a, projections=a.projections * 1.01), dtype="fp32")
+    assert not judge_fetched(bits, far, **given).passed
 
 
 def test_bits_of_other_forced_tokens_may_be_left_out() -> None:

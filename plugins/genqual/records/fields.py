@@ -38,8 +38,9 @@ Status = Literal["ok", "oom", "timeout", "unsupported", "error", "accuracy_fail"
 Origin = Literal["measured", "cited", "derived", "simulated"]
 
 
-GROWING: Final = frozenset({"compilations", "counters", "graph_hits"})
-"""What an inspection counts since loading: another number after every request, whatever was asked."""
+GROWING: Final = frozenset({"compilations", "counters", "graph_hits", "unaligned"})
+"""What an inspection counts since loading: another number after every request, whatever was asked; and where weights
+happen to lie in this process."""
 
 OF_A_REQUEST: Final = frozenset({"cache_length", "generate", "last_generate", "tokens_a_piece"})
 """What an inspection says of the requests before it: true of the measurement that it follows, not of the engine."""

@@ -171,6 +171,19 @@ def spread(inspections: Sequence[Mapping[str, Json]]) -> bool:
     return True
 
 
+def judge_fetched(bits: Judgement, same: Judgement, *, aligned: bool, same_weights: bool) -> Judgement:
+    """Weights that are fetched for each pass against weights that stay: `bits` and, where those cannot be had, `same`.
+
+    Other bits are no fault where some of the weights that stay lie at odd addresses (not `aligned`), if both groups
+    hold the same weights.
+    """
+    if bits.passed or aligned:
+        return bits
+    if not same_weights:
+        return replace(bits, explanation="The weights that are fetched back are others: their hashes differ.")
+    return same
+
+
 def aligned(evidence: Sequence[Mapping[str, Json]]) -> bool:
     """Whether all weights that lie in memory begin where an allocator would put them: then placement changes no bit.
 
