@@ -59,7 +59,9 @@ STRICTER: Final = {
     "2c5ccea40ecca26b4cbdfc16e8c4c2ec2c862e4a88a3c01b277e2324100d5d30": (
         "two runs in fp32 were allowed 1e-5 and not sqrt 2 times that; offloaded weights the same bits, however aligned"
     ),
-    "7fce44ac312c88ef8ca9d5b4d9cabd7982891edd4f20fd94d9c936d1dcbf473b": "as today; beside weights at odd addresses the bits of offloaded ones were not even looked at",
+    "7fce44ac312c88ef8ca9d5b4d9cabd7982891edd4f20fd94d9c936d1dcbf473b": (
+        "as today; beside weights at odd addresses the bits of offloaded ones were not even looked at"
+    ),
 }  # fmt: skip
 """Earlier judges, and what they asked beyond today's: what passed all of them passes now, and need not run again."""
 
