@@ -76,16 +76,7 @@ class Gate:
             *(word for name in plugins for word in ("-p", name)),
             *more,
         ]
-        with subprocess.Popen(
-            command,
-            cwd=self.tree,
-            env=environment,
-            text=True,
-            start_new_session=True,  # Ctrl-C is passed on once, below
-            preexec_fn=ends_with_us(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        ) as process:
+        with started(command, self.tree, environment) as process:
             try:
                 output, late = process.communicate(timeout=timeout_s)[0], ""
             except subprocess.TimeoutExpired:
@@ -106,6 +97,20 @@ class Gate:
         found = {p.get("name", ""): p.get("value", "") for p in tree.iter("property")}
         message = next((str(e.get("message")) for e in tree.iter() if e.tag in ("failure", "skipped", "error")), "")
         return Judged(process.returncode, took, found, late + message, output)
+
+
+def started(command: Sequence[str], tree: Path, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    """`command` in `tree`, its output in one pipe; it ends with us, and Ctrl-C reaches it only where we pass it on."""
+    return subprocess.Popen(
+        command,
+        cwd=tree,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        preexec_fn=ends_with_us(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def slowdown_environment(slowdown: float, work: Path, *, frozen: bool = False) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from genqual.cases import Case
 from genqual.commands.faults import faults
 from genqual.faults import CATALOGUE
 from genqual.faults.matrix.page import page
@@ -122,6 +124,17 @@ def test_until_found_asks_no_more_of_a_fault_that_is_found(both: tuple[Path, Any
     assert len(found["head_in_halves"]) == 4, "and of a control"
     assert CATALOGUE["head_in_halves"].equivalent
     assert {outcome for name in (FAULT_FREE, "head_in_halves") for _, outcome in found[name]} == {"pass"}
+
+
+def test_a_rule_of_others_finds_nothing_for_us(tmp_path: Path) -> None:
+    store, case = Store(tmp_path / "cells.jsonl"), Case(CPU, "transformers", "llama-tiny", "fp32")
+    store.add(cell("llama-tiny", "stale_kv", "alarm", check="rule exact text"))
+    store.add(cell("llama-tiny", "stale_kv", "pass"))
+    assert not store.found(case, "stale_kv")
+    store.add(cell("llama-tiny", "stale_kv", "alarm", check="test_b[edge=32]"))
+    assert store.found(case, "stale_kv")
+    assert Store(store.path).found(case, "stale_kv"), "and after a restart"
+    assert not store.found(replace(case, dtype="bf16"), "stale_kv")
 
 
 def test_the_likeliest_are_tests_of_the_suite_and_come_first() -> None:

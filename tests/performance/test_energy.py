@@ -258,15 +258,19 @@ def test_power_is_sampled_and_a_lone_counter_only_watched() -> None:
     assert len(found) >= 5
     assert {said for _, said in found} == {7}
     assert [at for at, _ in found] == sorted(at for at, _ in found)
-    parts = [1]
+    calls: list[int] = []
+
+    def read() -> int:
+        calls.append(len(calls))
+        return 1 // (len(calls) != 2)  # the second reading fails, no other would
 
     def broken() -> None:
-        with sampled(lambda: 1 // len(parts), lambda first: 0.01):
-            parts.clear()
+        with sampled(read, lambda first: 0.01):
             time.sleep(0.1)
 
     with pytest.raises(ZeroDivisionError):
         broken()
+    assert calls == [0, 1], "what is lost within the window is not read on"
 
 
 def test_of_ranks_elsewhere_nothing_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -184,6 +185,18 @@ def test_of_two_series_the_worse_decides() -> None:
     slow = decide(BASELINE, [z + 0.06 for z in BASELINE], SETTINGS)
     fine = decide(BASELINE, BASELINE, SETTINGS)
     open_ = decide(BASELINE, BASELINE[:2], SETTINGS)
-    assert worse([fine, slow]) is slow
-    assert worse([fine, open_]) is open_
+    assert worse([fine, slow]) == slow
+    assert worse([fine, open_]) == open_
     assert worse([fine, fine]).verdict is Verdict.PASS
+
+
+def test_of_two_series_both_need_the_evidence_for_a_pass() -> None:
+    """One reads faster and waits for IMPROVED, the other is undecided: a budget that ends there ends in no PASS."""
+    strict = replace(SETTINGS, alpha=1e-15)
+    waits = decide(BASELINE, [z - 0.035 for z in BASELINE[:3]], strict)
+    undecided = decide(BASELINE, [z + 0.024 + 0.02 * (-1) ** i for i, z in enumerate(BASELINE[:3])], strict)
+    assert (waits.verdict, waits.passes) == (None, True)
+    assert (undecided.verdict, undecided.passes) == (None, False)
+    assert not worse([waits, undecided]).passes
+    assert not worse([undecided, waits]).passes
+    assert worse([waits, waits]).passes

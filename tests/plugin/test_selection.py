@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import struct
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 
 from genqual.cases import Case
 from genqual.errors import BadInput
-from genqual.session import markers, profiles
+from genqual.session import markers, option_types, profiles
 from genqual.session.groups import Groups
 from genqual.session.options import Options
 from genqual.session.selection import Selection
@@ -99,6 +100,7 @@ def test_a_present_device_on_which_nothing_was_selected_is_not_green(tmp_path: P
         (["--hosts", "a,b"], ["--hosts a,b", "--launcher mpirun or srun"]),
         (["--launcher", "mpiexec"], ["--launcher mpiexec", "torchrun, deepspeed, mpirun, srun, none"]),
         (["--gate-budget", "0"], ["invalid number of seconds '0'", "number above 0"]),
+        (["--gate-tolerance", "3"], ["invalid share '3'", "from 1% to 50%, such as 3% or 0.03"]),
         (["--engine", "deepspeed"], ["no engine is called so", "Did you mean deepspeed-"]),
         (["-m", "xenon"], ["-m xenon: no mark is called so", "Did you mean xeon?", "cuda, hpu"]),
         (["-m", f"{CPU} and not perfomance"], ["-m perfomance: ", "Did you mean performance?"]),
@@ -117,6 +119,13 @@ def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words:
         assert word in said
     assert "Traceback" not in said
     assert "nothing was judged" not in said, "one paragraph"
+
+
+def test_a_share_is_a_number_or_percent() -> None:
+    assert [option_types.share(text) for text in ("3%", "0.03", " 50% ", "1%")] == [0.03, 0.03, 0.5, 0.01]
+    for wrong in ("3", "0", "0.5%", "51%", "three", "", "nan", "-3%"):
+        with pytest.raises(argparse.ArgumentTypeError, match="from 1% to 50%"):
+            option_types.share(wrong)
 
 
 def test_options_of_the_gate_that_change_nothing_are_told(tmp_path: Path) -> None:

@@ -138,6 +138,20 @@ def test_where_eager_attention_alone_is_wrong_the_other_makes_the_tolerance(monk
     assert not [name for name in ran if "eager" in name]
 
 
+def test_a_wrong_eager_attention_is_told_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Absent(Answering):
+        def score(self, batch: TokenBatch, forced: Any) -> Scores:
+            raise Unsupported("no other attention")
+
+    def generator(spec: ModelSpec, dtype: str, attention: str | None, **more: Any) -> Any:
+        return nullcontext(Absent() if attention is None else Answering("batch"))
+
+    monkeypatch.setattr(fault_free, "cpu_generator", generator)
+    scores, told, _ = fault_free.fp32_run(SPEC, MADE, passes)
+    assert not passes(scores)
+    assert "lets padding into the answers" in told
+
+
 def test_weights_that_are_streamed_are_read_once_for_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fault_free, "cpu_generator", lambda *args, **more: nullcontext(Answering("batch", "row")))
     scores, told, _ = fault_free.fp32_run(SPEC, MADE, passes, stream=True)

@@ -11,7 +11,7 @@ import click
 from pydantic import BaseModel, ConfigDict
 
 from genqual import __version__, toml_file
-from genqual.commands.node_papers import Papers
+from genqual.commands.node_outputs import Outputs
 from genqual.devices.files import read
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import processor
@@ -89,7 +89,7 @@ def node(
         return
     kept = None
     try:
-        papers = Papers.of(page, keys, signed)  # a key that cannot be opened is told before the minutes
+        outputs = Outputs.of(page, keys, signed)  # a key that cannot be opened is told before the minutes
         if resume and state is None:
             raise BadInput("--resume: give the file of the interrupted run with --state")
         if document is not None:
@@ -104,7 +104,7 @@ def node(
         target.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
     try:
-        told = papers.write(verdict)
+        told = outputs.write(verdict)
     except BadInput as error:  # the verdict is out, and --state, where there is one, still has what made it
         click.echo(f"genqual node: {verdict.verdict}, and not written: {error}", err=True)
         context.exit(2)

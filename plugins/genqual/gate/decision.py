@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -195,9 +195,13 @@ def decide(
 
 
 def worse(decisions: Sequence[Decision]) -> Decision:
-    """Of several series that must all stand, the one that decides: REGRESSED, then what is undecided, then the rest."""
+    """Of several series that must all stand, the one that decides: REGRESSED, then what is undecided, then the rest.
+
+    It passes only where the evidence of each suffices.
+    """
     order = (Verdict.REGRESSED, Verdict.INCONCLUSIVE, None, Verdict.PASS, Verdict.IMPROVED)
-    return min(decisions, key=lambda one: order.index(one.verdict))
+    chosen = min(decisions, key=lambda one: order.index(one.verdict))
+    return replace(chosen, passes=all(one.passes for one in decisions))
 
 
 def decide_exact(baseline: Sequence[float], now: Sequence[float], *, slack: float, k_min: int) -> Decision:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,8 +20,7 @@ from typing import Any, Final
 from genqual.gate import baseline_file
 from genqual.gate.baseline_file import Entry
 from genqual.gate.drift import OCCASION_S
-from genqual.health.children import ends_with_us
-from tests.benchmarks.gate_command import Gate
+from tests.benchmarks.gate_command import Gate, started
 
 PAUSE: Final = "1800"  # seconds between batches; never waited for
 
@@ -137,16 +135,7 @@ def until_pause(command: Sequence[str], tree: Path, environment: dict[str, str])
     """Run `rebase` until it ends or pauses between batches, where it is interrupted as by Ctrl-C; whether it paused."""
     paused = False
     unbuffered = {**os.environ, **environment, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command,
-        cwd=tree,
-        env=unbuffered,
-        text=True,
-        start_new_session=True,  # Ctrl-C is passed on once, below
-        preexec_fn=ends_with_us(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
+    with started(command, tree, unbuffered) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:

@@ -162,6 +162,22 @@ def test_prices_and_utilisation_change_the_cost(tab: Page) -> None:
     assert of(tab, "bloomz-7b", "gaudi2")[7] == "no price"
 
 
+def test_the_rows_have_the_cost_below_its_head_and_every_other_cell_stays(tab: Page) -> None:
+    table = "document.querySelector('#rows table')"
+    heads = tab.evaluate(f"[...{table}.tHead.rows[0].cells].map(c => c.textContent)")
+    lines = f"[...{table}.tBodies[0].rows].map(r => [...r.cells].map(c => c.textContent.trim()))"
+    before = tab.evaluate(lines)
+    assert {len(line) for line in before} == {len(heads)}
+    tab.fill("#utilisation", "50")
+    place = heads.index("$ per M tokens")
+    after = tab.evaluate(lines)
+    assert [line[place] for line in after] != [line[place] for line in before]
+    assert {line[place] for line in after if "gaudi1" in line[1]} >= {"≈ $21.5"}
+    for line in (*before, *after):
+        line.pop(place)
+    assert after == before
+
+
 def test_the_keyboard_reaches_everything(browser: Browser, place: Path) -> None:
     wanted = [
         "theme",

@@ -158,7 +158,7 @@
       const visible = shown(row, ask);
       lines[i].hidden = !visible;
       count += visible;
-      lines[i].cells[17].textContent = money(dollars(row, ask));
+      lines[i].querySelector("[data-cost]").textContent = money(dollars(row, ask));
     });
     $("rows-said").textContent = `${count} of ${rows.length} rows.`;
   }

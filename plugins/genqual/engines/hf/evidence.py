@@ -19,7 +19,7 @@ from genqual.models.build import dtypes_by_rule, stored_tensors
 
 _INDEX: Final = re.compile(r"\.(\d+)\.")
 _NARROW: Final = (torch.int8, torch.float8_e4m3fn, torch.float8_e5m2)
-_LINE: Final = 64  # bytes of a cache line and of a vector register, to which allocators align
+_ALIGNED: Final = 16  # bytes: what every allocator of memory keeps, and a vector of four floats
 _CHUNK: Final = 1 << 26  # bytes hashed at a time, so that a hash costs no copy of the weights
 
 
@@ -111,16 +111,14 @@ def tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def unaligned(model: Any) -> int:
-    """How many of the weights that lie in this host's memory begin elsewhere than at a multiple of 64 bytes.
+    """How many of the weights that lie in this host's memory begin elsewhere than at a multiple of 16 bytes.
 
     torch reads safetensors where they are mapped, at any multiple of 8, when no dtype changes. Products of one row (a
-    single token) take another path there, so that another placement of the same weights differs in the last bits.
+    single token) take another path there, so that another placement of the same weights differs in the last bits: in
+    float32 at each such address that was tried, and at no multiple of 16.
     """
-    return sum(
-        part.data_ptr() % _LINE != 0
-        for _, part, fetched in _stored(model)
-        if not fetched and part.device.type == "cpu" and part.numel()
-    )
+    here = (part for name, one in model.named_parameters() if not one.is_meta for _, part in parts(name, one))
+    return sum(part.device.type == "cpu" and part.data_ptr() % _ALIGNED != 0 for part in here)
 
 
 def weight_bytes(model: Any) -> int:

@@ -115,11 +115,7 @@ class Stage:
         """Whether a property of the suite has found the fault `name` in this case, and nothing else is asked."""
         if name == FAULT_FREE or CATALOGUE[name].equivalent or not self._config.getoption("--faults-until-found"):
             return False
-        of_case = (case.engine, case.ranks, case.cores_per_rank, case.model, case.dtype, name)
-        return any(
-            cell.key[:-1] == of_case and cell.outcome == "alarm" and cell.test.startswith("test_")
-            for cell in self._config.stash[STORE].cells.values()
-        )
+        return self._config.stash[STORE].found(case, name)
 
     def enter(self, item: pytest.Item, case: Case, name: str) -> bool:
         """Put `name` into the group of `case`, and take out what was there; False where that had been done."""

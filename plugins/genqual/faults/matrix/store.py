@@ -45,6 +45,11 @@ class MatrixCell:
         return self.check.partition("[")[0]
 
     @property
+    def finds(self) -> bool:
+        """Whether a property of the suite alarmed; a rule of others is none."""
+        return self.outcome == "alarm" and self.check.startswith("test_")
+
+    @property
     def lane(self) -> str:
         return "fp32" if self.dtype == "fp32" else "declared"
 
@@ -60,6 +65,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.cells: dict[tuple[Any, ...], MatrixCell] = {cell.key: cell for cell in _read(path)}
+        self._found = {cell.key[:-1] for cell in self.cells.values() if cell.finds}
 
     def judged(self, key: tuple[Any, ...], hardware: str, subject: str) -> bool:
         """Whether there is a cell of this key that need not be judged again; an error may have been mended since.
@@ -74,9 +80,15 @@ class Store:
             not cell.hardware and hardware.partition("-")[0] in PROCESSORS
         )
 
+    def found(self, case: Case, fault: str) -> bool:
+        """Whether a property of the suite has found `fault` in `case`; others' rules do not count."""
+        return key_of(case, fault, "")[:-1] in self._found
+
     def add(self, cell: MatrixCell) -> None:
         """Write one cell, whole, before anything else happens."""
         self.cells[cell.key] = cell
+        if cell.finds:
+            self._found.add(cell.key[:-1])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(cell), ensure_ascii=False) + "\n")

@@ -20,7 +20,7 @@ SIGNED: Final = Path("node.signed.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Papers:
+class Outputs:
     """What was asked for, its keys opened."""
 
     page: Path | None
@@ -28,7 +28,7 @@ class Papers:
     signed: Path
 
     @classmethod
-    def of(cls, page: Path | None, keys: tuple[Path, ...], signed: Path | None) -> Papers:
+    def of(cls, page: Path | None, keys: tuple[Path, ...], signed: Path | None) -> Outputs:
         """Raises BadInput on a key that cannot be opened, a package that is missing, and --signed without a key."""
         if signed is not None and not keys:
             raise BadInput(f"--signed {signed}: nothing signs it; give the private key with --key")
