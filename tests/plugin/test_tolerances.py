@@ -258,6 +258,15 @@ def test_a_file_in_the_page_cache_is_read_once_by_streamed_runs() -> None:
     assert cached - read == pytest.approx(1000 * (2 * 1 + 0.5) - 1000 * (2 * 3 + 0.5))
 
 
+def test_weights_on_disk_are_fetched_once_a_token_and_hashed_once() -> None:
+    size, infinite = Size.of_count(10**9, layers=4, hidden=8, vocabulary=16), float("inf")
+    only_fetching = Rates(infinite, infinite, infinite, infinite, infinite, 0.0)
+    found = cost(size, only_fetching, [5], 3, ["bf16"], stream=True, stored=2 * 10**9, cached=True).tolerances_s
+    # Two processes of 3 tokens and a pass, half of one for fp32 with 1; 5 GB/s, and 1.3 GB/s for the hash of bf16.
+    bf16, fp32 = (10.0 + (steps + 1) * 2e9 / 5e9 + 2e9 / 1.3e9 for steps in (3, 1))
+    assert found == pytest.approx(2 * bf16 + fp32 / 2)
+
+
 def test_the_memory_of_a_streamed_tolerance_is_what_transformers_keeps() -> None:
     """Of 8.0e9 weights: 300 MiB of imports, what may be kept, and the head, as it is stored and widened."""
     size, here = Size.of_count(8_030_000_000, layers=32, hidden=4096, vocabulary=128256), Rates(*[1.0] * 6)

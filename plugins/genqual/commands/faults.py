@@ -149,8 +149,8 @@ def run_one(name: str, model: str | None, dtype: str, engine: str | None, device
 @click.option(
     "--until-found",
     is_flag=True,
-    help="Leave out the other checks of a fault once one has found it, the likeliest first: what survives, in a tenth "
-    "of the time, and not which check finds what.",
+    help="Leave out the other checks of a fault once one has found it, the likeliest first: what survives, in a "
+    "small part of the time, and not which check finds what.",
 )
 @click.option("--engines", help="Engine:ranks pairs, as transformers:1.  [default: the seven ways of the whole matrix]")
 @_device

@@ -26,6 +26,10 @@ WIDENED, EXACT, HASHED = 0.5, 0.6, 1.3e9
 """Measured on two EPYC cores: blocks are read from memory and widened, on both, twice as fast as `Rates.widened` says
 of one; products in float64 of some thirty rows reach 0.6 of a square one's rate; SHA-256 takes 1.3 GB/s on one core."""
 
+FETCHED: Final = 5e9
+"""Bytes a second at which accelerate's hooks take offloaded weights from the page cache: measured on the same cores, 24
+passes over 16 GB in 80 s."""
+
 _CALLS: Final = 12
 """NumPy calls of a part, about."""
 
@@ -180,10 +184,13 @@ def _runs(
     `once`: the files are read once, not in each pass.
     """
     tokens = sum(prompts) + len(prompts) * steps
-    reads = steps * (1 if stream else 1 + len(prompts))
     products = (2 if stream else 3) * 2 * size.active * tokens / rates.product32
     files = stored / rates.file * (1 if once else steps)
-    return START_S + files + reads * size.weights * 4 / rates.memory + products
+    if stream:  # fetched once a token and once more for the pass without a cache; their hash is taken when they load
+        read = (steps + 1) * stored / FETCHED + 2 * size.weights / HASHED
+    else:
+        read = steps * (1 + len(prompts)) * size.weights * 4 / rates.memory
+    return START_S + files + read + products
 
 
 def duration(seconds: float) -> str:
