@@ -13,7 +13,7 @@ from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
+from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, told
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
 from genqual.session.window_crossing import crossed_wrongly
@@ -37,14 +37,14 @@ def test_cache_equals_no_cache(
 
 
 def test_prefill_equals_decode_at_every_prefix(
-    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, text: DrawText, examples: Examples
 ) -> None:
     """Decoding a whole text after its first token alone: position 1 is decoded as often as position 10 is."""
 
     def check(text: list[int]) -> Judgement:
         batch, rest = TokenBatch.of([text[:1]]), np.array([text[1:]])
         decoded, read = generator.score(batch, rest), generator.score_prefill(batch, rest)
-        return scoring_sample.same(decoded, read, dtype=generator.case.dtype)
+        return scoring_sample.same(decoded, read, dtype=generator.case.dtype, drawn=Drawn([text], rescore))
 
     examples(check, most=3, text=text(least=6, most=12))
 
@@ -144,7 +144,9 @@ def test_a_cropped_cache_is_as_if_never_longer(
 
 
 @pytest.mark.parametrize("edge", EDGES, ids="edge{}".format)
-def test_bucket_edges(generator: Generator, scoring_sample: ScoringSample, edge: int, verdict: GiveVerdict) -> None:
+def test_bucket_edges(
+    generator: Generator, scoring_sample: ScoringSample, edge: int, rescore: Rescore, verdict: GiveVerdict
+) -> None:
     """Prompts one below, at and above a length where kernels and static caches change their shape."""
     positions = generator.loaded[0].max_positions
     if positions is not None and positions < edge + 1 + EDGE_STEPS:
@@ -152,4 +154,5 @@ def test_bucket_edges(generator: Generator, scoring_sample: ScoringSample, edge:
     row = np.resize(np.concatenate([scoring_sample.forced[0], scoring_sample.forced[-1]]), edge + 1).tolist()
     batch, rest = TokenBatch.of([row[2:], row[1:], row]), scoring_sample.forced[:3, :EDGE_STEPS]
     together = [generator.score(batch, rest), generator.score_prefill(batch, rest)]
-    verdict(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype))
+    drawn = Drawn.after(batch, rest, rescore)
+    verdict(told(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype, drawn=drawn)))

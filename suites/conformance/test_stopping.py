@@ -7,13 +7,14 @@ import pytest
 from hypothesis import strategies as st
 
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges.free_run import Rescore
 from genqual.conformance.judges.logits import steps_of
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop_string, stopped
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Examples, GiveVerdict, ScoringSample
+from genqual.session.fixture_types import Drawn, Examples, GiveVerdict, ScoringSample
 
 pytestmark = pytest.mark.conformance("stopping")
 
@@ -97,7 +98,7 @@ def test_a_shorter_run_is_a_prefix(generator: Generator, scoring_sample: Scoring
 
 
 def test_a_run_in_two_parts_is_the_run_in_one(
-    generator: Generator, scoring_sample: ScoringSample, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, examples: Examples
 ) -> None:
     """Going on from a prompt and what was generated after it, at a drawn place."""
     some = scoring_sample.few(4, STEPS)
@@ -111,6 +112,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(
             ]
         )
         second = generator.score(longer, some.forced[:, place:])
-        return some.same(second, steps_of(whole, STEPS, first=place), dtype=generator.case.dtype)
+        first = steps_of(whole, STEPS, first=place)
+        return some.same(second, first, dtype=generator.case.dtype, drawn=Drawn(some.texts, rescore))
 
     examples(check, most=3, place=st.integers(1, STEPS - 1))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.judges.free_run import Rescore
 from genqual.conformance.judges.self_checks import claims, judge_finite, rows_of
 from genqual.engines.base import TokenBatch
 from genqual.errors import BadInput, EngineFailed, GenqualError, NotApplicable, OutOfMemory, Unsupported
@@ -13,7 +14,7 @@ from genqual.models.prompts import lost_texts, prompt_set, require_tokenizer, to
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.session.context import Run
-from genqual.session.fixture_types import DrawText, Examples, GiveVerdict, ScoringSample
+from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, told
 
 pytestmark = pytest.mark.conformance("text")
 
@@ -40,17 +41,18 @@ def test_texts_of_46_languages_round_trip(generator: Generator, verdict: GiveVer
 
 @pytest.mark.conformance("text", one_dtype=True)
 def test_rare_texts_are_read_like_any_other(
-    generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, verdict: GiveVerdict
 ) -> None:
     """Their tokens, seldom used, have finite logits, and decode as they are read in one pass."""
     tokens = token_rows(require_tokenizer(generator.plan.model), RARE, max_tokens=12)
     batch, forced = TokenBatch.of(tokens), np.resize(scoring_sample.forced, (len(RARE), 3))
     decoded = generator.score(batch, forced)
-    verdict(scoring_sample.same(decoded, generator.score_prefill(batch, forced), dtype=generator.case.dtype))
+    read, drawn = generator.score_prefill(batch, forced), Drawn.after(batch, forced, rescore)
+    verdict(told(scoring_sample.same(decoded, read, dtype=generator.case.dtype, drawn=drawn)))
 
 
 def test_a_prompt_of_one_token(
-    generator: Generator, scoring_sample: ScoringSample, text: DrawText, examples: Examples
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, text: DrawText, examples: Examples
 ) -> None:
     """Alone, and behind the padding that a longer neighbour needs."""
 
@@ -59,7 +61,10 @@ def test_a_prompt_of_one_token(
         alone = generator.score(TokenBatch.of([text[:1]]), forced[:1])
         both = generator.score(TokenBatch.of([text[:1], scoring_sample.prompts.rows[1]]), forced)
         finite = judge_finite(both, dtype=generator.case.dtype)
-        return scoring_sample.same(alone, rows_of(both, [0]), dtype=generator.case.dtype) if finite.passed else finite
+        if not finite.passed:
+            return finite
+        drawn = Drawn([text], rescore)
+        return scoring_sample.same(alone, rows_of(both, [0]), dtype=generator.case.dtype, drawn=drawn)
 
     examples(check, most=3, text=text(least=5, most=5))
 
@@ -79,11 +84,10 @@ def test_a_prompt_of_nothing_has_a_declared_outcome(
         return
     finite = judge_finite(got, dtype=generator.case.dtype)
     both = generator.score(TokenBatch.of([scoring_sample.prompts.rows[0], [0]]), forced)
-    verdict(
-        scoring_sample.same(rows_of(got, [0]), rows_of(both, [0]), dtype=generator.case.dtype)
-        if finite.passed
-        else finite
-    )
+    if not finite.passed:
+        verdict(finite)
+    one, other = rows_of(got, [0]), rows_of(both, [0])
+    verdict(told(scoring_sample.same(one, other, dtype=generator.case.dtype, rows=[0])))
 
 
 @pytest.mark.conformance("text", one_dtype=True)

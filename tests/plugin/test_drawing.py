@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from genqual.conformance.judgement import Judgement
 from genqual.errors import NotApplicable
 from genqual.models.registry import resolve
+from genqual.session.fixture_types import told
 from genqual.session.property_search import Search, beginnings, cuts, row, rows, search, text_of, tokens
 
 
@@ -70,6 +72,19 @@ def test_a_verdict_draws_the_same_in_every_run_and_no_more_than_asked() -> None:
     assert 1 < len(first) <= 6
 
 
+def test_every_comparison_of_two_runs_says_where_routers_may_part() -> None:
+    """One that names neither rows of the passage nor a drawn text calls a right mixture of experts wrong."""
+    suites = Path(__file__).parents[2] / "suites" / "conformance"
+    asked = {
+        f"{file.name}:{call.lineno}": {keyword.arg for keyword in call.keywords}
+        for file in suites.glob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "same"
+    }
+    assert len(asked) > 15
+    assert [place for place, words in asked.items() if not words & {"rows", "drawn"}] == []
+
+
 def test_exploring_remembers_what_failed(tmp_path: Path) -> None:
     how = Search(explore=True, database=tmp_path)
     seen: list[int] = []
@@ -96,6 +111,34 @@ def test_what_is_no_verdict_ends_the_search_at_once() -> None:
     assert len(seen) == 1
     unknown = Judgement("no_reference", "fp32", "logits", "nothing known")
     assert search("p", lambda n: unknown, {"n": st.integers()}, 15, Search()).status == "no_reference"
+
+
+TIED = Judgement("no_reference", "declared", "logits", "near ties everywhere", total=4)
+
+
+def test_an_example_that_near_ties_reach_is_passed_over() -> None:
+    seen: list[int] = []
+
+    def check(n: int) -> Judgement:
+        seen.append(n)
+        return TIED if n % 2 else verdict(n < 400)
+
+    found = search("p", check, {"n": st.integers(0, 1000)}, 15, Search())
+    assert found.status == "fail", "what comes after it is judged"
+    assert any(n % 2 for n in seen)
+    seen.clear()
+    found = search("p", lambda n: TIED if n % 2 else verdict(True), {"n": st.integers(0, 1000)}, 15, Search())
+    assert found.passed
+    assert found.total == found.judged, "of those alone that were judged"
+
+
+def test_a_text_that_near_ties_reach_is_no_evidence() -> None:
+    found = search("p", lambda n: TIED, {"n": st.integers(0, 1000)}, 5, Search())
+    with pytest.raises(NotApplicable, match="near ties everywhere"):
+        told(found)
+    unknown = Judgement("no_reference", "fp32", "logits", "nothing known")
+    assert told(unknown) is unknown
+    assert told(verdict(False)).status == "fail"
 
 
 @settings(max_examples=50, deadline=None)

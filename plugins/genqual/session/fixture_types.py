@@ -19,7 +19,7 @@ from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores, TokenBatch
-from genqual.errors import BadInput
+from genqual.errors import BadInput, NotApplicable
 from genqual.metrics.slo import Limit
 from genqual.session import outcome
 from genqual.session.node_items import NodeCheck
@@ -99,6 +99,11 @@ class Drawn:
     rows: Sequence[Sequence[int]]
     rescore: Rescore
 
+    @classmethod
+    def after(cls, batch: TokenBatch, forced: NDArray[np.int64], rescore: Rescore) -> Drawn:
+        """Of each prompt of `batch` with what is forced after it (rows, steps)."""
+        return cls([[*row, *after] for row, after in zip(batch.rows, forced.tolist(), strict=True)], rescore)
+
     def ties(self) -> list[F64] | None:
         """Margins (tokens, layers) of each row but its last token; None where nobody can say."""
         asked = margins_by(self.rescore)
@@ -108,6 +113,16 @@ class Drawn:
             return None
         known = [margins for margins in found if margins is not None]
         return known if known and len(known) == len(self.rows) else None
+
+
+def told(judgement: Judgement) -> Judgement:
+    """`judgement`. Raises NotApplicable where near ties of routers reach nearly all that a short text has.
+
+    Such a text is no evidence for or against: a verdict of another property, of more rows, is.
+    """
+    if judgement.status == "no_reference" and judgement.total:
+        raise NotApplicable(judgement.explanation)
+    return judgement
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,8 @@ def search(
             raise _Ended from error
         seen.append((example, judgement))
         if judgement.status == "no_reference":
+            if judgement.total:  # near ties of routers reach all of this example: others may be judged
+                return
             raise _Ended
         if not judgement.passed:
             raise _Wrong
@@ -92,6 +94,7 @@ def search(
         if end.__cause__ is not None:
             raise end.__cause__ from None
         return seen[-1][1]
+    seen = [pair for pair in seen if pair[1].status != "no_reference"] or seen[-1:]
     example, found = max(seen, key=lambda pair: (pair[1].ratio or 0.0, pair[1].judged))
     return replace(
         found,
