@@ -30,6 +30,17 @@ def _rope(kind: str, base: float = 1e4, **more: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": base, **more}}
 
 
+_TWO: Final[dict[str, Any]] = {"num_hidden_layers": 2}
+_DEPTHS: Final[dict[str, dict[str, Any]]] = {
+    **dict.fromkeys(("bloom", "gpt2"), _TWO | {"n_layer": 2}),
+    "gemma3_text": _TWO | {"layer_types": ["sliding_attention", "full_attention"]},
+    "lfm2": _TWO | {"layer_types": ["conv", "full_attention"]},
+    "mpt": _TWO | {"n_layers": 2},
+    "qwen2": _TWO | {"max_window_layers": 1},
+    "qwen3_next": _TWO | {"layer_types": ["linear_attention", "full_attention"]},
+}
+"""What makes two layers of an architecture, one of each kind, where that is not `num_hidden_layers` alone."""
+
 LISTED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "bloom": ("bloom", {"hidden_size": 128, "n_layer": 4, "n_head": 8}),
     "deepseek_v2": ("deepseek_v2", _LATENT | {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}),
@@ -84,12 +95,18 @@ LISTED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
 }  # fmt: skip
 """Name -> the architecture, and what its configuration changes."""
 
+SHALLOW: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    f"{name}-2-layers": (name, LISTED[name][1] | _DEPTHS.get(name, _TWO))
+    for name in sorted({architecture for architecture, _ in LISTED.values()})
+}
+"""One of each architecture for engines that compile every layer anew for each shape."""
+
 
 def write(folder: Path, name: str) -> None:
     """One checkpoint; of BASE what its architecture has: oracles refuse a field that nobody reads."""
     from transformers import AutoConfig
 
-    architecture, changes = LISTED[name]
+    architecture, changes = (LISTED | SHALLOW)[name]
     has = AutoConfig.for_model(architecture)
     base = {field: value for field, value in BASE.items() if hasattr(has, field)}
     checkpoint(folder / name, architecture, base | changes)

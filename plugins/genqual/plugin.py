@@ -18,7 +18,7 @@ from genqual.session import early_checks, hardware, known_failures, markers, nod
 from genqual.session.context import RUN, Run
 from genqual.session.fixture_types import unjudged
 from genqual.session.groups import PlannedTest, upcoming
-from genqual.session.item import asked, case_of, measured, wanted, workload_of
+from genqual.session.item import asked, case_of, in_order, measured, wanted, workload_of
 from genqual.session.next_step import for_reader
 from genqual.session.options import Options, add_options, misread_path
 from genqual.session.selection import Selection, add_suites
@@ -132,6 +132,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left:
         items[:] = [item for item in items if wanted(item, selection)]
         config.hook.pytest_deselected(items=left)
+    items[:] = in_order(items)
 
 
 @pytest.hookimpl(trylast=True)

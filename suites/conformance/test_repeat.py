@@ -27,7 +27,7 @@ def test_a_repeated_request_gives_the_same_bits(
     verdict(logits.judge_bitwise(first, second, dtype=generator.case.dtype))
 
 
-@pytest.mark.conformance("repeat", one_dtype=True)
+@pytest.mark.conformance("repeat", one_dtype=True, last=True)
 def test_a_fresh_process_gives_the_same_bits(
     generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, verdict: GiveVerdict
 ) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from genqual.conformance.oracle.registry import supported
 from tests.benchmarks import false_alarms
-from tests.benchmarks.false_alarms import ENGINES, known, main, table
-from tests.listed import LISTED
+from tests.benchmarks.false_alarms import ENGINES, cells, known, main, table
+from tests.listed import LISTED, SHALLOW
 
 EAGER = "transformers:attn_implementation=eager"
 
@@ -137,3 +137,9 @@ def test_every_architecture_is_there_and_has_one_checkpoint_that_is_compiled() -
     assert architectures == {*supported()}
     assert architectures <= LISTED.keys()
     assert {engine for engine, _, _ in ENGINES} >= {EAGER, "transformers-compiled", "transformers-tp"}
+
+
+def test_what_is_compiled_has_two_layers() -> None:
+    compiled = [name for name, engine, _, _ in cells([*LISTED], ["transformers-compiled"])]
+    assert compiled == [f"{name}-2-layers" for name, (architecture, _) in LISTED.items() if name == architecture]
+    assert set(compiled) == SHALLOW.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -283,3 +284,15 @@ def test_ranks_on_hosts_are_bound_by_their_number_there(tmp_path: Path) -> None:
     assert (plan.hosts, plan.launcher_arguments, len(plan.placement.cores)) == (("a", "b"), arguments, 1)
     alone = groups.plan(Case(CPU, "transformers", "llama-tiny", "fp32", 1, 1))
     assert (alone.hosts, alone.launcher_arguments) == ((), ())
+
+
+def test_what_restarts_the_ranks_is_the_last_of_its_case(tmp_path: Path) -> None:
+    run = suite(tmp_path, "-m", CPU, "--collect-only", "-q", "--model", "llama-tiny", "--dtype", "fp32")
+    found = re.findall(r"(suites/conformance/\S+)::(\w+)\[(.*?-fp32)", run.stdout)
+    cases = [case for _, _, case in found]
+    assert len(set(cases)) > 1
+    assert cases == sorted(cases, key=cases.index), "a case's tests are together, so that its ranks start once"
+    for case in dict.fromkeys(cases):
+        own = [(file, name) for file, name, of in found if of == case]
+        assert own[-1][1] == "test_a_fresh_process_gives_the_same_bits"
+        assert own[:-1] == sorted(own[:-1], key=lambda pair: pair[0]), "the others as the files have them"

@@ -62,6 +62,15 @@ def wanted(item: pytest.Item, selection: Selection) -> bool:
     return "prompts" not in _needs(item, "conformance") or options.prompts is not None
 
 
+def in_order(items: list[pytest.Item]) -> list[pytest.Item]:
+    """`items`, the conformance tests with `last` behind the others: what restarts ranks costs what was loaded, and
+    compiled, for those that come after it. Places of other tests stay; pytest then brings each case together.
+    """
+    judging = [item for item in items if item.get_closest_marker("conformance")]
+    placed = iter(sorted(judging, key=lambda item: bool(asked(item, "last", False))))
+    return [next(placed) if item.get_closest_marker("conformance") else item for item in items]
+
+
 def measured(item: pytest.Item, run: Run) -> tuple[Workload | None, dict[str, Json]]:
     """The workload that a test measures, and by which protocol; nothing where it measures none."""
     needs, workload = _needs(item, "performance"), workload_of(item)

@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 SUITES: Final = {
-    "conformance": "conformance(chapter, min_ranks=, requires_ability=, requires_option=, one_dtype=): is it right;"
-    " `requires_ability` of the engine, `one_dtype` of each engine and model",
+    "conformance": "conformance(chapter, min_ranks=, requires_ability=, requires_option=, one_dtype=, last=): is it"
+    " right; `requires_ability` of the engine, `one_dtype` of each engine and model, `last` of its case",
     "performance": "performance(chapter, metric=, requires_option=): is it fast enough; runs with --benchmark",
     "qualification": "qualification(chapter): does it stay so",
 }
