@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from genqual.conformance.judges import self_checks
+from genqual.conformance.judges.free_run import Rescore
 from genqual.conformance.judges.text import judge_same_text
 from genqual.engines.base import TokenBatch
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
 from genqual.session.dataset_run import DatasetRun, generate_pairs, problems, read_pairs
-from genqual.session.fixture_types import GiveVerdict, ScoringSample
+from genqual.session.fixture_types import Drawn, GiveVerdict, ScoringSample
 
 
 @pytest.mark.conformance("text", requires_option="prompts")
@@ -27,7 +28,12 @@ def test_every_prompt_of_a_data_set_has_its_pair(
 
 @pytest.mark.conformance("text", one_dtype=True)
 def test_a_data_set_equals_its_prompts_one_by_one(
-    generator: Generator, run: Run, scoring_sample: ScoringSample, few_pairs: DatasetRun, verdict: GiveVerdict
+    generator: Generator,
+    run: Run,
+    scoring_sample: ScoringSample,
+    few_pairs: DatasetRun,
+    rescore: Rescore,
+    verdict: GiveVerdict,
 ) -> None:
     """Batches that do not divide the prompts: complete, in order, and each the text that its prompt gives alone."""
     count = generate_pairs(generator, few_pairs, run.progress)
@@ -42,6 +48,7 @@ def test_a_data_set_equals_its_prompts_one_by_one(
         batch = TokenBatch.of([row])
         alone = generator.generate(batch, few_pairs.new_tokens).tokens
         scores = generator.score(batch, alone)
-        verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, **scoring_sample.tolerance(dtype)))
+        known, ties = scoring_sample.tolerance(dtype), Drawn.after(batch, alone, rescore).ties
+        verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, ties=ties, **known))
     worst = next((one for one in verdicts if not one.passed), whole)
     verdict(replace(worst, shape=whole.shape))

@@ -11,7 +11,7 @@ from genqual.conformance.judges.text import judge_stopped, stopped
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import GiveVerdict, ScoringSample
+from genqual.session.fixture_types import GiveVerdict, ScoringSample, told
 
 pytestmark = pytest.mark.conformance("parallelism")
 
@@ -111,4 +111,5 @@ def test_every_share_of_the_vocabulary_is_reached(
     several = generator.score(scoring_sample.prompts, scoring_sample.forced, logits=True)
     one = one_rank.score(scoring_sample.prompts, scoring_sample.forced, logits=True)
     limit = share_limit(scoring_sample.reference, generator.case.dtype)
-    verdict(judge_shards(several, one, dtype=generator.case.dtype, parts=SHARES, limit=limit))
+    known = scoring_sample.reference
+    verdict(told(judge_shards(several, one, dtype=generator.case.dtype, parts=SHARES, limit=limit, reference=known)))

@@ -82,17 +82,18 @@ def test_a_row_ends_at_a_stop_string(generator: Generator, scoring_sample: Scori
     verdict(judge_stopped(got, want, dtype=generator.case.dtype, what=f"stop string {string!r}"))
 
 
-def test_a_shorter_run_is_a_prefix(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
+def test_a_shorter_run_is_a_prefix(
+    generator: Generator, scoring_sample: ScoringSample, rescore: Rescore, examples: Examples
+) -> None:
     """Asking for more tokens changes none of those that come first."""
     some = scoring_sample.few(4, STEPS)
     tokens = generator.generate(some.prompts, STEPS).tokens
-    scores = generator.score(some.prompts, tokens)
+    scores, dtype = generator.score(some.prompts, tokens), generator.case.dtype
+    ties = Drawn.after(some.prompts, tokens, rescore).ties
 
     def check(length: int) -> Judgement:
         short = generator.generate(some.prompts, length).tokens
-        return judge_same_text(
-            tokens, short, scores, dtype=generator.case.dtype, **some.tolerance(generator.case.dtype)
-        )
+        return judge_same_text(tokens, short, scores, dtype=dtype, ties=ties, **some.tolerance(dtype))
 
     examples(check, most=3, length=st.integers(1, STEPS - 1))
 

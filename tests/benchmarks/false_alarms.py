@@ -65,6 +65,9 @@ STRICTER: Final = {
     "57cbaeae6f4a88647e185e225ecdd479f7b859cba4a14dba2357fb36760f0c5d": (
         "two runs of a drawn text in a mixture of experts were not excused where a router is near a tie"
     ),
+    "98eecaf3c285f0ecb2fb762aaa7bdcf1ac7512348f4c3e9df36a93e8a6f75615": (
+        "nor were shares of the vocabulary, texts that part, and cells of a few rows that are off by less than 3 sigma"
+    ),
 }  # fmt: skip
 """Earlier judges, and what they asked beyond today's: what passed all of them passes now, and need not run again."""
 

@@ -118,6 +118,39 @@ def test_texts_may_part_only_where_the_margin_allows() -> None:
     assert not judge_same_text(tokens, other, replace(near, top_logits=top, finite=lost), dtype="fp32").passed
 
 
+def test_texts_may_part_where_a_router_is_near_a_tie() -> None:
+    reference, logits = referred()
+    tokens, scores = reference.forced, scored(logits, reference)
+    rows, steps = tokens.shape
+    other = tokens.copy()
+    other[1, 2] = (other[1, 2] + 1) % 64
+    asked: list[int] = []
+
+    def ties(*near: tuple[int, int, int]) -> Any:
+        """Margins (positions, layers) of rows whose prompts have three tokens, 0 at each (row, position, layer)."""
+        margins = np.ones((rows, 2 + steps, 2))
+        for one in near:
+            margins[one] = 0.0
+
+        def of() -> list[Any]:
+            asked.append(len(near))
+            return list(margins)
+
+        return of
+
+    def status(*near: tuple[int, int, int], parted: Any = other) -> str:
+        return judge_same_text(tokens, parted, scores, dtype="fp32", ties=ties(*near)).status
+
+    assert status((1, 4, 1)) == "pass", "its own choice, in the last layer"
+    assert status((1, 0, 0)) == "pass", "an earlier token, through attention"
+    assert status((1, 3, 1)) == "fail", "an earlier token's last layer, which nobody looks back at"
+    assert status((1, 5, 0)) == "fail", "a later token"
+    assert status((0, 4, 0)) == "fail", "another row"
+    asked.clear()
+    assert status((1, 4, 1), parted=tokens) == "pass"
+    assert asked == [], "nothing is asked of an oracle where the texts agree"
+
+
 def test_a_drift_that_is_too_small_is_another_dtype() -> None:
     reference, logits = referred()
     fault_free = scored(logits + noise(logits.shape, 7), reference)
@@ -141,6 +174,28 @@ def test_a_damaged_share_of_the_vocabulary_is_named() -> None:
     assert not verdict.passed
     assert "ids 24 to 31" in verdict.explanation
     assert not judge_shards(replace(whole, logits=None), whole, dtype="fp32", parts=8, limit=1e-5).passed
+
+
+def test_shares_are_of_cells_that_took_the_same_experts() -> None:
+    reference, logits = referred()
+    margins = np.ones((reference.rows, reference.longest - 1, 2), dtype=np.float32)
+    margins[1, len(reference.prompts[1]) + 1, 1] = 0.0  # the last layer at step 2 of row 1
+    known = replace(reference, router_margins=margins)
+    whole = replace(scored(logits, reference), logits=logits.astype("f4"))
+
+    def judged(step: int, row: int, by: Any) -> Judgement:
+        wrong = logits.copy()
+        wrong[step, row] += 0.1 * by
+        found = replace(scored(wrong, reference), logits=wrong.astype("f4"))
+        return judge_shards(found, whole, dtype="fp32", parts=8, limit=1e-5, reference=known)
+
+    other_expert = np.random.default_rng(3).standard_normal(logits.shape[-1])
+    assert judged(2, 1, other_expert).status == "pass"
+    assert "1 of" in judged(2, 1, other_expert).explanation
+    assert judged(3, 1, other_expert).status == "fail", "no router is near a tie there"
+    margins[:] = 0.0
+    everywhere = replace(scored(logits + 1 * np.sin(logits), reference), logits=(logits + np.sin(logits)).astype("f4"))
+    assert judge_shards(everywhere, whole, dtype="fp32", parts=8, limit=1e-5, reference=known).status == "no_reference"
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, *SCHEMES])

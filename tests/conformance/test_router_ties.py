@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from genqual.conformance.judgement import FP32_LIMIT
 from genqual.conformance.judges.free_run import ByOracle
-from genqual.conformance.judges.logits import judge_free_run, judge_same, judge_scores
+from genqual.conformance.judges.logits import judge_free_run, judge_same, judge_scores, steps_of
 from genqual.conformance.judges.logprobs import judge_top
 from genqual.conformance.judges.self_checks import rows_of
 from genqual.conformance.oracle.core import At
@@ -330,6 +331,13 @@ def test_an_oracle_knows_the_ties_of_rows_that_no_reference_holds() -> None:
     few = passage.same(rows_of(plain, [TIED] * 2), rows_of(tie, [TIED] * 2), dtype="fp32", drawn=twice)
     assert few.status == "no_reference", "more than half of a few rows is no verdict"
     assert Drawn(passage.texts, lambda ids: np.zeros((len(ids), 64))).ties() is None, "a rescore that knows no routers"
+    logits = engine(MIDDLE, OF_MIDDLE, {})
+    logits[0] += 2.5 * 2**0.5 * FP32_LIMIT * OF_MIDDLE.pooled_spread * noise(logits[0].shape, 3, 1.0)
+    less = scores_of(logits, OF_MIDDLE.forced)
+    for row, status in ((TIED, "pass"), (0, "fail")):
+        two = [steps_of(rows_of(one, [row]), 3) for one in (plain, less)]
+        text = Drawn([passage.texts[row][: len(PROMPTS[row]) + 3]], drawn.rescore)
+        assert passage.same(two[0], two[1], dtype="fp32", drawn=text).status == status, "2.5 sigma, of three cells"
 
 
 def generated(arrays: dict[str, Any], places: Mapping[int, Places]) -> NDArray[np.int64]:

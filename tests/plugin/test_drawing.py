@@ -121,14 +121,17 @@ def test_an_example_that_near_ties_reach_is_passed_over() -> None:
 
     def check(n: int) -> Judgement:
         seen.append(n)
-        return TIED if n % 2 else verdict(n < 400)
+        return TIED if len(seen) < 3 else verdict(n not in seen[2:])
 
-    found = search("p", check, {"n": st.integers(0, 1000)}, 15, Search())
-    assert found.status == "fail", "what comes after it is judged"
-    assert any(n % 2 for n in seen)
+    def passes(n: int) -> Judgement:
+        seen.append(n)
+        return TIED if len(seen) < 3 else verdict(True)
+
+    assert search("p", check, {"n": st.integers(0, 1000)}, 15, Search()).status == "fail", "what comes after is judged"
     seen.clear()
-    found = search("p", lambda n: TIED if n % 2 else verdict(True), {"n": st.integers(0, 1000)}, 15, Search())
+    found = search("p", passes, {"n": st.integers(0, 1000)}, 15, Search())
     assert found.passed
+    assert len(seen) > 3
     assert found.total == found.judged, "of those alone that were judged"
 
 

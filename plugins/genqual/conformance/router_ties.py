@@ -101,12 +101,15 @@ def near_cells(
     return near
 
 
-def excused(errors: F64, sigma: F64, beyond: Bools, near: Bools | None, margin: float) -> Excused | None:
+def excused(
+    errors: F64, sigma: F64, beyond: Bools, near: Bools | None, margin: float, sigmas: float = OTHER_SIGMAS
+) -> Excused | None:
     """Which cells took another expert: near a tie, and off by more than rounding, or `beyond` the margin of a choice.
 
-    `errors` (steps, rows) and `sigma` (steps,) in logit units. None where no routers are known.
+    `errors` (steps, rows) and `sigma` (steps,) in logit units; more than rounding is `sigmas` of them. None where no
+    routers are known.
     """
-    return None if near is None else Excused(near & ((errors > OTHER_SIGMAS * sigma[:, None]) | beyond), near, margin)
+    return None if near is None else Excused(near & ((errors > sigmas * sigma[:, None]) | beyond), near, margin)
 
 
 def excuse_of(reference: Reference) -> Excuse | None:

@@ -25,7 +25,7 @@ from genqual.conformance.judgement import (
 from genqual.conformance.judges.free_run import judge_free_run
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.references.data import Reference, oracle_words
-from genqual.conformance.router_ties import MOST_EXCUSED, excused, near_cells, near_ties, tie_margin
+from genqual.conformance.router_ties import MOST_EXCUSED, OTHER_SIGMAS, excused, near_cells, near_ties, tie_margin
 from genqual.conformance.tolerance import RoundingEnvelope, cell_errors
 from genqual.engines.base import Scores
 
@@ -205,10 +205,13 @@ def _verdict(
     """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units.
 
     `near` cells may rest on a near tie of a router; those that took another expert are left out, and counted.
-    With `few` rows more than half left out is no verdict, as of a single one.
+    With `few` rows more than half left out is no verdict, as of a single one; and a cell counts as left by its expert
+    from the limit on: among so few, one that is off by less than 3 sigma takes the pooled number over it.
     """
     flipped = got != want
-    excuse = excused(errors, tolerance.sigma, flipped & (margins > tolerance.bound), near, tie_margin(tolerance))
+    beyond = flipped & (margins > tolerance.bound)
+    sigmas = tolerance.limit / tolerance.unit if few else OTHER_SIGMAS
+    excuse = excused(errors, tolerance.sigma, beyond, near, tie_margin(tolerance), sigmas)
     if excuse is not None and excuse.too_many and (few or errors.shape[1] == 1):
         text = f"{tolerance.lane} mode: {excuse.sentence} The remaining steps are too few for a verdict."
         return Judgement("no_reference", tolerance.lane, "logits", text, total=errors.size, independent=independent)
@@ -216,7 +219,7 @@ def _verdict(
     pooled = _rms(errors[counted]) / spread
     # The fp32 limit is a strict bound (< 1e-5), the envelope's an inclusive one, as docs/judge.md states them.
     too_far = not (pooled < tolerance.limit if tolerance.lane == "fp32" else pooled <= tolerance.limit)
-    beyond = flipped & (margins > tolerance.bound) & counted
+    beyond &= counted
     far_cells = (errors > tolerance.bound) & counted
     severity = np.where(flipped, np.maximum(margins, errors), errors) / tolerance.bound * counted
     step, row = (int(i) for i in np.unravel_index(int(severity.argmax()), severity.shape))

@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.cases import Json
-from genqual.conformance.judgement import FP32_LIMIT, Judgement, precision_mode_of
+from genqual.conformance.judgement import (
+    ENVELOPE_FACTOR,
+    FP32_LIMIT,
+    MARGIN_SIGMAS,
+    Judgement,
+    between_runs,
+    precision_mode_of,
+)
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
+from genqual.conformance.router_ties import Excused, excused, near_cells, tie_margin
+from genqual.conformance.tolerance import cell_errors
 from genqual.dtypes import FORMATS
 from genqual.engines.base import Scores
 
@@ -37,12 +46,21 @@ def judge_drift(scores: Scores, reference: Reference | None, *, dtype: str) -> J
     return replace(found, status="fail", explanation=text)
 
 
-def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit: float | None) -> Judgement:
+def judge_shards(
+    scores: Scores,
+    whole: Scores,
+    *,
+    dtype: str,
+    parts: int,
+    limit: float | None,
+    reference: Reference | None = None,
+) -> Judgement:
     """Judge whether each of `parts` equal shares of the vocabulary is the same in both, and is ever among the best 16.
 
     Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
     `limit` on nrms of each share, in the spread of all logits; None, where nothing measured says it, is
-    "no_reference".
+    "no_reference". `reference` of the very tokens says where a router is near a tie: cells where one run took another
+    expert there differ in every share, and are left out; where they are more than half, that is "no_reference" too.
     """
     shape = (whole.finite.shape[0], whole.finite.shape[1])
     if limit is None:
@@ -56,6 +74,13 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
         return claims(["whole logits of one shape were wanted"], "", 0, dtype=dtype, shape=shape)
     a, b = _centred(scores.logits), _centred(whole.logits)
     spread = float(np.sqrt((b * b).mean()))
+    parted = _parted(scores, whole, dtype, reference)
+    if parted is not None and parted.too_many:
+        return Judgement(
+            "no_reference", precision_mode_of(dtype), "logits", parted.sentence, total=parted.cells.size, shape=shape
+        )
+    if parted is not None:
+        a, b = a[~parted.cells], b[~parted.cells]
     shares = np.array_split(np.arange(b.shape[-1]), parts)
     errors = [float(np.sqrt(((a[..., share] - b[..., share]) ** 2).mean())) / spread for share in shares]
     problems, worst = [], max(errors)
@@ -65,16 +90,31 @@ def judge_shards(scores: Scores, whole: Scores, *, dtype: str, parts: int, limit
         if not np.isin(scores.top_ids, share).any() and np.isin(whole.top_ids, share).any():
             problems.append(f"none of the ids {share[0]} to {share[-1]} is ever among the best 16")
     said = f"{parts} shares of the vocabulary agree, the worst by nrms {worst:.3g}, limit {limit:.3g}"
+    said += "" if parted is None else f"; {parted.sentence.rstrip('.')}"
     return claims(problems, said, scores.finite.size * parts, dtype=dtype, shape=shape)
 
 
+def _parted(a: Scores, b: Scores, dtype: str, reference: Reference | None) -> Excused | None:
+    """Where one of two runs took another expert at a near tie; None where no routers are known."""
+    if reference is None or reference.router_margins is None:
+        return None
+    spread, steps = reference.pooled_spread, len(a.top_ids)
+    envelope = reference.envelopes.get(dtype)
+    tolerance = between_runs(envelope, spread, steps, dtype, FP32_LIMIT, ENVELOPE_FACTOR, MARGIN_SIGMAS)
+    if tolerance is None:
+        return None
+    margin, errors = tie_margin(tolerance), cell_errors(a.projections, b.projections)
+    near = near_cells(reference, margin)
+    return excused(errors, tolerance.sigma, np.zeros(errors.shape, dtype=np.bool_), near, margin)
+
+
 def share_limit(reference: Reference | None, dtype: str) -> float | None:
-    """Limit on nrms of one share: twice that of the whole, because it holds few ids; 1e-5 is strict enough in fp32.
+    """Limit on nrms of one share: twice what two runs of the whole may differ by, because it holds few ids.
 
     None for a scheme without an envelope of its own: that of another one says nothing of it.
     """
     if precision_mode_of(dtype) == "fp32":
-        return FP32_LIMIT
+        return float(2 * np.sqrt(2.0) * FP32_LIMIT)
     known = reference.envelopes.get(dtype) if reference else None
     return None if known is None else float(2 * np.sqrt(2.0) * known.nrms)
 

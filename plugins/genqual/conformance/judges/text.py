@@ -15,11 +15,13 @@ from genqual.conformance.judgement import (
     FP32_LIMIT,
     MARGIN_SIGMAS,
     Judgement,
+    Tolerance,
     between_runs,
     precision_mode_of,
 )
 from genqual.conformance.judges.self_checks import claims
-from genqual.conformance.oracle.core import I64
+from genqual.conformance.oracle.core import F64, I64
+from genqual.conformance.router_ties import near_ties, tie_margin
 from genqual.conformance.tolerance import RoundingEnvelope
 from genqual.engines.base import Scores
 
@@ -27,13 +29,21 @@ _NO_TEXT: Final = "\ue000"  # of private use: it is printed nowhere, so no stop 
 
 
 def judge_same_text(
-    a: I64, b: I64, scores: Scores, *, dtype: str, spread: float | None = None, envelope: RoundingEnvelope | None = None
+    a: I64,
+    b: I64,
+    scores: Scores,
+    *,
+    dtype: str,
+    spread: float | None = None,
+    envelope: RoundingEnvelope | None = None,
+    ties: Callable[[], Sequence[F64] | None] = lambda: None,
 ) -> Judgement:
     """Judge whether two greedy runs, `a` and `b` (rows, steps of each), wrote one text as far as both go.
 
     `scores` are of `a`, forced on it. A row may part from the other only at a step where its own two best logits are
     as near as two fault-free runs may differ: 8 sigma of their difference. `spread` in logit units; by default that of
-    `scores`.
+    `scores`. Or where a router is near a tie, so that one run may take another expert: `ties` gives the margins
+    (positions, layers) of each row of `a` up to its last choice, and is asked only where rows part beyond that.
     """
     lane, steps = precision_mode_of(dtype), min(a.shape[1], b.shape[1])
     shape = (steps, a.shape[0])
@@ -55,13 +65,21 @@ def judge_same_text(
         step = int(differs.argmax())
         judged, parted = judged + step + 1, parted + 1
         bound, margin = float(tolerance.bound[step, 0]), float(margins[step, row])
-        if not (scores.finite[step, row] and margin <= bound):
+        if not scores.finite[step, row] or (margin > bound and not _near(ties(), row, step, a.shape[1], tolerance)):
             problems.append(
                 f"step {step} of prompt {row} is {a[row, step]} in one run and {b[row, step]} in the other, which its "
                 f"logits tell apart by {margin:.4g} (fault-free runs part below {bound:.4g})"
             )
     whole = f"{a.shape[0]} texts of {steps} tokens agree; {parted} part where their margin allows"
     return claims(problems, whole, judged, dtype=dtype, tier="tokens", flips=parted, shape=shape)
+
+
+def _near(ties: Sequence[F64] | None, row: int, step: int, steps: int, tolerance: Tolerance) -> bool:
+    """Whether the choice at `step` of `row` may rest on a near tie of a router."""
+    if ties is None:
+        return False
+    margins = ties[row]
+    return bool(near_ties(margins, len(margins) - steps, steps, tie_margin(tolerance))[step])
 
 
 def stopped(
