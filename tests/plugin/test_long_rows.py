@@ -150,4 +150,4 @@ def test_an_edge_beyond_the_positions_is_not_asked_for() -> None:
     generator: Any = SimpleNamespace(loaded=[SimpleNamespace(max_positions=96)])
     for edge, reached in ((32, True), (128, False)):
         with pytest.raises(AttributeError if reached else NotApplicable, match="forced" if reached else "96 positions"):
-            cache.test_bucket_edges(generator, None, edge, lambda judgement: None)  # type: ignore[arg-type]
+            cache.test_bucket_edges(generator, None, edge, None, lambda judgement: None)  # type: ignore[arg-type]
