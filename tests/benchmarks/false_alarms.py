@@ -48,7 +48,7 @@ ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("transformers-tp", 2, ("fp32", "bf16")),
     ("deepspeed-inference", 2, ("fp32", "bf16")),
     ("transformers", 1, DTYPES),
-    ("transformers-compiled", 1, ("fp32", "bf16")),
+    ("transformers-compiled:dynamic=true", 1, ("fp32", "bf16")),
 )
 """Engine, ranks, dtypes; the compiled one judges one checkpoint of an architecture, of two layers."""
 
@@ -95,7 +95,7 @@ def cells(names: Sequence[str], engines: Sequence[str]) -> Iterator[tuple[str, s
         if engine not in engines:
             continue
         for name in names:
-            if engine != "transformers-compiled":
+            if not engine.startswith("transformers-compiled"):
                 yield name, engine, ranks, dtypes
             elif name == LISTED[name][0]:
                 yield f"{name}-2-layers", engine, ranks, dtypes

@@ -136,10 +136,10 @@ def test_every_architecture_is_there_and_has_one_checkpoint_that_is_compiled() -
     architectures = {architecture for architecture, _ in LISTED.values()}
     assert architectures == {*supported()}
     assert architectures <= LISTED.keys()
-    assert {engine for engine, _, _ in ENGINES} >= {EAGER, "transformers-compiled", "transformers-tp"}
+    assert {engine for engine, _, _ in ENGINES} >= {EAGER, "transformers-compiled:dynamic=true", "transformers-tp"}
 
 
 def test_what_is_compiled_has_two_layers() -> None:
-    compiled = [name for name, engine, _, _ in cells([*LISTED], ["transformers-compiled"])]
+    compiled = [name for name, engine, _, _ in cells([*LISTED], ["transformers-compiled:dynamic=true"])]
     assert compiled == [f"{name}-2-layers" for name, (architecture, _) in LISTED.items() if name == architecture]
     assert set(compiled) == SHALLOW.keys()

@@ -94,6 +94,7 @@ def computed(room: Path) -> Answers:
         ["refused", "cuda_graphs", {"graphs": "cuda"}],
         ["refused", "no_graphs", {"graphs": "yes"}],
         ["refused", "no_wrapper", {"graphs": "compile", "cpp_wrapper": "yes"}],
+        ["refused", "no_dynamic", {"graphs": "compile", "dynamic": "yes"}],
         ["tight", "tight", {"model": "llama-30m", "megabytes": 100}],
         ["again", "again", {"rows": LEVEL, "new": 5}],
         ["first", "first", {"name": "first_pass_wrong"}],

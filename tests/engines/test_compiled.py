@@ -66,6 +66,23 @@ def test_the_wrapper_in_cpp_is_made_where_asked_and_changes_no_token(
     assert any("inductor_entry_impl" in text for text in written) is wrapper
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_one_graph_serves_every_shape_where_asked(tmp_path: Path, eager: Answers, dynamic: bool) -> None:
+    plan = {
+        "engine": f"transformers-compiled:dynamic={str(dynamic).lower()}",
+        "model": "llama-tiny",
+        "steps": steps("transformers-compiled", "llama-tiny", key="shapes"),
+    }
+    (found,) = run(tmp_path, plan)
+    decoding_is_right(found, "shapes")
+    for batch in ("padded", "level"):
+        assert found[f"shapes.{batch}.tokens"].tolist() == eager[f"llama-tiny.{batch}.tokens"].tolist()
+    told = found["shapes.facts.inspect"]
+    assert told["dynamic"] is dynamic
+    # Of two rows and more, and of one, made as it is loaded; else of each number of rows and each length.
+    assert (told["compilations"] == 2) is dynamic, told["compilations"]
+
+
 @pytest.mark.parametrize("model", FEW)
 def test_tokens_are_those_of_the_eager_engine(compiled: Answers, eager: Answers, model: str) -> None:
     same_tokens(compiled, eager, model)

@@ -156,6 +156,7 @@ def test_graphs_of_another_device_are_unsupported_and_a_typo_lists_the_words(eag
     )
     assert eager["no_graphs"].startswith("BadInput: graphs 'yes': must be one of none, static, compile, cuda, hpu")
     assert eager["no_wrapper"].startswith("BadInput: cpp_wrapper 'yes': true or false, and not with CUDA graphs")
+    assert eager["no_dynamic"].startswith("BadInput: dynamic 'yes': true or false, and not with CUDA graphs")
     assert eager["llama-tiny.facts.inspect"]["graphs"] == "none"
 
 

@@ -43,6 +43,8 @@ class StandIn:
 
     def load(self, request: LoadRequest) -> Loaded:
         if request.options.get("refuse"):
+            if request.rank == 0:
+                time.sleep(float(str(request.options.get("late", 0))))
             raise Unsupported("the stand-in was told to refuse")
         self.request = request
         print(f"stand-in loaded on rank {request.rank} of {request.world_size}")

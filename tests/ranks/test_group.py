@@ -23,7 +23,7 @@ from genqual.ranks.client import Generator
 from genqual.ranks.connections import Reply
 from genqual.ranks.deadlines import Deadlines
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.group import RankGroup
+from genqual.ranks.group import GRACE_S, RankGroup
 from genqual.ranks.pool import Pool
 from genqual.ranks.protocol import ChannelError
 from tests.ranks import stand_in
@@ -314,6 +314,12 @@ def test_a_refusal_at_load_is_a_status_and_leaves_nothing(plan_of: PlanOf, monke
         RankGroup.start(plan_of(options={"refuse": True}))
     (group,) = begun
     assert processes.members(group.mark) == []
+
+
+def test_a_refusal_waits_for_ranks_that_import_for_longer(plan_of: PlanOf) -> None:
+    """On a busy host one rank reads its model seconds before another; what both refuse is no lost rank."""
+    with pytest.raises(Unsupported, match=r"told to refuse.*every rank alike"):
+        RankGroup.start(plan_of(options={"refuse": True, "late": GRACE_S + 1.0}))
 
 
 def test_a_rank_that_cannot_start_is_told_with_its_log(plan_of: PlanOf) -> None:

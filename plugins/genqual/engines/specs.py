@@ -15,6 +15,7 @@ _COMMON: Final = {
 _GRAPHS: Final = {
     "graphs": "none, static (its cache only), compile, cuda or hpu: how the decode step is run",
     "compile_mode": "Inductor's: default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs",
+    "dynamic": "true: with compile, one graph for any rows and length; quicker to compile, slower to run",
     "cpp_wrapper": "true: with compile, Inductor calls its kernels from C++; less time between them, longer to compile",
     "cache_bucket": "with static, compile and cuda, cache lengths are multiples of so many tokens (128)",
 }
@@ -79,7 +80,7 @@ TRANSFORMERS_COMPILED: Final = EngineSpec(
 # In 4.55 and in 5.23. Of others that have none the ranks say so, by the release that is installed.
 _PLANLESS: Final = tuple(
     (name, f"transformers has no tensor parallel plan for {name} (base_model_tp_plan of its configuration is None)")
-    for name in ("bloom", "falcon", "gpt2", "mamba2", "mpt", "opt")
+    for name in ("bloom", "falcon", "gpt2", "lfm2", "mamba2", "mpt", "opt")
 )
 
 TRANSFORMERS_TP: Final = EngineSpec(

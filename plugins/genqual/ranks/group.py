@@ -30,9 +30,11 @@ _STATUSES: Final[Mapping[str, type[GenqualError]]] = {
     **{"Unsupported": Unsupported, "OutOfMemory": OutOfMemory, "BadInput": BadInput, "EngineFailed": EngineFailed},
     "Exception": EngineFailed,
 }
+_REFUSALS: Final = frozenset({"Unsupported", "BadInput"})
 _ROOT: Final = Path("/")
 POLL_S: Final = 0.2  # how often the launcher itself is looked at; answers are noticed at once
 GRACE_S: Final = 3.0  # after the first error, for the other ranks to answer
+REFUSAL_S: Final = 30.0  # for all of them to refuse to load, where one does: on a busy host they import for long
 REACT_S: Final = 2.5  # after a death, for the launcher to stop the others
 REPORT_S: Final = 6.0  # for it to report, once it does
 CLOSE_S: Final = 15.0  # for an orderly exit
@@ -208,7 +210,8 @@ class RankGroup:
             fell = bool(seen.raised)
             self._links.gather(seen, replies, max(0.0, min(POLL_S, limit - time.monotonic())))
             if seen.raised and not fell:
-                limit = min(limit, time.monotonic() + GRACE_S)
+                refused = method == "load" and {error["kind"] for error in seen.raised.values()} <= _REFUSALS
+                limit = min(limit, time.monotonic() + (REFUSAL_S if refused else GRACE_S))
             if time.monotonic() > news:
                 news += NEWS_S
                 said = processes.tail(self.logs / "rank0.log", lines=1)

@@ -19,6 +19,7 @@ class StaticStep:
     """Eager operators over a static cache: what a graph is made from, and what it must compute."""
 
     kind = "static"
+    warmed: tuple[int, ...] = ()
 
     def __init__(self, request: LoadRequest) -> None:
         self._cache: tuple[tuple[int, int], Any] | None = None
@@ -85,7 +86,15 @@ class CompiledStep(StaticStep):
         self._cpp_wrapper = request.options.get("cpp_wrapper", False)
         if not isinstance(self._cpp_wrapper, bool) or (self._cpp_wrapper and kind == "cuda"):
             raise BadInput(f"cpp_wrapper {self._cpp_wrapper!r}: true or false, and not with CUDA graphs")
-        self._compile = compiling.configuration(self._mode, self._counts, cpp_wrapper=self._cpp_wrapper)
+        self._dynamic = request.options.get("dynamic", False)
+        if not isinstance(self._dynamic, bool) or (self._dynamic and kind == "cuda"):
+            raise BadInput(f"dynamic {self._dynamic!r}: true or false, and not with CUDA graphs, which have one shape")
+        # A graph of any shape is made for the shape that it meets first: the same one in every process, or the bits of
+        # an answer would depend on what was asked before. Of one row torch always makes another.
+        self.warmed = (2, 1) if self._dynamic else ()
+        self._compile = compiling.configuration(
+            self._mode, self._counts, cpp_wrapper=self._cpp_wrapper, dynamic=self._dynamic
+        )
 
     def check(self, model: Any) -> None:
         """Only what transformers itself would compile as one graph."""
@@ -109,6 +118,7 @@ class CompiledStep(StaticStep):
         return super().details() | {
             "compile_mode": self._mode,
             "cpp_wrapper": self._cpp_wrapper,
+            "dynamic": self._dynamic,
             "compiler": self._compiler,
             "freezing": compiling.freezing(),
             "compilations": self._counts.compilations,

@@ -53,12 +53,13 @@ def prepare(device: str) -> None:
     torch._dynamo.config.accumulated_cache_size_limit = _GRAPHS
 
 
-def configuration(mode: str, counts: Counts, *, cpp_wrapper: bool = False) -> CompileConfig:
-    """How generate shall compile its decode step: one graph, static shapes, Inductor in `mode`, counted in `counts`.
+def configuration(mode: str, counts: Counts, *, cpp_wrapper: bool = False, dynamic: bool = False) -> CompileConfig:
+    """How generate shall compile its decode step: as one graph, by Inductor in `mode`, counted in `counts`.
 
     `cpp_wrapper`: Inductor writes what calls its kernels in C++, too: less time between kernels, a longer compilation.
+    `dynamic`: of any number of rows and length of the cache, not a graph for each.
     """
-    config = CompileConfig(fullgraph=True, dynamic=False, mode="default")
+    config = CompileConfig(fullgraph=True, dynamic=dynamic, mode="default")
     config.backend = counting_inductor(mode, counts, cpp_wrapper=cpp_wrapper)
     config._compile_all_devices = True  # upstream's own switch: without it generate compiles on GPUs only
     return config

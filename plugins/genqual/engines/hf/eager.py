@@ -7,9 +7,9 @@ from genqual.engines.hf.timed_import import Phases
 from typing import Any, ClassVar
 
 from genqual.cases import Json
-from genqual.engines.base import Loaded, LoadRequest
+from genqual.engines.base import Loaded, LoadRequest, TokenBatch
 from genqual.engines.hf import fp8
-from genqual.engines.hf.base import HfEngine
+from genqual.engines.hf.base import WARM_TOKENS, HfEngine
 from genqual.engines.hf.from_pretrained import read
 from genqual.engines.hf.graphs import Graphs, NoGraphs, graphs_of
 from genqual.engines.hf.quantise import TORCHAO, quantise
@@ -39,6 +39,12 @@ class TransformersEager(HfEngine):
             model = fp8.apply(model, request)
             phases.end("quantise")
         return self._graphs.wrap(model)
+
+    def _warm(self) -> int:
+        found = super()._warm()
+        for rows in self._graphs.warmed:
+            self._decode(TokenBatch.of([[1] * WARM_TOKENS] * rows), 2)
+        return found
 
     def load_again(self) -> Loaded | None:
         """Load the same once more, beside what is loaded, and let go of it; None with graphs, which record anew.

@@ -15,6 +15,9 @@ GRAPHS: Final = ("none", "static", "compile", "cuda", "hpu")
 class Graphs(Protocol):
     """What an engine asks before, around and after a decode; `none` answers with nothing."""
 
+    warmed: tuple[int, ...]
+    """Rows of the decodes that loading ends with, in order."""
+
     def check(self, model: Any) -> None:
         """Raise Unsupported where upstream cannot record this model."""
 
@@ -36,6 +39,8 @@ class Graphs(Protocol):
 
 class NoGraphs:
     """Eager: every operator is dispatched anew."""
+
+    warmed: tuple[int, ...] = ()
 
     def check(self, model: Any) -> None:
         """Any model may be run."""
