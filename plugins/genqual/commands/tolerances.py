@@ -21,7 +21,7 @@ from genqual.conformance.tolerance import check_size
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
 from genqual.models import weights
-from genqual.models.declared_inputs import declared
+from genqual.models.declared_inputs import declared_in
 from genqual.models.files import weight_files
 from genqual.models.spec import ModelSpec
 from genqual.ranks.on_cpu import held_in_memory
@@ -127,6 +127,6 @@ def _emulated(spec: ModelSpec, made: Reference, scheme: str) -> float | None:
     if config.get("model_type") not in supported():
         return None
     try:
-        return emulated_nrms(config, weights.lazily(spec), made, scheme, declared(spec))
+        return emulated_nrms(config, weights.lazily(spec), made, scheme, declared_in(spec, scheme))
     except BadInput:  # a reference by transformers, of a configuration that the oracle refuses
         return None

@@ -1,9 +1,10 @@
 """How far a fault-free run of a precision should be from the oracle, emulated: the oracle itself, rounding as it goes.
 
 An architecture's declaration is a tree of parts; each part is replaced by the same part that rounds what enters it and
-what leaves it. Weights are rounded as a checkpoint is when it is loaded; those of a checkpoint that is stored quantised
-are as they are stored, and what enters their layers is rounded as it declares, in the precision of that. Sums inside a product stay float64, as kernels
-keep them in float32. Scores and probabilities of attention are rounded as the eager kernels do. Pure: NumPy only.
+what leaves it. Weights are rounded as a checkpoint is when it is loaded; of one that is stored quantised, and declares
+what is done to activations, weights are as stored and inputs of layers are rounded as declared, in the precision of
+that. Sums inside a product stay float64, as kernels keep them in float32. Scores and probabilities of attention are
+rounded as the eager kernels do. Pure: NumPy only.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from genqual.conformance.rounding import ACTIVATIONS, Round, e4m3_rows, int8_row
 from genqual.conformance.router_ties import excuse_of
 from genqual.conformance.scores import scores_of
 from genqual.conformance.tolerance import errors_of
+from genqual.errors import BadInput
 from genqual.models.quantised.inputs import InputRounding
 
 _MATRICES: Final[Mapping[str, Round]] = {
@@ -91,7 +93,7 @@ def emulation(
     linears = {one.name for one in _linears(oracle.model.blocks)}
     matrix, inputs = _MATRICES.get(precision), dict.fromkeys(linears, _INPUTS.get(precision))
     if declared and all(one.precision == precision for one in declared.values()):
-        named = {name if name in linears else architecture.prefix + name: how for name, how in declared.items()}
+        named = {one if (one := architecture.prefix + name) in linears else name: how for name, how in declared.items()}
         if beyond := sorted(named.keys() - linears):
             raise BadInput(f"{beyond[0]} quantises what enters it, and is not a linear layer of the oracle's blocks")
         matrix, inputs = None, {name: stored_rounding(how) for name, how in named.items()}

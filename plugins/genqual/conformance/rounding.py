@@ -47,7 +47,7 @@ def stored_rounding(how: InputRounding) -> Round:
 
     def rounded(x: F64) -> F64:
         if how.static:
-            return nearest(x, np.float64(how.scale))
+            return nearest(x, np.array(how.scale))
         tokens, width = x.shape
         size = {"token": width, "group": how.size, "tensor": x.size}[how.shared]
         whole = np.pad(x, [(0, 0), (0, -width % how.size)]) if how.size else x
@@ -60,11 +60,11 @@ def stored_rounding(how: InputRounding) -> Round:
 
 
 def _largest(x: F64) -> F64:
-    return np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12)
+    return np.asarray(np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12))
 
 
 def _int8(x: F64, scale: F64) -> F64:
-    return np.asarray(np.clip(np.round(x / scale), -_INT8 - 1, _INT8) * scale)
+    return np.asarray(np.clip(np.round(x / scale), -128.0, 127.0) * scale)
 
 
 def _e4m3(x: F64, scale: F64) -> F64:

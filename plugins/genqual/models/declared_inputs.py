@@ -9,7 +9,7 @@ from typing import Final
 
 from genqual.models import weights
 from genqual.models.quantised.checkpoint import Dequantised
-from genqual.models.quantised.inputs import InputRounding
+from genqual.models.quantised.inputs import PRECISION_OF, InputRounding
 from genqual.models.quantised.registry import section_of, undone
 from genqual.models.spec import ModelSpec
 
@@ -37,6 +37,11 @@ def declared(spec: ModelSpec) -> dict[str, InputRounding]:
     # A layer that drafts tokens is stored, and no part of the model.
     aside = weights.left_aside(here)
     return {name: how for name, how in found.inputs().items() if f"{name}.weight" not in aside}
+
+
+def declared_in(spec: ModelSpec, precision: str) -> dict[str, InputRounding]:
+    """As `declared`, in a precision that rounds activations by it; empty in any other, where nothing is read."""
+    return declared(spec) if precision in PRECISION_OF.values() else {}
 
 
 def read(file: Path) -> dict[str, InputRounding]:

@@ -60,8 +60,8 @@ def cpu_generator(
     device, eager = processor(), engine("accelerate" if offloads else name)
     if dtype not in eager.dtypes:
         raise BadInput(
-            f"--schemes {dtype}: {eager.name} makes the streamed tolerances and runs {', '.join(sorted(eager.dtypes))}; "
-            "leave --stream out, where the weights fit into memory"
+            f"--schemes {dtype}: {eager.name}, which makes the tolerances here, runs "
+            f"{', '.join(sorted(eager.dtypes))}; leave --stream out, where the weights fit into memory"
         )
     presence = device.probe()
     if not presence.present:

@@ -277,9 +277,7 @@ def input_scales(config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, to
 
     def seen(name: str) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            scale, _ = utils.calculate_qparams(
-                args[0].amin(), args[0].amax(), quantization.QuantizationArgs(**inputs)
-            )
+            scale, _ = utils.calculate_qparams(args[0].amin(), args[0].amax(), quantization.QuantizationArgs(**inputs))
             found[name] = scale.reshape(1)
 
         return hook

@@ -15,7 +15,7 @@ from torch.nn.functional import linear, pad
 from genqual.engines.base import LoadRequest
 from genqual.engines.hf.fp8 import E4M3, LARGEST
 from genqual.errors import Unsupported
-from genqual.models.declared_inputs import declared
+from genqual.models.declared_inputs import declared_in
 from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, check_precision
 
 PRECISIONS: Final = frozenset(PRECISION_OF.values())
@@ -51,7 +51,7 @@ def _nearest(wide: torch.Tensor, scale: torch.Tensor, grid: str) -> torch.Tensor
     """The nearest numbers of `grid` times `scale`; beyond the grid its ends."""
     scaled = wide / scale
     if grid == "int8":
-        return scaled.round().clamp(-_INT8 - 1, _INT8) * scale
+        return scaled.round().clamp(-128, 127) * scale
     return scaled.clamp(-LARGEST, LARGEST).to(E4M3).to(torch.float32) * scale
 
 
@@ -60,7 +60,7 @@ def of_request(request: LoadRequest) -> Mapping[str, InputRounding]:
 
     Raises Unsupported in the precision of another grid, naming the right one, and where nothing here computes it.
     """
-    found = declared(request.model) if request.dtype in PRECISIONS else {}
+    found = declared_in(request.model, request.dtype)
     if not found:
         return {}
     check_precision(found.values(), request.dtype, request.model.name)

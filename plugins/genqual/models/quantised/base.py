@@ -35,8 +35,8 @@ class Packed:
     """One weight as a format stores it.
 
     `pieces` maps what a tensor is to the format ("scale") to its stored name; `shape` is that of the weight, by
-    transformers' name `name`; `how` is the format's own, for a weight with rules of its own. `inputs` is how what enters
-    the weight's layer is rounded at run time; a static one's scale is the piece INPUT_SCALE.
+    transformers' name `name`; `how` is the format's own, for a weight with rules of its own. `inputs` is how what
+    enters the weight's layer is rounded at run time; a static one's scale is the piece INPUT_SCALE.
     """
 
     name: str
