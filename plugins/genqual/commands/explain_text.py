@@ -46,6 +46,11 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
         out.append(f"  stored as {dtype}: {amount(size)}")
     if has["quantised"]:
         out.append(f"  quantised: {has['quantised']}")
+    if has["activations"]:
+        out.append("  fp32, bf16, fp16: judged as the model that its weights are, on engines that widen them")
+    for one in has["activations"]:
+        how = f"activations rounded to {one['rounded']}; tolerance: genqual reference ... --schemes {one['precision']}"
+        out.append(f"  {one['precision']}: judged as it declares: {how}")
     if has["experts"]:
         experts = has["experts"]
         out.append(f"  experts: {experts['chosen']} of {experts['of']} a token, in {experts['layers']} layers")
