@@ -17,6 +17,7 @@ from genqual.cli import main
 from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
+from tests.models.quantised.changing import changed
 from tests.plugin.test_other_architectures import tokenizer
 
 LLAMA: Final[dict[str, Any]] = SMALL["llama"] | {"vocab_size": 320}
@@ -192,10 +193,21 @@ def test_it_says_in_which_precision_a_checkpoint_that_quantises_activations_is_j
     assert runs["server"] == runs["external"] == {"int8-dynamic"}
     assert {"fp32", "bf16", "fp16", "int8-dynamic"} <= runs["transformers"]
     assert "fp8" not in runs["transformers"]
-    assert (
-        "unsupported (fp8 on 1): this checkpoint quantises activations at run time: declare --dtype int8-dynamic"
-        in (found["text"])
-    )
+    assert "unsupported (fp8 on 1): quantises activations at run time: declare --dtype int8-dynamic" in (found["text"])
+
+
+def test_it_says_why_no_precision_is_what_a_checkpoint_declares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def by_tensor(config: dict[str, Any]) -> None:
+        config["quantization_config"]["config_groups"]["group_0"]["input_activations"]["strategy"] = "tensor"
+
+    found = explained(changed("ct-w8a8-int8", tmp_path / "m", halved=False, config=by_tensor), capsys)
+    why = "it quantises activations by one scale for all that enters a layer at once"
+    assert f"not judged with its activations: {why}" in found["text"]
+    assert "judged as it declares" not in found["text"]
+    assert not {"server", "external"} & {one["engine"] for one in found["runs"]}
+    assert why in found["text"].partition("  external: unsupported (")[2].splitlines()[0]
 
 
 def test_of_weights_alone_it_says_nothing_of_activations(capsys: pytest.CaptureFixture[str]) -> None:

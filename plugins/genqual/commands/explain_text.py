@@ -49,8 +49,10 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
     if has["activations"]:
         out.append("  fp32, bf16, fp16: judged as the model that its weights are, on engines that widen them")
     for one in has["activations"]:
-        how = f"activations rounded to {one['rounded']}; tolerance: genqual reference ... --schemes {one['precision']}"
-        out.append(f"  {one['precision']}: judged as it declares: {how}")
+        made = f"tolerance: genqual reference ... --schemes {one['precision']}"
+        out.append(f"  {one['precision']}: judged as it declares: activations rounded to {one['rounded']}; {made}")
+    if has["activations_unjudged"]:
+        out[-len(has["activations"]) :] = [f"  not judged with its activations: {has['activations_unjudged']}"]
     if has["experts"]:
         experts = has["experts"]
         out.append(f"  experts: {experts['chosen']} of {experts['of']} a token, in {experts['layers']} layers")

@@ -23,7 +23,7 @@ from genqual.errors import BadInput, GenqualError
 from genqual.models import hub, safetensor, weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.quantised.base import SECTION
-from genqual.models.quantised.inputs import PRECISION_OF, InputRounding
+from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_precision
 from genqual.models.quantised.registry import inputs_of, section_of
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
@@ -157,6 +157,7 @@ def _stored(seen: _Seen) -> dict[str, Json]:
         "stored_bytes": dict(sorted(by_dtype.items())) or None,
         "quantised": method,
         "activations": [{"rounded": str(how), "precision": how.precision} for how in _inputs(seen)],
+        "activations_unjudged": why_no_precision(_inputs(seen)),
         "windows": [*windows_of(seen.spec)] if seen.spec is not None and seen.config is not None else [],
         "experts": {"of": routed[0][0], "chosen": routed[0][1], "layers": len(routed)} if routed else None,
         "kept_bytes_per_1024": declared.cache_bytes(1024) if declared else None,
@@ -184,11 +185,13 @@ def _why_not_as_declared(seen: _Seen, spec: EngineSpec, precision: str) -> str |
 
     One that shows tokens alone may keep the weights narrow; others widen them, and are judged in a dtype, too.
     """
-    right = sorted({how.precision for how in _inputs(seen)})
-    if not right or right == [precision] or (spec.tier != "tokens" and precision not in PRECISION_OF.values()):
+    declared = _inputs(seen)
+    if not declared or (spec.tier != "tokens" and precision not in PRECISION_OF.values()):
         return None
-    only = f"declare --dtype {right[0]}" if len(right) == 1 else f"in {right[0]} and {right[1]} alike, which none is"
-    return f"this checkpoint quantises activations at run time: {only}"
+    right, why = declared[0].precision, why_no_precision(declared)
+    if why is None and right == precision:
+        return None
+    return f"this checkpoint: {why}" if why else f"quantises activations at run time: declare --dtype {right}"
 
 
 def _tokenizer(seen: _Seen) -> dict[str, Json]:

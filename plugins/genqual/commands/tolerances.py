@@ -29,7 +29,7 @@ from genqual.ranks.on_cpu import held_in_memory
 
 
 def check_declared(spec: ModelSpec, schemes: Sequence[str]) -> ModelSpec:
-    """`spec` itself. Raises BadInput, with the right scheme, where it quantises activations and not as `schemes` say."""
+    """`spec` itself. Raises BadInput, with the right scheme, where it quantises activations not as `schemes` say."""
     for scheme in schemes:
         try:
             check_precision(declared_in(spec, scheme).values(), scheme, spec.name)

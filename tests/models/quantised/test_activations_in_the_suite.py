@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from genqual.cli import main
+from genqual.errors import BadInput
+from genqual.models.registry import resolve
+from genqual.ranks.on_cpu import cpu_generator
 from tests.here import CPU, PYTHON
 from tests.models.quantised.changing import CHECKPOINTS
 from tests.plugin.suite import suite
@@ -81,3 +84,11 @@ def test_a_scheme_of_another_grid_is_told_before_anything_long(capsys: pytest.Ca
     said = capsys.readouterr().err
     assert "--schemes int8-dynamic: model fp8-block: quantises activations to e4m3" in said
     assert "reading the weights" not in said
+
+
+@pytest.mark.parametrize("scheme", ["fp8", "int8-dynamic"])
+def test_streamed_runs_that_round_no_activation_make_no_tolerance_of_it(scheme: str) -> None:
+    """accelerate reads weights from disk and knows neither: its runs would be bf16's."""
+    with pytest.raises(BadInput, match=f"--schemes {scheme}: accelerate, .*leave --stream out"):
+        with cpu_generator(resolve("llama-tiny"), scheme, None, progress=print, stream=True):
+            pass

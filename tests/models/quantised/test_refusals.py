@@ -167,12 +167,15 @@ def test_where_activations_stay_as_they_are_every_precision_is_judged() -> None:
             check_activations(json.loads((CHECKPOINTS / name / "config.json").read_text()), "m", precision)
 
 
-def test_layers_of_two_grids_are_judged_as_their_weights_only() -> None:
+def test_layers_of_two_grids_and_scales_of_a_whole_pass_are_judged_as_their_weights_only() -> None:
+    by_tensor = {"quantization_config": inputs(strategy="tensor")}
     section = inputs()
     section["config_groups"]["group_1"] = LINEAR | {"input_activations": DYNAMIC | {"type": "float"}}
     for precision in ("fp8", "int8-dynamic", "bf16"):
         with pytest.raises(Unsupported, match="some of its layers quantise activations to e4m3, others to int8"):
             check_activations({"quantization_config": section}, "m", precision)
+        with pytest.raises(Unsupported, match=r"one scale for all that enters a layer at once.*judge it in bf16"):
+            check_activations(by_tensor, "m", precision)
 
 
 def test_the_oracle_still_refuses_a_config_whose_section_nobody_undid() -> None:

@@ -68,20 +68,35 @@ def static_scale(value: float, name: str) -> float:
     return value
 
 
+def why_no_precision(declared: Iterable[InputRounding]) -> str | None:
+    """Why a checkpoint that declares `declared` can be judged by it in no precision, or None."""
+    found = set(declared)
+    grids = sorted({one.grid for one in found})
+    if len(grids) > 1:
+        return f"some of its layers quantise activations to {grids[0]}, others to {grids[1]}, and no precision is both"
+    if any(one.shared == "tensor" and not one.static for one in found):
+        return (
+            "it quantises activations by one scale for all that enters a layer at once, so that a token is rounded by "
+            "what the others of its pass are: right runs of other shapes are too far apart for a tolerance"
+        )
+    return None
+
+
 def check_precision(declared: Iterable[InputRounding], precision: str, model: str) -> None:
     """Raises Unsupported unless a checkpoint that declares `declared` is judged by it in `precision`."""
-    kinds = sorted({one.grid for one in declared})
-    if len(kinds) > 1:
+    found = set(declared)
+    why = why_no_precision(found)
+    if why is not None:
         raise Unsupported(
-            f"model {model}: some of its layers quantise activations to {kinds[0]}, others to {kinds[1]}, and no "
-            "precision is both; it is judged in bf16, fp16 and fp32 as the model that its weights are, on an engine "
+            f"model {model}: {why}; judge it in bf16, fp16 or fp32 as the model that its weights are, on an engine "
             "that widens them (transformers)"
         )
-    if kinds and precision != PRECISION_OF[kinds[0]]:
-        raise Unsupported(
-            f"model {model}: quantises activations to {kinds[0]} at run time, which is not {precision}; "
-            f"{how_to_judge(PRECISION_OF[kinds[0]])}"
-        )
+    for one in found:
+        if precision != one.precision:
+            raise Unsupported(
+                f"model {model}: quantises activations to {one.grid} at run time, which is not {precision}; "
+                f"{how_to_judge(one.precision)}"
+            )
 
 
 def how_to_judge(precision: str) -> str:
