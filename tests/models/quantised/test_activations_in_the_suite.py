@@ -89,6 +89,6 @@ def test_a_scheme_of_another_grid_is_told_before_anything_long(capsys: pytest.Ca
 @pytest.mark.parametrize("scheme", ["fp8", "int8-dynamic"])
 def test_streamed_runs_that_round_no_activation_make_no_tolerance_of_it(scheme: str) -> None:
     """accelerate reads weights from disk and knows neither: its runs would be bf16's."""
-    with pytest.raises(BadInput, match=f"--schemes {scheme}: accelerate, .*leave --stream out"):
-        with cpu_generator(resolve("llama-tiny"), scheme, None, progress=print, stream=True):
-            pass
+    made = cpu_generator(resolve("llama-tiny"), scheme, None, progress=print, stream=True)
+    with pytest.raises(BadInput, match=f"--schemes {scheme}: accelerate, .*leave --stream out"), made:
+        pass
