@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from genqual.cases import compute_dtype
 from genqual.conformance.oracle.attention import Attention
 from genqual.conformance.oracle.core import F64, At, Part
+from genqual.conformance.oracle.latent import LatentAttention
 from genqual.conformance.oracle.linear import Linear
 from genqual.conformance.oracle.registry import architecture_of
 from genqual.conformance.oracle.rotary import Rotary
@@ -143,6 +144,10 @@ class _How:
             keeps = isinstance(value, Rotary) or field.name == "bias"
             object.__setattr__(made, field.name, own if keeps else self.rounding(own))
         object.__setattr__(made, "how", self)
+        if isinstance(value, LatentAttention) and (rounds := self.inputs.get(value.up.name)):
+            # It multiplies by `up` itself, for keys and values apart; what its norm gives enters there alone.
+            norm = made.norm
+            object.__setattr__(made, "norm", lambda x, at: rounds(norm(x, at)))
         return made
 
     def _of_array(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 
 from genqual.cases import Json
 from genqual.engines.base import Loaded, LoadRequest
-from genqual.engines.hf import fp8, input_rounding
+from genqual.engines.hf import expert_rounding, fp8, input_rounding
 from genqual.engines.hf.base import HfEngine
 from genqual.engines.hf.from_pretrained import read
 from genqual.engines.hf.graphs import Graphs, NoGraphs, graphs_of
@@ -37,7 +37,8 @@ class TransformersEager(HfEngine):
         model.to(self._torch_device)
         phases.end("shard")
         if self._rounded:
-            model = input_rounding.apply(model, self._rounded, request.dtype)
+            others = expert_rounding.apply(model, self._rounded, request.dtype)
+            model = input_rounding.apply(model, others, request.dtype)
             phases.end("quantise")
         elif request.dtype in TORCHAO:
             model = quantise(model, request.dtype)
