@@ -92,6 +92,7 @@ def test_experts_and_latent_attention_are_rounded_alike(
 
 REFUSED = """
 import sys, torch
+from dataclasses import replace
 from genqual.engines.hf import expert_rounding
 from genqual.errors import Unsupported
 from genqual.models.declared_inputs import declared
@@ -100,16 +101,20 @@ from genqual.models.registry import resolve
 
 spec = resolve(sys.argv[1])
 inputs = declared(spec)
-del inputs["model.layers.1.mlp.experts.1.up_proj"]
-try:
-    expert_rounding.apply(load(spec, torch.float32), inputs, "fp8")
-except Unsupported as reason:
-    print(reason)
+odd = "model.layers.1.mlp.experts.1.up_proj"
+less = {name: how for name, how in inputs.items() if name != odd}
+for said in (less, inputs | {odd: replace(inputs[odd], powers=True)}):
+    try:
+        expert_rounding.apply(load(spec, torch.float32), said, "fp8")
+    except Unsupported as reason:
+        print(reason)
 """
 
 
 def test_experts_that_are_not_all_rounded_alike_are_refused(said: dict[str, tuple[Path, Any]]) -> None:
     command = [sys.executable, "-W", "ignore", "-c", REFUSED, str(said["qwen3_moe"][0])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert "of the experts of model.layers.1.mlp.experts" in done.stdout
-    assert "nothing here rounds that expert by expert; judge this checkpoint in bf16" in done.stdout
+    missing, different = [line for line in done.stdout.splitlines() if line.startswith("fp8: of the experts of model")]
+    assert " say in 1 ways how what enters gate_up_proj is rounded" in missing
+    assert " say in 2 ways how what enters gate_up_proj is rounded" in different
+    assert "nothing here rounds that expert by expert; judge this checkpoint in bf16" in different
