@@ -17,6 +17,7 @@ from genqual.cli import main
 from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
+from tests.models.quantised.changing import changed
 from tests.plugin.test_other_architectures import tokenizer
 
 LLAMA: Final[dict[str, Any]] = SMALL["llama"] | {"vocab_size": 320}
@@ -177,3 +178,39 @@ def test_it_loads_no_torch() -> None:
     code = "import sys\nfrom genqual.commands.explanation import explanation\n"
     code += "explanation('llama-tiny', 'cpu')\nassert not {'torch', 'transformers'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
+
+
+def test_it_says_in_which_precision_a_checkpoint_that_quantises_activations_is_judged_by_what(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = explained(Path(__file__).parent / "quantised" / "checkpoints" / "ct-w8a8-int8", capsys)
+    rounded = "int8, a scale for each token, found at run time"
+    assert found["weights"]["quantised"] == "compressed-tensors"
+    assert found["weights"]["activations"] == [{"rounded": rounded, "precision": "int8-dynamic"}]
+    assert "fp32, bf16, fp16: judged as the model that its weights are, on engines that widen them" in found["text"]
+    assert f"int8-dynamic: judged as it declares: activations rounded to {rounded}; tolerance: genqual" in found["text"]
+    runs = {one["engine"]: set(one["ranks"].get("1", ())) for one in found["runs"]}
+    assert runs["server"] == runs["external"] == {"int8-dynamic"}
+    assert {"fp32", "bf16", "fp16", "int8-dynamic"} <= runs["transformers"]
+    assert "fp8" not in runs["transformers"]
+    assert "unsupported (fp8 on 1): quantises activations at run time: declare --dtype int8-dynamic" in (found["text"])
+
+
+def test_it_says_why_no_precision_is_what_a_checkpoint_declares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def by_tensor(config: dict[str, Any]) -> None:
+        config["quantization_config"]["config_groups"]["group_0"]["input_activations"]["strategy"] = "tensor"
+
+    found = explained(changed("ct-w8a8-int8", tmp_path / "m", halved=False, config=by_tensor), capsys)
+    why = "it quantises activations by one scale for all that enters a layer at once"
+    assert f"not judged with its activations: {why}" in found["text"]
+    assert "judged as it declares" not in found["text"]
+    assert not {"server", "external"} & {one["engine"] for one in found["runs"]}
+    assert why in found["text"].partition("  external: unsupported (")[2].splitlines()[0]
+
+
+def test_of_weights_alone_it_says_nothing_of_activations(capsys: pytest.CaptureFixture[str]) -> None:
+    found = explained(Path(__file__).parent / "quantised" / "checkpoints" / "awq", capsys)
+    assert (found["weights"]["quantised"], found["weights"]["activations"]) == ("awq", [])
+    assert "judged as it declares" not in found["text"]

@@ -46,6 +46,13 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
         out.append(f"  stored as {dtype}: {amount(size)}")
     if has["quantised"]:
         out.append(f"  quantised: {has['quantised']}")
+    if has["activations"]:
+        out.append("  fp32, bf16, fp16: judged as the model that its weights are, on engines that widen them")
+    for one in has["activations"]:
+        made = f"tolerance: genqual reference ... --schemes {one['precision']}"
+        out.append(f"  {one['precision']}: judged as it declares: activations rounded to {one['rounded']}; {made}")
+    if has["activations_unjudged"]:
+        out[-len(has["activations"]) :] = [f"  not judged with its activations: {has['activations_unjudged']}"]
     if has["experts"]:
         experts = has["experts"]
         out.append(f"  experts: {experts['chosen']} of {experts['of']} a token, in {experts['layers']} layers")

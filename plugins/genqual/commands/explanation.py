@@ -17,10 +17,14 @@ from genqual.conformance.oracle.registry import architecture_of, supported
 from genqual.conformance.oracle.spec import Model
 from genqual.conformance.references import index
 from genqual.conformance.references.cost import START_BYTES, START_S, Cost, Rates, Size
+from genqual.engines.base import EngineSpec
 from genqual.engines.registry import engines
 from genqual.errors import BadInput, GenqualError
 from genqual.models import hub, safetensor, weights
 from genqual.models.prompts import prompt_set, token_rows
+from genqual.models.quantised.base import SECTION
+from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_precision
+from genqual.models.quantised.registry import inputs_of, section_of
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.paths import data_dir
@@ -145,17 +149,49 @@ def _stored(seen: _Seen) -> dict[str, Json]:
     routed = [
         one for block in (declared.blocks if declared else ()) for part in block.parts() if (one := part.routed())
     ]
-    quantised = (seen.config or {}).get("quantization_config")
-    method = str(quantised.get("quant_method", "unnamed")) if isinstance(quantised, Mapping) else None
+    section = _section(seen)
+    method = None if section is None else str(section.get("quant_method", "unnamed"))
     return {
         "count": size.weights if size else None,
         "active": size.active if size else None,
         "stored_bytes": dict(sorted(by_dtype.items())) or None,
         "quantised": method,
+        "activations": [{"rounded": str(how), "precision": how.precision} for how in _inputs(seen)],
+        "activations_unjudged": why_no_precision(_inputs(seen)),
         "windows": [*windows_of(seen.spec)] if seen.spec is not None and seen.config is not None else [],
         "experts": {"of": routed[0][0], "chosen": routed[0][1], "layers": len(routed)} if routed else None,
         "kept_bytes_per_1024": declared.cache_bytes(1024) if declared else None,
     }
+
+
+def _section(seen: _Seen) -> Mapping[str, Json] | None:
+    """What says how the weights are stored. `seen.config` is of the dequantised model, and no longer has it."""
+    if seen.spec is None or seen.spec.source not in ("directory", "hub"):
+        return None
+    try:
+        return section_of(weights.stored_config(seen.spec))
+    except (BadInput, OSError, ValueError):
+        return None
+
+
+def _inputs(seen: _Seen) -> tuple[InputRounding, ...]:
+    """How its checkpoint rounds activations at run time, each way once."""
+    section = _section(seen)
+    return () if section is None else inputs_of({SECTION: dict(section)})
+
+
+def _why_not_as_declared(seen: _Seen, spec: EngineSpec, precision: str) -> str | None:
+    """Why an engine is not judged in `precision` on a checkpoint that quantises activations, or None.
+
+    One that shows tokens alone may keep the weights narrow; others widen them, and are judged in a dtype, too.
+    """
+    declared = _inputs(seen)
+    if not declared or (spec.tier != "tokens" and precision not in PRECISION_OF.values()):
+        return None
+    right, why = declared[0].precision, why_no_precision(declared)
+    if why is None and right == precision:
+        return None
+    return f"this checkpoint: {why}" if why else f"quantises activations at run time: declare --dtype {right}"
 
 
 def _tokenizer(seen: _Seen) -> dict[str, Json]:
@@ -209,6 +245,7 @@ def _engines(seen: _Seen, device: str) -> tuple[list[Json], list[Json]]:
                 reason = spec.why_not(
                     device=device, dtype=dtype, ranks=ranks, architecture=architecture, config=seen.config
                 )
+                reason = reason or _why_not_as_declared(seen, spec, dtype)
                 if reason is None:
                     runs.setdefault(ranks, []).append(dtype)
                 else:

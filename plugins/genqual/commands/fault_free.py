@@ -15,6 +15,7 @@ from genqual.devices.registry import processor
 from genqual.dtypes import DTYPES
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput, Unsupported
+from genqual.models.declared_inputs import declared_in
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.on_cpu import cpu_generator
@@ -37,7 +38,8 @@ def fault_free_runs(
     fit into a fifth of the free memory, and row by row is left out: it would read them once a row and step. Raises
     BadInput, with the reason, where none can run.
     """
-    packages = ("transformers", "torch", *_PACKAGES.get(scheme, ()))
+    # A checkpoint that quantises activations by its own word is rounded by no package.
+    packages = ("transformers", "torch", *(() if declared_in(spec, scheme) else _PACKAGES.get(scheme, ())))
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     batch = TokenBatch.of(made.prompts)
     found, why = {}, ""

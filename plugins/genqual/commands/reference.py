@@ -13,7 +13,7 @@ import numpy as np
 from genqual.cases import PRECISIONS, Json
 from genqual.commands.fault_free import fault_free_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
-from genqual.commands.tolerances import announce, with_tolerances
+from genqual.commands.tolerances import announce, check_declared, with_tolerances
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.references import file as reference_file
@@ -51,7 +51,11 @@ MOST_PROMPT_TOKENS = 64
 )
 @click.option("--steps", default=24, show_default=True, type=click.IntRange(1), help="Greedy tokens a prompt.")
 @click.option(
-    "--schemes", default="bf16,fp16", show_default=True, help="Dtypes to measure a tolerance for; '' for none."
+    "--schemes",
+    default="bf16,fp16",
+    show_default=True,
+    help="Dtypes to measure a tolerance for; '' for none. Of a checkpoint that quantises activations at run time, "
+    "int8-dynamic (8-bit integers) or fp8 is what it declares, with its weights as they are stored.",
 )
 @click.option(
     "--add", is_flag=True, help="Measure these schemes only, for the reference that is there; the rest stays."
@@ -116,7 +120,7 @@ def reference(
     chosen = _schemes(schemes)
     if out is not None and out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: is a file; name a directory")
-    spec = weights.local(resolve(model))
+    spec = check_declared(weights.local(resolve(model)), chosen)
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
     # Two checkpoints may have one name: each gets a folder of its own, and is found there by the hash of its weights.

@@ -19,11 +19,23 @@ from genqual.conformance.references.cost import Cost, Rates, Size, cost
 from genqual.conformance.references.make import Reference
 from genqual.conformance.tolerance import check_size
 from genqual.engines.base import Scores
-from genqual.errors import BadInput
+from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
+from genqual.models.declared_inputs import declared_in
 from genqual.models.files import weight_files
+from genqual.models.quantised.inputs import check_precision
 from genqual.models.spec import ModelSpec
 from genqual.ranks.on_cpu import held_in_memory
+
+
+def check_declared(spec: ModelSpec, schemes: Sequence[str]) -> ModelSpec:
+    """`spec` itself. Raises BadInput, with the right scheme, where it quantises activations not as `schemes` say."""
+    for scheme in schemes:
+        try:
+            check_precision(declared_in(spec, scheme).values(), scheme, spec.name)
+        except Unsupported as reason:
+            raise BadInput(f"--schemes {scheme}: {reason}") from reason
+    return spec
 
 
 def announce(
@@ -126,6 +138,6 @@ def _emulated(spec: ModelSpec, made: Reference, scheme: str) -> float | None:
     if config.get("model_type") not in supported():
         return None
     try:
-        return emulated_nrms(config, weights.lazily(spec), made, scheme)
+        return emulated_nrms(config, weights.lazily(spec), made, scheme, declared_in(spec, scheme))
     except BadInput:  # a reference by transformers, of a configuration that the oracle refuses
         return None

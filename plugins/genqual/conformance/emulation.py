@@ -1,8 +1,10 @@
 """How far a fault-free run of a precision should be from the oracle, emulated: the oracle itself, rounding as it goes.
 
 An architecture's declaration is a tree of parts; each part is replaced by the same part that rounds what enters it and
-what leaves it. Weights are rounded as a checkpoint is when it is loaded. Sums inside a product stay float64, as kernels
-keep them in float32. Scores and probabilities of attention are rounded as the eager kernels do. Pure: NumPy only.
+what leaves it. Weights are rounded as a checkpoint is when it is loaded; of one that is stored quantised, and declares
+what is done to activations, weights are as stored and inputs of layers are rounded as declared, in the precision of
+that. Sums inside a product stay float64, as kernels keep them in float32. Scores and probabilities of attention are
+rounded as the eager kernels do. Pure: NumPy only.
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from numpy.typing import NDArray
 from genqual.cases import compute_dtype
 from genqual.conformance.oracle.attention import Attention
 from genqual.conformance.oracle.core import F64, At, Part
+from genqual.conformance.oracle.latent import LatentAttention
 from genqual.conformance.oracle.linear import Linear
 from genqual.conformance.oracle.registry import architecture_of
 from genqual.conformance.oracle.rotary import Rotary
 from genqual.conformance.oracle.spec import Block, ComposedOracle, Embedding, Head
 from genqual.conformance.references.data import Reference
-from genqual.conformance.rounding import ACTIVATIONS, Round, e4m3_rows, int8_rows
+from genqual.conformance.rounding import ACTIVATIONS, Round, e4m3_rows, int8_rows, stored_rounding
 from genqual.conformance.router_ties import excuse_of
 from genqual.conformance.scores import scores_of
 from genqual.conformance.tolerance import errors_of
+from genqual.errors import BadInput
+from genqual.models.quantised.inputs import InputRounding
 
 _MATRICES: Final[Mapping[str, Round]] = {
     "int8-weight": int8_rows,
@@ -49,15 +54,19 @@ _INPUTS: Final[Mapping[str, Round]] = {
 
 
 def emulated_nrms(
-    config: Mapping[str, object], weights: Mapping[str, NDArray[Any]], reference: Reference, precision: str
+    config: Mapping[str, object],
+    weights: Mapping[str, NDArray[Any]],
+    reference: Reference,
+    precision: str,
+    declared: Mapping[str, InputRounding] | None = None,
 ) -> float | None:
     """nrms that an emulated run of `precision` reads on the reference's own tokens, the rule for router ties applied.
 
-    None for a precision that nobody emulates. Raises BadInput as the oracle does.
+    `declared` is as `emulation` has it. None for a precision that nobody emulates. Raises BadInput as the oracle does.
     """
     if compute_dtype(precision) not in ACTIVATIONS:
         return None
-    oracle = emulation(config, weights, precision)
+    oracle = emulation(config, weights, precision, declared)
     rows = [
         oracle.logits([*prompt, *(int(t) for t in forced[:-1])])[len(prompt) - 1 :]
         for prompt, forced in zip(reference.prompts, reference.forced, strict=True)
@@ -67,14 +76,31 @@ def emulated_nrms(
     return nrms["emulation"]
 
 
-def emulation(config: Mapping[str, object], weights: Mapping[str, NDArray[Any]], precision: str) -> ComposedOracle:
-    """The oracle of `config` that rounds as `precision` does. Raises BadInput on an architecture without an oracle."""
+def emulation(
+    config: Mapping[str, object],
+    weights: Mapping[str, NDArray[Any]],
+    precision: str,
+    declared: Mapping[str, InputRounding] | None = None,
+) -> ComposedOracle:
+    """The oracle of `config` that rounds as `precision` does.
+
+    `declared` is how a stored checkpoint rounds what enters its layers, by module, with `weights` dequantised: in the
+    precision of that it takes the place of the scheme's own roundings; in any other it says nothing. Raises BadInput on
+    an architecture without an oracle, and on a declared module that is not one of its linear layers.
+    """
     activations = ACTIVATIONS[compute_dtype(precision)]
     architecture = architecture_of(config)
     oracle = architecture.oracle(config, weights, keep=False)
-    how = _How(activations, _INPUTS.get(precision))
-    matrices = {f"{one.name}.weight" for one in _linears(oracle.model.blocks)} | {oracle.model.head.name}
-    oracle.weights = _Rounded(oracle.weights, activations, _MATRICES.get(precision), matrices)  # type: ignore[assignment]
+    linears = {one.name for one in _linears(oracle.model.blocks)}
+    matrix, inputs = _MATRICES.get(precision), dict.fromkeys(linears, _INPUTS.get(precision))
+    if declared and all(one.precision == precision for one in declared.values()):
+        named = {one if (one := architecture.prefix + name) in linears else name: how for name, how in declared.items()}
+        if beyond := sorted(named.keys() - linears):
+            raise BadInput(f"{beyond[0]} quantises what enters it, and is not a linear layer of the oracle's blocks")
+        matrix, inputs = None, {name: stored_rounding(how) for name, how in named.items()}
+    how = _How(activations, inputs)
+    matrices = {f"{name}.weight" for name in linears} | {oracle.model.head.name}
+    oracle.weights = _Rounded(oracle.weights, activations, matrix, matrices)  # type: ignore[assignment]
     oracle.model = how.rounding(oracle.model)
     return oracle
 
@@ -98,10 +124,10 @@ class _Rounded:
 
 @dataclass(frozen=True)
 class _How:
-    """Makes parts round: `activations` all of them, `inputs` what enters a linear layer besides."""
+    """Makes parts round: `activations` all of them, `inputs` what enters a linear layer besides, by its name."""
 
     activations: Round
-    inputs: Round | None
+    inputs: Mapping[str, Round | None]
 
     def rounding(self, value: Any) -> Any:
         """A copy of `value` whose parts round; what is no part, and holds none, as it is."""
@@ -118,6 +144,10 @@ class _How:
             keeps = isinstance(value, Rotary) or field.name == "bias"
             object.__setattr__(made, field.name, own if keeps else self.rounding(own))
         object.__setattr__(made, "how", self)
+        if isinstance(value, LatentAttention) and (rounds := self.inputs.get(value.up.name)):
+            # It multiplies by `up` itself, for keys and values apart; what its norm gives enters there alone.
+            norm = made.norm
+            object.__setattr__(made, "norm", lambda x, at: rounds(norm(x, at)))
         return made
 
     def _of_array(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,8 +164,8 @@ def _rounded_type(kind: type) -> type:
 
     def part(self: Any, x: F64, at: At) -> F64:
         x = self.how.activations(x)
-        if self.how.inputs and issubclass(kind, Linear):
-            x = self.how.inputs(x)
+        rounds = self.how.inputs.get(self.name) if issubclass(kind, Linear) else None
+        x = rounds(x) if rounds else x
         result: F64 = self.how.activations(kind.__call__(self, x, at))
         return result
 

@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from genqual.conformance.oracle.core import F64
+from genqual.models.quantised.inputs import InputRounding
 
 Round: TypeAlias = Callable[[F64], F64]
 
@@ -32,14 +33,42 @@ def fp16(x: F64) -> F64:
 
 def int8_rows(x: F64) -> F64:
     """`x` (..., n) to the nearest of 255 even steps, as wide as each row's largest number needs."""
-    scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12) / _INT8
-    return np.asarray(np.round(x / scale) * scale)
+    return _int8(x, _largest(x) / _INT8)
 
 
 def e4m3_rows(x: F64) -> F64:
     """`x` (..., n) to the nearest e4m3 numbers times a scale that makes each row's largest number 448."""
-    scale = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12) / _E4M3
-    scaled = x / scale
+    return _e4m3(x, _largest(x) / _E4M3)
+
+
+def stored_rounding(how: InputRounding) -> Round:
+    """What rounds (tokens, width) as a stored checkpoint declares it; a group at the edge may be cut."""
+    nearest, most = (_int8, _INT8) if how.grid == "int8" else (_e4m3, _E4M3)
+
+    def rounded(x: F64) -> F64:
+        if how.static:
+            return nearest(x, np.array(how.scale))
+        tokens, width = x.shape
+        size = {"token": width, "group": how.size, "tensor": x.size}[how.shared]
+        whole = np.pad(x, [(0, 0), (0, -width % how.size)]) if how.size else x
+        parts = whole.reshape(-1, size)
+        scale = _largest(parts) / most
+        scale = 2.0 ** np.ceil(np.log2(scale)) if how.powers else scale
+        return nearest(parts, scale).reshape(tokens, -1)[:, :width]
+
+    return rounded
+
+
+def _largest(x: F64) -> F64:
+    return np.asarray(np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-12))
+
+
+def _int8(x: F64, scale: F64) -> F64:
+    return np.asarray(np.clip(np.round(x / scale), -128.0, 127.0) * scale)
+
+
+def _e4m3(x: F64, scale: F64) -> F64:
+    scaled = np.clip(x / scale, -_E4M3, _E4M3)
     step = np.maximum(2.0 ** (np.floor(np.log2(np.maximum(np.abs(scaled), 1e-300))) - 3), _E4M3_LEAST)
     return np.asarray(np.round(scaled / step) * step * scale)
 

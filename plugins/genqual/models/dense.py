@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from genqual import digest
 from genqual.errors import BadInput
-from genqual.models import safetensor, weights
+from genqual.models import declared_inputs, safetensor, weights
 from genqual.models.catalogue import cache_dir
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
@@ -51,6 +51,8 @@ def _write(spec: ModelSpec, target: Path) -> None:
         described = weights.config(spec) | {"torch_dtype": "float32", "dtype": "float32"}
         (scratch / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         safetensor.write_f32(scratch / "model.safetensors", weights.shapes(spec), weights.lazily(spec))
+        if inputs := declared_inputs.declared(spec):
+            declared_inputs.write(scratch / declared_inputs.FILE, inputs)
         scratch.rename(target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -153,6 +153,7 @@ def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
 def left_aside(spec: ModelSpec) -> frozenset[str]:
     """Names of what a directory stores and no loader needs: buffers, and layers behind the last that draft tokens.
 
+    Of a quantised checkpoint the scales of activations, too, which are no part of the model that its weights are.
     transformers ignores some of them by name, and calls the others unexpected (DeepSeek-V3's drafts by the number of
     the published model's layer only).
     """
@@ -162,7 +163,9 @@ def left_aside(spec: ModelSpec) -> frozenset[str]:
     if isinstance(first, int) and isinstance(drafts, int) and drafts > 0:
         draft = re.compile(rf"(model\.)?layers\.({'|'.join(str(first + index) for index in range(drafts))})\.")
     entries = safetensor.checkpoint(_local(spec))
-    return frozenset(name for name, entry in entries.items() if _buffer(name, entry) or draft.match(name))
+    aside = frozenset(name for name, entry in entries.items() if _buffer(name, entry) or draft.match(name))
+    read = lazily(spec) if quantised.undone(described) else None
+    return aside | (read.stored_of_inputs() if isinstance(read, Dequantised) else frozenset())
 
 
 def hash_state(items: Iterable[tuple[str, NDArray[np.float32]]], others: Mapping[str, bytes] | None = None) -> str:

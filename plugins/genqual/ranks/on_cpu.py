@@ -58,6 +58,11 @@ def cpu_generator(
     """
     offloads = stream or dtype == "int8-bitsandbytes"
     device, eager = processor(), engine("accelerate" if offloads else name)
+    if dtype not in eager.dtypes:
+        raise BadInput(
+            f"--schemes {dtype}: {eager.name}, which makes the tolerances here, runs "
+            f"{', '.join(sorted(eager.dtypes))}; leave --stream out, where the weights fit into memory"
+        )
     presence = device.probe()
     if not presence.present:
         raise BadInput(

@@ -197,10 +197,13 @@ def mxfp4(weight: torch.Tensor) -> Written:
     return {"_blocks": blocks, "_scales": scales}, convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
 
 
-def section(layout: str, **args: Any) -> dict[str, Any]:
-    """The section of compressed-tensors, as it writes it."""
+def section(layout: str, inputs: dict[str, Any] | None = None, **args: Any) -> dict[str, Any]:
+    """The section of compressed-tensors, as it writes it; `inputs` is how what enters a layer is rounded."""
     said = importlib.import_module("compressed_tensors.quantization")
-    scheme = said.QuantizationScheme(targets=["Linear"], weights=said.QuantizationArgs(**args), format=layout)
+    given = None if inputs is None else said.QuantizationArgs(**inputs)
+    scheme = said.QuantizationScheme(
+        targets=["Linear"], weights=said.QuantizationArgs(**args), input_activations=given, format=layout
+    )
     config = said.QuantizationConfig(
         config_groups={"group_0": scheme}, format=layout, quantization_status="compressed", ignore=["lm_head"]
     )
@@ -229,6 +232,21 @@ COMPRESSED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     ),
     "ct-mxfp4": ("mxfp4-pack-quantized", {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}),
 }
+_E4M3: Final[dict[str, Any]] = {"num_bits": 8, "type": "float"}
+ACTIVATIONS: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "ct-w8a8-int8": (
+        {"num_bits": 8, "strategy": "channel"},
+        {"num_bits": 8, "strategy": "token", "dynamic": True},
+    ),
+    "ct-w8a8-fp8": (_E4M3 | {"strategy": "channel"}, _E4M3 | {"strategy": "token", "dynamic": True}),
+    "ct-w8a8-fp8-static": (_E4M3 | {"strategy": "tensor"}, _E4M3 | {"strategy": "tensor"}),
+    "ct-w8a8-fp8-groups": (
+        _E4M3 | {"strategy": "block", "block_structure": [128, 128]},
+        _E4M3 | {"strategy": "group", "group_size": 128, "dynamic": True},
+    ),
+}
+"""Of those that quantise activations, too: weights, and what enters a layer. The last is as DeepSeek-V3's."""
+WIDE: Final[dict[str, Any]] = {**LLAMA, "hidden_size": 128, "intermediate_size": 256, "num_key_value_heads": 4}
 _FP8: Final = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 _GPTQ: Final = {"quant_method": "gptq", "sym": False, "checkpoint_format": "gptq", "damp_percent": 0.01}
 _MODELOPT: Final = {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "producer": {"name": "modelopt"}}
@@ -249,6 +267,29 @@ OTHERS: Final[dict[str, tuple[dict[str, Any], Callable[[], Callable[[torch.Tenso
 }
 
 
+def input_scales(config: dict[str, Any], inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A static scale for each linear layer: of the least and the largest that enter it, of seeded ids."""
+    quantization = importlib.import_module("compressed_tensors.quantization")
+    utils = importlib.import_module("compressed_tensors.quantization.utils")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **config)).float()
+    model.load_state_dict(model_of("llama", config), strict=False)
+    found: dict[str, torch.Tensor] = {}
+
+    def seen(name: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            scale, _ = utils.calculate_qparams(args[0].amin(), args[0].amax(), quantization.QuantizationArgs(**inputs))
+            found[name] = scale.reshape(1)
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_pre_hook(seen(name))
+    with torch.no_grad():
+        model(input_ids=torch.randint(0, config["vocab_size"], (8, 32), generator=torch.Generator().manual_seed(1)))
+    return found
+
+
 def digest(values: torch.Tensor) -> str:
     """The hash of float32 numbers, row by row; zero has no sign, which libraries do not agree on."""
     return hashlib.sha256((values.float() + 0.0).contiguous().numpy().astype("<f4").tobytes()).hexdigest()
@@ -259,12 +300,20 @@ def write(out: Path, name: str) -> None:
     if name in COMPRESSED:
         layout, args = COMPRESSED[name]
         said, pack = section(layout, **args), compressed(layout, **args)
+    elif name in ACTIVATIONS:
+        args, inputs = ACTIVATIONS[name]
+        layout = "float-quantized" if "type" in args else "int-quantized"
+        said, pack = section(layout, inputs, **args), compressed("naive-quantized", **args)
     else:
         said, made = OTHERS[name]
         pack = made()
     experts = name == "mxfp4"
     model_type, config = ("gpt_oss", GPT_OSS) if experts else ("llama", LLAMA)
+    config = WIDE if name.endswith("-groups") else config
     stored: dict[str, torch.Tensor] = {}
+    if name.endswith("-static"):
+        scales = input_scales(config, ACTIVATIONS[name][1])
+        stored |= {f"{module}.input_scale": scale for module, scale in scales.items()}
     expected: dict[str, str] = {}
     dtype = "fp32"
     for weight, values in model_of(model_type, config).items():
@@ -297,7 +346,7 @@ def main() -> None:
     bare(libraries, *gptq_packages, "awq", "awq.modules", "awq.modules.linear", "awq.utils")
     inside = "modelopt.torch.quantization"
     bare(libraries, "modelopt", "modelopt.torch", *(inside + part for part in ("", ".qtensor", ".backends", ".utils")))
-    for name in sys.argv[3:] or [*COMPRESSED, *OTHERS]:
+    for name in sys.argv[3:] or [*COMPRESSED, *ACTIVATIONS, *OTHERS]:
         write(out, name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from genqual.cases import PRECISIONS
 from genqual.conformance.oracle.registry import oracle_for
 from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
@@ -31,10 +32,22 @@ def compressed(group: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
+def inputs(**changes: Any) -> dict[str, Any]:
+    """A section whose group quantises activations by token, but for `changes`."""
+    return compressed(LINEAR | {"input_activations": DYNAMIC | changes})
+
+
 @pytest.mark.parametrize(
     ("section", "told"),
     [
-        (compressed(LINEAR | {"input_activations": DYNAMIC}), r"input_activations.*activations are quantised at run"),
+        (inputs(num_bits=4), "input_activations: 4 bits: activations are quantised at run time in a way"),
+        (inputs(symmetric=False), r"input_activations: zero points \(symmetric = false\): activations are"),
+        (inputs(dynamic=False), "input_activations: a static scale for each token: activations are"),
+        (inputs(dynamic="local", strategy="tensor_group"), "input_activations.dynamic = 'local': true or false"),
+        (inputs(strategy="channel"), "strategy = 'channel': genqual reads token, tensor, group only"),
+        (inputs(strategy="group"), "strategy 'group' with group_size 0"),
+        (inputs(scale_dtype="torch.uint8"), "input_activations.scale_dtype = torch.uint8: activations are"),
+        (inputs(turns=3), "turns = 3: genqual does not know"),
         (compressed(LINEAR | {"output_activations": DYNAMIC}), "output_activations.*at run time"),
         (compressed(LINEAR, kv_cache_scheme=DYNAMIC), "kv_cache_scheme.*a quantised cache"),
         (compressed(LINEAR, transform_config={"a": 1}), "transform_config.*rotations"),
@@ -44,7 +57,7 @@ def compressed(group: dict[str, Any], **more: Any) -> dict[str, Any]:
         (compressed(LINEAR | {"weights": {"num_bits": 4}}), "naive-quantized holds 8 bits, it says 4"),
         (compressed(LINEAR, turns=3), "turns = 3: genqual does not know"),
         ({"quant_method": "compressed-tensors"}, "no config_groups"),
-        ({"quant_method": "fp8", "activation_scheme": "static"}, "activation_scheme = 'static': activations are"),
+        ({"quant_method": "fp8", "activation_scheme": "token"}, "activation_scheme = 'token': genqual reads dynamic"),
         ({"quant_method": "fp8", "weight_block_size": [128]}, "weight_block_size.*two positive integers"),
         ({"quant_method": "gptq", "bits": 5}, "bits = 5"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "'marlin'.*gptq_v2"),
@@ -131,12 +144,38 @@ def test_block_sizes_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
         weights.read(spec)
 
 
-def test_an_engine_that_nobody_can_look_into_is_not_judged_where_it_may_quantise_activations() -> None:
-    config = json.loads((CHECKPOINTS / "fp8-block" / "config.json").read_text())
-    with pytest.raises(Unsupported, match="activation_scheme = 'dynamic': activations are quantised at run time"):
-        check_activations(config, "m")
+@pytest.mark.parametrize(
+    ("name", "right", "grid"),
+    [("fp8-block", "fp8", "e4m3"), ("ct-w8a8-fp8-static", "fp8", "e4m3"), ("ct-w8a8-int8", "int8-dynamic", "int8")],
+)
+def test_an_engine_that_nobody_can_look_into_is_judged_in_the_precision_that_the_file_declares(
+    name: str, right: str, grid: str
+) -> None:
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
+    check_activations(config, "m", right)
+    for precision in {*PRECISIONS} - {right}:
+        with pytest.raises(
+            Unsupported, match=rf"to {grid} at run time, which is not {precision};.*--dtype {right}"
+        ) as told:
+            check_activations(config, "m", precision)
+        assert f"`genqual reference DIRECTORY --schemes {right}` makes" in str(told.value)
+
+
+def test_where_activations_stay_as_they_are_every_precision_is_judged() -> None:
     for name in ("awq", "gptq-4bit", "mxfp4", "ct-int8-channel"):
-        check_activations(json.loads((CHECKPOINTS / name / "config.json").read_text()), "m")
+        for precision in PRECISIONS:
+            check_activations(json.loads((CHECKPOINTS / name / "config.json").read_text()), "m", precision)
+
+
+def test_layers_of_two_grids_and_scales_of_a_whole_pass_are_judged_as_their_weights_only() -> None:
+    by_tensor = {"quantization_config": inputs(strategy="tensor")}
+    section = inputs()
+    section["config_groups"]["group_1"] = LINEAR | {"input_activations": DYNAMIC | {"type": "float"}}
+    for precision in ("fp8", "int8-dynamic", "bf16"):
+        with pytest.raises(Unsupported, match="some of its layers quantise activations to e4m3, others to int8"):
+            check_activations({"quantization_config": section}, "m", precision)
+        with pytest.raises(Unsupported, match=r"one scale for all that enters a layer at once.*judge it in bf16"):
+            check_activations(by_tensor, "m", precision)
 
 
 def test_the_oracle_still_refuses_a_config_whose_section_nobody_undid() -> None:

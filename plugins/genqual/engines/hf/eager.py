@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from genqual.engines.hf.timed_import import Phases
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from genqual.cases import Json
 from genqual.engines.base import Loaded, LoadRequest, TokenBatch
-from genqual.engines.hf import fp8
+from genqual.engines.hf import expert_rounding, fp8, input_rounding
 from genqual.engines.hf.base import WARM_TOKENS, HfEngine
 from genqual.engines.hf.from_pretrained import read
 from genqual.engines.hf.graphs import Graphs, NoGraphs, graphs_of
 from genqual.engines.hf.quantise import TORCHAO, quantise
 
+_EMULATED: Final = "weights are widened, and genqual's own torch code rounds what enters the layers that say so"
+
 
 class TransformersEager(HfEngine):
     """Options: `attn_implementation` ("eager", "sdpa"; absent, transformers chooses); `graphs`, see `engines.graphs`.
 
-    Quantisation schemes of torchao are applied to the model once it is on its device.
+    Quantisation schemes of torchao are applied to the model once it is on its device; of a checkpoint that quantises
+    activations by its own word, that is emulated in the precision of it.
     """
 
     name = "transformers"
@@ -27,12 +30,17 @@ class TransformersEager(HfEngine):
     def make(self, request: LoadRequest, phases: Phases) -> Any:
         self._graphs: Graphs = graphs_of(request, self.default_graphs)
         phases.end("import")
+        self._rounded = input_rounding.of_request(request)
         model = read(request)
         self._graphs.check(model)
         phases.end("read")
         model.to(self._torch_device)
         phases.end("shard")
-        if request.dtype in TORCHAO:
+        if self._rounded:
+            others = expert_rounding.apply(model, self._rounded, request.dtype)
+            model = input_rounding.apply(model, others, request.dtype)
+            phases.end("quantise")
+        elif request.dtype in TORCHAO:
             model = quantise(model, request.dtype)
             phases.end("quantise")
         elif request.dtype == fp8.SCHEME:
@@ -66,4 +74,5 @@ class TransformersEager(HfEngine):
         self._graphs.drop_buffers()
 
     def details(self) -> dict[str, Json]:
-        return self._graphs.details()
+        emulated: dict[str, Json] = {"emulated": _EMULATED} if self._rounded else {}
+        return emulated | self._graphs.details()

@@ -48,7 +48,8 @@ class TokensOnly:
         """What is known of a model that another process has loaded: the checkpoint's config, and what it said."""
         config: dict[str, Json] = weights.config(self.request.model)
         if self.request.model.source == "directory":
-            quantised.check_activations(weights.stored_config(self.request.model), self.request.model.name)
+            stored = weights.stored_config(self.request.model)
+            quantised.check_activations(stored, self.request.model.name, self.request.dtype)
         vocabulary = config["vocab_size"]
         if not isinstance(vocabulary, int):
             raise Unsupported(f"model {self.request.model.name}: its config has no vocab_size")

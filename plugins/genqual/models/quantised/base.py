@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.errors import BadInput
+from genqual.models.quantised.inputs import InputRounding
 
 F32 = NDArray[np.float32]
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[Any]]
 
 SECTION: Final = "quantization_config"
+INPUT_SCALE: Final = "input_scale"
+"""The piece of a weight that holds the static scale of what enters its layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,15 @@ class Packed:
     """One weight as a format stores it.
 
     `pieces` maps what a tensor is to the format ("scale") to its stored name; `shape` is that of the weight, by
-    transformers' name `name`; `how` is the format's own, for a weight with rules of its own.
+    transformers' name `name`; `how` is the format's own, for a weight with rules of its own. `inputs` is how what
+    enters the weight's layer is rounded at run time; a static one's scale is the piece INPUT_SCALE.
     """
 
     name: str
     pieces: Mapping[str, str]
     shape: Shape
     how: Any = None
+    inputs: InputRounding | None = None
 
 
 class Scheme(Protocol):
@@ -135,8 +140,8 @@ class Section:
 
 
 AT_RUN_TIME: Final = (
-    "activations are quantised at run time, which the oracle does not compute, and for which the tolerances of bf16, "
-    "fp16 and fp32 are not made; give it a checkpoint that quantises weights only, or the one that this was made from"
+    "activations are quantised at run time in a way that genqual does not emulate, so that no tolerance can be made; "
+    "give it a checkpoint that quantises weights only, or the one that this was made from"
 )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genqual.errors import BadInput
 from genqual.models import safetensor
-from genqual.models.quantised.base import Packed, Scheme, Shape, Tensor
+from genqual.models.quantised.base import INPUT_SCALE, Packed, Scheme, Shape, Tensor
+from genqual.models.quantised.inputs import InputRounding, static_scale
 from genqual.models.safetensor import TensorEntry
 
 _FLOATS_OF_8_BITS = ("F8_E4M3", "F8_E5M2", "F8_E8M0")
@@ -60,6 +62,29 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
         """The shape of a weight, read off headers alone."""
         one = self._packed.get(name)
         return self._entries[self._plain[name]].shape if one is None else one.shape
+
+    def inputs(self) -> dict[str, InputRounding]:
+        """How what enters each layer is rounded at run time, by module; layers without such a rule are left out.
+
+        Raises BadInput on a static scale that cannot be one.
+        """
+        found = {}
+        for name, one in self._packed.items():
+            if one.inputs is not None:
+                scale = self._static_scale(one.pieces[INPUT_SCALE]) if one.inputs.static else 0.0
+                found[name.removesuffix(".weight")] = replace(one.inputs, scale=scale)
+        return found
+
+    def stored_of_inputs(self) -> frozenset[str]:
+        """The stored tensors that `inputs` is read off, which are no part of any weight."""
+        packed = self._packed.values()
+        return frozenset(name for one in packed for what, name in one.pieces.items() if what.startswith("input_"))
+
+    def _static_scale(self, stored: str) -> float:
+        values = self._piece(stored)
+        if values.size != 1:
+            raise BadInput(f"{stored} has shape {values.shape}: one scale is wanted for all that enters its layer")
+        return static_scale(float(values.reshape(())), stored)
 
     def _piece(self, stored: str) -> NDArray[np.generic]:
         entry = self._entries[stored]

@@ -1,7 +1,8 @@
 """compressed-tensors (quant_method "compressed-tensors"): a scheme for each group of modules, in several formats.
 
 `X.weight` of integers or 8-bit floats, or `X.weight_packed`, with `X.weight_scale`, maybe `X.weight_zero_point` and
-`X.weight_global_scale`. A weight is scale * (integer - zero point). Source: the documentation of compressed-tensors and
+`X.weight_global_scale`. A weight is scale * (integer - zero point). `input_activations` says how what enters these
+modules is rounded at run time; a static scale is `X.input_scale`. Source: the documentation of compressed-tensors and
 its packing: integers with 2^(bits-1) added, without gaps along the inputs; zero points along the outputs.
 """
 
@@ -18,7 +19,19 @@ from numpy.typing import NDArray
 from genqual.cases import Json
 from genqual.errors import BadInput
 from genqual.models.narrow_floats import fp4
-from genqual.models.quantised.base import AT_RUN_TIME, F32, SECTION, Arrays, Packed, Section, Shape, Tensor, fits
+from genqual.models.quantised.base import (
+    AT_RUN_TIME,
+    F32,
+    INPUT_SCALE,
+    SECTION,
+    Arrays,
+    Packed,
+    Section,
+    Shape,
+    Tensor,
+    fits,
+)
+from genqual.models.quantised.inputs import InputRounding
 from genqual.models.quantised.mxfp4 import power_of_two
 from genqual.models.quantised.numbers import I32, bits_of, grid, spread, words_for
 from genqual.models.quantised.nvfp4 import scaled
@@ -52,6 +65,7 @@ class Group:
     strategy: str
     size: int
     block: tuple[int, int]
+    inputs: InputRounding | None = None
 
     def match(self, module: str) -> int:
         """How well `module` is named: 3 in full, 2 by an expression, 1 by a class of modules, 0 not at all."""
@@ -105,10 +119,17 @@ class CompressedTensors:
             raise BadInput(
                 f"{module}.weight_zero_point is not there, and its group is not symmetric; download it again"
             )
+        static = group.inputs is not None and group.inputs.static
+        if f"{module}.input_scale" in stored:
+            pieces[INPUT_SCALE] = f"{module}.input_scale"
+            if f"{module}.input_zero_point" in stored:  # 0, of a symmetric grid
+                pieces["input_zero_point"] = f"{module}.input_zero_point"
+        elif static:
+            raise BadInput(f"{module}.input_scale is not there, and its group's input_activations are static")
         shape = self._shape(group, pieces, stored)
         if "g_idx" not in pieces:
             self._check_scale(pieces["scale"], stored[pieces["scale"]].shape, shape, group)
-        return Packed(f"{module}.weight", pieces, shape, group)
+        return Packed(f"{module}.weight", pieces, shape, group, group.inputs)
 
     def _group(self, module: str) -> Group:
         best = max(self.groups, key=lambda group: group.match(module), default=None)
@@ -210,8 +231,8 @@ def _group(listed: Section, name: str, whole: str) -> Group:
     fields = listed.within(name)
     if fields is None:
         raise BadInput(f"config {listed.where}.{name} is empty; give the model's whole config.json")
-    for part in ("input_activations", "output_activations"):
-        fields.unset(part, AT_RUN_TIME)
+    fields.unset("output_activations", AT_RUN_TIME)
+    inputs = _inputs(fields)
     layout = fields.choice("format", _FORMATS, whole)
     targets = tuple(fields.names("targets"))
     weights = fields.within(
@@ -237,4 +258,32 @@ def _group(listed: Section, name: str, whole: str) -> Group:
         raise BadInput(
             f"config {weights.where}: strategy {strategy!r} with group_size {size} and block_structure {block}"
         )
-    return Group(targets, layout, bits, floats, symmetric, strategy, size, block or (1, 1))
+    return Group(targets, layout, bits, floats, symmetric, strategy, size, block or (1, 1), inputs)
+
+
+def _inputs(group: Section) -> InputRounding | None:
+    """What `input_activations` of a group says. Raises BadInput on what nobody emulates: four bits, zero points."""
+    # An observer finds static scales as the checkpoint is written. A dynamic one would be at work at run time.
+    fields = group.within("input_activations", ("observer", "observer_kwargs", "zp_dtype", "actorder"))
+    if fields is None:
+        return None
+
+    def refused(what: str) -> BadInput:
+        return BadInput(f"config {fields.where}: {what}: {AT_RUN_TIME}")
+
+    bits, size = fields.integer("num_bits", default=8), fields.integer("group_size", default=0)
+    floats = fields.choice("type", ("int", "float"), "int") == "float"
+    if bits != 8:
+        raise refused(f"{bits} bits")
+    if not fields.flag("symmetric", True):
+        raise refused("zero points (symmetric = false)")
+    static = not fields.flag("dynamic")
+    strategy = fields.choice("strategy", ("token", "tensor", "group"), "group" if size > 0 else "tensor")
+    fields.unset("scale_dtype", AT_RUN_TIME)
+    fields.unset("block_structure", AT_RUN_TIME)
+    fields.finish()
+    if static and strategy != "tensor":
+        raise refused(f"a static scale for each {strategy}")
+    if (strategy == "group") != (size > 0):
+        raise BadInput(f"config {fields.where}: strategy {strategy!r} with group_size {size}")
+    return InputRounding("e4m3" if floats else "int8", strategy, size, static=static)

@@ -1,8 +1,10 @@
 """FP8 weights with a scale for each block, row or tensor (quant_method "fp8"), as DeepSeek-V3 and transformers do.
 
 A weight is its 8-bit floats times the scale beside it: `X_scale_inv`, by which the writer divided, or `X_scale`.
-Source: the model card and inference code of DeepSeek-V3 (2024). `activation_scheme: dynamic` is what some engines do
-besides; those that widen the weights, as transformers does without the fitting hardware, compute the model judged here.
+Source: the model card and inference code of DeepSeek-V3 (2024). `activation_scheme` says what engines do besides that
+keep the weights narrow: round what enters each of these layers to e4m3, by groups as wide as a block, or by token
+without blocks (`dynamic`), or by a scale stored with the layer (`static`: `X.activation_scale` as transformers calls
+it, `X.input_scale` as others do).
 """
 
 from __future__ import annotations
@@ -15,20 +17,26 @@ import numpy as np
 
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models.quantised.base import AT_RUN_TIME, F32, Arrays, Packed, Section, Shape, Tensor
+from genqual.models.quantised.base import F32, INPUT_SCALE, SECTION, Arrays, Packed, Section, Shape, Tensor
+from genqual.models.quantised.inputs import InputRounding
 from genqual.models.quantised.numbers import grid, spread
 
 METHOD: Final = "fp8"
 FLOATS: Final = ("F8_E4M3", "F8_E5M2")
 _SCALES: Final = ("_scale_inv", "_scale")
+_STATIC: Final = ("activation_scale", "input_scale")
 _HARMLESS: Final = ("modules_to_not_convert", "ignored_layers", "dequantize", "fmt", "use_deep_gemm")
 
 
 @dataclass(frozen=True, slots=True)
 class Fp8:
-    """`block`: rows and columns that share a scale; None: a scale for the tensor or for each row."""
+    """`block`: rows and columns that share a scale; None: a scale for the tensor or for each row.
+
+    `inputs` is how what enters every layer is rounded.
+    """
 
     block: tuple[int, int] | None
+    inputs: InputRounding
 
     def find(self, stored: Mapping[str, Tensor]) -> list[Packed]:
         """Weights of 8-bit floats, with the scale beside each."""
@@ -40,8 +48,20 @@ class Fp8:
             if scale is None:
                 raise BadInput(f"{name} is {tensor.dtype} without {name}_scale_inv or {name}_scale beside it")
             block = self._block(scale, stored[scale].shape, tensor.shape)
-            found.append(Packed(name, {"weight": name, "scale": scale}, tensor.shape, block))
+            pieces = {"weight": name, "scale": scale} | self._static(name, stored)
+            found.append(Packed(name, pieces, tensor.shape, block, self.inputs))
         return found
+
+    def _static(self, weight: str, stored: Mapping[str, Tensor]) -> dict[str, str]:
+        """The stored scale of what enters the layer of `weight`, where it has one."""
+        # Fused experts are parameters of their module, and what belongs to one has its name in front.
+        before = weight.removesuffix("weight") if weight.endswith(".weight") else f"{weight}_"
+        name = next((before + one for one in _STATIC if before + one in stored), None)
+        if name is None and self.inputs.static:
+            raise BadInput(
+                f"config {SECTION}.activation_scheme is static, and there is no {before}{_STATIC[0]}; download it again"
+            )
+        return {} if name is None else {INPUT_SCALE: name}
 
     def _block(self, scale: str, found: Shape, weight: Shape) -> tuple[int, int]:
         """What one scale is of: (rows, columns)."""
@@ -67,11 +87,14 @@ class Fp8:
 
 
 def scheme(section: Mapping[str, Json]) -> Fp8:
-    """What the section says. Raises BadInput on activations with calibrated scales, and on unknown fields."""
+    """What the section says. Raises BadInput on unknown fields."""
     fields = Section(section, harmless=_HARMLESS)
-    if fields.choice("activation_scheme", ("dynamic", "static"), "dynamic") == "static":
-        raise BadInput(f"config {fields.where}.activation_scheme = 'static': {AT_RUN_TIME}")
-    fields.choice("scale_fmt", ("ue8m0", "float"), "float")
+    static = fields.choice("activation_scheme", ("dynamic", "static"), "dynamic") == "static"
+    powers = fields.choice("scale_fmt", ("ue8m0", "float"), "float") == "ue8m0"
     block = fields.sizes("weight_block_size")
     fields.finish()
-    return Fp8(block)
+    if static:
+        return Fp8(block, InputRounding("e4m3", "tensor", static=True))
+    if block is None:
+        return Fp8(block, InputRounding("e4m3", "token", powers=powers))
+    return Fp8(block, InputRounding("e4m3", "group", block[1], powers=powers))

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from genqual.cases import Json
-from genqual.errors import BadInput, Unsupported
+from genqual.errors import BadInput
 from genqual.models.quantised import awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4
-from genqual.models.quantised.base import AT_RUN_TIME, SECTION, Scheme
+from genqual.models.quantised.base import SECTION, Scheme
+from genqual.models.quantised.inputs import InputRounding, check_precision
 
 FORMATS: Final[Mapping[str, Callable[[Mapping[str, Json]], Scheme]]] = {
     module.METHOD: module.scheme for module in (awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4)
@@ -48,23 +49,39 @@ def scheme_of(config: Mapping[str, Json]) -> Scheme | None:
     return read(section)
 
 
-def check_activations(config: Mapping[str, Json], model: str) -> None:
-    """Raises Unsupported where engines that keep the weights narrow quantise activations at run time.
+def undone(config: Mapping[str, Json]) -> bool:
+    """Whether the checkpoint of `config` is quantised in a way that is undone here."""
+    try:
+        return scheme_of(config) is not None
+    except BadInput:
+        return False
 
-    For an engine that cannot be told, or seen, to widen the weights.
+
+def inputs_of(config: Mapping[str, Json]) -> tuple[InputRounding, ...]:
+    """How a checkpoint of `config` rounds what enters its layers at run time, each way once and without static scales.
+
+    Empty where it does not, and where the format is not known here.
     """
-    section = section_of(config) or {}
-    if section.get("quant_method") == fp8.METHOD and section.get("activation_scheme", "dynamic"):
-        raise Unsupported(
-            f"model {model}: config {SECTION}.activation_scheme = {section.get('activation_scheme', 'dynamic')!r}: "
-            f"{AT_RUN_TIME}"
-        )
+    try:
+        scheme = scheme_of(config)
+    except BadInput:
+        return ()
+    if isinstance(scheme, fp8.Fp8):
+        return (scheme.inputs,)
+    if isinstance(scheme, compressed_tensors.CompressedTensors):
+        return tuple(dict.fromkeys(group.inputs for group in scheme.groups if group.inputs is not None))
+    return ()
+
+
+def check_activations(config: Mapping[str, Json], model: str, precision: str) -> None:
+    """Raises Unsupported where engines that keep the weights narrow round activations otherwise than `precision` says.
+
+    For an engine that cannot be told, or seen, to widen the weights. Formats that are not known here say nothing.
+    """
+    check_precision(inputs_of(config), precision, model)
 
 
 def plain(config: Mapping[str, Json]) -> dict[str, Json]:
     """`config` of the dequantised model: without the section, where it is one that is undone; else as it is."""
-    try:
-        scheme = scheme_of(config)
-    except BadInput:
-        return dict(config)
-    return {name: value for name, value in config.items() if scheme is None or name not in (SECTION, _OLD_SECTION)}
+    quantised = undone(config)
+    return {name: value for name, value in config.items() if not quantised or name not in (SECTION, _OLD_SECTION)}
