@@ -71,16 +71,16 @@ def test_one_graph_serves_every_shape_where_asked(tmp_path: Path, eager: Answers
     plan = {
         "engine": f"transformers-compiled:dynamic={str(dynamic).lower()}",
         "model": "llama-tiny",
-        "steps": steps("transformers-compiled", "llama-tiny", key="shapes"),
+        "steps": steps("transformers-compiled", "llama-tiny", key="shapes")[:6],
     }
-    (found,) = run(tmp_path, plan)
+    (found,) = run(tmp_path, plan, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"))
     decoding_is_right(found, "shapes")
     for batch in ("padded", "level"):
         assert found[f"shapes.{batch}.tokens"].tolist() == eager[f"llama-tiny.{batch}.tokens"].tolist()
-    told = found["shapes.facts.inspect"]
-    assert told["dynamic"] is dynamic
-    # Of two rows and more, and of one, made as it is loaded; else of each number of rows and each length.
-    assert (told["compilations"] == 2) is dynamic, told["compilations"]
+    assert found["shapes.facts.inspect"]["dynamic"] is dynamic
+    written = [file.read_text() for file in (tmp_path / "inductor").rglob("*.cpp")]
+    assert written
+    assert any("int64_t ks0" in text for text in written) is dynamic, "its kernels are told the size"
 
 
 @pytest.mark.parametrize("model", FEW)
