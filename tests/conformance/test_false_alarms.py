@@ -50,6 +50,19 @@ def test_upstream_s_own_error_is_listed_and_only_that_is_not_counted() -> None:
     assert "at most 7.50% at 95 %" in shown(line("llama", verdicts={"pass": 40}))
 
 
+def test_upstream_s_error_on_an_engine_is_known_of_every_checkpoint_in_its_dtype() -> None:
+    def said(name: str, dtype: str, *failed: str) -> str:
+        cell = line(name, verdicts={"pass": 34, "fail": len(failed)}, failed=failed)
+        found = cell | {"engine": "deepspeed-inference", "ranks": 2, "dtype": dtype}
+        return table({(name, "deepspeed-inference", 2, dtype): found})
+
+    far, held = "positions_near_the_limit", "what_was_asked_for_really_ran"
+    assert "0 judgements of 1 checkpoints, 0 false alarms." in said("granite", "bf16", far)
+    assert "35 judgements of 1 checkpoints, 1 false alarms." in said("granite", "fp32", far)
+    assert "35 judgements of 1 checkpoints, 1 false alarms." in said("granite", "bf16", held)
+    assert "0 judgements of 1 checkpoints, 0 false alarms." in said("deepseek_v3", "bf16", far, held)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[str]]:
     """Runs the campaign on llama and gpt2, eager, with a suite that passes one test a dtype; gives what was judged."""
