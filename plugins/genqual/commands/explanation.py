@@ -21,6 +21,7 @@ from genqual.engines.base import EngineSpec
 from genqual.engines.registry import engines
 from genqual.errors import BadInput, GenqualError
 from genqual.models import hub, safetensor, weights
+from genqual.models.declared_inputs import declared
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.quantised.base import SECTION
 from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_precision
@@ -87,6 +88,8 @@ def _look(seen: _Seen) -> None:
         seen.config = weights.config_if_here(seen.spec)
         if seen.config is None and seen.spec.source == "hub":
             seen.problems.append(f"model {seen.spec.location}: {hub.how_to_get(seen.spec)}")
+        elif seen.config is not None:
+            _check_quantised(seen)
     except BadInput as reason:
         seen.problems.append(str(reason))
         file = Path(seen.model).expanduser() / "config.json"
@@ -98,6 +101,16 @@ def _look(seen: _Seen) -> None:
             seen.config = read if isinstance(read, dict) else None
             kind = str(read.get("model_type", "")) if isinstance(read, dict) else ""
             seen.spec = ModelSpec(file.parent.name, "directory", str(file.parent.absolute()), kind)
+
+
+def _check_quantised(seen: _Seen) -> None:
+    """A problem where the pieces of a quantised weight do not fit, or a static scale of activations cannot be one."""
+    assert seen.spec is not None
+    try:
+        declared(seen.spec)
+    except (BadInput, OSError, ValueError) as reason:
+        if seen.spec.source == "directory":
+            seen.problems.append(str(reason))
 
 
 def _judged_by(seen: _Seen) -> dict[str, Json]:
