@@ -18,6 +18,7 @@ from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.models.quantised.changing import changed
+from tests.models.quantised.test_widening import cut_blocks
 from tests.plugin.test_other_architectures import tokenizer
 
 LLAMA: Final[dict[str, Any]] = SMALL["llama"] | {"vocab_size": 320}
@@ -226,6 +227,14 @@ def test_pieces_of_a_quantised_weight_that_do_not_fit_are_a_problem(
     found = explained(changed("fp8-block", tmp_path / "m", halved=False, config=torn), capsys, code=1)
     assert told in found["text"]
     assert "Next: mend this first: " in found["text"]
+
+
+def test_it_says_which_quantised_weights_transformers_does_not_widen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = explained(cut_blocks(tmp_path / "m"), capsys)
+    assert "its last blocks are cut" in why_not(found, "transformers", 1)
+    assert {one["engine"] for one in found["runs"]} == {"server", "external"}
 
 
 def test_it_says_what_of_a_known_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

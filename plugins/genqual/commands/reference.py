@@ -26,6 +26,7 @@ from genqual.models import weights
 from genqual.models.prompts import has_tokenizer, prompt_set, synthetic_rows, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
+from genqual.ranks.on_cpu import check_runs
 from genqual.ranks.peer_oracle import facts as peer_facts
 from genqual.ranks.peer_oracle import peer_oracle
 
@@ -120,6 +121,7 @@ def reference(
     chosen = _schemes(schemes)
     if out is not None and out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: is a file; name a directory")
+    check_runs(chosen, stream=stream)
     spec = check_declared(weights.local(resolve(model)), chosen)
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)

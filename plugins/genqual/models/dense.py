@@ -15,6 +15,7 @@ from genqual.errors import BadInput
 from genqual.models import declared_inputs, safetensor, weights
 from genqual.models.catalogue import cache_dir
 from genqual.models.quantised.base import Tensor
+from genqual.models.quantised.compressed_tensors import CompressedTensors
 from genqual.models.quantised.fp8 import Fp8
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
@@ -57,6 +58,19 @@ def unwidened(spec: ModelSpec) -> str | None:
     except BadInput:
         return None
     return scheme.unwidened(stored_tensors(spec)) if isinstance(scheme, Fp8) else None
+
+
+def rounded_to(spec: ModelSpec) -> tuple[str, str] | None:
+    """A scale of a directory in 16 bits and its dtype, "bf16" or "fp16", to which compressed-tensors widens; or None.
+
+    Read off headers. Raises BadInput as `weights.lazily` does.
+    """
+    try:
+        scheme = scheme_of(weights.stored_config(spec))
+    except BadInput:
+        return None
+    found = scheme.rounded_to(stored_tensors(spec)) if isinstance(scheme, CompressedTensors) else None
+    return None if found is None else (found[0], {"BF16": "bf16", "F16": "fp16"}[found[1]])
 
 
 def stored_tensors(spec: ModelSpec) -> dict[str, Tensor]:

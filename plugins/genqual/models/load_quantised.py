@@ -18,14 +18,13 @@ from transformers import AutoConfig
 from genqual.cases import Json
 from genqual.errors import BadInput, Unsupported, pip_install
 from genqual.models import weights
-from genqual.models.dense import stored_tensors, unwidened
-from genqual.models.quantised.compressed_tensors import CompressedTensors
+from genqual.models.dense import rounded_to, unwidened
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
 
 _ROUNDED: Final = "nvfp4-pack-quantized"
 _COMPRESSED: Final = "compressed-tensors"
-_TORCH: Final[Mapping[str, torch.dtype]] = {"BF16": torch.bfloat16, "F16": torch.float16}
+_TORCH: Final[Mapping[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIGS: Final[Mapping[str, str]] = {
     _COMPRESSED: "CompressedTensorsConfig",
     "fp8": "FineGrainedFP8Config",
@@ -45,7 +44,7 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     method = str(section.get("quant_method"))
     try:
-        scheme = scheme_of(weights.stored_config(spec))
+        scheme_of(weights.stored_config(spec))
     except BadInput:
         return {}
     if not _can_widen(method):
@@ -69,12 +68,12 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
             f"model {spec.location}: compressed-tensors rounds {_ROUNDED} weights to bf16 as it widens them, which in "
             f"{str(dtype).removeprefix('torch.')} is another model than the file declares; run it in bf16"
         )
-    narrow = scheme.rounded_to(stored_tensors(spec)) if isinstance(scheme, CompressedTensors) else None
+    narrow = rounded_to(spec)
     if narrow is not None and dtype not in (torch.bfloat16, _TORCH[narrow[1]]):
         raise Unsupported(
             f"model {spec.location}: compressed-tensors rounds weights to the dtype of their scales as it widens them "
             f"({narrow[0]}: {narrow[1]}), which in {str(dtype).removeprefix('torch.')} is another model than the file "
-            f"declares; run it in {str(_TORCH[narrow[1]]).removeprefix('torch.')}"
+            f"declares; run it in {narrow[1]}"
         )
     config = AutoConfig.from_pretrained(str(weights.directory(spec)), local_files_only=True)
     # transformers 5 does not know the section by its first name, compression_config.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genqual.cli import main
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.declared_inputs import declared
@@ -122,3 +123,15 @@ def test_a_scale_that_is_not_finite_is_named(tmp_path: Path) -> None:
     spec = resolve(str(rewritten(changed("ct-w8a8-int8", tmp_path / "m", halved=False), spoilt)))
     with pytest.raises(BadInput, match=r"up_proj\.weight_scale is not finite.*download it again"):
         weights.read(spec)
+
+
+def test_a_scheme_that_a_stream_has_no_tolerance_of_is_refused_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["reference", str(CHECKPOINTS / "fp8-block"), "--stream", "--schemes", "fp8"])
+    said = capsys.readouterr()
+    assert stopped.value.code not in (0, None)
+    assert "--schemes fp8: accelerate" in said.err
+    assert "leave --stream out" in said.err
+    assert "reading the weights" not in said.out + said.err
