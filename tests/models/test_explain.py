@@ -18,6 +18,7 @@ from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
 from tests.models.quantised.changing import changed
+from tests.models.quantised.test_widening import cut_blocks
 from tests.plugin.test_other_architectures import tokenizer
 
 LLAMA: Final[dict[str, Any]] = SMALL["llama"] | {"vocab_size": 320}
@@ -208,6 +209,42 @@ def test_it_says_why_no_precision_is_what_a_checkpoint_declares(
     assert "judged as it declares" not in found["text"]
     assert not {"server", "external"} & {one["engine"] for one in found["runs"]}
     assert why in found["text"].partition("  external: unsupported (")[2].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"weight_block_size": [128, 128]}, "PROBLEM: model.layers.0.mlp.down_proj.weight_scale_inv has shape"),
+        ({"activation_scheme": "static"}, "there is no model.layers.0.mlp.down_proj.activation_scale"),
+    ],
+)
+def test_pieces_of_a_quantised_weight_that_do_not_fit_are_a_problem(
+    said: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def torn(config: dict[str, Any]) -> None:
+        config["quantization_config"].update(said)
+
+    found = explained(changed("fp8-block", tmp_path / "m", halved=False, config=torn), capsys, code=1)
+    assert told in found["text"]
+    assert "Next: mend this first: " in found["text"]
+
+
+def test_it_says_which_quantised_weights_transformers_does_not_widen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = explained(cut_blocks(tmp_path / "m"), capsys)
+    assert "its last blocks are cut" in why_not(found, "transformers", 1)
+    assert {one["engine"] for one in found["runs"]} == {"server", "external"}
+
+
+def test_it_says_what_of_a_known_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def asymmetric(config: dict[str, Any]) -> None:
+        config["quantization_config"]["config_groups"]["group_0"]["input_activations"]["symmetric"] = False
+
+    found = explained(changed("ct-w8a8-int8", tmp_path / "m", halved=False, config=asymmetric), capsys)
+    assert "this checkpoint is quantised: config quantization_config" in found["text"]
+    assert "input_activations: zero points (symmetric = false): activations are quantised at run" in found["text"]
+    assert "the oracle computes unquantised weights" not in found["text"]
 
 
 def test_of_weights_alone_it_says_nothing_of_activations(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from genqual.conformance.references.cost import START_BYTES, START_S, Cost, Rate
 from genqual.engines.base import EngineSpec
 from genqual.engines.registry import engines
 from genqual.errors import BadInput, GenqualError
-from genqual.models import hub, safetensor, weights
+from genqual.models import dense, hub, safetensor, weights
+from genqual.models.declared_inputs import declared
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.quantised.base import SECTION
 from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_precision
@@ -87,6 +88,8 @@ def _look(seen: _Seen) -> None:
         seen.config = weights.config_if_here(seen.spec)
         if seen.config is None and seen.spec.source == "hub":
             seen.problems.append(f"model {seen.spec.location}: {hub.how_to_get(seen.spec)}")
+        elif seen.config is not None:
+            _check_quantised(seen)
     except BadInput as reason:
         seen.problems.append(str(reason))
         file = Path(seen.model).expanduser() / "config.json"
@@ -98,6 +101,16 @@ def _look(seen: _Seen) -> None:
             seen.config = read if isinstance(read, dict) else None
             kind = str(read.get("model_type", "")) if isinstance(read, dict) else ""
             seen.spec = ModelSpec(file.parent.name, "directory", str(file.parent.absolute()), kind)
+
+
+def _check_quantised(seen: _Seen) -> None:
+    """A problem where the pieces of a quantised weight do not fit, or a static scale of activations cannot be one."""
+    assert seen.spec is not None
+    try:
+        declared(seen.spec)
+    except (BadInput, OSError, ValueError) as reason:
+        if seen.spec.source == "directory":
+            seen.problems.append(str(reason))
 
 
 def _judged_by(seen: _Seen) -> dict[str, Json]:
@@ -194,6 +207,20 @@ def _why_not_as_declared(seen: _Seen, spec: EngineSpec, precision: str) -> str |
     return f"this checkpoint: {why}" if why else f"quantises activations at run time: declare --dtype {right}"
 
 
+def _unwidened(seen: _Seen) -> dict[str, str]:
+    """By precision, why engines that load by transformers have other weights there than a quantised file declares."""
+    if seen.spec is None or seen.spec.source != "directory" or seen.config is None or seen.problems:
+        return {}
+    if (why := dense.unwidened(seen.spec)) is not None:
+        return dict.fromkeys(PRECISIONS, f"transformers {why}")
+    quantised = _section(seen) is not None
+    once = {"int8-bitsandbytes": "is quantised as it is stored, and cannot be quantised once more"} if quantised else {}
+    if (narrow := dense.rounded_to(seen.spec)) is None:
+        return once
+    why = f"compressed-tensors rounds weights to the dtype of their scales ({narrow[0]}: {narrow[1]})"
+    return once | {dtype: why for dtype in ("fp32", "fp16") if dtype != narrow[1]}
+
+
 def _tokenizer(seen: _Seen) -> dict[str, Json]:
     """Whether texts become tokens here: without a tokenizer synthetic ids are asked, a broken one fails."""
     if seen.spec is None or seen.config is None:
@@ -235,6 +262,7 @@ def _engines(seen: _Seen, device: str) -> tuple[list[Json], list[Json]]:
     """
     can: list[Json] = []
     cannot: list[Json] = []
+    unwidened = _unwidened(seen)
     for name, spec in engines().items():
         runs: dict[int, list[Json]] = {}
         reasons: dict[str, dict[int, list[Json]]] = {}
@@ -246,6 +274,7 @@ def _engines(seen: _Seen, device: str) -> tuple[list[Json], list[Json]]:
                     device=device, dtype=dtype, ranks=ranks, architecture=architecture, config=seen.config
                 )
                 reason = reason or _why_not_as_declared(seen, spec, dtype)
+                reason = reason or (None if spec.tier == "tokens" else unwidened.get(dtype))
                 if reason is None:
                     runs.setdefault(ranks, []).append(dtype)
                 else:

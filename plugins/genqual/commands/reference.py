@@ -26,6 +26,7 @@ from genqual.models import weights
 from genqual.models.prompts import has_tokenizer, prompt_set, synthetic_rows, token_rows
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
+from genqual.ranks.on_cpu import check_runs
 from genqual.ranks.peer_oracle import facts as peer_facts
 from genqual.ranks.peer_oracle import peer_oracle
 
@@ -117,7 +118,7 @@ def reference(
         raise BadInput("--state is where --stream keeps its state: give --stream, too")
     if state is not None and by == "transformers":
         raise BadInput("--state is where genqual's own oracle keeps its state; transformers has none: leave it out")
-    chosen = _schemes(schemes)
+    chosen = _schemes(schemes, stream=stream)
     if out is not None and out.exists() and not out.is_dir():
         raise BadInput(f"--out {out}: is a file; name a directory")
     spec = check_declared(weights.local(resolve(model)), chosen)
@@ -189,10 +190,11 @@ def _ours(spec: ModelSpec) -> Oracle:
         raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
 
 
-def _schemes(text: str) -> list[str]:
+def _schemes(text: str, *, stream: bool) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [scheme for scheme in chosen if scheme not in PRECISIONS]:
         raise BadInput(f"--schemes {unknown[0]}: unknown dtype (expected some of {', '.join(PRECISIONS)})")
+    check_runs(chosen, stream=stream)
     return chosen
 
 

@@ -14,6 +14,9 @@ from genqual import digest
 from genqual.errors import BadInput
 from genqual.models import declared_inputs, safetensor, weights
 from genqual.models.catalogue import cache_dir
+from genqual.models.quantised.base import Tensor
+from genqual.models.quantised.compressed_tensors import CompressedTensors
+from genqual.models.quantised.fp8 import Fp8
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
 
@@ -29,7 +32,7 @@ def dense(spec: ModelSpec) -> ModelSpec:
     if spec.source != "directory":
         return spec
     section = section_of(weights.stored_config(spec))
-    if section is None or str(section.get("quant_method")) in _WIDENED:
+    if section is None or (str(section.get("quant_method")) in _WIDENED and unwidened(spec) is None):
         return spec
     try:
         scheme_of(weights.stored_config(spec))
@@ -43,6 +46,37 @@ def dense(spec: ModelSpec) -> ModelSpec:
         if not target.is_dir():
             _write(spec, target)
     return ModelSpec(spec.name, "directory", str(target), spec.architecture)
+
+
+def unwidened(spec: ModelSpec) -> str | None:
+    """Why transformers does not widen the weights of a directory as it declares them, read off headers; of fp8 alone.
+
+    None where it does, and where the format is not known here. Raises BadInput as `weights.lazily` does.
+    """
+    try:
+        scheme = scheme_of(weights.stored_config(spec))
+    except BadInput:
+        return None
+    return scheme.unwidened(stored_tensors(spec)) if isinstance(scheme, Fp8) else None
+
+
+def rounded_to(spec: ModelSpec) -> tuple[str, str] | None:
+    """A scale of a directory in 16 bits and its dtype, "bf16" or "fp16", to which compressed-tensors widens; or None.
+
+    Read off headers. Raises BadInput as `weights.lazily` does.
+    """
+    try:
+        scheme = scheme_of(weights.stored_config(spec))
+    except BadInput:
+        return None
+    found = scheme.rounded_to(stored_tensors(spec)) if isinstance(scheme, CompressedTensors) else None
+    return None if found is None else (found[0], {"BF16": "bf16", "F16": "fp16"}[found[1]])
+
+
+def stored_tensors(spec: ModelSpec) -> dict[str, Tensor]:
+    """What the headers of a directory say of each tensor."""
+    entries = safetensor.checkpoint(Path(spec.location))
+    return {name: Tensor(entry.dtype, entry.shape) for name, entry in entries.items()}
 
 
 def _write(spec: ModelSpec, target: Path) -> None:

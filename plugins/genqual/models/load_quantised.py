@@ -18,11 +18,13 @@ from transformers import AutoConfig
 from genqual.cases import Json
 from genqual.errors import BadInput, Unsupported, pip_install
 from genqual.models import weights
+from genqual.models.dense import rounded_to, unwidened
 from genqual.models.quantised.registry import scheme_of, section_of
 from genqual.models.spec import ModelSpec
 
 _ROUNDED: Final = "nvfp4-pack-quantized"
 _COMPRESSED: Final = "compressed-tensors"
+_TORCH: Final[Mapping[str, torch.dtype]] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIGS: Final[Mapping[str, str]] = {
     _COMPRESSED: "CompressedTensorsConfig",
     "fp8": "FineGrainedFP8Config",
@@ -51,6 +53,11 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
             "so the dequantised model cannot be judged with it; use an engine that does, or what this was "
             "made from"
         )
+    if (why := unwidened(spec)) is not None:
+        raise Unsupported(
+            f"model {spec.location}: transformers {transformers.__version__} {why}, so it would be another model or "
+            "none; use an engine that reads it, or what this was made from"
+        )
     if method == _COMPRESSED and find_spec("compressed_tensors") is None:
         raise Unsupported(
             f"model {spec.location}: transformers widens {method} weights by the package compressed-tensors, which is "
@@ -61,8 +68,16 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
             f"model {spec.location}: compressed-tensors rounds {_ROUNDED} weights to bf16 as it widens them, which in "
             f"{str(dtype).removeprefix('torch.')} is another model than the file declares; run it in bf16"
         )
+    narrow = rounded_to(spec)
+    if narrow is not None and dtype not in (torch.bfloat16, _TORCH[narrow[1]]):
+        raise Unsupported(
+            f"model {spec.location}: compressed-tensors rounds weights to the dtype of their scales as it widens them "
+            f"({narrow[0]}: {narrow[1]}), which in {str(dtype).removeprefix('torch.')} is another model than the file "
+            f"declares; run it in {narrow[1]}"
+        )
     config = AutoConfig.from_pretrained(str(weights.directory(spec)), local_files_only=True)
-    config.quantization_config = {**_plain(config.quantization_config), "dequantize": True}
+    # transformers 5 does not know the section by its first name, compression_config.
+    config.quantization_config = {**_plain(getattr(config, "quantization_config", section)), "dequantize": True}
     return {"config": config}
 
 

@@ -13,6 +13,7 @@ import psutil
 
 from genqual.cases import Case, Json
 from genqual.devices.registry import processor
+from genqual.engines.base import EngineSpec
 from genqual.engines.registry import engine
 from genqual.errors import BadInput
 from genqual.models.dense import dense
@@ -32,6 +33,24 @@ def held_in_memory() -> int:
     cache, where bf16 takes half the room of the fp32 that is kept.
     """
     return psutil.virtual_memory().available // 5
+
+
+def check_runs(dtypes: Collection[str], *, stream: bool) -> None:
+    """Raises BadInput on a dtype that has no tolerance here: with `stream`, most schemes."""
+    for dtype in dtypes:
+        _runs(dtype, stream=stream, name="transformers")
+
+
+def _runs(dtype: str, *, stream: bool, name: str) -> EngineSpec:
+    """The engine that makes tolerances of `dtype`. Raises BadInput where it does not run it."""
+    found = engine("accelerate" if stream or dtype == "int8-bitsandbytes" else name)
+    if dtype not in found.dtypes:
+        other = "leave --stream out, where the weights fit into memory" if stream else f"leave {dtype} out"
+        raise BadInput(
+            f"--schemes {dtype}: {found.name}, which makes the tolerances here, runs "
+            f"{', '.join(sorted(found.dtypes))}; {other}"
+        )
+    return found
 
 
 @contextmanager
@@ -56,13 +75,7 @@ def cpu_generator(
     `attention` None: transformers chooses. Cores that others have `taken` are left to them where there are more.
     Raises BadInput on a host without a processor that a device stands for.
     """
-    offloads = stream or dtype == "int8-bitsandbytes"
-    device, eager = processor(), engine("accelerate" if offloads else name)
-    if dtype not in eager.dtypes:
-        raise BadInput(
-            f"--schemes {dtype}: {eager.name}, which makes the tolerances here, runs "
-            f"{', '.join(sorted(eager.dtypes))}; leave --stream out, where the weights fit into memory"
-        )
+    device, eager = processor(), _runs(dtype, stream=stream, name=name)
     presence = device.probe()
     if not presence.present:
         raise BadInput(

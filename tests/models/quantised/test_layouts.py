@@ -168,6 +168,52 @@ def test_compressed_tensors_finds_the_group_that_names_a_module_best() -> None:
         assert np.array_equal(found[f"{module}.weight"], [[0] * 15 + [least]] * 2)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_a_class_names_modules_of_its_own_and_a_name_no_other_module(order: tuple[int, ...]) -> None:
+    """`lm_head` is one module, not a class, and `Embedding` no linear layer, whichever group is listed first."""
+    weights = {"num_bits": 8, "strategy": "channel"}
+    token = {"num_bits": 8, "strategy": "token", "dynamic": True}
+    groups = [
+        {"targets": ["lm_head"], "weights": weights},
+        {"targets": ["Embedding"], "weights": weights},
+        {"targets": ["Linear"], "weights": weights, "input_activations": token},
+    ]
+    section: dict[str, Any] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {str(index): groups[index] for index in order},
+    }
+    scheme = scheme_of({"quantization_config": section})
+    assert scheme is not None
+    stored: dict[str, Tensor] = {}
+    for module in ("lm_head", "model.embed_tokens", "model.layers.0.mlp.up_proj"):
+        stored |= {f"{module}.weight": Tensor("I8", (4, 8)), f"{module}.weight_scale": Tensor("F32", (4, 1))}
+    rounded = {one.name: one.inputs is not None for one in scheme.find(stored)}
+    assert rounded == {
+        "lm_head.weight": False,
+        "model.embed_tokens.weight": False,
+        "model.layers.0.mlp.up_proj.weight": True,
+    }
+
+
+def test_zero_points_of_a_symmetric_grid_are_0_or_refused() -> None:
+    weights = {"num_bits": 8, "strategy": "channel"}
+    section: dict[str, Any] = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "config_groups": {"a": {"targets": ["Linear"], "weights": weights}},
+    }
+    zero = np.zeros((2, 1), dtype=np.int8)
+    stored: dict[str, tuple[str, Any]] = {
+        "m.weight": ("I8", np.ones((2, 4), dtype=np.int8)),
+        "m.weight_scale": ("F32", np.ones((2, 1), dtype=np.float32)),
+        "m.weight_zero_point": ("I8", zero),
+    }
+    assert np.array_equal(dequantised(section, stored)["m.weight"], np.ones((2, 4)))
+    with pytest.raises(BadInput, match=r"m\.weight_zero_point is not 0, and .* symmetric.*mend `symmetric`"):
+        dequantised(section, stored | {"m.weight_zero_point": ("I8", zero + 5)})
+
+
 def test_scales_of_groups_and_blocks_lie_over_their_own_weights() -> None:
     scale = np.arange(6.0).reshape(2, 3)
     whole = spread(scale, (5, 8), (3, 3))

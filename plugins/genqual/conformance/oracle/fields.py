@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
+from genqual.cases import Json
 from genqual.errors import BadInput
+from genqual.models.quantised.registry import scheme_of
 
 _HARMLESS: Final = """
     model_type architectures transformers_version torch_dtype dtype _name_or_path name_or_path auto_map use_cache
@@ -189,8 +191,12 @@ class Fields:
     def finish(self) -> None:
         """Raises BadInput, naming them, on fields that nobody read and that may change what is right."""
         left = self.unread()
-        quantised = [name for name in ("quantization_config", "quantization") if name in left]
+        quantised = [name for name in ("quantization_config", "compression_config", "quantization") if name in left]
         if quantised:
+            try:
+                scheme_of(cast("Mapping[str, Json]", self.config))
+            except BadInput as reason:  # a format that is not known, or a field of one that is
+                raise BadInput(f"this checkpoint is quantised: {reason}") from reason
             raise BadInput(
                 f"config {quantised[0]}: this checkpoint is quantised; the oracle computes unquantised weights, "
                 "give it the checkpoint that this one was made from"

@@ -165,3 +165,12 @@ def fits(packed: str, found: Shape, wanted: Shape) -> None:
     """Raises BadInput, naming the tensor `packed`, unless it has the shape that its neighbours and the format want."""
     if found != wanted:
         raise BadInput(f"{packed} has shape {found}, its format and its neighbours want {wanted}; download it again")
+
+
+def no_zero_points(name: str, stored: NDArray[Any]) -> None:
+    """Raises BadInput, naming the tensor, where a symmetric grid is stored with zero points other than 0."""
+    if np.any(stored):
+        raise BadInput(
+            f"{name} is not 0, and config.json calls its grid symmetric: loaders disagree whether it counts; mend "
+            "`symmetric`, or download it again"
+        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genqual.errors import BadInput
 from genqual.models import safetensor
-from genqual.models.quantised.base import INPUT_SCALE, Packed, Scheme, Shape, Tensor
+from genqual.models.quantised.base import INPUT_SCALE, Packed, Scheme, Shape, Tensor, no_zero_points
 from genqual.models.quantised.inputs import InputRounding, static_scale
 from genqual.models.safetensor import TensorEntry
 
@@ -41,7 +41,13 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
             return safetensor.read(stored, self._entries[stored])
         if self._last is None or self._last[0] != name:
             self._last = None  # not two at a time
-            values = self._scheme.dequantise(one, {what: self._piece(stored) for what, stored in one.pieces.items()})
+            pieces = {what: self._piece(stored) for what, stored in one.pieces.items()}
+            for what, piece in pieces.items():
+                # Scales are few; what is as wide as the weight is narrower than 16 bits.
+                wide = self._entries[one.pieces[what]].dtype in safetensor.WIDE and not what.startswith("input_")
+                if wide and not np.isfinite(piece).all():
+                    raise BadInput(f"{one.pieces[what]} is not finite, so its weight is not, either; download it again")
+            values = self._scheme.dequantise(one, pieces)
             if values.shape != one.shape:
                 raise BadInput(
                     f"{name}: dequantised to {values.shape}, its pieces promise {one.shape}; download it again"
@@ -66,11 +72,13 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
     def inputs(self) -> dict[str, InputRounding]:
         """How what enters each layer is rounded at run time, by module; layers without such a rule are left out.
 
-        Raises BadInput on a static scale that cannot be one.
+        Raises BadInput on a static scale that cannot be one, and on zero points of a symmetric grid.
         """
         found = {}
         for name, one in self._packed.items():
             if one.inputs is not None:
+                if "input_zero_point" in one.pieces:
+                    no_zero_points(one.pieces["input_zero_point"], self._piece(one.pieces["input_zero_point"]))
                 scale = self._static_scale(one.pieces[INPUT_SCALE]) if one.inputs.static else 0.0
                 found[name.removesuffix(".weight")] = replace(one.inputs, scale=scale)
         return found

@@ -30,6 +30,7 @@ from genqual.models.quantised.base import (
     Shape,
     Tensor,
     fits,
+    no_zero_points,
 )
 from genqual.models.quantised.inputs import InputRounding
 from genqual.models.quantised.mxfp4 import power_of_two
@@ -51,6 +52,7 @@ _HARMLESS: Final = (
     "dequantize",
 )
 _QUANTISED: Final = ("I8", "F8_E4M3")
+_EMBEDDINGS: Final = ("embed_tokens", "embed_in", "embed_positions", "word_embeddings", "wte", "wpe")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,19 @@ class Group:
     inputs: InputRounding | None = None
 
     def match(self, module: str) -> int:
-        """How well `module` is named: 3 in full, 2 by an expression, 1 by a class of modules, 0 not at all."""
-        best = 0
+        """How well `module` is named: 4 in full, 3 by an expression, 2 by its class, 1 by another class, 0 not at all.
+
+        Which module is of which class is not stored. Packed ones are Linear, but for embeddings, which names tell.
+        """
+        best, kind = 0, "Embedding" if module.rpartition(".")[2] in _EMBEDDINGS else "Linear"
         for target in self.targets:
             if target == module:
-                return 3
+                return 4
             if target.startswith("re:"):
-                best = max(best, 2 if re.match(target[3:], module) else 0)
-            elif "." not in target:  # a class, as "Linear": which module is of it is not known here; packed ones are
+                best = max(best, 3 if re.match(target[3:], module) else 0)
+            elif target == kind:
+                best = max(best, 2)
+            elif target[:1].isupper() and "." not in target:  # not "lm_head", which is the full name of one module
                 best = max(best, 1)
         return best
 
@@ -104,6 +111,14 @@ class CompressedTensors:
                 found.append(self._packed(module, last, stored))
         return found
 
+    def rounded_to(self, stored: Mapping[str, Tensor]) -> tuple[str, str] | None:
+        """The first scale that is stored in 16 bits, and its dtype, to which the package rounds what it widens."""
+        for one in self.find(stored):
+            scale = one.pieces["scale"]
+            if stored[scale].dtype in ("BF16", "F16"):
+                return scale, stored[scale].dtype
+        return None
+
     def _packed(self, module: str, last: str, stored: Mapping[str, Tensor]) -> Packed:
         group = self._group(module)
         pieces = {"weight": f"{module}.{last}"}
@@ -122,7 +137,7 @@ class CompressedTensors:
         static = group.inputs is not None and group.inputs.static
         if f"{module}.input_scale" in stored:
             pieces[INPUT_SCALE] = f"{module}.input_scale"
-            if f"{module}.input_zero_point" in stored:  # 0, of a symmetric grid
+            if f"{module}.input_zero_point" in stored:
                 pieces["input_zero_point"] = f"{module}.input_zero_point"
         elif static:
             raise BadInput(f"{module}.input_scale is not there, and its group's input_activations are static")
@@ -183,11 +198,13 @@ def _integers(packed: Packed, group: Group, pieces: Arrays) -> F32:
         values = _unpacked(pieces["weight"], group.bits, packed.shape[-1]).astype(np.float32)
     else:
         values = pieces["weight"].astype(np.float32)
-    zeros = None
-    if not group.symmetric:
-        zeros = pieces["zero_point"]
-        if group.layout == PACKED and zeros.dtype == np.int32:
-            zeros = _unpacked(zeros.swapaxes(-1, -2), group.bits, packed.shape[-2]).swapaxes(-1, -2)
+    zeros = pieces.get("zero_point")
+    if zeros is not None and group.layout == PACKED and zeros.dtype == np.int32:
+        zeros = _unpacked(zeros.swapaxes(-1, -2), group.bits, packed.shape[-2]).swapaxes(-1, -2)
+    if zeros is not None and group.symmetric:
+        no_zero_points(packed.pieces["zero_point"], zeros)
+        zeros = None
+    if zeros is not None:
         zeros = zeros.reshape(scale.shape).astype(np.float32)
     if "g_idx" in pieces and (pieces["g_idx"] >= 0).all():
         columns = pieces["g_idx"]

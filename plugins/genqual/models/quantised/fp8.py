@@ -52,6 +52,23 @@ class Fp8:
             found.append(Packed(name, pieces, tensor.shape, block, self.inputs))
         return found
 
+    def unwidened(self, stored: Mapping[str, Tensor]) -> str | None:
+        """Why transformers does not widen `stored` as it is declared: the first weight of which that holds, or None.
+
+        It knows `X_scale_inv` alone, and takes the rows over the number of scales for the rows of a block: 100 where it
+        is 128, of 200 rows and two scales. Where that leaves a rest, as of the 576 rows of DeepSeek-V3's
+        `kv_a_proj_with_mqa`, it does not load.
+        """
+        for one in self.find(stored):
+            scale = one.pieces["scale"]
+            if not scale.endswith(_SCALES[0]):
+                return f"does not read {scale}: it knows {_SCALES[0]} alone"
+            if len(stored[scale].shape) == 1 and stored[scale].shape != (1,):
+                return f"does not read {scale}, which has one axis"
+            if any(size > block and size % block for size, block in zip(one.shape[-2:], one.how, strict=True)):
+                return f"spreads {scale} evenly over {one.shape}, and its last blocks are cut"
+        return None
+
     def _static(self, weight: str, stored: Mapping[str, Tensor]) -> dict[str, str]:
         """The stored scale of what enters the layer of `weight`, where it has one."""
         # Fused experts are parameters of their module, and what belongs to one has its name in front.
