@@ -210,8 +210,7 @@ class RankGroup:
             fell = bool(seen.raised)
             self._links.gather(seen, replies, max(0.0, min(POLL_S, limit - time.monotonic())))
             if seen.raised and not fell:
-                refused = method == "load" and {error["kind"] for error in seen.raised.values()} <= _REFUSALS
-                limit = min(limit, time.monotonic() + (REFUSAL_S if refused else GRACE_S))
+                limit = min(limit, time.monotonic() + _grace(seen))
             if time.monotonic() > news:
                 news += NEWS_S
                 said = processes.tail(self.logs / "rank0.log", lines=1)
@@ -297,6 +296,12 @@ class RankGroup:
         self._process = None  # only now: a second Ctrl-C in between leaves the work to the next call
         if survivors:
             self._progress(f"{self.plan.case}: processes {survivors} survived SIGKILL (uninterruptible, see `ps`)")
+
+
+def _grace(seen: diagnosis.Sighting) -> float:
+    """How long the other ranks may take to answer once one of them has raised."""
+    refused = seen.method == "load" and {str(error["kind"]) for error in seen.raised.values()} <= _REFUSALS
+    return REFUSAL_S if refused else GRACE_S
 
 
 def _status_error(case: Case, seen: diagnosis.Sighting, file: Callable[[int, str], Path]) -> GenqualError:
