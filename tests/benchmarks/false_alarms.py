@@ -188,8 +188,8 @@ def judged(room: Path, directory: Path, engine: str, ranks: int, dtypes: Sequenc
 
 
 def _first(judgement: dict[str, Any]) -> str:
-    """What it says, without a traceback: that has the paths of this machine."""
-    return str(judgement.get("explanation")).partition("\nTraceback")[0].strip()[:400]
+    """What it says, without a traceback and where its logs are: these are paths of this machine."""
+    return re.split(r"\nTraceback| Logs: ", str(judgement.get("explanation")))[0].strip()[:400]
 
 
 def precision(record: dict[str, Any]) -> str:
