@@ -13,7 +13,7 @@ from genqual.conformance.judges.free_run import Rescore
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, told
+from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, unless_tied
 from genqual.session.property_search import cuts
 from genqual.session.token_evidence import asked_on, tokens_only
 from genqual.session.window_crossing import crossed_wrongly
@@ -155,4 +155,4 @@ def test_bucket_edges(
     batch, rest = TokenBatch.of([row[2:], row[1:], row]), scoring_sample.forced[:3, :EDGE_STEPS]
     together = [generator.score(batch, rest), generator.score_prefill(batch, rest)]
     drawn = Drawn.after(batch, rest, rescore)
-    verdict(told(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype, drawn=drawn)))
+    verdict(unless_tied(scoring_sample.same(together[0], together[1], dtype=generator.case.dtype, drawn=drawn)))

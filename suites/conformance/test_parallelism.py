@@ -11,7 +11,7 @@ from genqual.conformance.judges.text import judge_stopped, stopped
 from genqual.engines.base import TokenBatch
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
-from genqual.session.fixture_types import GiveVerdict, ScoringSample, told
+from genqual.session.fixture_types import GiveVerdict, ScoringSample
 
 pytestmark = pytest.mark.conformance("parallelism")
 
@@ -112,4 +112,4 @@ def test_every_share_of_the_vocabulary_is_reached(
     one = one_rank.score(scoring_sample.prompts, scoring_sample.forced, logits=True)
     limit = share_limit(scoring_sample.reference, generator.case.dtype)
     known = scoring_sample.reference
-    verdict(told(judge_shards(several, one, dtype=generator.case.dtype, parts=SHARES, limit=limit, reference=known)))
+    verdict(judge_shards(several, one, dtype=generator.case.dtype, parts=SHARES, limit=limit, reference=known))

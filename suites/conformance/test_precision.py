@@ -13,7 +13,7 @@ from genqual.engines.registry import engine
 from genqual.errors import NotApplicable
 from genqual.ranks.client import Generator
 from genqual.session.context import Run
-from genqual.session.fixture_types import GiveVerdict, ScoringSample, told
+from genqual.session.fixture_types import GiveVerdict, ScoringSample, unless_tied
 from genqual.session.window_crossing import biased_by_distance, long_text, positions_beyond, settled_length
 
 pytestmark = pytest.mark.conformance("precision")
@@ -84,7 +84,7 @@ def test_positions_near_the_limit(
     got = generator.score_passes(batch, forced, widths)
     factor = ENVELOPE_FACTOR if generator.plan.model.source == "embedded" else LONG
     found = run.references.against_oracle(generator.case, got, text, STEPS, limit=fp32_limit_at(total), factor=factor)
-    verdict(told(found))
+    verdict(unless_tied(found))
 
 
 def test_what_was_asked_for_really_ran(

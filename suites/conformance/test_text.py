@@ -14,7 +14,7 @@ from genqual.models.prompts import lost_texts, prompt_set, require_tokenizer, to
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
 from genqual.session.context import Run
-from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, told
+from genqual.session.fixture_types import Drawn, DrawText, Examples, GiveVerdict, ScoringSample, unless_tied
 
 pytestmark = pytest.mark.conformance("text")
 
@@ -48,7 +48,7 @@ def test_rare_texts_are_read_like_any_other(
     batch, forced = TokenBatch.of(tokens), np.resize(scoring_sample.forced, (len(RARE), 3))
     decoded = generator.score(batch, forced)
     read, drawn = generator.score_prefill(batch, forced), Drawn.after(batch, forced, rescore)
-    verdict(told(scoring_sample.same(decoded, read, dtype=generator.case.dtype, drawn=drawn)))
+    verdict(unless_tied(scoring_sample.same(decoded, read, dtype=generator.case.dtype, drawn=drawn)))
 
 
 def test_a_prompt_of_one_token(
@@ -87,7 +87,7 @@ def test_a_prompt_of_nothing_has_a_declared_outcome(
     if not finite.passed:
         verdict(finite)
     one, other = rows_of(got, [0]), rows_of(both, [0])
-    verdict(told(scoring_sample.same(one, other, dtype=generator.case.dtype, rows=[0])))
+    verdict(unless_tied(scoring_sample.same(one, other, dtype=generator.case.dtype, rows=[0])))
 
 
 @pytest.mark.conformance("text", one_dtype=True)

@@ -68,7 +68,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
     """Runs the campaign on llama and gpt2, eager, with a suite that passes one test a dtype; gives what was judged."""
     monkeypatch.setattr(false_alarms, "prepared", lambda room, name: (room / name, ""))
 
-    def campaign(code: int = 0, said: str = "what pytest said") -> list[str]:
+    def campaign(code: int = 0, said: str = "what pytest said", wrong: str = "") -> list[str]:
         judged: list[str] = []
 
         def passing(state: Path, *words: str, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -78,17 +78,26 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
             (state / "spool").mkdir(parents=True)
             for dtype in words[words.index("--dtype") + 1].split(","):
                 judged.append(f"{directory} {dtype}")
-                judgement = {"verdict": "pass", "property": "a_length_is_kept"}
+                verdict = "fail" if wrong else "pass"
+                judgement = {"verdict": verdict, "property": "a_length_is_kept", "explanation": wrong}
                 record = {"judgement": judgement, "precision": {"dtype": dtype}}
                 (state / "spool" / f"{dtype}.json").write_text(json.dumps(record))
             return subprocess.CompletedProcess([], code, said, "")
 
         monkeypatch.setattr(false_alarms, "suite", passing)
         words = ["--store", str(tmp_path / "store.jsonl"), "--only", "llama", "gpt2", "--engines", EAGER]
-        assert main(words) == 0
+        assert main(words) == int(bool(wrong))
         return judged
 
     return campaign
+
+
+@pytest.mark.parametrize("rest", [" Logs: /a/folder/of/mine", "\nTraceback (most recent call last):\n  File /a/file"])
+def test_what_failed_is_kept_without_the_paths_of_this_machine(
+    rest: str, asked: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    asked(wrong=f"Step 3 is off.{rest}")
+    assert {one["failed"]["a_length_is_kept"] for one in known(tmp_path / "store.jsonl").values()} == {"Step 3 is off."}
 
 
 def test_it_goes_on_where_it_was_and_again_where_judges_changed(

@@ -47,40 +47,28 @@ def test_decoding_agrees_with_an_exact_pass(compiled: Answers, model: str) -> No
     decoding_is_right(compiled, model)
 
 
-@pytest.mark.parametrize("wrapper", [True, False])
-def test_the_wrapper_in_cpp_is_made_where_asked_and_changes_no_token(
-    tmp_path: Path, eager: Answers, wrapper: bool
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    ("option", "sign", "others"),
+    [("cpp_wrapper", "inductor_entry_impl", "+attn_implementation=eager"), ("dynamic", "int64_t ks0", "")],
+)
+def test_what_the_compiler_is_asked_for_is_in_its_code_and_changes_no_token(
+    tmp_path: Path, eager: Answers, option: str, sign: str, others: str, asked: bool
 ) -> None:
+    """A wrapper in C++ has an entry of its own; kernels of any shape are told the size."""
     plan = {
-        "engine": f"transformers-compiled:cpp_wrapper={str(wrapper).lower()}+attn_implementation=eager",
+        "engine": f"transformers-compiled:{option}={str(asked).lower()}{others}",
         "model": "llama-tiny",
         "steps": steps("transformers-compiled", "llama-tiny", key="tuned")[:6],
     }
     (found,) = run(tmp_path, plan, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"))
     decoding_is_right(found, "tuned")
-    assert found["tuned.facts.inspect"]["cpp_wrapper"] is wrapper
+    assert found["tuned.facts.inspect"][option] is asked
     for batch in ("padded", "level"):
         assert found[f"tuned.{batch}.tokens"].tolist() == eager[f"llama-tiny.{batch}.tokens"].tolist()
     written = [file.read_text() for file in (tmp_path / "inductor").rglob("*.cpp")]
     assert written
-    assert any("inductor_entry_impl" in text for text in written) is wrapper
-
-
-@pytest.mark.parametrize("dynamic", [True, False])
-def test_one_graph_serves_every_shape_where_asked(tmp_path: Path, eager: Answers, dynamic: bool) -> None:
-    plan = {
-        "engine": f"transformers-compiled:dynamic={str(dynamic).lower()}",
-        "model": "llama-tiny",
-        "steps": steps("transformers-compiled", "llama-tiny", key="shapes")[:6],
-    }
-    (found,) = run(tmp_path, plan, TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"))
-    decoding_is_right(found, "shapes")
-    for batch in ("padded", "level"):
-        assert found[f"shapes.{batch}.tokens"].tolist() == eager[f"llama-tiny.{batch}.tokens"].tolist()
-    assert found["shapes.facts.inspect"]["dynamic"] is dynamic
-    written = [file.read_text() for file in (tmp_path / "inductor").rglob("*.cpp")]
-    assert written
-    assert any("int64_t ks0" in text for text in written) is dynamic, "its kernels are told the size"
+    assert any(sign in text for text in written) is asked
 
 
 @pytest.mark.parametrize("model", FEW)

@@ -48,11 +48,10 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
         out.append(f"  quantised: {has['quantised']}")
     if has["activations"]:
         out.append("  fp32, bf16, fp16: judged as the model that its weights are, on engines that widen them")
-    for one in has["activations"]:
-        made = f"tolerance: genqual reference ... --schemes {one['precision']}"
-        out.append(f"  {one['precision']}: judged as it declares: activations rounded to {one['rounded']}; {made}")
     if has["activations_unjudged"]:
-        out[-len(has["activations"]) :] = [f"  not judged with its activations: {has['activations_unjudged']}"]
+        out.append(f"  not judged with its activations: {has['activations_unjudged']}")
+    else:
+        out += [_declared(one) for one in has["activations"]]
     if has["experts"]:
         experts = has["experts"]
         out.append(f"  experts: {experts['chosen']} of {experts['of']} a token, in {experts['layers']} layers")
@@ -61,6 +60,12 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
     if has["kept_bytes_per_1024"]:
         out.append(f"  1024 tokens keep {amount(has['kept_bytes_per_1024'])} in 16 bit")
     return out
+
+
+def _declared(one: Mapping[str, Any]) -> str:
+    """How activations are judged that the checkpoint quantises."""
+    made = f"tolerance: genqual reference ... --schemes {one['precision']}"
+    return f"  {one['precision']}: judged as it declares: activations rounded to {one['rounded']}; {made}"
 
 
 def _rest(found: Mapping[str, Any]) -> list[str]:

@@ -115,7 +115,7 @@ class Drawn:
         return known if known and len(known) == len(self.rows) else None
 
 
-def told(judgement: Judgement) -> Judgement:
+def unless_tied(judgement: Judgement) -> Judgement:
     """`judgement`. Raises NotApplicable where near ties of routers reach nearly all that a short text has.
 
     Such a text is no evidence for or against: a verdict of another property, of more rows, is.

@@ -1,4 +1,4 @@
-"""Asked by test_verdicts.py in a process of its own: the logits of checkpoints, by transformers, in one dtype.
+"""Asked by asking.py in a process of its own: the logits of checkpoints, by transformers, in one dtype.
 
 `python peer_logits.py QUESTIONS OUT`: QUESTIONS is JSON, a list of {"path", "dtype", "rows", "forced"}; OUT becomes an
 npz with the logits (steps, rows, vocabulary) of each, by its number. In int8-dynamic and fp8 activations are rounded as

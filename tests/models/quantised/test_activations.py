@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from genqual.models import weights
 from genqual.models.declared_inputs import declared
 from genqual.models.quantised.inputs import InputRounding
 from genqual.models.registry import resolve
+from tests.models.quantised.asking import peer_logits
 from tests.models.quantised.changing import CHECKPOINTS
 
 STEPS = 6
@@ -82,17 +82,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoin
         }
         for name, attention in asked
     ]
-    (room / "questions.json").write_text(json.dumps(questions))
-    peer_file = str(Path(__file__).with_name("peer_logits.py"))
-    command = [sys.executable, "-W", "ignore", peer_file, str(room / "questions.json"), str(room / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = np.load(room / "out.npz")
+    said = dict(zip(asked, peer_logits(room, questions), strict=True))
     for name in NAMES:
         reference = made[name].reference
         runs = {
-            attention: scores_of(said[str(index)].astype(np.float64), reference.forced)
-            for index, (model, attention) in enumerate(asked)
+            attention: scores_of(logits.astype(np.float64), reference.forced)
+            for (model, attention), logits in said.items()
             if model == name
         }
         made[name] = replace(made[name], reference=with_envelope(reference, made[name].precision, runs))

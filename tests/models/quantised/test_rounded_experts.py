@@ -19,6 +19,7 @@ from genqual.models import weights
 from genqual.models.declared_inputs import declared
 from genqual.models.registry import resolve
 from tests.conformance.oracle.small import SMALL, parameters
+from tests.models.quantised.asking import peer_logits
 
 ROW = [5, 9, 2, 40, 33, 7, 11, 60]
 NAMES = ("qwen3_moe", "deepseek_v3")
@@ -57,13 +58,8 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]
     room = tmp_path_factory.mktemp("experts")
     places = {name: checkpoint(room / name, name) for name in NAMES}
     asked = {"dtype": "fp8", "arithmetic": "fp32", "rows": [ROW], "forced": [[1]]}
-    (room / "questions.json").write_text(json.dumps([asked | {"path": str(place)} for place in places.values()]))
-    peer = str(Path(__file__).with_name("peer_logits.py"))
-    command = [sys.executable, "-W", "ignore", peer, str(room / "questions.json"), str(room / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(room / "out.npz")
-    return {name: (place, found[str(index)][0, 0]) for index, (name, place) in enumerate(places.items())}
+    found = peer_logits(room, [asked | {"path": str(place)} for place in places.values()])
+    return {name: (place, logits[0, 0]) for (name, place), logits in zip(places.items(), found, strict=True)}
 
 
 @pytest.mark.parametrize("name", NAMES)

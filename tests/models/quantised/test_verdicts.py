@@ -6,9 +6,6 @@ checkpoint and on its copy with one scale halved.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from genqual.conformance.scores import scores_of
 from genqual.engines.base import Scores
 from genqual.models import weights
 from genqual.models.registry import resolve
+from tests.models.quantised.asking import peer_logits
 
 from .changing import CHECKPOINTS, NAMES, changed
 
@@ -61,16 +59,8 @@ def said(
         }
         for name, halved, dtype in asked
     ]
-    (room / "questions.json").write_text(json.dumps(questions))
-    peer = str(Path(__file__).with_name("peer_logits.py"))
-    command = [sys.executable, "-W", "ignore", peer, str(room / "questions.json"), str(room / "out.npz")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = np.load(room / "out.npz")
-    return {
-        key: scores_of(found[str(index)].astype(np.float64), references[key[0]].forced)
-        for index, key in enumerate(asked)
-    }
+    found = zip(asked, peer_logits(room, questions), strict=True)
+    return {key: scores_of(logits.astype(np.float64), references[key[0]].forced) for key, logits in found}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -205,8 +205,8 @@ def _verdict(
     """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units.
 
     `near` cells may rest on a near tie of a router; those that took another expert are left out, and counted.
-    With `few` rows more than half left out is no verdict, as of a single one; and a cell counts as left by its expert
-    from the limit on: among so few, one that is off by less than 3 sigma takes the pooled number over it.
+    With `few` rows more than half left out is no verdict, as of a single one. There a near cell took another expert if
+    it is off by more than the limit: among so few, one that is off by less than 3 sigma takes the pooled number over.
     """
     flipped = got != want
     beyond = flipped & (margins > tolerance.bound)

@@ -22,7 +22,7 @@ from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.judges.self_checks import claims
 from genqual.conformance.oracle.core import F64
 from genqual.conformance.references.data import Reference
-from genqual.conformance.router_ties import Excused, excused, near_cells, tie_margin
+from genqual.conformance.router_ties import MOST_EXCUSED, Excused, excused, near_cells, tie_margin
 from genqual.conformance.tolerance import cell_errors
 from genqual.dtypes import FORMATS
 from genqual.engines.base import Scores
@@ -60,7 +60,7 @@ def judge_shards(
     Both with whole `logits`. The pooled number hides one damaged share among many, and projections cannot name it.
     `limit` on nrms of each share, in the spread of all logits; None, where nothing measured says it, is
     "no_reference". `reference` of the very tokens says where a router is near a tie: cells where one run took another
-    expert there differ in every share, and are left out; where they are more than half, that is "no_reference" too.
+    expert there differ in every share, and are left out. More than half of them left out fails, as in `judge_same`.
     """
     shape = (whole.finite.shape[0], whole.finite.shape[1])
     if limit is None:
@@ -76,9 +76,8 @@ def judge_shards(
     spread = float(np.sqrt((b * b).mean()))
     parted = _parted(scores, whole, dtype, reference)
     if parted is not None and parted.too_many:
-        return Judgement(
-            "no_reference", precision_mode_of(dtype), "logits", parted.sentence, total=parted.cells.size, shape=shape
-        )
+        most = f"{parted.sentence} Fault-free runs stay below {MOST_EXCUSED:.0%}"
+        return claims([most], "", 0, dtype=dtype, shape=shape)
     if parted is not None:
         a, b = a[~parted.cells], b[~parted.cells]
     shares = np.array_split(np.arange(b.shape[-1]), parts)
