@@ -165,3 +165,4 @@ def test_what_is_compiled_has_two_layers() -> None:
     compiled = [name for name, engine, _, _ in cells([*LISTED], ["transformers-compiled:dynamic=true"])]
     assert compiled == [f"{name}-2-layers" for name, (architecture, _) in LISTED.items() if name == architecture]
     assert set(compiled) == SHALLOW.keys()
+    assert {changes["num_hidden_layers"] for _, changes in SHALLOW.values()} == {2}

@@ -136,12 +136,15 @@ def test_an_example_that_near_ties_reach_is_passed_over() -> None:
 
 
 def test_a_text_that_near_ties_reach_is_no_evidence() -> None:
-    found = search("p", lambda n: TIED, {"n": st.integers(0, 1000)}, 5, Search())
-    with pytest.raises(NotApplicable, match="near ties everywhere"):
-        unless_tied(found)
-    unknown = Judgement("no_reference", "fp32", "logits", "nothing known")
-    assert unless_tied(unknown) is unknown
-    assert unless_tied(verdict(False)).status == "fail"
+    def status(judgement: Judgement) -> str:
+        try:
+            return unless_tied(judgement).status
+        except NotApplicable as reason:  # raised further, the plugin would call this very test not applicable
+            return str(reason)
+
+    assert status(search("p", lambda n: TIED, {"n": st.integers(0, 1000)}, 5, Search())) == "near ties everywhere"
+    assert status(Judgement("no_reference", "fp32", "logits", "nothing known")) == "no_reference"
+    assert status(verdict(False)) == "fail"
 
 
 @settings(max_examples=50, deadline=None)
