@@ -101,15 +101,23 @@ def near_cells(
     return near
 
 
-def excused(
-    errors: F64, sigma: F64, beyond: Bools, near: Bools | None, margin: float, sigmas: float = OTHER_SIGMAS
-) -> Excused | None:
+def excused(errors: F64, sigma: F64, beyond: Bools, near: Bools | None, margin: float) -> Excused | None:
     """Which cells took another expert: near a tie, and off by more than rounding, or `beyond` the margin of a choice.
 
-    `errors` (steps, rows) and `sigma` (steps,) in logit units; more than rounding is `sigmas` of them. None where no
-    routers are known.
+    `errors` (steps, rows) and `sigma` (steps,) in logit units. None where no routers are known.
     """
-    return None if near is None else Excused(near & ((errors > sigmas * sigma[:, None]) | beyond), near, margin)
+    return None if near is None else Excused(near & ((errors > OTHER_SIGMAS * sigma[:, None]) | beyond), near, margin)
+
+
+def excused_of_few(errors: F64, tolerance: Tolerance, found: Excused | None) -> Excused | None:
+    """`found`, of a few cells of two runs; where those left exceed the limit, near ones that are off by more, too.
+
+    Among so few, one that took another expert and is off by less than 3 sigma takes the pooled number over the limit.
+    """
+    most, off = tolerance.limit / tolerance.unit, errors / tolerance.sigma[:, None]
+    if found is None or found.too_many or np.sqrt(np.mean(off[~found.cells] ** 2)) <= most:
+        return found
+    return Excused(found.cells | (found.near & (off > most)), found.near, found.margin)
 
 
 def excuse_of(reference: Reference) -> Excuse | None:

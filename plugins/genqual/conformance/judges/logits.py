@@ -25,7 +25,7 @@ from genqual.conformance.judgement import (
 from genqual.conformance.judges.free_run import judge_free_run
 from genqual.conformance.oracle.core import F64, I64
 from genqual.conformance.references.data import Reference, oracle_words
-from genqual.conformance.router_ties import MOST_EXCUSED, OTHER_SIGMAS, excused, near_cells, near_ties, tie_margin
+from genqual.conformance.router_ties import MOST_EXCUSED, excused, excused_of_few, near_cells, near_ties, tie_margin
 from genqual.conformance.tolerance import RoundingEnvelope, cell_errors
 from genqual.engines.base import Scores
 
@@ -135,6 +135,7 @@ def judge_same(
         independent,
         near,
         few=ties is not None,
+        pair=ties is not None and not exact,
     )
 
 
@@ -201,17 +202,17 @@ def _verdict(
     near: NDArray[np.bool_] | None = None,
     *,
     few: bool = False,
+    pair: bool = False,
 ) -> Judgement:
     """The rules, on errors, choices and margins of (steps, rows); `spread` in logit units.
 
     `near` cells may rest on a near tie of a router; those that took another expert are left out, and counted.
-    With `few` rows more than half left out is no verdict, as of a single one. There a near cell took another expert if
-    it is off by more than the limit: among so few, one that is off by less than 3 sigma takes the pooled number over.
+    With `few` rows more than half left out is no verdict, as of a single one. A `pair`: few, and of two runs.
     """
     flipped = got != want
     beyond = flipped & (margins > tolerance.bound)
-    sigmas = tolerance.limit / tolerance.unit if few else OTHER_SIGMAS
-    excuse = excused(errors, tolerance.sigma, beyond, near, tie_margin(tolerance), sigmas)
+    plainly = excused(errors, tolerance.sigma, beyond, near, tie_margin(tolerance))
+    excuse = excused_of_few(errors, tolerance, plainly) if pair else plainly
     if excuse is not None and excuse.too_many and (few or errors.shape[1] == 1):
         text = f"{tolerance.lane} mode: {excuse.sentence} The remaining steps are too few for a verdict."
         return Judgement("no_reference", tolerance.lane, "logits", text, total=errors.size, independent=independent)
