@@ -64,7 +64,7 @@ def test_chunked_prefill_equals_one_pass(
     some = scoring_sample.few(4, 6)
     length = some.prompts.ids.shape[1] + 5
     padding = int((some.prompts.mask == 0).sum(axis=1).max()) if generator.loaded[0].state_bytes else 0
-    whole = generator.score_prefill(some.prompts, some.forced)
+    whole = generator.prefill_once(some.prompts, some.forced)
 
     def check(widths: list[int]) -> Judgement:
         parts = generator.score_passes(some.prompts, some.forced, widths)
@@ -105,7 +105,7 @@ def test_later_tokens_never_alter_earlier_logits(
     A scheme that rounds a token by the others of its pass is held to what fault-free runs of it differ by, and so is a
     mixture of experts: an expert's product is as long as the tokens that chose it are many, and its kernel with it.
     """
-    some, dtype = scoring_sample.few(3, 9), generator.case.dtype
+    some, dtype = scoring_sample.few(4, 9), generator.case.dtype
     first = generator.score_prefill(some.prompts, some.forced)
 
     def check(place: int, other: int) -> Judgement:
@@ -130,9 +130,9 @@ def test_a_cropped_cache_is_as_if_never_longer(
     wrong = crossed_wrongly(generator, scoring_sample, detours=True)
     if wrong is not None:
         verdict(wrong)
-    some = scoring_sample.few(3, 6)
+    some = scoring_sample.few(4, 6)
     length = some.prompts.ids.shape[1] + 5
-    whole = generator.score_prefill(some.prompts, some.forced)
+    whole = generator.prefill_once(some.prompts, some.forced)
 
     def check(first: int, detour: int) -> Judgement:
         widths = [first] + [1] * (length - first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -47,7 +48,7 @@ def test_a_data_set_equals_its_prompts_one_by_one(
     for row, new in zip(rows, tokens, strict=True):
         batch = TokenBatch.of([row])
         alone = generator.generate(batch, few_pairs.new_tokens).tokens
-        scores = generator.score(batch, alone)
+        scores = partial(generator.score, batch, alone)
         known, ties = scoring_sample.tolerance(dtype), Drawn.after(batch, alone, rescore).ties
         verdicts.append(judge_same_text(alone, new[None], scores, dtype=dtype, ties=ties, **known))
     worst = next((one for one in verdicts if not one.passed), whole)

@@ -31,7 +31,7 @@ def test_free_run_follows_the_oracle(
     verdict: GiveVerdict,
 ) -> None:
     """The tokens equal the oracle's until a step that the dtype may rightly decide otherwise; then re-scored."""
-    run = generator.generate(scoring_sample.prompts, scoring_sample.steps)
+    run = generator.generate_once(scoring_sample.prompts, scoring_sample.steps)
     sample_text(run.tokens)
     verdict(logits.judge_free_run(run.tokens, reference, dtype=generator.case.dtype, rescore=rescore))
 
@@ -49,12 +49,12 @@ def test_a_chosen_token_is_the_argmax_of_its_own_logits(
     generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
 ) -> None:
     """Sampling, processors and the cache may not stand between the logits and the choice."""
-    run = generator.generate(scoring_sample.prompts, scoring_sample.steps)
+    run = generator.generate_once(scoring_sample.prompts, scoring_sample.steps)
     own = generator.score_once(scoring_sample.prompts, run.tokens)
     verdict(self_checks.judge_choice(run.tokens, own, dtype=generator.case.dtype))
 
 
 def test_every_logit_is_finite(generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict) -> None:
     """In padded rows too: a short row attends to fewer positions than the kernel loads."""
-    scores = generator.score(scoring_sample.padded(17), scoring_sample.forced)
+    scores = generator.score_once(scoring_sample.padded(31), scoring_sample.forced)
     verdict(self_checks.judge_finite(scores, dtype=generator.case.dtype))

@@ -22,7 +22,7 @@ def test_a_repeated_request_gives_the_same_bits(
     if tokens_only(generator):
         verdict(asked_again(generator, scoring_sample.reference, rescore))
         return
-    first = generator.score(scoring_sample.prompts, scoring_sample.forced)
+    first = generator.score_once(scoring_sample.prompts, scoring_sample.forced)
     second = generator.score(scoring_sample.prompts, scoring_sample.forced)
     verdict(logits.judge_bitwise(first, second, dtype=generator.case.dtype))
 
@@ -67,6 +67,6 @@ def test_inputs_stay_as_they_were_given(
     generator: Generator, scoring_sample: ScoringSample, verdict: GiveVerdict
 ) -> None:
     """Nor to the tokens and the mask that it was given: a server's next request may hold the same arrays."""
-    some = scoring_sample.few(3, 4)
+    some = scoring_sample.few(4, 4)
     written = generator.written_inputs(some.prompts, some.forced)
     verdict(self_checks.judge_inputs(written, dtype=generator.case.dtype))

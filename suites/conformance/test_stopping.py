@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -24,8 +26,8 @@ STEPS = 8
 @pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
 def test_a_row_ends_at_its_end_of_text(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
     """Any token of the run made an end-of-text id: the row stops there, and nothing but padding follows it."""
-    some = scoring_sample.few(3, STEPS)
-    tokens = generator.generate(some.prompts, STEPS).tokens
+    some = scoring_sample.few(4, STEPS)
+    tokens = generator.generate_once(some.prompts, STEPS).tokens
 
     def check(row: int, step: int, pad: int) -> Judgement:
         eos = [int(tokens[row, step])]
@@ -33,14 +35,14 @@ def test_a_row_ends_at_its_end_of_text(generator: Generator, scoring_sample: Sco
         want = stopped(tokens, eos=eos, pad=pad)
         return judge_stopped(got, want, dtype=generator.case.dtype, what=f"eos {eos}, pad {pad}")
 
-    examples(check, row=st.integers(0, 2), step=st.integers(0, STEPS - 1), pad=st.integers(0, 2))
+    examples(check, row=st.integers(0, 3), step=st.integers(0, STEPS - 1), pad=st.integers(0, 2))
 
 
 @pytest.mark.conformance("stopping", requires_ability="stops", one_dtype=True)
 def test_a_length_is_kept(generator: Generator, scoring_sample: ScoringSample, examples: Examples) -> None:
     """`max_new_tokens` counts what is new, `max_length` the prompt as well."""
-    some = scoring_sample.few(2, STEPS)
-    tokens = generator.generate(some.prompts, STEPS).tokens
+    some = scoring_sample.few(4, STEPS)
+    tokens = generator.generate_once(some.prompts, STEPS).tokens
 
     def check(length: int, whole: bool) -> Judgement:
         got = generator.generate_until(some.prompts, length, max_length=whole)
@@ -87,8 +89,8 @@ def test_a_shorter_run_is_a_prefix(
 ) -> None:
     """Asking for more tokens changes none of those that come first."""
     some = scoring_sample.few(4, STEPS)
-    tokens = generator.generate(some.prompts, STEPS).tokens
-    scores, dtype = generator.score(some.prompts, tokens), generator.case.dtype
+    tokens = generator.generate_once(some.prompts, STEPS).tokens
+    dtype, scores = generator.case.dtype, partial(generator.score_once, some.prompts, tokens)
     ties = Drawn.after(some.prompts, tokens, rescore).ties
 
     def check(length: int) -> Judgement:
@@ -103,7 +105,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(
 ) -> None:
     """Going on from a prompt and what was generated after it, at a drawn place."""
     some = scoring_sample.few(4, STEPS)
-    whole = generator.score(some.prompts, some.forced)
+    whole = generator.score_once(some.prompts, some.forced)
 
     def check(place: int) -> Judgement:
         longer = TokenBatch.of(

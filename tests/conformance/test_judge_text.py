@@ -25,6 +25,7 @@ from genqual.conformance.judges.shards import (
 from genqual.conformance.judges.text import judge_same_text, judge_stopped, stop_string, stopped
 from genqual.conformance.scores import scores_of
 from genqual.dtypes import DTYPES
+from genqual.engines.base import Scores
 from genqual.faults.matrix.other_rules import alarms
 
 from .pretend import TableOracle, forced_logits, noise, referred, scored, table
@@ -99,23 +100,30 @@ def test_a_run_that_stops_elsewhere_fails_and_names_rank_row_and_step() -> None:
     assert not judge_stopped([want[:, :4]], want, dtype="fp32", what="eos").passed
 
 
+def none_asked() -> Scores:
+    raise AssertionError("texts that agree, or cannot be compared, need no scores")
+
+
 def test_texts_may_part_only_where_the_margin_allows() -> None:
     reference, logits = referred()
     tokens, scores = reference.forced, scored(logits, reference)
-    assert judge_same_text(tokens, tokens[:, :3], scores, dtype="fp32").passed
+    assert judge_same_text(tokens, tokens[:, :3], none_asked, dtype="fp32").passed
     other = tokens.copy()
     other[1, 2] = (other[1, 2] + 1) % 64
-    verdict = judge_same_text(tokens, other, scores, dtype="fp32")
+    verdict = judge_same_text(tokens, other, lambda: scores, dtype="fp32")
     assert not verdict.passed
     assert "step 2 of prompt 1" in verdict.explanation
     near = scored(logits.copy(), reference)
     top = near.top_logits.copy()
     top[2, 1, 1] = top[2, 1, 0]
-    assert judge_same_text(tokens, other, replace(near, top_logits=top), dtype="fp32").passed
-    assert not judge_same_text(tokens, other[:2], scores, dtype="fp32").passed
+    assert judge_same_text(tokens, other, lambda: replace(near, top_logits=top), dtype="fp32").passed
+    assert not judge_same_text(tokens, other[:2], none_asked, dtype="fp32").passed
     lost = scores.finite.copy()
     lost[2, 1] = False
-    assert not judge_same_text(tokens, other, replace(near, top_logits=top, finite=lost), dtype="fp32").passed
+    infinite = replace(near, top_logits=top, finite=lost)
+    assert not judge_same_text(tokens, other, lambda: infinite, dtype="fp32").passed
+    short = scores_of(logits[:2], tokens[:, :2])
+    assert not judge_same_text(tokens, other, lambda: short, dtype="fp32").passed
 
 
 def test_texts_may_part_where_a_router_is_near_a_tie() -> None:
@@ -139,7 +147,7 @@ def test_texts_may_part_where_a_router_is_near_a_tie() -> None:
         return of
 
     def status(*near: tuple[int, int, int], parted: Any = other) -> str:
-        return judge_same_text(tokens, parted, scores, dtype="fp32", ties=ties(*near)).status
+        return judge_same_text(tokens, parted, lambda: scores, dtype="fp32", ties=ties(*near)).status
 
     assert status((1, 4, 1)) == "pass", "its own choice, in the last layer"
     assert status((1, 0, 0)) == "pass", "an earlier token, through attention"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -48,7 +48,7 @@ class Generator(GroupClient):
         """What an engine whose cache outlives a request is timed with; a session's generators share one source."""
         self.ranks_agree: Agreement | None = None
         """Of the last generate or score; None before the first."""
-        self._known: dict[tuple[str | bytes, ...], Scores] = {}  # by group and request
+        self._known: dict[tuple[str | bytes, ...], Any] = {}  # by group and request
 
     def generate(self, batch: TokenBatch, new_tokens: int) -> Generated:
         """Greedy, exactly `new_tokens` a row. Tokens of rank 0; a step takes as long as on its slowest rank.
@@ -92,19 +92,34 @@ class Generator(GroupClient):
         """As `score`, asked once of a live group: the run that many properties compare another with.
 
         Asked again after a fault, its healing or a restart. A property of repetition, of what requests leave behind or
-        of the timed path asks `score`. `ranks_agree` stays that of the last request.
+        of the timed path asks `score`, one of two times at least. `ranks_agree` stays that of the last request.
         """
-        request = (batch.ids.tobytes(), batch.mask.tobytes(), forced.tobytes(), str((batch.ids.shape, forced.shape)))
+        found: Scores = self._once(self.score, batch, forced)
+        return found
+
+    def prefill_once(self, batch: TokenBatch, forced: NDArray[np.int64]) -> Scores:
+        """As `score_prefill`, asked once of a live group."""
+        found: Scores = self._once(self.score_prefill, batch, forced)
+        return found
+
+    def generate_once(self, batch: TokenBatch, new_tokens: int) -> Generated:
+        """As `generate`, asked once of a live group: for who wants the text and not the time."""
+        found: Generated = self._once(self.generate, batch, new_tokens)
+        return found
+
+    def _once(self, ask: Callable[..., Any], batch: TokenBatch, asked: NDArray[np.int64] | int) -> Any:
+        said = (str(asked.shape), asked.tobytes()) if isinstance(asked, np.ndarray) else (str(asked),)
+        request = (ask.__name__, str(batch.ids.shape), batch.ids.tobytes(), batch.mask.tobytes(), *said)
         group = self._pool.live(self.plan)
         if group is None or (group.mark, *request) not in self._known:
-            scores = self.score(batch, forced)
+            answer = ask(batch, asked)
             mark = self.group.mark
             self._known = {key: value for key, value in self._known.items() if key[0] == mark}
-            self._known[(mark, *request)] = scores
+            self._known[(mark, *request)] = answer
         return self._known[(self.group.mark, *request)]
 
     def forget(self) -> None:
-        """Ask anew what `score_once` knows: for whoever repeats the same tests to see them agree."""
+        """Ask anew what `score_once` and its like know: for whoever repeats the same tests to see them agree."""
         self._known.clear()
 
     def score_prefill(self, batch: TokenBatch, forced: NDArray[np.int64], *, logits: bool = False) -> Scores:

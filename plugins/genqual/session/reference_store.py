@@ -14,7 +14,7 @@ from genqual.cases import Case, Json
 from genqual.conformance.float32_angles import with_float32_angles
 from genqual.conformance.judgement import ENVELOPE_FACTOR, Judgement, precision_mode_of
 from genqual.conformance.judges.logits import judge_same
-from genqual.conformance.oracle.registry import Oracle, parameters_of
+from genqual.conformance.oracle.registry import Oracle, last_logits, parameters_of
 from genqual.conformance.references import file, index
 from genqual.conformance.references.make import Reference
 from genqual.conformance.scores import scores_of
@@ -136,7 +136,7 @@ class ReferenceStore:
         """
         key = (_identity(model), np.asarray(text, dtype=np.int64).tobytes(), steps)
         if key not in self._logits:
-            self._logits[key] = self.oracle(model).logits(text[:-1])[-steps:]
+            self._logits[key] = last_logits(self.oracle(model), text[:-1], steps)
         return self._logits[key]
 
     def _ties(self, model: str, text: NDArray[np.int64]) -> list[F64] | None:
@@ -156,7 +156,7 @@ class ReferenceStore:
         if key not in self._exact:
             oracle = self.oracle(model)
             rows = [
-                oracle.logits([*prompt, *(int(t) for t in tokens[:-1])])[len(prompt) - 1 :]
+                last_logits(oracle, [*prompt, *(int(t) for t in tokens[:-1])], len(tokens))
                 for prompt, tokens in zip(found.prompts, found.forced, strict=True)
             ]
             self._exact[key] = np.stack(rows, axis=1)
@@ -209,7 +209,7 @@ class ReferenceStore:
         if rounded is None:
             return 0.0
         steps = exact.finite.shape[0]
-        logits = rounded.logits(text[:-1])[-steps:]
+        logits = last_logits(rounded, text[:-1], steps)
         read = judge_same(exact, scores_of(logits[:, None], text[None, -steps:]), dtype="fp32", exact=True)
         return read.nrms or 0.0
 

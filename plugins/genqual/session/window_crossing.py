@@ -110,7 +110,7 @@ def crossed_wrongly(generator: Generator, passage: ScoringSample, *, detours: bo
     None where all agree, or no window is beyond the prompts. With `detours` tokens are read and taken out again.
     """
     for one in crossings(generator, passage):
-        whole = generator.score_prefill(one.batch, one.forced)
+        whole = generator.prefill_once(one.batch, one.forced)
         widths, away = one.singles if detours else (one.parts, [0] * len(one.parts))
         got = generator.score_passes(one.batch, one.forced, widths, away)
         found = passage.same(got, whole, dtype=generator.case.dtype, longest=one.window + BEYOND)

@@ -31,7 +31,7 @@ _NO_TEXT: Final = "\ue000"  # of private use: it is printed nowhere, so no stop 
 def judge_same_text(
     a: I64,
     b: I64,
-    scores: Scores,
+    scores: Callable[[], Scores],
     *,
     dtype: str,
     spread: float | None = None,
@@ -40,23 +40,30 @@ def judge_same_text(
 ) -> Judgement:
     """Judge whether two greedy runs, `a` and `b` (rows, steps of each), wrote one text as far as both go.
 
-    `scores` are of `a`, forced on it. A row may part from the other only at a step where its own two best logits are
-    as near as two fault-free runs may differ: 8 sigma of their difference. `spread` in logit units; by default that of
-    `scores`. Or where a router is near a tie, so that one run may take another expert: `ties` gives the margins
-    (positions, layers) of each row of `a` up to its last choice, and is asked only where rows part beyond that.
+    `scores` gives those of `a`, forced on it, and is asked only where the runs differ. A row may part from the other
+    only at a step where its own two best logits are as near as two fault-free runs may differ: 8 sigma of their
+    difference. `spread` in logit units; by default that of `scores`. Or where a router is near a tie, so that one run
+    may take another expert: `ties` gives the margins (positions, layers) of each row of `a` up to its last choice, and
+    is asked only where rows part beyond that.
     """
     lane, steps = precision_mode_of(dtype), min(a.shape[1], b.shape[1])
     shape = (steps, a.shape[0])
-    if a.shape[0] != b.shape[0] or scores.finite.shape[0] < steps or scores.finite.shape[1] != a.shape[0]:
-        text = f"Runs of {a.shape} and {b.shape} tokens (rows, steps), scores of {scores.finite.shape}: not comparable."
+    if a.shape[0] != b.shape[0]:
+        text = f"Runs of {a.shape} and {b.shape} tokens (rows, steps): not comparable."
+        return Judgement("fail", lane, "tokens", text, shape=shape)
+    if np.array_equal(a[:, :steps], b[:, :steps]):
+        return claims([], _agreed(a.shape[0], steps, 0), a.shape[0] * steps, dtype=dtype, tier="tokens", shape=shape)
+    known = scores()
+    if known.finite.shape[0] < steps or known.finite.shape[1] != a.shape[0]:
+        text = f"Runs of {a.shape} tokens (rows, steps), scores of {known.finite.shape}: not comparable."
         return Judgement("fail", lane, "tokens", text, shape=shape)
     if spread is None:
-        spread = float(np.sqrt((scores.projections.astype(np.float64) ** 2).mean()))
+        spread = float(np.sqrt((known.projections.astype(np.float64) ** 2).mean()))
     tolerance = between_runs(envelope, spread, steps, dtype, FP32_LIMIT, ENVELOPE_FACTOR, MARGIN_SIGMAS)
     if tolerance is None:
         text = f"The reference has no envelope of {dtype}, so the two runs cannot be compared."
         return Judgement("no_reference", lane, "tokens", text, shape=shape)
-    margins = scores.top_logits[..., 0] - scores.top_logits[..., 1]
+    margins = known.top_logits[..., 0] - known.top_logits[..., 1]
     judged, parted, problems = 0, 0, []
     for row, differs in enumerate(a[:, :steps] != b[:, :steps]):
         if not differs.any():
@@ -65,13 +72,17 @@ def judge_same_text(
         step = int(differs.argmax())
         judged, parted = judged + step + 1, parted + 1
         bound, margin = float(tolerance.bound[step, 0]), float(margins[step, row])
-        if not scores.finite[step, row] or (margin > bound and not _near(ties(), row, step, a.shape[1], tolerance)):
+        if not known.finite[step, row] or (margin > bound and not _near(ties(), row, step, a.shape[1], tolerance)):
             problems.append(
                 f"step {step} of prompt {row} is {a[row, step]} in one run and {b[row, step]} in the other, which its "
                 f"logits tell apart by {margin:.4g} (fault-free runs part below {bound:.4g})"
             )
-    whole = f"{a.shape[0]} texts of {steps} tokens agree; {parted} part where their margin allows"
+    whole = _agreed(a.shape[0], steps, parted)
     return claims(problems, whole, judged, dtype=dtype, tier="tokens", flips=parted, shape=shape)
+
+
+def _agreed(rows: int, steps: int, parted: int) -> str:
+    return f"{rows} texts of {steps} tokens agree; {parted} part where their margin allows"
 
 
 def _near(ties: Sequence[F64] | None, row: int, step: int, steps: int, tolerance: Tolerance) -> bool:

@@ -53,18 +53,20 @@ def attend(
     out = np.empty((heads, queries, v.shape[-1]))
     for start in range(0, queries, _BLOCK):
         block = slice(start, min(start + _BLOCK, queries))
-        scores = q[:, block] @ k.transpose(0, 2, 1)
+        # The keys that any of these queries sees: what all of them mask need not be computed.
+        seen = slice(max(0, first + start + 1 - window) if window is not None else 0, first + block.stop)
+        scores = q[:, block] @ k[:, seen].transpose(0, 2, 1)
         scores = scores / np.sqrt(width) if scale is None else scores * scale
         if cap is not None:
             scores = cap * np.tanh(scores / cap)
-        for added in _biases(slopes, bias, positions):
+        for added in _biases(slopes, None if bias is None else bias[:, seen], positions[seen]):
             scores = scores + (rounded(added) if rounded else added)
         if rounded:
             scores = rounded(scores)
         here = first + np.arange(block.start, block.stop)[:, None]
-        scores[:, positions > here] = -np.inf
+        scores[:, positions[seen] > here] = -np.inf
         if window is not None:
-            scores[:, positions <= here - window] = -np.inf
+            scores[:, positions[seen] <= here - window] = -np.inf
         most = scores.max(axis=-1, keepdims=True)
         if sinks is not None:
             most = np.maximum(most, sinks[:, None, None])
@@ -72,7 +74,7 @@ def attend(
         total = scores.sum(axis=-1, keepdims=True)
         if sinks is not None:
             total = total + np.exp(sinks[:, None, None] - most)
-        out[:, block] = rounded(scores / total) @ v if rounded else scores @ v / total
+        out[:, block] = rounded(scores / total) @ v[:, seen] if rounded else scores @ v[:, seen] / total
     return out.transpose(1, 0, 2).reshape(queries, heads * v.shape[-1])
 
 

@@ -205,6 +205,10 @@ class CausalOracle(ABC):
         """
         return self.head(self.states(self.checked(ids), self.cache()))
 
+    def last_logits(self, ids: Sequence[int] | I64, count: int) -> F64:
+        """The last `count` rows of `logits`, (count, vocabulary); of a long text the head would cost most of a pass."""
+        return self.head(self.states(self.checked(ids), self.cache())[-count:])
+
     def traced(self, ids: Sequence[int] | I64) -> tuple[F64, F64 | None]:
         """`logits`, and the routers' margins (tokens, layers) of the same pass: None without routers.
 

@@ -37,7 +37,7 @@ def gelu(x: F64) -> F64:
 
 def gelu_tanh(x: F64) -> F64:
     """The tanh approximation of the same paper."""
-    return np.asarray(0.5 * x * (1.0 + np.tanh(sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))), dtype=np.float64)
+    return np.asarray(0.5 * x * (1.0 + np.tanh(sqrt(2.0 / np.pi) * (x + 0.044715 * x * x * x))), dtype=np.float64)
 
 
 def gelu_fast(x: F64) -> F64:

@@ -27,9 +27,9 @@ def top(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.floa
     if vocabulary < TOP:
         raise ValueError(f"a vocabulary of {vocabulary} has no top {TOP}")
     ids = np.empty((rows, TOP), dtype=np.int64)
+    least = torch.from_numpy(values).topk(TOP).values[:, -1].numpy()
     for row in range(rows):
-        least = np.partition(values[row], vocabulary - TOP)[vocabulary - TOP]
-        candidates = np.flatnonzero(values[row] >= least)
+        candidates = np.flatnonzero(values[row] >= least[row])
         ids[row] = candidates[np.argsort(-values[row, candidates], kind="stable")[:TOP]]
     return ids, np.take_along_axis(values, ids, axis=1)
 
@@ -42,7 +42,7 @@ def logsumexp(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 # Logits that wait to be projected together: the signs of a large vocabulary take 100 MB and more, and reading them for
 # one step's few rows costs as much as the model does.
-_WAITING_BYTES: Final = 48 << 20
+_WAITING_BYTES: Final = 96 << 20
 
 
 @dataclass(slots=True)
