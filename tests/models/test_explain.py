@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from genqual.cli import main
 from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
-from tests.models.quantised.changing import changed
+from tests.models.quantised.changing import CHECKPOINTS, changed
 from tests.models.quantised.test_widening import cut_blocks
 from tests.plugin.test_other_architectures import tokenizer
 
@@ -235,6 +236,40 @@ def test_it_says_which_quantised_weights_transformers_does_not_widen(
     found = explained(cut_blocks(tmp_path / "m"), capsys)
     assert "its last blocks are cut" in why_not(found, "transformers", 1)
     assert {one["engine"] for one in found["runs"]} == {"server", "external"}
+
+
+@pytest.mark.parametrize(("name", "method"), [("awq", "awq"), ("gptq-4bit", "gptq"), ("nvfp4", "modelopt")])
+def test_engines_that_do_not_widen_a_format_are_unsupported(
+    name: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = explained(CHECKPOINTS / name, capsys)
+    assert f"does not widen {method} weights on load" in why_not(found, "transformers", 1)
+    assert {one["engine"] for one in found["runs"]} == {"server", "external"}
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_package_that_widens_is_named_where_it_is_missing(
+    installed: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    stand_in = {"compressed_tensors": real("json") if installed else None}
+    monkeypatch.setattr(
+        "genqual.commands.explanation.find_spec", lambda name: stand_in[name] if name in stand_in else real(name)
+    )
+
+    def missing(name: str, engine: str) -> list[str]:
+        runs = explained(CHECKPOINTS / name, capsys)["runs"]
+        return next(list(one["missing_packages"]) for one in runs if one["engine"] == engine)
+
+    assert missing("ct-w8a8-int8", "transformers") == ([] if installed else ["compressed-tensors"])
+    assert missing("ct-w8a8-int8", "server") == []
+    assert missing("fp8-block", "transformers") == []
+
+
+def test_a_tied_model_reads_no_more_weights_than_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = explained(checkpoint(tmp_path, LLAMA | {"tie_word_embeddings": True}), capsys)["text"]
+    assert "Weights: " in text
+    assert "of which a token reads" not in text
 
 
 def test_it_says_what_of_a_known_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,9 @@ def _weights(found: Mapping[str, Any]) -> list[str]:
     has = found["weights"]
     out = []
     if has["count"]:
-        active = "" if has["active"] in (None, has["count"]) else f", of which a token reads {has['active']:,}"
+        # A table that is both embedding and head is read as each of them.
+        fewer = has["active"] is not None and has["active"] < has["count"]
+        active = f", of which a token reads {has['active']:,}" if fewer else ""
         out.append(f"Weights: {has['count']:,}{active}")
     for dtype, size in (has["stored_bytes"] or {}).items():
         out.append(f"  stored as {dtype}: {amount(size)}")

@@ -23,9 +23,10 @@ from genqual.errors import BadInput, GenqualError
 from genqual.models import dense, hub, safetensor, weights
 from genqual.models.declared_inputs import declared
 from genqual.models.prompts import prompt_set, token_rows
+from genqual.models.quantised import compressed_tensors
 from genqual.models.quantised.base import SECTION
 from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_precision
-from genqual.models.quantised.registry import inputs_of, section_of
+from genqual.models.quantised.registry import inputs_of, method_of, section_of
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
 from genqual.paths import data_dir
@@ -221,6 +222,13 @@ def _unwidened(seen: _Seen) -> dict[str, str]:
     return once | {dtype: why for dtype in ("fp32", "fp16") if dtype != narrow[1]}
 
 
+def _missing_to_widen(seen: _Seen) -> list[str]:
+    """The package by which transformers widens the stored weights, where it is not installed."""
+    section = _section(seen)
+    needed = section is not None and method_of(section) == compressed_tensors.METHOD
+    return [compressed_tensors.METHOD] if needed and not _importable("compressed_tensors") else []
+
+
 def _tokenizer(seen: _Seen) -> dict[str, Json]:
     """Whether texts become tokens here: without a tokenizer synthetic ids are asked, a broken one fails."""
     if seen.spec is None or seen.config is None:
@@ -282,6 +290,7 @@ def _engines(seen: _Seen, device: str) -> tuple[list[Json], list[Json]]:
                     if spec.why_not(device=device, dtype=dtype, ranks=ranks, architecture="") == reason:
                         general.add(reason)
         missing = [module for module in spec.modules if not _importable(module)]
+        missing += [] if spec.tier == "tokens" else _missing_to_widen(seen)
         needs = [how for _, how in spec.settings]
         if runs:
             entry: dict[str, Json] = {"engine": name, "ranks": {str(n): dtypes for n, dtypes in runs.items()}}

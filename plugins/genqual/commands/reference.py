@@ -21,7 +21,7 @@ from genqual.conformance.references import index
 from genqual.conformance.references import make as references
 from genqual.conformance.references.make import Reference
 from genqual.devices.registry import processor
-from genqual.errors import BadInput
+from genqual.errors import BadInput, did_you_mean
 from genqual.models import weights
 from genqual.models.prompts import has_tokenizer, prompt_set, synthetic_rows, token_rows
 from genqual.models.registry import cache_dir, resolve
@@ -193,7 +193,8 @@ def _ours(spec: ModelSpec) -> Oracle:
 def _schemes(text: str, *, stream: bool) -> list[str]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
     if unknown := [scheme for scheme in chosen if scheme not in PRECISIONS]:
-        raise BadInput(f"--schemes {unknown[0]}: unknown dtype (expected some of {', '.join(PRECISIONS)})")
+        known = f"unknown dtype (expected some of {', '.join(PRECISIONS)})."
+        raise BadInput(f"--schemes {unknown[0]}: {known}{did_you_mean(unknown[0].lower(), PRECISIONS)}")
     check_runs(chosen, stream=stream)
     return chosen
 

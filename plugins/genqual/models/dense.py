@@ -15,13 +15,13 @@ from genqual.errors import BadInput
 from genqual.models import declared_inputs, safetensor, weights
 from genqual.models.catalogue import cache_dir
 from genqual.models.quantised.base import Tensor
-from genqual.models.quantised.compressed_tensors import CompressedTensors
+from genqual.models.quantised.compressed_tensors import METHOD, CompressedTensors
 from genqual.models.quantised.fp8 import Fp8
-from genqual.models.quantised.registry import scheme_of, section_of
+from genqual.models.quantised.registry import method_of, scheme_of, section_of
 from genqual.models.spec import ModelSpec
 
 _WIDENED: Final = frozenset({"fp8", "mxfp4"})
-"""The methods that transformers widens on load, with no package besides."""
+"""The methods that transformers widens on load, with no package besides; compressed-tensors by the package."""
 
 
 def dense(spec: ModelSpec) -> ModelSpec:
@@ -49,14 +49,18 @@ def dense(spec: ModelSpec) -> ModelSpec:
 
 
 def unwidened(spec: ModelSpec) -> str | None:
-    """Why transformers does not widen the weights of a directory as it declares them, read off headers; of fp8 alone.
+    """Why transformers does not widen the weights of a directory as it declares them, read off headers.
 
     None where it does, and where the format is not known here. Raises BadInput as `weights.lazily` does.
     """
+    config = weights.stored_config(spec)
     try:
-        scheme = scheme_of(weights.stored_config(spec))
+        scheme = scheme_of(config)
     except BadInput:
         return None
+    method = method_of(section_of(config) or {})
+    if scheme is not None and method not in (*_WIDENED, METHOD):
+        return f"does not widen {method} weights on load"
     return scheme.unwidened(stored_tensors(spec)) if isinstance(scheme, Fp8) else None
 
 

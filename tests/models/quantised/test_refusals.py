@@ -49,7 +49,10 @@ def inputs(**changes: Any) -> dict[str, Any]:
         (inputs(scale_dtype="torch.uint8"), "input_activations.scale_dtype = torch.uint8: activations are"),
         (inputs(turns=3), "turns = 3: genqual does not know"),
         (compressed(LINEAR | {"output_activations": DYNAMIC}), "output_activations.*at run time"),
-        (compressed(LINEAR, kv_cache_scheme=DYNAMIC), "kv_cache_scheme.*a quantised cache"),
+        (
+            compressed(LINEAR, kv_cache_scheme=DYNAMIC),
+            "kv_cache_scheme, where num_bits, strategy, dynamic is set, a quantised cache",
+        ),
         (compressed(LINEAR, transform_config={"a": 1}), "transform_config.*rotations"),
         (compressed(LINEAR, sparsity_config={"format": "sparse-24-bitmask"}), "sparsity_config.format"),
         (compressed(LINEAR, format="marlin-24"), "'marlin-24'.*pack-quantized"),
@@ -80,6 +83,23 @@ def inputs(**changes: Any) -> dict[str, Any]:
 def test_sections_that_are_refused(section: Any, told: str) -> None:
     with pytest.raises(BadInput, match=told):
         scheme_of({"quantization_config": section})
+
+
+@pytest.mark.parametrize("length", [100, 120, 121, 500])
+def test_a_long_value_is_cut_with_a_sign_of_it(length: int) -> None:
+    with pytest.raises(BadInput, match="kv_cache_scheme") as told:
+        scheme_of({"quantization_config": compressed(LINEAR, kv_cache_scheme="k" * length)})
+    said = str(told.value)
+    assert f"= {'k' * length}: a quantised" in said if length <= 120 else f"= {'k' * 116} ...: a quantised" in said
+
+
+def test_scales_in_blocks_without_a_block_size_say_which_field_is_missing(tmp_path: Path) -> None:
+    def forgotten(config: dict[str, Any]) -> None:
+        del config["quantization_config"]["weight_block_size"]
+
+    spec = resolve(str(changed("fp8-block", tmp_path / "m", halved=False, config=forgotten)))
+    with pytest.raises(BadInput, match=r"weight_scale_inv has shape .*weight_block_size is not set"):
+        weights.read(spec)
 
 
 def test_every_format_names_a_field_that_it_does_not_know() -> None:

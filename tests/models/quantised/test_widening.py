@@ -105,6 +105,35 @@ def test_what_transformers_would_make_another_model_of_is_unsupported_and_has_a_
     assert said[2] == "widens ['config']"
 
 
+@pytest.mark.parametrize(
+    ("targets", "clash"),
+    [
+        ((["re:.*up_proj"], ["re:.*mlp.*"]), True),
+        ((["Linear"], ["Linear"]), True),
+        ((["re:.*up_proj"], ["Linear"]), False),
+        ((["re:.*up_proj"], ["mlp.up_proj"]), False),
+    ],
+)
+def test_two_groups_that_name_a_module_alike_are_refused(targets: Any, clash: bool) -> None:
+    """The package takes the last of them, vLLM the first; a scheme that both share is one."""
+
+    def found(first: dict[str, Any], second: dict[str, Any]) -> Any:
+        groups = {"a": first | {"targets": targets[0]}, "b": second | {"targets": targets[1]}}
+        section = compressed(LINEAR) | {"config_groups": groups}
+        stored = {"mlp.up_proj.weight": Tensor("I8", (4, 8)), "mlp.up_proj.weight_scale": Tensor("F32", (4, 1))}
+        scheme = scheme_of({"quantization_config": section})
+        assert scheme is not None
+        return scheme.find(stored)
+
+    other = LINEAR | {"input_activations": {"num_bits": 8, "strategy": "token", "dynamic": True}}
+    assert len(found(LINEAR, LINEAR)) == 1
+    if not clash:
+        assert len(found(LINEAR, other)) == 1
+        return
+    with pytest.raises(BadInput, match=r"mlp\.up_proj is named by two of .*config_groups with different schemes"):
+        found(LINEAR, other)
+
+
 @pytest.mark.parametrize(("dtype", "found"), [("BF16", ("m.weight_scale", "BF16")), ("F32", None), ("U8", None)])
 def test_scales_of_16_bits_are_what_compressed_tensors_rounds_weights_to(dtype: str, found: Any) -> None:
     """As llm-compressor stores them: in fp32 the weights that it widens are another model than the file declares."""
@@ -114,15 +143,35 @@ def test_scales_of_16_bits_are_what_compressed_tensors_rounds_weights_to(dtype: 
     assert scheme.rounded_to(stored) == found
 
 
-def test_a_scale_that_is_not_finite_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("value", "told"), [(np.nan, "is not finite"), (0.0, "is 0 everywhere")])
+def test_a_scale_that_can_be_none_is_named(value: float, told: str, tmp_path: Path) -> None:
     def spoilt(header: dict[str, Any], data: bytearray) -> bytearray:
-        start = header["model.layers.0.mlp.up_proj.weight_scale"]["data_offsets"][0]
-        data[start : start + 4] = np.array(np.nan, dtype="<f4").tobytes()
+        start, stop = header["model.layers.0.mlp.up_proj.weight_scale"]["data_offsets"]
+        data[start:stop] = np.full((stop - start) // 4, value, dtype="<f4").tobytes()
         return data
 
     spec = resolve(str(rewritten(changed("ct-w8a8-int8", tmp_path / "m", halved=False), spoilt)))
-    with pytest.raises(BadInput, match=r"up_proj\.weight_scale is not finite.*download it again"):
+    with pytest.raises(BadInput, match=rf"up_proj\.weight_scale {told}.*download it again"):
         weights.read(spec)
+
+
+def test_a_scale_that_is_0_for_some_rows_is_a_scale(tmp_path: Path) -> None:
+    def pruned(header: dict[str, Any], data: bytearray) -> bytearray:
+        start = header["model.layers.0.mlp.up_proj.weight_scale"]["data_offsets"][0]
+        data[start : start + 4] = bytes(4)
+        return data
+
+    spec = resolve(str(rewritten(changed("ct-w8a8-int8", tmp_path / "m", halved=False), pruned)))
+    assert not weights.read(spec)["model.layers.0.mlp.up_proj.weight"][0].any()
+
+
+@pytest.mark.parametrize(("given", "meant"), [("FP8", "fp8"), ("int8", "int8-"), ("bfloat16", "bf16")])
+def test_a_scheme_of_another_name_is_told_the_nearest(
+    given: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["reference", str(CHECKPOINTS / "fp8-block"), "--schemes", given])
+    assert f"Did you mean {meant}" in capsys.readouterr().err
 
 
 def test_a_scheme_that_a_stream_has_no_tolerance_of_is_refused_before_anything_is_read(

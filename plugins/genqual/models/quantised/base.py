@@ -122,7 +122,8 @@ class Section:
         """Raises BadInput, with `why`, where `name` is set to anything."""
         value = self._value((name,))
         if value not in (None, False, "", [], {}):
-            raise BadInput(f"config {self.where}.{name} = {str(value)[:120]}: {why}")
+            said = f", where {_shortened(value)} is set," if isinstance(value, dict) else f" = {_shortened(value)}:"
+            raise BadInput(f"config {self.where}.{name}{said} {why}")
 
     def finish(self) -> None:
         """Raises BadInput on fields that nobody read."""
@@ -137,6 +138,12 @@ class Section:
     def _value(self, names: Sequence[str]) -> Json:
         self._seen.update(names)
         return next((self.data[name] for name in names if self.data.get(name) is not None), None)
+
+
+def _shortened(value: Json) -> str:
+    """`value` in a few words: of a mapping the names of its fields."""
+    said = ", ".join(value) if isinstance(value, dict) else str(value)
+    return said if len(said) <= 120 else f"{said[:116]} ..."
 
 
 AT_RUN_TIME: Final = (

@@ -47,6 +47,8 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
                 wide = self._entries[one.pieces[what]].dtype in safetensor.WIDE and not what.startswith("input_")
                 if wide and not np.isfinite(piece).all():
                     raise BadInput(f"{one.pieces[what]} is not finite, so its weight is not, either; download it again")
+                if wide and what.endswith(("scale", "scales")) and not piece.any():
+                    raise BadInput(f"{one.pieces[what]} is 0 everywhere, and so is its weight; download it again")
             values = self._scheme.dequantise(one, pieces)
             if values.shape != one.shape:
                 raise BadInput(

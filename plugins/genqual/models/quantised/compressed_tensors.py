@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -147,9 +147,16 @@ class CompressedTensors:
         return Packed(f"{module}.weight", pieces, shape, group, group.inputs)
 
     def _group(self, module: str) -> Group:
-        best = max(self.groups, key=lambda group: group.match(module), default=None)
-        if best is None or not best.match(module):
+        most = max((group.match(module) for group in self.groups), default=0)
+        if not most:
             raise BadInput(f"{module} is stored quantised, and no target of {SECTION}.config_groups names it")
+        best, *others = [group for group in self.groups if group.match(module) == most]
+        if other := next((one for one in others if replace(one, targets=best.targets) != best), None):
+            raise BadInput(
+                f"{module} is named by two of {SECTION}.config_groups with different schemes (targets "
+                f"{', '.join(best.targets)} and {', '.join(other.targets)}): loaders disagree which one counts; mend "
+                "the targets, so that one of them names it"
+            )
         return best
 
     def _shape(self, group: Group, pieces: Mapping[str, str], stored: Mapping[str, Tensor]) -> Shape:

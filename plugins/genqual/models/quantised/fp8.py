@@ -89,7 +89,8 @@ class Fp8:
         if self.block is None and found in ((weight[-2],), (*weight[:-1], 1)):
             return 1, weight[-1]
         wanted = grid(weight, self.block) if self.block else (*weight[:-1], 1)
-        raise BadInput(f"{scale} has shape {found}; of a weight {weight} a single scale or {wanted} is wanted")
+        blocks = "" if self.block else f", as config {SECTION}.weight_block_size is not set"
+        raise BadInput(f"{scale} has shape {found}; of a weight {weight} a single scale or {wanted} is wanted{blocks}")
 
     def dequantise(self, packed: Packed, pieces: Arrays) -> F32:
         """Floats times scales. Scales of 8 bits without a sign are exponents of two, whichever dtype they have."""

@@ -30,6 +30,12 @@ def section_of(config: Mapping[str, Json]) -> Mapping[str, Json] | None:
     return None
 
 
+def method_of(section: Mapping[str, Json]) -> str:
+    """The name of a format, as FORMATS has it."""
+    name = str(section.get("quant_method")).lower()
+    return name if name in FORMATS else name.replace("_", "-")
+
+
 def scheme_of(config: Mapping[str, Json]) -> Scheme | None:
     """How the checkpoint of `config` is quantised, None where it is not.
 
@@ -39,7 +45,7 @@ def scheme_of(config: Mapping[str, Json]) -> Scheme | None:
     if section is None:
         return None
     method = section.get("quant_method")
-    read = FORMATS.get(str(method).lower().replace("_", "-")) or FORMATS.get(str(method).lower())
+    read = FORMATS.get(method_of(section))
     if read is None:
         raise BadInput(
             f"config {SECTION}: quant_method {method!r} is not dequantised here (known: {', '.join(sorted(FORMATS))}); "
