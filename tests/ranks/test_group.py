@@ -138,6 +138,14 @@ def test_what_was_scored_once_is_known_until_the_group_is_another(
     assert asked.count("score") == 7, "a fresh group is asked"
     generator.score(BATCH, forced)
     assert asked.count("score") == 8, "`score` always asks"
+    read = generator.prefill_once(BATCH, forced)
+    assert generator.prefill_once(BATCH, forced) is read is not generator.score_once(BATCH, forced)
+    text = generator.generate_once(BATCH, 3)
+    assert generator.generate_once(BATCH, 3) is text is not generator.generate_once(BATCH, 2)
+    assert generator.generate_once(BATCH, 2).tokens.shape == (2, 2)
+    assert (asked.count("score_prefill"), asked.count("generate"), asked.count("score")) == (1, 2, 8)
+    generator.forget()
+    assert generator.generate_once(BATCH, 3) is not text
 
 
 def test_functions_are_invoked_in_every_rank(generator: Generator) -> None:

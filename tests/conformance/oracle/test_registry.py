@@ -6,12 +6,14 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from genqual.conformance.oracle import registry
 from genqual.errors import BadInput
+from tests.conformance.pretend import TableOracle, table
 
 from .small import IDS, SMALL, parameters
 
@@ -74,3 +76,26 @@ def test_the_source_of_one_architecture_is_its_own_files_and_what_they_import() 
     assert not files & {"llama", "mixtral", "decoder", "registry", "streamed"}
     hashes = {name: registry.source_sha256(name) for name in registry.supported()}
     assert len(set(hashes.values())) == len(hashes)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("count", [1, 3, len(IDS)])
+def test_the_last_logits_alone_are_those_of_the_whole(name: str, count: int) -> None:
+    oracle = registry.oracle_for(SMALL[name], parameters(SMALL[name]))
+    whole, heads = oracle.logits(IDS)[-count:], []
+    real = oracle.head  # type: ignore[attr-defined]
+
+    def head(x: np.ndarray[Any, Any]) -> Any:
+        heads.append(len(x))
+        return real(x)
+
+    oracle.head = head  # type: ignore[attr-defined]
+    found = registry.last_logits(oracle, IDS, count)
+    assert found.shape == whole.shape
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-12 * np.abs(whole).max())
+    assert heads == [count], "the head on these alone"
+
+
+def test_an_oracle_of_others_making_gives_its_last_logits_too() -> None:
+    oracle = TableOracle(table())
+    np.testing.assert_array_equal(registry.last_logits(oracle, [3, 1, 2], 2), oracle.table[[1, 2]])
