@@ -48,7 +48,7 @@ ENGINES: Final[tuple[tuple[str, int, tuple[str, ...]], ...]] = (
     ("transformers-tp", 2, ("fp32", "bf16")),
     ("deepspeed-inference", 2, ("fp32", "bf16")),
     ("transformers", 1, DTYPES),
-    ("transformers-compiled:dynamic=true", 1, ("fp32", "bf16")),
+    ("transformers-compiled:dynamic=true", 1, DTYPES),
 )
 """Engine, ranks, dtypes; the compiled one judges one checkpoint of an architecture, of two layers."""
 
