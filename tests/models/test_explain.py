@@ -129,6 +129,25 @@ def one_key_head(directory: Path) -> None:
     save_file(parameters(config), directory / "model.safetensors", {"format": "pt"})
 
 
+def _stored(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    arrays = parameters(LLAMA)
+    change(arrays)
+    save_file(arrays, directory / "model.safetensors", {"format": "pt"})
+
+
+def missing_weight(directory: Path) -> None:
+    _stored(directory, lambda arrays: arrays.pop("model.layers.0.mlp.up_proj.weight"))
+
+
+def weight_too_many(directory: Path) -> None:
+    _stored(directory, lambda arrays: arrays.update({"model.layers.0.mlp.extra.weight": np.zeros((2, 2), np.float32)}))
+
+
+def transposed_weight(directory: Path) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    _stored(directory, lambda arrays: arrays.update({name: np.ascontiguousarray(arrays[name].T)}))
+
+
 ODD: Final[dict[Callable[[Path], None], tuple[int, str]]] = {
     unknown_architecture: (0, "'stablelm' is none of the oracle's architectures"),
     unknown_field: (0, "unknown field: layer_scale_init = 0.5"),
@@ -136,6 +155,9 @@ ODD: Final[dict[Callable[[Path], None], tuple[int, str]]] = {
     broken_tokenizer: (1, "PROBLEM: "),
     two_rotaries: (1, "rope_scaling has factor = 2.0"),
     missing_shard: (1, "names model-00001-of-00002.safetensors, which is not there"),
+    missing_weight: (1, "missing model.layers.0.mlp.up_proj.weight"),
+    weight_too_many: (1, "not used model.layers.0.mlp.extra.weight"),
+    transposed_weight: (1, "PROBLEM: model {}: model.layers.0.mlp.up_proj.weight has shape ("),
     one_key_head: (0, "1 key-value head(s) for 2 ranks (4 attention heads)"),
 }
 
@@ -146,7 +168,7 @@ def test_an_odd_checkpoint(change: Callable[[Path], None], tmp_path: Path, capsy
     directory = checkpoint(tmp_path, LLAMA)
     change(directory)
     found = explained(directory, capsys, code)
-    assert words in found["text"], found["text"]
+    assert words.format(directory) in found["text"], found["text"]
     assert found["next"].startswith("mend this first: ") == bool(code)
     assert bool(found["problems"]) == bool(code)
     assert (found["estimates"] is None) or not code

@@ -10,11 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from genqual.cases import PRECISIONS, Json
 from genqual.commands.tolerances import estimate, size_of
 from genqual.conformance.oracle.fields import Fields
 from genqual.conformance.oracle.registry import architecture_of, supported
-from genqual.conformance.oracle.spec import Model
+from genqual.conformance.oracle.spec import Architecture, Model
 from genqual.conformance.references import index
 from genqual.conformance.references.cost import START_BYTES, START_S, Cost, Rates, Size
 from genqual.engines.base import EngineSpec
@@ -29,6 +31,7 @@ from genqual.models.quantised.inputs import PRECISION_OF, InputRounding, why_no_
 from genqual.models.quantised.registry import inputs_of, method_of, section_of
 from genqual.models.registry import cache_dir, resolve
 from genqual.models.spec import ModelSpec
+from genqual.models.writes_text import why_no_text
 from genqual.paths import data_dir
 from genqual.session.window_crossing import windows_of
 
@@ -89,6 +92,8 @@ def _look(seen: _Seen) -> None:
         seen.config = weights.config_if_here(seen.spec)
         if seen.config is None and seen.spec.source == "hub":
             seen.problems.append(f"model {seen.spec.location}: {hub.how_to_get(seen.spec)}")
+        elif seen.config is not None and (other := why_no_text(seen.config)) is not None:
+            seen.problems.append(f"model {seen.spec.location}: {other}")
         elif seen.config is not None:
             _check_quantised(seen)
     except BadInput as reason:
@@ -137,7 +142,23 @@ def _judged_by(seen: _Seen) -> dict[str, Json]:
             seen.problems.append(str(reason))
         return {"oracle": None, "independent": False, "why": str(reason), "unknown": unknown}
     seen.declared = model
+    _check_weights(seen, architecture)
     return {"oracle": architecture.model_type, "independent": True, "why": architecture.source, "unknown": {}}
+
+
+def _check_weights(seen: _Seen, architecture: Architecture) -> None:
+    """A problem where weights are missing, left over or of another shape than the configuration wants, by headers."""
+    if seen.spec is None or seen.spec.source != "directory" or seen.config is None or seen.problems:
+        return
+    try:
+        shapes = weights.shapes(seen.spec)
+        architecture.oracle(seen.config, {name: np.broadcast_to(np.float32(0), shapes[name]) for name in shapes})
+        for name, wanted in architecture.declared(seen.config, shapes)[0].shapes().items():
+            found = shapes.get(name, shapes.get(name.removeprefix(architecture.prefix), wanted))
+            if found != wanted:
+                raise BadInput(f"{name} has shape {found}, the configuration wants {wanted}")
+    except BadInput as reason:
+        seen.problems.append(f"model {seen.spec.location}: {reason}")
 
 
 def _names(seen: _Seen) -> list[str]:

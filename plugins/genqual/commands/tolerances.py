@@ -25,11 +25,17 @@ from genqual.models.declared_inputs import declared_in
 from genqual.models.files import weight_files
 from genqual.models.quantised.inputs import check_precision
 from genqual.models.spec import ModelSpec
+from genqual.models.writes_text import why_no_text
 from genqual.ranks.on_cpu import held_in_memory
 
 
 def check_declared(spec: ModelSpec, schemes: Sequence[str]) -> ModelSpec:
-    """`spec` itself. Raises BadInput, with the right scheme, where it quantises activations not as `schemes` say."""
+    """`spec` itself. Raises BadInput where it continues no text, and where it quantises activations otherwise.
+
+    Otherwise than `schemes` say: with the right scheme.
+    """
+    if (other := why_no_text(weights.config_if_here(spec) or {})) is not None:
+        raise BadInput(f"model {spec.location}: {other}")
     for scheme in schemes:
         try:
             check_precision(declared_in(spec, scheme).values(), scheme, spec.name)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from genqual.atomic import replacing
 from genqual.cases import Json
@@ -25,6 +26,7 @@ from genqual.models.load_quantised import in_one_dtype, widening
 from genqual.models.quantised.registry import section_of
 from genqual.models.rotary_spelling import unseen
 from genqual.models.spec import ModelSpec
+from genqual.models.writes_text import why_no_text
 
 # Special tokens change no logit; that every BLOOM is tied transformers says, and loads a stored head all the same.
 _UNCHECKED: Final = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"})
@@ -70,6 +72,12 @@ def check_known(spec: ModelSpec) -> None:
             f"transformers {transformers.__version__} has no architecture {spec.architecture}, which model {spec.name} "
             "is of; install a release that has it"
         )
+    if spec.source == "directory":
+        other = why_no_text(weights.stored_config(spec))
+        if other is None and spec.architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            other = f"transformers {transformers.__version__} has no causal language model of {spec.architecture}"
+        if other is not None:
+            raise Unsupported(f"model {spec.location}: {other}")
 
 
 def _stored_as(name: str, stored: frozenset[str]) -> bool:

@@ -109,8 +109,14 @@ def count(spec: ModelSpec) -> int:
 
 
 def stored_config(spec: ModelSpec) -> dict[str, Json]:
-    """config.json of a directory or a hub id as it is, with what it says of quantisation."""
-    read: dict[str, Json] = json.loads((_local(spec) / "config.json").read_text())
+    """config.json of a directory or a hub id as it is, with what it says of quantisation.
+
+    Raises BadInput when it holds no mapping.
+    """
+    file = _local(spec) / "config.json"
+    read: Json = json.loads(file.read_text())
+    if not isinstance(read, dict):
+        raise BadInput(f"{file} holds a {type(read).__name__} and no mapping; download it again")
     return read
 
 
