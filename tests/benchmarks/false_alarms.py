@@ -74,6 +74,7 @@ STRICTER: Final = {
     "e9109838f705ede95e4a509ca5db41661409346471e73b8922b026dc6394043c": (
         "the same, with an emulation of activations that a stored checkpoint quantises, which no cell has"
     ),
+    "e0360e2daa29162cc9a09421a15b97fe834ffbc778ed3729c464636b9612416a": "as today, refusals in other words",
 }  # fmt: skip
 """Earlier judges, and what they asked beyond today's: what passed all of them need not run again.
 

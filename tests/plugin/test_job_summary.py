@@ -231,6 +231,10 @@ def test_a_server_s_next_command_reaches_the_server() -> None:
     said = next_step(options, config(), case, "fail", "test_x")
     assert shlex.split(said)[-4:] == ["--endpoint", "http://127.0.0.1:8000/v1", "--served-model", "my model"]
     assert next_step(options, config(), case, "pass", "test_x") == "", "an unexpected pass asks for no command"
+    mine = replace(options, prompts="my prompts.jsonl:text", batch_sizes=(2,), input_lengths=(16, 32), new_tokens=4)
+    words = shlex.split(next_step(mine, config(), case, "fail", "test_x"))
+    given = ["--prompts=my prompts.jsonl:text", "--batch-sizes", "2", "--input-lengths", "16,32", "--new-tokens", "4"]
+    assert words[words.index(given[0]) :][: len(given)] == given
 
 
 def test_the_next_command_of_ranks_on_hosts_starts_them_there() -> None:

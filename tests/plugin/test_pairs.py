@@ -272,6 +272,20 @@ def test_a_rendered_text_with_a_second_first_token_is_warned_of(tmp_path: Path, 
     assert line.startswith(f"2 prompts begin with <s>, first {tmp_path}/p.jsonl, line 2, and the tokenizer adds one")
 
 
+def test_prompts_that_are_cut_are_counted(tmp_path: Path, job: DatasetRun) -> None:
+    (tmp_path / "p.jsonl").write_text('"hello"\n"hello two hello"\n"two hello two"\n')
+    made, said = ranks(tokenized(tmp_path / "m")), []  # type: tuple[Any, list[str]]
+    asked = replace(job, source=str(tmp_path / "p.jsonl"), input_tokens=3)
+    generate_pairs(made, asked, quiet, said.append)
+    assert made.asked == [[1, 6], [1, 6, 4], [1, 4, 6]]
+    where = f"{tmp_path}/p.jsonl, line 2"
+    assert said == [f"of 2 prompts, first {where}, the model read the first 3 tokens only; --input-lengths N reads N"]
+    said.clear()
+    longer = replace(asked, input_tokens=4, path=tmp_path / "o")
+    generate_pairs(ranks(tokenized(tmp_path / "n")), longer, quiet, said.append)
+    assert said == [], "as long as that is whole"
+
+
 def test_messages_are_rendered_with_one_first_token(tmp_path: Path, job: DatasetRun) -> None:
     talk = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "two"}]}
     (tmp_path / "p.jsonl").write_text(json.dumps(talk) + "\n")

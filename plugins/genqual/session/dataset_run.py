@@ -45,6 +45,7 @@ def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: S
     spec = generator.plan.model
     fingerprint = made_by(generator, source_identity(job.source), job.input_tokens, job.new_tokens)
     doubled: list[Prompt] = []
+    cut: list[Prompt] = []
     with PairWriter(job.path, fingerprint, difference) as writer:
         prompts = islice(read_prompts(job.source, render=renderer(spec)), writer.next_index, None)
         if writer.next_index:
@@ -55,7 +56,9 @@ def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: S
                     raise BadInput(
                         f"prompts {text.where}: an empty prompt, and a prompt needs a token at least; remove it"
                     )
-            rows = token_rows(spec, texts, max_tokens=job.input_tokens)
+            whole = token_rows(spec, texts, max_tokens=job.input_tokens + 1)
+            rows = [row[: job.input_tokens] for row in whole]
+            cut += [text for text, row in zip(texts, whole, strict=True) if len(row) > job.input_tokens]
             doubled += [text for text in texts if doubled_first(spec, text)]
             tokens = generator.generate(TokenBatch.of(rows), job.new_tokens).tokens
             for text, row, new in zip(texts, rows, tokens, strict=True):
@@ -68,6 +71,11 @@ def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: S
                 f"{len(doubled)} prompts begin with {token}, first {doubled[0].where}, and the tokenizer adds one: the "
                 f"model read {token} twice. Leave it out of the texts, or give messages (FILE:messages), which are "
                 "rendered with the model's chat template"
+            )
+        if cut and warn is not None:
+            warn(
+                f"of {len(cut)} prompts, first {cut[0].where}, the model read the first {job.input_tokens} tokens "
+                "only; --input-lengths N reads N"
             )
         return writer.next_index
 

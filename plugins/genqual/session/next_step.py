@@ -70,7 +70,17 @@ def _pytest(config: pytest.Config) -> str:
 def _one_test(options: Options, case: Case, test: str) -> str:
     words = ["-m", case.device, *(["--benchmark"] if options.benchmark else []), f"--profile={options.profile}"]
     words += ["--engine", case.engine, f"--model={case.model}", "--dtype", case.dtype, "--ranks", str(case.ranks)]
-    return shlex.join([*words, "-k", test])
+    return shlex.join([*words, *_data_set(options), "-k", test])
+
+
+def _data_set(options: Options) -> list[str]:
+    """The user's own prompts, which the properties of a data set read."""
+    if options.prompts is None:
+        return []
+    words = [f"--prompts={options.prompts}"]
+    for name, values in (("--batch-sizes", options.batch_sizes), ("--input-lengths", options.input_lengths)):
+        words += [name, ",".join(map(str, values))] if values else []
+    return [*words, "--new-tokens", str(options.new_tokens)] if options.new_tokens else words
 
 
 def _rebase(options: Options, case: Case) -> str:

@@ -52,9 +52,11 @@ class Weights:
         skipped = re.compile("|".join(f"(?:{pattern})" for pattern in (*BUFFERS, *ignored)))
         unused = sorted(name for name in left if not skipped.fullmatch(name))
         if missing or unused:
+            lists = {"missing": missing, "not used": unused}
+            said = ", ".join(f"{kind} {_few(names)}" for kind, names in lists.items() if names)
             raise BadInput(
-                f"weights do not fit the configuration: missing {_few(missing)}, not used {_few(unused)}; "
-                f"give the oracle the config.json that belongs to these weights"
+                f"weights do not fit the configuration: {said}; give the config.json that belongs to these weights, or "
+                f"a whole checkpoint without others"
             )
 
     def __contains__(self, name: object) -> bool:
@@ -275,4 +277,4 @@ def margins_of(cache: Cache, layers: int, tokens: int) -> F64 | None:
 
 
 def _few(names: Sequence[str]) -> str:
-    return "nothing" if not names else ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

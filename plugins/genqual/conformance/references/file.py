@@ -47,8 +47,8 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
         if not reason:
             raise BadInput(
                 f"{directory} holds another reference of {old['model']} ({str(old['sha256'])[:12]}), and a reference "
-                f"is what every verdict is judged by: give a reason to replace it (it is kept in the history), or "
-                f"another directory"
+                f"is what every verdict is judged by: give a reason to replace it (--reason TEXT, which its history "
+                f"keeps), or another directory (--out DIR)"
             )
         history = [*old["history"], {"reason": reason, "previous": old["sha256"]}]
     content["history"] = history
