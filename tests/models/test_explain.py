@@ -172,6 +172,8 @@ def test_an_odd_checkpoint(change: Callable[[Path], None], tmp_path: Path, capsy
     assert found["next"].startswith("mend this first: ") == bool(code)
     assert bool(found["problems"]) == bool(code)
     assert (found["estimates"] is None) or not code
+    if change is two_rotaries:
+        assert found["text"].count(words) == 2, "as the problem and as the next step, and no third time"
     if change in (unknown_architecture, unknown_field):
         assert found["judged_by"]["independent"] is False
         assert found["next"].endswith("--by transformers")

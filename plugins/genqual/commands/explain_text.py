@@ -29,6 +29,8 @@ def _judged(found: Mapping[str, Any]) -> list[str]:
     by = found["judged_by"]
     if by["oracle"]:
         out = [f"Judged by: genqual's own float64 oracle of {by['oracle']}, independent ({by['why']})"]
+    elif by["why"] in found["problems"]:
+        return ["Judged by: nothing, before that is mended"]
     elif by["independent"] is None:
         return [f"Judged by: not known: {by['why']}"]
     else:
