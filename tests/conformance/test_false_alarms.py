@@ -130,6 +130,20 @@ def test_what_passed_stricter_judges_is_not_judged_again_and_what_failed_them_is
     assert len(asked()) == 6, "they judged another torch"
 
 
+@pytest.mark.parametrize(("name", "lenient", "holds"), [
+    ("mixtral", True, False), ("mixtral-2-layers", True, False), ("llama", True, True), ("mixtral", False, True),
+])  # fmt: skip
+def test_of_judges_that_were_lenient_to_experts_only_cells_without_experts_hold(
+    name: str, lenient: bool, holds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = false_alarms.versions()
+    monkeypatch.setattr(false_alarms, "STRICTER", {"earlier": "why"})
+    monkeypatch.setattr(false_alarms, "LENIENT", {"earlier"} if lenient else set())
+    cell = {"name": name, "failed": {}, "versions": now | {"judges": "earlier"}}
+    assert false_alarms.still_holds(cell) == holds
+    assert false_alarms.still_holds(cell | {"versions": now})
+
+
 def test_where_upstream_ends_every_pass_with_an_exception_nothing_is_counted_and_a_failure_is() -> None:
     def said(**verdicts: int) -> str:
         cell = line("falcon-alibi", verdicts=verdicts, failed=("a", "b"), engine="transformers:graphs=static")

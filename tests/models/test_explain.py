@@ -50,7 +50,7 @@ def why_not(found: dict[str, Any], engine: str, ranks: int) -> str:
     return " ".join(one["reason"] for one in mine if "fp32" in one["ranks"].get(str(ranks), []))
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe", "gemma3_text", "mamba2"])
+@pytest.mark.parametrize("name", sorted(SMALL))
 def test_an_ordinary_checkpoint(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = SMALL[name] | {"vocab_size": 320}
     found = explained(checkpoint(tmp_path, config), capsys)

@@ -35,7 +35,7 @@ def fault_free_runs(
 
     Kernels differ (`attentions`, where the architecture has them), and so do shapes: batched with a cache, one pass,
     row by row. All are honest, and none is the device under test. With `stream` weights stay on disk where they do not
-    fit into an eighth of the free memory, and row by row is left out: it would read them once a row and step. Raises
+    fit into a fifth of the free memory, and row by row is left out: it would read them once a row and step. Raises
     BadInput, with the reason, where none can run.
     """
     # A checkpoint that quantises activations by its own word is rounded by no package.

@@ -29,10 +29,10 @@ _EMULATED: Final[dict[str, dict[str, Json]]] = {"fp8": {"emulate": True}}
 def held_in_memory() -> int:
     """Bytes of weights that a streamed run keeps; others are read from disk for each pass.
 
-    An eighth of what is free: some 4 GiB of an 8B's matrices and logits come on top, and the rest keeps the files in
-    the page cache, where bf16 takes half the room of the fp32 that is kept.
+    A fifth of what is free: the largest matrix, widened, comes on top, and the rest keeps the files in the page
+    cache, where bf16 takes half the room of the fp32 that is kept.
     """
-    return psutil.virtual_memory().available // 8
+    return psutil.virtual_memory().available // 5
 
 
 def check_runs(dtypes: Collection[str], *, stream: bool) -> None:

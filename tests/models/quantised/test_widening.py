@@ -115,7 +115,7 @@ def test_what_transformers_would_make_another_model_of_is_unsupported_and_has_a_
     ],
 )
 def test_two_groups_that_name_a_module_alike_are_refused(targets: Any, clash: bool) -> None:
-    """The package takes the last of them, vLLM the first; a scheme that both share is one."""
+    """Which one counts is nowhere defined; a scheme that both share is one."""
 
     def found(first: dict[str, Any], second: dict[str, Any]) -> Any:
         groups = {"a": first | {"targets": targets[0]}, "b": second | {"targets": targets[1]}}

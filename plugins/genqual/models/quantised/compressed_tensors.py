@@ -154,7 +154,7 @@ class CompressedTensors:
         if other := next((one for one in others if replace(one, targets=best.targets) != best), None):
             raise BadInput(
                 f"{module} is named by two of {SECTION}.config_groups with different schemes (targets "
-                f"{', '.join(best.targets)} and {', '.join(other.targets)}): loaders disagree which one counts; mend "
+                f"{', '.join(best.targets)} and {', '.join(other.targets)}): which one counts is not defined; mend "
                 "the targets, so that one of them names it"
             )
         return best
