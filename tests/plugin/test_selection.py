@@ -13,7 +13,7 @@ import pytest
 
 from genqual.cases import Case
 from genqual.errors import BadInput
-from genqual.session import markers, option_types, profiles
+from genqual.session import early_checks, markers, option_types, profiles
 from genqual.session.groups import Groups
 from genqual.session.options import Options
 from genqual.session.selection import Selection
@@ -120,6 +120,27 @@ def test_bad_input_is_one_paragraph_and_exit_code_4(arguments: list[str], words:
         assert word in said
     assert "Traceback" not in said
     assert "nothing was judged" not in said, "one paragraph"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"one"\n{"prompt": ""}\n', r"p\.jsonl, line 2: an empty prompt"),
+        ('"one"\n{"prompt": "two"\n', r"p\.jsonl, line 2"),
+        ('{"words": "one", "more": "two"}\n', r"p\.jsonl, line 1: which column\?"),
+        ("\n", r"p\.jsonl: holds no prompt"),
+    ],
+)
+def test_a_bad_prompt_file_is_told_before_a_model_is_loaded(text: str, said: str, tmp_path: Path) -> None:
+    (file := tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        early_checks.check(Options(prompts=str(file)))
+
+
+def test_a_good_prompt_file_needs_no_template_to_be_looked_through(tmp_path: Path) -> None:
+    talk = {"messages": [{"role": "user", "content": "hello"}]}
+    (file := tmp_path / "p.jsonl").write_text(json.dumps(talk) + "\n")
+    early_checks.check(Options(prompts=f"{file}:messages"))
 
 
 def test_a_share_is_a_number_or_percent() -> None:

@@ -192,6 +192,29 @@ def test_right_runs_become_a_tolerance(
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize("ending", [BadInput("no such layers"), KeyboardInterrupt()], ids=["refused", "interrupted"])
+def test_what_was_measured_before_the_end_is_kept(
+    ending: BaseException, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs(monkeypatch, asked, CONFIG, CONFIG)
+
+    def until(spec: ModelSpec, made: Reference, scheme: str, **how: Any) -> dict[str, Scores]:
+        if scheme == "fp16":
+            raise ending
+        return {"one": ran(CONFIG, scheme)}
+
+    monkeypatch.setattr(tolerances, "fault_free_runs", until)
+    kept: list[tuple[list[str], list[str]]] = []
+    for schemes in (["bf16", "fp16", "int8-weight"], ["fp16", "bf16"]):
+        with pytest.raises(type(ending)):
+            tolerances.with_tolerances(
+                *(SPEC, MADE, schemes),
+                stream=False,
+                keep=lambda done, left: kept.append((list(done.envelopes), list(left))),
+            )
+    assert kept == [(["bf16"], ["fp16", "int8-weight"])], "the second had nothing to keep"
+
+
 def test_the_cost_is_said_before_anything_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["reference", "llama-tiny", "--schemes", "", "--steps", "2", "--out", str(tmp_path)])

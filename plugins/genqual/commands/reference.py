@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -153,10 +154,18 @@ def reference(
         if calibrate:
             calibrated(spec, made, chosen, target)
             return
-        made = with_tolerances(spec, made, chosen, stream=stream)
+        made = with_tolerances(spec, made, chosen, stream=stream, keep=partial(_keep, target, reason))
         reference_file.write(made, target, reason=reason)
         distinct = len(np.unique(made.tokens))
         say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+
+
+def _keep(target: Path, reason: str | None, done: Reference, left: Sequence[str]) -> None:
+    """Write what is `done` before the schemes `left`: an hour's tolerances are not lost with the one that failed."""
+    with suppress(BadInput):  # another reference is there: what the command ends with is told, not this
+        reference_file.write(done, target, reason=reason)
+        kept = ", ".join(sorted(done.envelopes))
+        say(f"wrote {target} with the tolerance of {kept}; --add --schemes {','.join(left)} measures the rest")
 
 
 def asked_rows(spec: ModelSpec, prompts: str) -> tuple[list[list[int]], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import psutil
@@ -97,20 +97,33 @@ def size_of(spec: ModelSpec) -> Size | None:
     )
 
 
-def with_tolerances(spec: ModelSpec, made: Reference, schemes: Sequence[str], *, stream: bool) -> Reference:
+def with_tolerances(
+    spec: ModelSpec,
+    made: Reference,
+    schemes: Sequence[str],
+    *,
+    stream: bool,
+    keep: Callable[[Reference, Sequence[str]], None] = lambda done, left: None,
+) -> Reference:
     """`made` with the envelope of each of `schemes`, of fault-free runs of transformers on this host.
 
     Raises BadInput when transformers' fp32 does not pass by `made`, and on an envelope that rounding does not explain.
+    Where a later one fails, or the run is interrupted, `keep` is given what is done, and the schemes that are not.
     """
     if not schemes:
         return made
     attentions = check_fp32(spec, made, stream=stream)
-    for scheme in schemes:
-        runs = fault_free_runs(spec, made, scheme, attentions=attentions, stream=stream)
-        made = references.with_envelope(made, scheme, runs)
-        nrms = made.envelopes[scheme].nrms
-        emulated = None if stream else _emulated(spec, made, scheme)
-        say(f"{spec.name}: {check_size(scheme, nrms, emulated)}")
+    for number, scheme in enumerate(schemes):
+        try:
+            runs = fault_free_runs(spec, made, scheme, attentions=attentions, stream=stream)
+            more = references.with_envelope(made, scheme, runs)
+            emulated = None if stream else _emulated(spec, more, scheme)
+            say(f"{spec.name}: {check_size(scheme, more.envelopes[scheme].nrms, emulated)}")
+        except BaseException:
+            if number:
+                keep(made, schemes[number:])
+            raise
+        made = more
     return made
 
 

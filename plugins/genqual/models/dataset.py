@@ -19,7 +19,7 @@ from genqual.models import prompt_files
 from genqual.models.chat import Prompt, Render
 from genqual.models.prompt_files import FILES
 
-__all__ = ["FILES", "PairWriter", "is_file", "read_prompts", "source_identity"]
+__all__ = ["FILES", "PairWriter", "check_not_empty", "is_file", "read_prompts", "source_identity"]
 
 
 def read_prompts(
@@ -58,6 +58,12 @@ def is_file(source: str) -> bool:
     """Whether `source` is a file, there or not, and no dataset's name."""
     path, _ = prompt_files.split(source)
     return path.is_file() or prompt_files.kind_of(path) is not None
+
+
+def check_not_empty(prompt: Prompt) -> None:
+    """Raises BadInput on a prompt without a character."""
+    if not prompt:
+        raise BadInput(f"prompts {prompt.where}: an empty prompt, and a prompt needs a token at least; remove it")
 
 
 def _dataset(name: str, split: str, column: str | None, render: Render | None) -> Iterator[Prompt]:

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genqual.engines.base import TokenBatch
-from genqual.errors import BadInput
 from genqual.models.chat import Prompt, renderer
-from genqual.models.dataset import PairWriter, read_prompts, source_identity
+from genqual.models.dataset import PairWriter, check_not_empty, read_prompts, source_identity
 from genqual.models.prompts import decode, doubled_first, token_rows
 from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
@@ -52,10 +51,7 @@ def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: S
             progress(f"{job.path}: going on after {writer.next_index} pairs")
         while texts := list(islice(prompts, job.batch)):
             for text in texts:
-                if not text:
-                    raise BadInput(
-                        f"prompts {text.where}: an empty prompt, and a prompt needs a token at least; remove it"
-                    )
+                check_not_empty(text)
             whole = token_rows(spec, texts, max_tokens=job.input_tokens + 1)
             rows = [row[: job.input_tokens] for row in whole]
             cut += [text for text, row in zip(texts, whole, strict=True) if len(row) > job.input_tokens]

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from genqual.errors import BadInput
 from genqual.gate.other_build import absent
-from genqual.models.dataset import is_file, read_prompts
+from genqual.models.dataset import check_not_empty, is_file, read_prompts
 from genqual.session.options import Options
+
+LOOKED_AT: Final = 10_000
+"""Prompts of a file that are read before the first test: a second, where the model may load for minutes."""
+
+UNRENDERED: Final = "a conversation, which the model's own template renders later"
 
 
 def check(options: Options) -> None:
@@ -26,7 +33,7 @@ def check(options: Options) -> None:
         made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
         raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
     if options.prompts is not None and is_file(options.prompts):
-        read_prompts(options.prompts)
+        _look_through(options.prompts)
     if options.baseline_from is not None and (reason := absent(options.baseline_from)):
         raise BadInput(f"--baseline-from={options.baseline_from}: {reason}; give a commit, a wheel or an environment")
     if options.engine_command is not None:
@@ -45,6 +52,16 @@ def of_no_use(options: Options) -> list[str]:
     if options.benchmark or not names:
         return []
     return [f"{', '.join(names)}: no latency is measured without --benchmark, so there is none to judge"]
+
+
+def _look_through(source: str) -> None:
+    """Raises BadInput on a bad line among the first prompts of a file, and on one without any; none is rendered."""
+    count = 0
+    for prompt in islice(read_prompts(source, render=lambda messages: UNRENDERED), LOOKED_AT):
+        check_not_empty(prompt)
+        count += 1
+    if not count:
+        raise BadInput(f"--prompts={source}: holds no prompt; give a file with one at least")
 
 
 def _check_program(command: str) -> None:
