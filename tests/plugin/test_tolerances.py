@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genqual.cli import main
-from genqual.commands import fault_free, tolerances
+from genqual.commands import fault_free, reference, tolerances
 from genqual.commands.rates import measured
 from genqual.conformance.emulation import emulation
 from genqual.conformance.judges.logits import judge_scores
@@ -213,6 +213,28 @@ def test_what_was_measured_before_the_end_is_kept(
                 keep=lambda done, left: kept.append((list(done.envelopes), list(left))),
             )
     assert kept == [(["bf16"], ["fp16", "int8-weight"])], "the second had nothing to keep"
+
+
+def test_a_calibration_is_of_the_attention_that_is_right(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Falcon's ALiBi: its eager runs would calibrate a limit by a fault."""
+
+    class Narrow(Answering):
+        def _of(self, way: str, batch: TokenBatch) -> Scores:
+            return rows_of(ran(CONFIG, "bf16"), [PROMPTS.index(row) for row in batch.rows])
+
+    def generator(spec: ModelSpec, dtype: str, attention: str | None, **more: Any) -> Any:
+        if dtype == "bf16":
+            asked.append(str(attention))
+            return nullcontext(Narrow())
+        return nullcontext(Answering("batch", "row", "pass") if attention == "eager" else Answering())
+
+    monkeypatch.setattr(fault_free, "cpu_generator", generator)
+    made = tolerances.with_tolerances(SPEC, MADE, ["bf16"], stream=False)
+    reference.calibrated(SPEC, made, ["bf16"], tmp_path)
+    assert set(asked) == {"sdpa"}
+    assert len(asked) > 3, "the tolerance's run, the same once more, other shapes and other ways"
 
 
 def test_the_cost_is_said_before_anything_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

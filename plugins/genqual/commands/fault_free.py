@@ -112,12 +112,12 @@ def _what_passes(generator: Generator, made: Reference, passes: Callable[[Scores
     return ""
 
 
-def other_shapes(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+def other_shapes(spec: ModelSpec, made: Reference, scheme: str, *, attention: str = ATTENTION[0]) -> dict[str, Scores]:
     """More fault-free runs: behind padding, in two half batches, in the opposite order."""
     batch, rows = TokenBatch.of(made.prompts), list(range(made.rows))
     halves = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
     say(f"{spec.name}: fault-free {scheme} runs of other shapes")
-    with cpu_generator(spec, scheme, "eager", progress=say) as generator:
+    with cpu_generator(spec, scheme, attention, progress=say) as generator:
 
         def of(chosen: Sequence[int]) -> Scores:
             return generator.score(TokenBatch.of([made.prompts[i] for i in chosen]), made.forced[list(chosen)])
@@ -140,7 +140,7 @@ def side_by_side(rows: Sequence[Scores]) -> Scores:
     return Scores(**{name: joined(name) for name in names})
 
 
-def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Scores]:
+def other_ways(spec: ModelSpec, made: Reference, scheme: str, *, attention: str = ATTENTION[0]) -> dict[str, Scores]:
     """More fault-free runs, of other arithmetic: torch's scalar kernels, two threads, and the work of two ranks.
 
     Two threads and two ranks where the host has two places; ranks where DeepSpeed-Inference has the scheme.
@@ -154,7 +154,7 @@ def other_ways(spec: ModelSpec, made: Reference, scheme: str) -> dict[str, Score
     found = {}
     for way, how in ways.items():
         say(f"{spec.name}: fault-free {scheme}, {way}")
-        with cpu_generator(spec, scheme, "eager", progress=say, **how) as generator:
+        with cpu_generator(spec, scheme, attention, progress=say, **how) as generator:
             try:
                 found[way] = generator.score(batch, made.forced)
             except Unsupported as reason:

@@ -14,7 +14,7 @@ import numpy as np
 from genqual.cases import PRECISIONS, Json
 from genqual.commands.fault_free import fault_free_runs, other_shapes, other_ways
 from genqual.commands.streaming import say, streamed
-from genqual.commands.tolerances import announce, check_declared, with_tolerances
+from genqual.commands.tolerances import announce, check_declared, check_fp32, with_tolerances
 from genqual.conformance.calibration import leave_one_out, summary
 from genqual.conformance.oracle.registry import Oracle, oracle_for
 from genqual.conformance.references import file as reference_file
@@ -212,10 +212,11 @@ def calibrated(spec: ModelSpec, made: Reference, schemes: Sequence[str], target:
     """Judge fault-free runs of each scheme by the envelope of the others; write calibration.json and print them."""
     file = target / "calibration.json"
     found: dict[str, Json] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    attentions = check_fp32(spec, made, stream=False)
     for scheme in schemes:
-        fault_free = (
-            fault_free_runs(spec, made, scheme) | other_shapes(spec, made, scheme) | other_ways(spec, made, scheme)
-        )
+        fault_free = fault_free_runs(spec, made, scheme, attentions=attentions)
+        for others in (other_shapes, other_ways):
+            fault_free |= others(spec, made, scheme, attention=attentions[0])
         runs = leave_one_out(made, scheme, fault_free)
         for one in runs:
             say(f"  {one.ratio:.3f} of the others' envelope{', ALARM' if one.alarm else ''}: {one.run}")
