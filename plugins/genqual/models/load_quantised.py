@@ -16,10 +16,10 @@ import transformers
 from transformers import AutoConfig
 
 from genqual.cases import Json
-from genqual.errors import BadInput, Unsupported, pip_install
+from genqual.errors import Unsupported, pip_install
 from genqual.models import weights
 from genqual.models.dense import rounded_to, unwidened
-from genqual.models.quantised.registry import scheme_of, section_of
+from genqual.models.quantised.registry import section_of, undone
 from genqual.models.spec import ModelSpec
 
 _ROUNDED: Final = "nvfp4-pack-quantized"
@@ -37,17 +37,17 @@ def widening(spec: ModelSpec, dtype: torch.dtype) -> dict[str, Any]:
     """Options of `from_pretrained` that widen the weights of `spec` as they are read; none where it is not quantised.
 
     Raises Unsupported, naming the format, where this transformers has no such way, or rounds to less than `dtype`. A
-    format that genqual does not know is left to transformers: it is judged by what transformers says, or not at all.
+    format that genqual does not know is left to transformers: it is judged by what transformers says, or not at all. So
+    is one with fields that genqual refuses; transformers widens it, too, where it can.
     """
     section = section_of(weights.stored_config(spec))
     if section is None:
         return {}
     method = str(section.get("quant_method"))
-    try:
-        scheme_of(weights.stored_config(spec))
-    except BadInput:
-        return {}
+    known = undone(weights.stored_config(spec))
     if not _can_widen(method):
+        if not known:
+            return {}
         raise Unsupported(
             f"model {spec.location}: transformers {transformers.__version__} does not widen {method} weights on load, "
             "so the dequantised model cannot be judged with it; use an engine that does, or what this was "

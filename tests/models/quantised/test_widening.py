@@ -98,11 +98,18 @@ def test_what_transformers_would_make_another_model_of_is_unsupported_and_has_a_
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
         assert re.search(why, unwidened(spec) or "")
     assert (dense(whole), unwidened(whole)) == (whole, None)
-    command = [sys.executable, "-W", "ignore", "-c", LOAD, *(one.location for one in (cut, old, whole))]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()[-3:]
+    config = json.loads(
+        (refused := changed("fp8-block", tmp_path / "refused", halved=False) / "config.json").read_text()
+    )
+    config["quantization_config"]["not_of_ours"] = 1
+    refused.write_text(json.dumps(config))
+    places = [*(one.location for one in (cut, old, whole)), str(refused.parent)]
+    command = [sys.executable, "-W", "ignore", "-c", LOAD, *places]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()[-4:]
     assert "its last blocks are cut, so it would be another model or none; use an engine that reads it" in said[0]
     assert "it knows _scale_inv alone, so it would be another model" in said[1]
     assert said[2] == "widens ['config']"
+    assert said[3] == said[2], "what genqual refuses --by transformers judges as the dequantised model, too"
 
 
 @pytest.mark.parametrize(
