@@ -71,6 +71,10 @@ def old_names(target: Path) -> Path:
     return rewritten(changed("fp8-tensor", target, halved=False), _renamed)
 
 
+def _foreign(config: dict[str, Any]) -> None:
+    config["quantization_config"]["not_of_ours"] = 1
+
+
 LOAD = """
 import sys, torch
 from genqual.errors import Unsupported
@@ -98,12 +102,8 @@ def test_what_transformers_would_make_another_model_of_is_unsupported_and_has_a_
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
         assert re.search(why, unwidened(spec) or "")
     assert (dense(whole), unwidened(whole)) == (whole, None)
-    config = json.loads(
-        (refused := changed("fp8-block", tmp_path / "refused", halved=False) / "config.json").read_text()
-    )
-    config["quantization_config"]["not_of_ours"] = 1
-    refused.write_text(json.dumps(config))
-    places = [*(one.location for one in (cut, old, whole)), str(refused.parent)]
+    foreign = changed("fp8-block", tmp_path / "foreign", halved=False, config=_foreign)
+    places = [*(one.location for one in (cut, old, whole)), str(foreign)]
     command = [sys.executable, "-W", "ignore", "-c", LOAD, *places]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout.splitlines()[-4:]
     assert "its last blocks are cut, so it would be another model or none; use an engine that reads it" in said[0]
