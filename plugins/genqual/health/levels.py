@@ -22,14 +22,15 @@ from genqual.health.checks.generation import Generation
 from genqual.health.checks.rank_steps import RankSteps
 from genqual.health.checks.repeats import Repeats
 from genqual.health.checks.siblings import Stragglers
+from genqual.health.checks.soak import Soak
 from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, Severity, allow, verdict_of
 from genqual.health.run_state import RunState
 
 SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
 """Wall time of each level. Each runs the checks that fit; a longer one computes longer, which finds rarer faults."""
 
-# The most revealing first: what computes wrong, then what generates wrong, once or rarely, then what is slow.
-CHECKS: Final[tuple[Check, ...]] = (KnownAnswers(), Generation(), Repeats(), Stragglers(), RankSteps())
+# The most revealing first: what computes wrong, what generates wrong, once or rarely, what is slow, what gets slow.
+CHECKS: Final[tuple[Check, ...]] = (KnownAnswers(), Generation(), Repeats(), Stragglers(), RankSteps(), Soak())
 
 
 @dataclass(frozen=True, slots=True)
