@@ -33,7 +33,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "Judge the compilations and fallbacks that Habana's bridge wrote to a file.",
     ),
     "links": ("genqual.commands.links:links", "Check the links between hosts: right to the bit, and none slow."),
-    "models": ("genqual.commands.models:models", "List the models that have a name, fetch a real one."),
+    "models": (
+        "genqual.commands.models:models",
+        "Explain a checkpoint of yours, list those that have a name, fetch a real one.",
+    ),
     "node": ("genqual.commands.node:node", "Check this node for a given time: fit or unfit, one JSON document."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
@@ -52,6 +55,12 @@ A first run, on this machine:
   pytest -m xeon --benchmark
   genqual compare .genqual/results.db other.db
   genqual report --published
+
+\b
+A model of your own:
+  genqual models explain DIRECTORY       # by what it would be judged, and how long that takes
+  genqual reference DIRECTORY
+  pytest -m xeon --model=DIRECTORY
 
 The suite itself is pytest; `pytest --help` lists its options under "genqual".
 """

@@ -189,11 +189,30 @@ def test_an_odd_checkpoint(change: Callable[[Path], None], tmp_path: Path, capsy
             assert "1 key-value head(s) for 8 ranks" in why_not(found, engine, 8)
 
 
+def test_weights_that_were_copied_have_the_reference_that_is_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the hash, which small weights have in a second; large ones are not read for an explanation."""
+    monkeypatch.setenv("GENQUAL_CACHE", str(tmp_path / "cache"))
+    first = checkpoint(tmp_path, LLAMA)
+    assert "Reference: none here of these weights" in explained(first, capsys)["text"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["reference", str(first), "--schemes", "", "--steps", "2"])
+    assert not stopped.value.code
+    said = capsys.readouterr().err
+    moved = first.rename(tmp_path / "moved")
+    assert "cache/references/a model" in explained(moved, capsys)["text"]
+    assert f"--model='{first}'" in said, "the next command of the reference"
+    again = moved.rename(tmp_path / "again")
+    monkeypatch.setattr("genqual.commands.explanation.HASHED_BYTES", 100)
+    assert "Reference: not looked for, since its weights were not hashed yet" in explained(again, capsys)["text"]
+
+
 def test_a_reference_that_is_there_is_found_and_the_suite_is_next(capsys: pytest.CaptureFixture[str]) -> None:
     found = explanation("llama-tiny", "cpu")
     assert found["reference"] is not None
     assert "bf16" in found["reference"]["tolerances"]  # type: ignore[index,call-overload,operator]
-    assert found["next"] == "pytest -m conformance --model llama-tiny"
+    assert found["next"] == "pytest -m cpu --model=llama-tiny"
     with pytest.raises(SystemExit) as stopped:
         main(["models", "explain", "llama-tiny", "--device", "abacus"])
     assert stopped.value.code == 4

@@ -27,4 +27,6 @@ def test_fp16_is_judged_or_unsupported_and_never_a_traceback(engine: str, tmp_pa
     else:
         assert "1 skipped" in run.stdout, run.stdout
         assert "DeepSpeed computes in float32, bfloat16 on this cpu" in run.stdout.replace("\n", " ")
+        told = run.stdout.partition("genqual: unsupported")[2].replace("\n", " ")
+        assert "1 x UNSUPPORTED: " in told, "without -rs, too"
     assert "Traceback" not in run.stdout + run.stderr

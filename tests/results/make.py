@@ -80,6 +80,7 @@ def verdict(
         limit=0.02,
         flips=fields.pop("flips", 0),
         explanation=fields.pop("explanation", ""),
+        independent=fields.pop("independent", None),
     )
     wrong = Outcome(status="accuracy_fail" if word == "fail" else "ok")
     return record(kind="judgement", judgement=judgement, metrics=(), outcome=wrong, **fields)

@@ -226,6 +226,14 @@ def test_the_conformance_table(width: int) -> None:
     assert max(map(len, lines)) <= width
 
 
+def test_a_pass_by_an_oracle_that_is_not_independent_says_so() -> None:
+    """Who buys reads the passes alone."""
+    theirs = [verdict(name="greedy", independent=False), verdict(name="cache", nrms=None)]
+    assert "2 properties; closest: greedy; not independent" in one_row(*theirs)
+    ours = [verdict(name="greedy", independent=True), verdict(name="cache", nrms=None)]
+    assert "2 properties; closest: greedy" in one_row(*ours)
+
+
 def one_row(*records: Record) -> list[str]:
     """The first row of a conformance table."""
     return cells(drawn(conformance_table(records)))[3]

@@ -79,7 +79,11 @@ def _rest(found: Mapping[str, Any]) -> list[str]:
         known = ", ".join(made["tolerances"]) or "none"
         out.append(f"Reference: {made['folder']} (tolerances of {known})")
     else:
-        out.append("Reference: none is known (only weights whose hash is kept are looked for)")
+        out.append(
+            "Reference: none here of these weights"
+            if found["reference_looked_for"]
+            else "Reference: not looked for, since its weights were not hashed yet; the next command does that"
+        )
     return out
 
 

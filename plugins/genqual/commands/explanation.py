@@ -24,6 +24,7 @@ from genqual.engines.registry import engines
 from genqual.errors import BadInput, GenqualError
 from genqual.models import dense, hub, safetensor, weights
 from genqual.models.declared_inputs import declared
+from genqual.models.files import weight_files
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.quantised import compressed_tensors
 from genqual.models.quantised.base import SECTION
@@ -38,6 +39,7 @@ from genqual.session.window_crossing import windows_of
 RANKS: Final = (1, 2, 4, 8)
 STEPS: Final = 24
 SCHEMES: Final = ("bf16", "fp16")
+HASHED_BYTES: Final = 1 << 30
 
 # What the conformance suite asks of one case of plain transformers, reckoned from the sizes of its prompts and not
 # measured: tokens in passes of several, single-token steps, and processes that start one after another.
@@ -67,6 +69,7 @@ def explanation(model: str, device: str) -> dict[str, Json]:
     made = _references(seen)
     can, cannot = _engines(seen, device)
     costs = _costs(seen, judged)
+    own = [] if why_no_precision(_inputs(seen)) else sorted({str(how.precision) for how in _inputs(seen)})
     return {
         "model": model,
         "source": None if seen.spec is None else seen.spec.source,
@@ -77,11 +80,12 @@ def explanation(model: str, device: str) -> dict[str, Json]:
         "weights": stored,
         "tokenizer": tokenizer,
         "reference": made,
+        "reference_looked_for": seen.spec is not None and not seen.problems and _soon_hashed(seen.spec),
         "device": device,
         "runs": can,
         "unsupported": cannot,
         "estimates": costs,
-        "next": _next(seen, judged, made),
+        "next": _next(seen, bool(judged["oracle"]), made, own, device),
     }
 
 
@@ -267,7 +271,7 @@ def _tokenizer(seen: _Seen) -> dict[str, Json]:
 
 def _references(seen: _Seen) -> dict[str, Json] | None:
     """A reference that this model has already, where its weights' hash is known without reading them all."""
-    if seen.spec is None or seen.problems or (seen.spec.source != "embedded" and not weights.hash_is_kept(seen.spec)):
+    if seen.spec is None or seen.problems or not _soon_hashed(seen.spec):
         return None
     try:
         places = [data_dir("baselines") / "references", cache_dir() / "references"]
@@ -282,6 +286,13 @@ def _references(seen: _Seen) -> dict[str, Json] | None:
         "tolerances": sorted(facts.get("envelopes", {})),
         "by": facts.get("oracle", "oracle"),
     }
+
+
+def _soon_hashed(spec: ModelSpec) -> bool:
+    """Whether its hash, by which references are found, is kept or takes a second or two."""
+    if spec.source == "hub":
+        return False
+    return weights.hash_is_kept(spec) or sum(file.stat().st_size for file in weight_files(spec)) <= HASHED_BYTES
 
 
 def _engines(seen: _Seen, device: str) -> tuple[list[Json], list[Json]]:
@@ -368,14 +379,15 @@ def _as_json(cost: Cost) -> dict[str, Json]:
     }
 
 
-def _next(seen: _Seen, judged: Mapping[str, Json], made: Mapping[str, Json] | None) -> str:
+def _next(seen: _Seen, by_oracle: bool, made: object, own: list[str], device: str) -> str:
     """The next command."""
     where = shlex.quote(seen.model)
     if seen.problems:
         return f"mend this first: {seen.problems[0]}"
-    if seen.spec is not None and seen.spec.source == "gguf":
+    if seen.spec is not None and seen.spec.source == "gguf" and seen.config is None:
         return f"python -m genqual.models.convert {where} DIRECTORY"
     if made is not None:
-        return f"pytest -m conformance --model {where}"
-    by = "" if judged["oracle"] else " --by transformers"
-    return f"genqual reference {where}{by}"
+        return f"pytest -m {device} --model={where}"
+    by = "" if by_oracle else " --by transformers"
+    schemes = f" --schemes {','.join([*SCHEMES, *own])}" if own else ""
+    return f"genqual reference {where}{by}{schemes}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -156,8 +157,15 @@ def reference(
             return
         made = with_tolerances(spec, made, chosen, stream=stream, keep=partial(_keep, target, reason))
         reference_file.write(made, target, reason=reason)
-        distinct = len(np.unique(made.tokens))
-        say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+        _wrote(spec, made, target, None if out else model)
+
+
+def _wrote(spec: ModelSpec, made: Reference, target: Path, model: str | None) -> None:
+    """Say what was written and, where a run finds it, what judges `model` by it."""
+    distinct = len(np.unique(made.tokens))
+    say(f"{spec.name}: wrote {target} ({made.rows} prompts x {made.steps} steps, {distinct} distinct tokens)")
+    if model is not None:
+        say(f"next, in a clone of genqual: pytest -m {processor().name} --model={shlex.quote(model)}")
 
 
 def _keep(target: Path, reason: str | None, done: Reference, left: Sequence[str]) -> None:

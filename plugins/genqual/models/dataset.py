@@ -163,13 +163,12 @@ class PairWriter:
             pair = json.loads(line)
             found, made_by = pair["index"], pair["fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{self._path}, line {index + 1}: not a pair ({error}); name another output file") from error
+            raise BadInput(f"{self._path}, line {index + 1}: not a pair ({error}); move the file away") from error
         if made_by != self._fingerprint:
             where = self._differs(made_by, self._fingerprint) if self._differs and isinstance(made_by, str) else ""
-            facts = f" They differ in: {where}." if where else ""
+            facts = f"another run. They differ in: {where}" if where else f"{made_by}, this run is {self._fingerprint}"
             raise BadInput(
-                f"{self._path}: holds pairs of {made_by}, this run is {self._fingerprint}.{facts} It is not gone on "
-                "with: move the file away to generate anew, or name another output file"
+                f"{self._path}: holds pairs of {facts}. It is not gone on with: move the file away to generate anew"
             )
         if found != index:
-            raise BadInput(f"{self._path}, line {index + 1}: pair {found} is out of order; name another output file")
+            raise BadInput(f"{self._path}, line {index + 1}: pair {found} is out of order; move the file away")

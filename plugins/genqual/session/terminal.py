@@ -24,7 +24,7 @@ from genqual.records.redaction import redact
 from genqual.session import job_summary, outcome
 from genqual.session.context import Run
 from genqual.session.selection import Selection
-from genqual.session.verdict_rows import VerdictRows
+from genqual.session.verdict_rows import UNSUPPORTED, VerdictRows, skipped_for
 
 LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
 MOST_FAILURES: Final = 3  # whose command is shown: the first is the one to begin with
@@ -53,6 +53,7 @@ class Tally:
         self.records: dict[str, None] = {}  # the ids of their records, in the order of the tests
         self.texts: list[str] = []
         self.not_applicable: Counter[str] = Counter()
+        self.unsupported: Counter[str] = Counter()
         self.limits: list[str] = []
         self.inconclusive: dict[str, list[str]] = {}  # reason -> items
         self.verdicts = VerdictRows()
@@ -64,6 +65,8 @@ class Tally:
         self.records.update(dict.fromkeys(path.stem for path in told.records))
         if told.verdict == "not_applicable" and report.skipped:
             self.not_applicable[told.reason] += 1
+        if report.skipped and told.verdict is None and (why := skipped_for(report)).startswith(UNSUPPORTED):
+            self.unsupported[why.removeprefix(UNSUPPORTED)] += 1
         if report.when != "call":
             return
         if told.judged:
@@ -123,10 +126,11 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         terminal.section("genqual: inconclusive")
         for reason, items in tally.inconclusive.items():
             terminal.write_line(f"{', '.join(items)}: {reason}")
-    if tally.not_applicable:
-        terminal.section("genqual: not applicable")
-        for reason, count in tally.not_applicable.most_common():
-            terminal.write_line(f"{count} x NOT APPLICABLE: {reason}")
+    for word, reasons in (("not applicable", tally.not_applicable), ("unsupported", tally.unsupported)):
+        if reasons:
+            terminal.section(f"genqual: {word}")
+        for reason, count in reasons.most_common():
+            terminal.write_line(f"{count} x {word.upper()}: {reason}")
     _next_steps(terminal, tally)
     lines = list(run.warnings) + list(run.waivers.stale) + (pushed.lines() if pushed else [])
     if records:

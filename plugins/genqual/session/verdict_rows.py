@@ -17,6 +17,9 @@ WORST_FIRST: Final = (
     *("HARDWARE", "ERROR", "FAIL", "REGRESSED", "NO REFERENCE", "INCONCLUSIVE", "NO BASELINE", "WAIVED"),
     *("IMPROVED", "PASS", "RECORDED", "NOT APPLICABLE", "UNSUPPORTED", "ABSENT", "SKIPPED"),
 )
+UNSUPPORTED: Final = "unsupported: "
+"""What the reason of a test begins with whose engine cannot run its case."""
+
 _UNJUDGED: Final = frozenset({"NO REFERENCE", "INCONCLUSIVE", "NO BASELINE"})
 
 
@@ -108,7 +111,7 @@ class VerdictRows:
             word,
             report.nodeid,
             failed=report.failed,
-            why=_why(report),
+            why=skipped_for(report),
             metric=told.metric,
             estimate=None if told.change is None else told.change.estimate,
             record=told.records[-1].stem if told.records else None,
@@ -124,13 +127,14 @@ def _word(report: pytest.TestReport, verdict: str) -> str | None:
         label = label if label in (*_UNJUDGED, "REGRESSED", "HARDWARE") else "FAIL"
         return label if report.when == "call" else "ERROR"
     if report.skipped:
-        why = _why(report)
-        named = "UNSUPPORTED" if why.startswith("unsupported: ") else "ABSENT" if " is absent: " in why else "SKIPPED"
+        why = skipped_for(report)
+        named = "UNSUPPORTED" if why.startswith(UNSUPPORTED) else "ABSENT" if " is absent: " in why else "SKIPPED"
         return label or named
     return (label or "PASS") if report.when == "call" else None
 
 
-def _why(report: Any) -> str:
+def skipped_for(report: Any) -> str:
+    """Why a test was skipped, or failed, as its report tells it; nothing of one that passed."""
     if report.passed:
         return ""
     text = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext

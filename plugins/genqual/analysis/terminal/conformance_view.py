@@ -74,10 +74,16 @@ def _rows(properties: Sequence[_Property]) -> list[tuple[str, Cell | None, str]]
         elif verdict != "PASS":
             rows.append((f"{some[0].name} and {len(some) - 1} more", None, verdict))
         elif _share(closest.worst) is None:
-            rows.append((f"{len(some)} properties", None, verdict))
+            rows.append((f"{len(some)} properties{_by(some)}", None, verdict))
         else:
-            rows.append((f"{len(some)} properties; closest: {closest.name}", closest.worst, verdict))
+            rows.append((f"{len(some)} properties; closest: {closest.name}{_by(some)}", closest.worst, verdict))
     return rows
+
+
+def _by(some: Iterable[_Property]) -> str:
+    """What a pass rests on where that is not genqual's own oracle."""
+    judged = [one.worst.last.judgement for one in some]
+    return "; not independent" if any(one and one.independent is False for one in judged) else ""
 
 
 def _properties(group: Iterable[Cell]) -> list[_Property]:

@@ -19,7 +19,7 @@ from genqual.engines.hf.base import of_config
 from genqual.engines.hf.score_recorder import ScoreRecorder, on_host
 from genqual.engines.remote.sign_tokenizer import tokenizer_of_signs
 from genqual.errors import BadInput
-from genqual.models import prompts
+from genqual.models import gguf_tokenizer, prompts
 from genqual.models.tokenizer_file import explained
 
 I64 = NDArray[np.int64]
@@ -187,7 +187,9 @@ def _tokenizer(engine: Any) -> Any:
         with explained(
             f"model {model.name}: its tokenizer cannot be used by transformers", "mend or replace its files"
         ):
-            made = AutoTokenizer.from_pretrained(model.location)
+            of_file = model.source == "gguf"  # as a folder: transformers knows a file's tokenizer for a few kinds only
+            place = str(gguf_tokenizer.tokenizer_json(model).parent) if of_file else model.location
+            made = AutoTokenizer.from_pretrained(place)
             made("abcdef", add_special_tokens=False)  # as transformers asks it for stop strings, in the middle of a run
         return made
     return tokenizer_of_signs(engine.model.config.get_text_config().vocab_size)
