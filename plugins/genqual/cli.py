@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,17 @@ import genqual as package
 from genqual.errors import GenqualError, did_you_mean
 
 USAGE_ERROR: Final = 4  # as pytest's own, so that a CI needs to know one number
+
+_ROOM: Final = (
+    "free some, or name another place: --out and --state, GENQUAL_CACHE for the cache, TMPDIR for logs; an interrupted "
+    "run goes on where its help says so"
+)
+_CLOSED: Final = "mend who may read and write it, or name another place: --out and --state, GENQUAL_CACHE for the cache"
+_OF_THE_PLACE: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CLOSED),
+}
+"""The next step after an error of the system that lies in a place, and in no program."""
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "bisect": ("genqual.commands.bisect:bisect", "Find the first layer whose output differs from the oracle."),
@@ -115,6 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GenqualError as error:
         click.echo(f"genqual: {error}", err=True)
         code = USAGE_ERROR
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        click.echo(f"genqual: {error.strerror}{where}: {_OF_THE_PLACE[error.errno]}", err=True)
+        code = 1
     except click.Abort:
         click.echo("genqual: interrupted", err=True)
         code = 130

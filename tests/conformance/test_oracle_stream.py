@@ -250,7 +250,7 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as earlier:
         earlier.setattr(streamed_state, "_VERSION", 2)
         interrupted(tmp_path)
-    with pytest.raises(BadInput, match=r"belongs to another run.*delete .*state and run the same command again"):
+    with pytest.raises(BadInput, match=r"belongs to another run.*delete .*state/\*\.safetensors and run the same command again"):
         streamed(LLAMA, tmp_path).run()
 
 
@@ -275,7 +275,7 @@ def test_a_byte_that_changed_on_disk_is_refused(name: str, where: float, tmp_pat
     data = bytearray(file.read_bytes())
     data[int(where * len(data))] ^= 1
     file.write_bytes(data)
-    with pytest.raises(BadInput, match=f"{name}.*delete .*state and run the same command again"):
+    with pytest.raises(BadInput, match=f"{name}.*delete .*state/\*\.safetensors and run the same command again"):
         streamed(LLAMA, tmp_path).run()
 
 

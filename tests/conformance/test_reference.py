@@ -139,9 +139,9 @@ def test_a_tolerance_is_added_without_a_reason_and_noted(tmp_path: Path) -> None
     assert_same(read(tmp_path), whole)
     wider = replace(whole.envelopes[scheme], errors=2.0 * whole.envelopes[scheme].errors)
     more = {scheme: replace(wider, nrms=2.0 * wider.nrms), "fp16": whole.envelopes[scheme]}
-    with pytest.raises(BadInput, match="another reference of table"):
+    with pytest.raises(BadInput, match="another reference of these weights, made as table"):
         write(replace(whole, envelopes=more), tmp_path)
-    with pytest.raises(BadInput, match="another reference of table"):
+    with pytest.raises(BadInput, match="another reference of these weights, made as table"):
         write(replace(whole, model="chair", envelopes={**whole.envelopes, "fp16": wider}), tmp_path)
     assert read(tmp_path).sha256 == two
 
@@ -150,7 +150,7 @@ def test_another_reference_replaces_one_only_for_a_reason(tmp_path: Path) -> Non
     first, _ = referred()
     one = write(first, tmp_path)
     for reason in (None, "", "  "):
-        with pytest.raises(BadInput, match=f"another reference of table.*{one[:12]}"):
+        with pytest.raises(BadInput, match=f"another reference of these weights, made as table.*{one[:12]}"):
             write(replace(first, envelopes={}), tmp_path, reason=reason)
     assert_same(read(tmp_path), first)
     two = write(replace(first, envelopes={}), tmp_path, reason="the envelope was of a broken run")

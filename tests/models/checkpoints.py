@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from genqual.models import embedded, integers
+from tests.conformance.oracle.small import SMALL, parameters
 
 State = dict[str, NDArray[Any]]
 
@@ -44,7 +45,13 @@ def broken_checkpoints(room: Path, written: Path) -> dict[str, Path]:
     layers = embedded.config("llama-tiny")["num_hidden_layers"]
     mask = {"model.layers.0.self_attn.masked_bias": np.array(-1e4, dtype=np.float32)}
     draft = {f"model.layers.{layers}.eh_proj.weight": extra}
+    experts = dict(SMALL["deepseek_v3"])
+    state, last = parameters(experts), experts["num_hidden_layers"]
+    mine, next_one = (f"model.layers.{layer}." for layer in (last - 1, last))
+    behind = {name.replace(mine, next_one): state[name] for name in state if name.startswith(mine)}
     return {
+        "experts": checkpoint(room / "experts", state, experts),
+        "with drafts of experts": checkpoint(room / "mtp", state | behind, experts | {"num_nextn_predict_layers": 1}),
         "config of 5": llama_tiny(room / "five", without=("rope_theta",), rope_parameters=rope),
         "of tomorrow": llama_tiny(room / "tomorrow", model_type="llama_of_tomorrow"),
         "written": room / "written",

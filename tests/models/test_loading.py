@@ -60,6 +60,12 @@ def test_what_loaders_leave_aside_is_no_misfit(peer: Peer, name: str) -> None:
     assert peer.answers[f"load {name}"] == {"hash": weights.sha256(resolve("llama-tiny"))}
 
 
+def test_experts_that_draft_are_left_aside_though_they_are_stacked(peer: Peer) -> None:
+    """As DeepSeek-V3's, behind the last of any number of layers: their names are gone before they are missed."""
+    assert "hash" in peer.answers["load experts"]
+    assert peer.answers["load with drafts of experts"] == peer.answers["load experts"]
+
+
 def test_an_architecture_that_this_release_lacks_is_unsupported_by_name(peer: Peer) -> None:
     told = peer.answers["load of tomorrow"]["unsupported"]
     assert f"transformers {version('transformers')} has no architecture llama_of_tomorrow" in told

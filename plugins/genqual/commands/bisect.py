@@ -11,16 +11,17 @@ from typing import cast
 
 import click
 
-from genqual.cases import Case
+from genqual.cases import Case, Json
 from genqual.conformance import bisect as places
 from genqual.conformance.oracle.core import CausalOracle
-from genqual.conformance.oracle.registry import oracle_for
+from genqual.conformance.oracle.registry import architecture_of, oracle_for
 from genqual.devices.registry import device, processor
 from genqual.errors import BadInput
 from genqual.faults import fault
 from genqual.models import weights
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.registry import resolve
+from genqual.models.spec import ModelSpec
 from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
@@ -51,7 +52,9 @@ def bisect(
             row = [int(token) for token in tokens.split(",")]
         except ValueError:
             raise BadInput(f"--tokens {tokens!r}: write ids with commas between, as 5,17,3") from None
-    oracle = cast(CausalOracle, oracle_for(weights.config(spec), weights.read(spec)))
+    oracle = cast(CausalOracle, oracle_for(_config(spec), weights.read(spec)))
+    if not row or not 0 <= min(row) <= max(row) < oracle.vocabulary:
+        raise BadInput(f"--tokens {tokens}: ids from 0 to {oracle.vocabulary - 1} are wanted, the model's vocabulary")
     with started(Case(device_name, engine_name, model, dtype, ranks)) as generator:
         if fault_name is not None:
             known = fault(fault_name)
@@ -65,6 +68,20 @@ def bisect(
         click.echo(f"  {step.place:<16} {step.error:9.2e}{'   <- first' if step is bad else ''}")
     click.echo(places.said(steps, dtype))
     sys.exit(bad is not None)
+
+
+def _config(spec: ModelSpec) -> dict[str, Json]:
+    """Its configuration. Raises BadInput where genqual has no oracle of it, whatever its reference was made by."""
+    config = weights.config(spec)
+    try:
+        architecture_of(config).declared(config, weights.lazily(spec))
+    except BadInput as reason:
+        why = str(reason).partition("; make this model's reference")[0]
+        raise BadInput(
+            f"model {spec.name}: bisect compares with genqual's own oracle, layer by layer, and there is none of this "
+            f"model ({why}); compare two engines instead, or two versions of one, by what each one's verdicts say"
+        ) from reason
+    return config
 
 
 @contextmanager

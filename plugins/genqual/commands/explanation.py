@@ -15,7 +15,7 @@ import numpy as np
 from genqual.cases import PRECISIONS, Json
 from genqual.commands.tolerances import estimate, size_of
 from genqual.conformance.oracle.fields import Fields
-from genqual.conformance.oracle.registry import architecture_of, supported
+from genqual.conformance.oracle.registry import architecture_of, is_contradiction, supported
 from genqual.conformance.oracle.spec import Architecture, Model
 from genqual.conformance.references import index
 from genqual.conformance.references.cost import START_BYTES, START_S, Cost, Rates, Size
@@ -25,6 +25,8 @@ from genqual.errors import BadInput, GenqualError
 from genqual.models import dense, hub, safetensor, weights
 from genqual.models.declared_inputs import declared
 from genqual.models.files import weight_files
+from genqual.models.ggufconfig import why_only_its_source
+from genqual.models.impossible import impossible
 from genqual.models.prompts import prompt_set, token_rows
 from genqual.models.quantised import compressed_tensors
 from genqual.models.quantised.base import SECTION
@@ -96,7 +98,9 @@ def _look(seen: _Seen) -> None:
         seen.config = weights.config_if_here(seen.spec)
         if seen.config is None and seen.spec.source == "hub":
             seen.problems.append(f"model {seen.spec.location}: {hub.how_to_get(seen.spec)}")
-        elif seen.config is not None and (other := why_no_text(seen.config)) is not None:
+        elif seen.config is None and seen.spec.source == "gguf":
+            seen.problems += why_only_its_source(Path(seen.spec.location))
+        elif seen.config is not None and (other := why_no_text(seen.config) or impossible(seen.config)) is not None:
             seen.problems.append(f"model {seen.spec.location}: {other}")
         elif seen.config is not None:
             _check_quantised(seen)
@@ -141,8 +145,7 @@ def _judged_by(seen: _Seen) -> dict[str, Json]:
         unknown = {name: str(value)[:80] for name, value in sorted(fields.unread().items())}
         fields.finish()
     except BadInput as reason:
-        # Two spellings of one thing: what is right is not defined, whoever is asked.
-        if any(words in str(reason) for words in ("disagree", "what is right is not defined")):
+        if is_contradiction(reason):
             seen.problems.append(str(reason))
         return {"oracle": None, "independent": False, "why": str(reason), "unknown": unknown}
     seen.declared = model

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 import numpy as np
@@ -17,7 +18,7 @@ from genqual.commands.fault_free import fault_free_runs, other_shapes, other_way
 from genqual.commands.streaming import say, streamed
 from genqual.commands.tolerances import announce, check_declared, check_fp32, with_tolerances
 from genqual.conformance.calibration import leave_one_out, summary
-from genqual.conformance.oracle.registry import Oracle, oracle_for
+from genqual.conformance.oracle.registry import Oracle, architecture_of, oracle_for
 from genqual.conformance.references import file as reference_file
 from genqual.conformance.references import index
 from genqual.conformance.references import make as references
@@ -33,6 +34,7 @@ from genqual.ranks.peer_oracle import facts as peer_facts
 from genqual.ranks.peer_oracle import peer_oracle
 
 MOST_PROMPT_TOKENS = 64
+WHO: Final = {"oracle": "the oracle", "transformers": "transformers in fp32"}
 
 
 @click.command("reference")
@@ -121,13 +123,12 @@ def reference(
     if state is not None and by == "transformers":
         raise BadInput("--state is where genqual's own oracle keeps its state; transformers has none: leave it out")
     chosen = _schemes(schemes, stream=stream)
-    if out is not None and out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out}: is a file; name a directory")
+    place = _place(out)
     spec = check_declared(weights.local(resolve(model)), chosen)
     say(f"{spec.name}: reading the weights")
     sha256 = weights.sha256(spec)
     # Two checkpoints may have one name: each gets a folder of its own, and is found there by the hash of its weights.
-    place, config = out or cache_dir() / "references", weights.config(spec)
+    config = weights.config(spec)
     target = index.target(place, spec.name, sha256, config, replace=bool(reason))
     with ExitStack() as until_written:  # what was streamed stays on disk till its reference does
         if add or calibrate:
@@ -137,9 +138,10 @@ def reference(
                 announce(spec, [len(row) for row in made.prompts], made.steps, chosen, stream=stream, added=True)
         else:
             rows, prompts = asked_rows(spec, prompts)
+            if not reason:
+                reference_file.check_alike(target, rows, steps, independent=by == "oracle")
             announce(spec, [len(row) for row in rows], steps, chosen, stream=stream)
-            who = "transformers in fp32" if by == "transformers" else "the oracle"
-            say(f"{spec.name}: {who} generates {steps} tokens after each of {len(rows)} prompts")
+            say(f"{spec.name}: {WHO[by]} generates {steps} tokens after each of {len(rows)} prompts")
             facts: dict[str, Json] = {"prompts": prompts, "config": index.arithmetic(config)}
             oracle: Oracle
             if by == "transformers":
@@ -197,14 +199,29 @@ def asked_rows(spec: ModelSpec, prompts: str) -> tuple[list[list[int]], str]:
     return [row[: 5 + index] for index, row in enumerate(drawn)], "synthetic"
 
 
+def _place(out: Path | None) -> Path:
+    """The directory that references are written to, made if need be. Raises BadInput where it cannot be."""
+    if out is None:
+        return cache_dir() / "references"
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out}: is a file; name a directory")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be made ({error.strerror}); name another directory") from error
+    return out
+
+
 def _ours(spec: ModelSpec) -> Oracle:
     """genqual's own oracle over the weights of `spec`. Where it has none BadInput names the other way."""
+    config, stored = weights.config(spec), weights.lazily(spec)
     try:
-        return oracle_for(weights.config(spec), weights.read(spec))
+        architecture_of(config).declared(config, stored)
     except BadInput as error:
         if "--by transformers" in str(error):
             raise
         raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
+    return oracle_for(config, weights.read(spec))  # weights that are missing or left over, transformers refuses, too
 
 
 def _schemes(text: str, *, stream: bool) -> list[str]:

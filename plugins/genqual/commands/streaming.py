@@ -21,7 +21,7 @@ from rich.progress import Progress as Bar
 from threadpoolctl import ThreadpoolController
 
 from genqual.conformance.oracle.streamed import Progress, StreamedOracle, stream_key
-from genqual.conformance.oracle.streamed_state import StreamState
+from genqual.conformance.oracle.streamed_state import LOCK, StreamState
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.catalogue import cache_dir
@@ -42,7 +42,7 @@ def streamed(
     key = stream_key(config, sha256, prompts, steps)
     state = StreamState(folder or cache_dir() / "streams" / f"{spec.name}-{key[:16]}", key)
     state.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(state.folder / "lock")
+    lock = FileLock(state.folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

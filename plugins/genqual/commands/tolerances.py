@@ -13,7 +13,7 @@ from genqual.commands.streaming import say
 from genqual.conformance.emulation import emulated_nrms
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_scores
-from genqual.conformance.oracle.registry import architecture_of, supported
+from genqual.conformance.oracle.registry import architecture_of, contradiction, supported
 from genqual.conformance.references import make as references
 from genqual.conformance.references.cost import Cost, Rates, Size, cost
 from genqual.conformance.references.make import Reference
@@ -23,6 +23,7 @@ from genqual.errors import BadInput, Unsupported
 from genqual.models import weights
 from genqual.models.declared_inputs import declared_in
 from genqual.models.files import weight_files
+from genqual.models.impossible import impossible
 from genqual.models.quantised.inputs import check_precision
 from genqual.models.spec import ModelSpec
 from genqual.models.writes_text import why_no_text
@@ -34,7 +35,8 @@ def check_declared(spec: ModelSpec, schemes: Sequence[str]) -> ModelSpec:
 
     Otherwise than `schemes` say: with the right scheme.
     """
-    if (other := why_no_text(weights.config_if_here(spec) or {})) is not None:
+    config = weights.config_if_here(spec) or {}
+    if (other := why_no_text(config) or impossible(config) or contradiction(config)) is not None:
         raise BadInput(f"model {spec.location}: {other}")
     for scheme in schemes:
         try:

@@ -25,6 +25,11 @@ _ROLES: Final = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "b
 _TOKENS: Final = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
+_COLUMN: Final = (
+    "name a column of text as FILE:column, such as FILE:messages.0.content, or FILE:conversations.0.value of ShareGPT's"
+)
+
+
 class Prompt(str):
     """A prompt's text, `where` it stands, and whether it was `rendered` by a template, special tokens included."""
 
@@ -80,8 +85,8 @@ def renderer(spec: ModelSpec) -> Render:
 def _render(spec: ModelSpec, messages: Sequence[Message]) -> str:
     if spec.source != "directory":
         raise BadInput(
-            f"model {spec.name}: no chat template here (source {spec.source}), which messages need; name a column "
-            "of text as FILE:column, such as FILE:messages.0.content, or use a checkpoint directory"
+            f"model {spec.name}: no chat template here (source {spec.source}), which messages need; {_COLUMN}, or use "
+            "a checkpoint directory"
         )
     directory = Path(spec.location)
     files = [directory / name for name in ("chat_template.jinja", "tokenizer_config.json", "chat_template.json")]
@@ -107,7 +112,7 @@ def _template(location: str, _stamps: tuple[tuple[int, ...] | None, ...]) -> tup
     if text is None:
         raise BadInput(
             f"model {directory}: no chat template (chat_template.jinja, or chat_template in tokenizer_config.json), "
-            "which messages need; name a column of text as FILE:column, such as FILE:messages.0.content"
+            f"which messages need; {_COLUMN}"
         )
     if find_spec("jinja2") is None:
         raise BadInput(f"model {directory}: a chat template is rendered by the package jinja2: pip install jinja2")

@@ -54,6 +54,21 @@ class Metadata:
         return next((tensor for tensor in self.reader.tensors if tensor.name == name), None)
 
 
+class OnlyItsSource(BadInput):
+    """A file that lacks what no conversion brings back: only what it was made from will do."""
+
+
+def why_only_its_source(file: Path) -> list[str]:
+    """Why neither the file nor what it is converted to is the model that it was made from; nothing where they are."""
+    try:
+        config(file)
+    except OnlyItsSource as reason:
+        return [str(reason)]
+    except BadInput:
+        pass
+    return []
+
+
 def config(file: Path) -> dict[str, Json]:
     """The config dict. Raises BadInput, naming it, on an architecture or a rotary scaling that is not known here."""
     reader, _ = opened(file)
@@ -65,7 +80,7 @@ def config(file: Path) -> dict[str, Json]:
         )
     scaling = scaling_of(reader)
     if scaling:
-        raise BadInput(
+        raise OnlyItsSource(
             f"{file}: it scales its rotary angles ({scaling}), and what config.json said of that is not in the file; "
             "use the directory that the file was converted from"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,8 +51,7 @@ def load(spec: ModelSpec, dtype: torch.dtype, *, attn_implementation: str | None
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     model, info = _from_pretrained(spec, options, dtype)
-    aside = weights.left_aside(spec) if spec.source == "directory" and info.get("unexpected_keys") else frozenset()
-    info["unexpected_keys"] = [name for name in info.get("unexpected_keys", ()) if not _stored_as(name, aside)]
+    info["unexpected_keys"] = _unexpected(spec, info.get("unexpected_keys", ()))
     problems = {kind: sorted(map(str, info[kind])) for kind in _PROBLEMS if info.get(kind)}
     if problems:
         told = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(names[:5])}" for kind, names in problems.items())
@@ -78,6 +77,17 @@ def check_known(spec: ModelSpec) -> None:
             other = f"transformers {transformers.__version__} has no causal language model of {spec.architecture}"
         if other is not None:
             raise Unsupported(f"model {spec.location}: {other}")
+
+
+def _unexpected(spec: ModelSpec, names: Collection[str]) -> list[str]:
+    """What of `names`, which transformers calls unexpected, is no layer of drafts and nothing else that is left aside.
+
+    Experts of a layer have names of their own here: transformers 5 stacks them before it misses a place for them.
+    """
+    if spec.source != "directory" or not names:
+        return list(names)
+    aside, draft = weights.left_aside(spec), weights.draft_layers(weights.stored_config(spec))
+    return [name for name in names if not _stored_as(name, aside) and not draft.match(name)]
 
 
 def _stored_as(name: str, stored: frozenset[str]) -> bool:

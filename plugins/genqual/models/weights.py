@@ -156,6 +156,14 @@ def _buffer(stored: str, entry: safetensor.TensorEntry) -> bool:
     return False
 
 
+def draft_layers(described: Mapping[str, Json]) -> re.Pattern[str]:
+    """What the names of layers behind the last begin with, which draft tokens; nothing where there are none."""
+    first, drafts = described.get("num_hidden_layers"), described.get("num_nextn_predict_layers")
+    if not isinstance(first, int) or not isinstance(drafts, int) or drafts <= 0:
+        return re.compile(r"(?!)")
+    return re.compile(rf"(model\.)?layers\.({'|'.join(str(first + index) for index in range(drafts))})\.")
+
+
 def left_aside(spec: ModelSpec) -> frozenset[str]:
     """Names of what a directory stores and no loader needs: buffers, and layers behind the last that draft tokens.
 
@@ -164,10 +172,7 @@ def left_aside(spec: ModelSpec) -> frozenset[str]:
     the published model's layer only).
     """
     described = stored_config(spec)
-    first, drafts = described.get("num_hidden_layers"), described.get("num_nextn_predict_layers")
-    draft = re.compile(r"(?!)")
-    if isinstance(first, int) and isinstance(drafts, int) and drafts > 0:
-        draft = re.compile(rf"(model\.)?layers\.({'|'.join(str(first + index) for index in range(drafts))})\.")
+    draft = draft_layers(described)
     entries = safetensor.checkpoint(_local(spec))
     aside = frozenset(name for name, entry in entries.items() if _buffer(name, entry) or draft.match(name))
     read = lazily(spec) if quantised.undone(described) else None
@@ -366,6 +371,8 @@ def _or_convert(spec: ModelSpec) -> Iterator[None]:
     """Around the reading of a GGUF file: BadInput names the other way, too."""
     try:
         yield
+    except ggufconfig.OnlyItsSource:
+        raise
     except BadInput as reason:
         raise BadInput(f"{reason}. Or {_how(spec)}") from reason
     except OSError as error:

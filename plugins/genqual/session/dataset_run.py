@@ -73,6 +73,7 @@ def generate_pairs(generator: Generator, job: DatasetRun, progress: Say, warn: S
                 f"of {len(cut)} prompts, first {cut[0].where}, the model read the first {job.input_tokens} tokens "
                 "only; --input-lengths N reads N"
             )
+        progress(f"{job.path}: {writer.next_index} pairs, all there are")
         return writer.next_index
 
 

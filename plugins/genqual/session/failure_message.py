@@ -9,11 +9,14 @@ from typing import Final
 
 from genqual.cases import Case, Json, Workload, compute_dtype
 from genqual.conformance.judgement import Judgement
+from genqual.conformance.oracle.registry import architecture_of
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.engines.remote.openai_request import suspicion
-from genqual.errors import GenqualError
+from genqual.errors import BadInput, GenqualError
 from genqual.metrics.registry import rule
+from genqual.models import weights
+from genqual.models.registry import resolve
 from genqual.ranks.errors import GroupLost
 from genqual.session.options import Options
 
@@ -47,7 +50,7 @@ def suspected(
 def _next(case: Case, judgement: Judgement) -> str:
     if judgement.lane != "fp32":
         return "Does it fail with --dtype fp32 as well? There a fault of logic stands clear of rounding."
-    if engine(case.engine).lacking("states") is not None:
+    if engine(case.engine).lacking("states") is not None or not _has_oracle(case.model):
         return ""
     ranks = f" --ranks {case.ranks}" if case.ranks > 1 else ""
     named = "" if case.engine == "transformers" else f" --engine {case.engine}"
@@ -56,6 +59,16 @@ def _next(case: Case, judgement: Judgement) -> str:
         f"First layer that is wrong, if a single pass is: `genqual bisect {case.model}{named}{device}{ranks} --dtype "
         f"{compute_dtype(case.dtype)}`."
     )
+
+
+def _has_oracle(model: str) -> bool:
+    """Whether genqual has an oracle of its own of `model`, whose layers `genqual bisect` compares with."""
+    try:
+        spec = resolve(model)
+        architecture_of(weights.config(spec)).declared(weights.config(spec), weights.lazily(spec))
+    except BadInput:
+        return False
+    return True
 
 
 def again(options: Options, case: Case, workload: Workload, metric: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from genqual.conformance.oracle.registry import architecture_of
+from genqual.conformance.oracle.registry import architecture_of, is_contradiction
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
@@ -42,6 +42,6 @@ def _by_oracle(spec: ModelSpec) -> bool:
     config, stored = weights.config(spec), weights.lazily(spec)
     try:
         architecture_of(config).declared(config, stored)
-    except BadInput:
-        return False
+    except BadInput as reason:
+        return is_contradiction(reason)  # which the command then tells; transformers' word would only hide it
     return True

@@ -26,6 +26,7 @@ from genqual.session.context import Run
 from genqual.session.selection import Selection
 from genqual.session.verdict_rows import UNSUPPORTED, VerdictRows, skipped_for
 
+_NO_SUITE: Final = "no test was found here: run it in the clone of genqual, or give --pyargs genqual.suites"
 LOG_WIDTH: Final = 110  # where output is no terminal: wide enough for four workloads side by side
 MOST_FAILURES: Final = 3  # whose command is shown: the first is the one to begin with
 UNJUDGED: Final = {
@@ -137,7 +138,7 @@ def summarise(terminal: pytest.TerminalReporter, run: Run, tally: Tally) -> None
         lines.insert(0, f"{len(records)} records of run {run.id} in {run.records.spool.directory}")
     lines += _finished(terminal, run, records, width)
     for name in tally.unjudged():
-        why = _why(run, name)
+        why = _why(run, name) if terminal._numcollected else _NO_SUITE
         lines.append(f"{name} was asked for and nothing was judged on it: {why}")
     lines += _for_ci(terminal, run, tally, records, [line for line in lines if not line.startswith("report: ")])
     if lines:

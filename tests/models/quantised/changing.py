@@ -10,7 +10,7 @@ from typing import Any, Final
 
 CHECKPOINTS: Final = Path(__file__).with_name("checkpoints")
 NAMES: Final = tuple(sorted(path.name for path in CHECKPOINTS.iterdir()))
-_SCALES: Final = ("weight_scale_inv", "weight_scale", "scales", "gate_up_proj_scales")
+_SCALES: Final = ("weight_scale_inv", "weight_scale", "scales", "gate_up_proj_scales", "absmax")
 _WIDTHS: Final = {"F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E8M0": 1, "U8": 1}
 
 
@@ -29,7 +29,9 @@ def changed(
     raw = bytearray((target / "model.safetensors").read_bytes())
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
-    scale = next(entry for tensor, entry in sorted(header.items()) if tensor.endswith(_SCALES))
+    found = (entry for tensor, entry in sorted(header.items()) if tensor.endswith(_SCALES))
+    words = {"U8"} if name.startswith("bnb") else set()  # scales that are quantised once more have scales of their own
+    scale = next(entry for entry in found if entry["dtype"] not in words)
     start, width = 8 + length + scale["data_offsets"][0], _WIDTHS[scale["dtype"]]
     mantissa = {"F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E8M0": 0, "U8": 0}[scale["dtype"]]
     bits = int.from_bytes(raw[start : start + width], "little")

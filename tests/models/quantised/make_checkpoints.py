@@ -165,6 +165,29 @@ def awq(group: int) -> Callable[[torch.Tensor], Written]:
     return write
 
 
+def bitsandbytes(kind: str, nested: bool) -> Callable[[torch.Tensor], Written]:
+    """By the functions that its layers use, and dequantised by what it has for any device.
+
+    Its kernel for processors (0.50.2) counts blocks anew in each row: of rows that are no whole blocks, as 96 of 64, it
+    takes other scales than the weights were divided by.
+    """
+    functional = importlib.import_module("bitsandbytes.functional")
+    dequantise = importlib.import_module("bitsandbytes.backends.default.ops")._dequantize_4bit_compute
+
+    def write(weight: torch.Tensor) -> Written:
+        packed, state = functional.quantize_4bit(
+            weight.contiguous(), blocksize=64, compress_statistics=nested, quant_type=kind
+        )
+        beside = {f"weight.{name}": tensor for name, tensor in state.as_dict(packed=True).items()}
+        scales = state.absmax
+        if nested:
+            scales = functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+        whole = dequantise(packed.reshape(-1), scales, state.code, 64, weight.shape, torch.float32)
+        return {"weight": packed} | beside, whole
+
+    return write
+
+
 def modelopt() -> Callable[[torch.Tensor], Written]:
     """By the tensor class of Model Optimizer."""
     utils = sys.modules["modelopt.torch.quantization.utils"]
@@ -250,6 +273,10 @@ WIDE: Final[dict[str, Any]] = {**LLAMA, "hidden_size": 128, "intermediate_size":
 _FP8: Final = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 _GPTQ: Final = {"quant_method": "gptq", "sym": False, "checkpoint_format": "gptq", "damp_percent": 0.01}
 _MODELOPT: Final = {"quant_method": "modelopt", "quant_algo": "W4A16_NVFP4", "producer": {"name": "modelopt"}}
+_BNB: Final[dict[str, Any]] = {
+    **{"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False, "llm_int8_threshold": 6.0},
+    **{"bnb_4bit_compute_dtype": "bfloat16", "bnb_4bit_quant_storage": "uint8"},
+}
 OTHERS: Final[dict[str, tuple[dict[str, Any], Callable[[], Callable[[torch.Tensor], Written]]]]] = {
     "fp8-block": (_FP8 | {"weight_block_size": [16, 16]}, lambda: fp8([16, 16])),
     "fp8-tensor": (_FP8, lambda: fp8(None)),
@@ -262,6 +289,12 @@ OTHERS: Final[dict[str, tuple[dict[str, Any], Callable[[], Callable[[torch.Tenso
         {"quant_method": "awq", "bits": 4, "group_size": 16, "zero_point": True, "version": "gemm"},
         lambda: awq(16),
     ),
+    "bnb-nf4": (_BNB | {"bnb_4bit_quant_type": "nf4"}, lambda: bitsandbytes("nf4", False)),
+    "bnb-nf4-nested": (
+        _BNB | {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+        lambda: bitsandbytes("nf4", True),
+    ),
+    "bnb-fp4": (_BNB | {"bnb_4bit_quant_type": "fp4"}, lambda: bitsandbytes("fp4", False)),
     "nvfp4": (_MODELOPT, modelopt),
     "mxfp4": ({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}, lambda: mxfp4),
 }

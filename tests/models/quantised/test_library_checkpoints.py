@@ -81,17 +81,17 @@ def test_the_hash_is_of_what_is_stored_and_of_how_it_is_read(tmp_path: Path) -> 
 
 def test_a_format_that_is_not_known_has_a_hash_too(tmp_path: Path) -> None:
     def unknown(config: dict[str, Any]) -> None:
-        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        config["quantization_config"] = {"quant_method": "hqq", "bits": 4}
 
-    spec = resolve(str(changed("awq", tmp_path / "nf4", halved=False, config=unknown)))
+    spec = resolve(str(changed("awq", tmp_path / "hqq", halved=False, config=unknown)))
     assert len(weights.sha256(spec)) == 64
     assert "quantization_config" in weights.config(spec)
     for ask in (weights.lazily, weights.read, weights.count):
-        with pytest.raises(BadInput, match=r"'bitsandbytes' is not dequantised here.*--by transformers"):
+        with pytest.raises(BadInput, match=r"'hqq' is not dequantised here.*--by transformers"):
             ask(spec)
 
 
-@pytest.mark.parametrize("name", ["awq", "gptq-3bit", "nvfp4", "ct-int4-asymmetric"])
+@pytest.mark.parametrize("name", ["awq", "gptq-3bit", "nvfp4", "ct-int4-asymmetric", "bnb-nf4-nested"])
 def test_what_transformers_cannot_widen_is_written_out_once(name: str) -> None:
     spec = resolve(str(CHECKPOINTS / name))
     written = dense(spec)

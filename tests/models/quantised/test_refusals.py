@@ -73,8 +73,17 @@ def inputs(**changes: Any) -> dict[str, Any]:
             "kv_cache_quant_algo",
         ),
         (
+            {"quant_method": "bitsandbytes", "load_in_8bit": True},
+            "load_in_8bit: activations are quantised at run time",
+        ),
+        ({"quant_method": "bitsandbytes"}, "neither load_in_4bit nor load_in_8bit is true"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_storage": "bfloat16"},
+            "bnb_4bit_quant_storage = 'bfloat16': genqual reads uint8 only",
+        ),
+        (
             {"quant_method": "hqq"},
-            r"'hqq' is not dequantised here \(known: awq, compressed-tensors, fp8, gptq, modelopt, mxfp4",
+            r"'hqq' is not dequantised here \(known: awq, bitsandbytes, compressed-tensors, fp8, gptq, modelopt, mxfp4",
         ),
         ({"bits": 4}, "quant_method None"),
         ("int8", "a mapping is wanted"),
@@ -105,7 +114,7 @@ def test_scales_in_blocks_without_a_block_size_say_which_field_is_missing(tmp_pa
 def test_every_format_names_a_field_that_it_does_not_know() -> None:
     least: dict[str, dict[str, Any]] = {
         "compressed-tensors": {"config_groups": {"a": LINEAR}, "format": "naive-quantized"},
-        **{"gptq": {"bits": 4}, "modelopt": {"quant_algo": "W4A16_NVFP4"}},
+        **{"gptq": {"bits": 4}, "modelopt": {"quant_algo": "W4A16_NVFP4"}, "bitsandbytes": {"load_in_4bit": True}},
     }
     for method in FORMATS:
         section = {"quant_method": method, **least.get(method, {})}

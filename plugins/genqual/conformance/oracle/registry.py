@@ -71,6 +71,20 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     return found[0]
 
 
+def contradiction(config: Mapping[str, object], stored: Collection[str] = ()) -> str | None:
+    """Why what is right is not defined, whoever is asked: two fields that loaders read otherwise. None where it is."""
+    try:
+        architecture_of(config).declared(config, stored)
+    except BadInput as reason:
+        return str(reason) if is_contradiction(reason) else None
+    return None
+
+
+def is_contradiction(reason: BadInput) -> bool:
+    """Whether `reason` is that two things of a checkpoint say otherwise, and not that something is unknown here."""
+    return any(words in str(reason) for words in ("disagree", "what is right is not defined"))
+
+
 def oracle_for(config: Mapping[str, object], weights: Mapping[str, NDArray[Any]], *, keep: bool = True) -> Oracle:
     """The oracle of `config` (a Hugging Face config.json, as a dict) over `weights` (Hugging Face names).
 

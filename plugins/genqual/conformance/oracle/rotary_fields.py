@@ -59,6 +59,8 @@ def rotary_of(
     """
     rope = parameters(fields, layer_type, scaled=scaled)
     base = _agreed(fields, rope, "rope_theta", theta_names, theta)
+    if base <= 0:
+        raise BadInput(f"config {theta_names[0]} = {base:g}: a number above 0 is wanted")
     part = _agreed(fields, rope, "partial_rotary_factor", share_names, share)
     turned = int(width * part)
     if turned < 2 or turned % 2 or turned > width:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from genqual.errors import BadInput
 
 _VERSION: Final = 3
 _STATE: Final = "state.safetensors"
+LOCK: Final = "lock"
+_OWN: Final = re.compile(rf"(state|layer\d+(\.even|\.odd)?)\.safetensors(\.new)?|{LOCK}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,8 +112,12 @@ class StreamState:
         return file if file.exists() else self.folder / _name(layer, None)
 
     def remove(self) -> None:
-        """Take everything away: the run is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Take the state away: the run is over. Files that are not of it stay, and so does their folder."""
+        for file in self.folder.iterdir():
+            if _OWN.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is not empty
+            self.folder.rmdir()
 
     def _write(self, file: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> None:
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -136,7 +143,8 @@ class StreamState:
         return arrays, said
 
     def _mend(self) -> str:
-        return f"delete {self.folder} and run the same command again, it begins anew"
+        files = self.folder / "*.safetensors"
+        return f"delete {files} and run the same command again, it begins anew"
 
 
 def _name(layer: int, turn: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -40,16 +40,12 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     if (directory / JSON_NAME).exists() or (directory / ARRAYS_NAME).exists():
         read(directory)
         old = _parsed(directory)
-        if _said(old) == content:
+        if _said(old) == _said(content):
             return str(old["sha256"])
         added = _added(reference, old)
         reason = (reason or "").strip() or (f"tolerance of {', '.join(added)} added" if added else "")
         if not reason:
-            raise BadInput(
-                f"{directory} holds another reference of {old['model']} ({str(old['sha256'])[:12]}), and a reference "
-                f"is what every verdict is judged by: give a reason to replace it (--reason TEXT, which its history "
-                f"keeps), or another directory (--out DIR)"
-            )
+            raise _another(directory, old)
         history = [*old["history"], {"reason": reason, "previous": old["sha256"]}]
     content["history"] = history
     content["sha256"] = _digest(content)
@@ -60,17 +56,34 @@ def write(reference: Reference, directory: Path, *, reason: str | None = None) -
     return str(content["sha256"])
 
 
+def check_alike(directory: Path, prompts: Sequence[Sequence[int]], steps: int, *, independent: bool) -> None:
+    """Raises BadInput at once where `write` would at the end: what is there is of other prompts, steps or oracle."""
+    if (directory / JSON_NAME).exists():
+        old = read(directory)
+        rows = tuple(tuple(row) for row in prompts)
+        if (old.prompts, old.steps, old.independent) != (rows, steps, independent):
+            raise _another(directory, _parsed(directory))
+
+
+def _another(directory: Path, old: Mapping[str, Any]) -> BadInput:
+    return BadInput(
+        f"{directory} holds another reference of these weights, made as {old['model']} ({str(old['sha256'])[:12]}), "
+        "and a reference is what every verdict is judged by: give a reason to replace it (--reason TEXT, which its "
+        "history keeps), or another directory (--out DIR)"
+    )
+
+
 def _added(reference: Reference, old: Mapping[str, Any]) -> list[str]:
     """The schemes whose tolerance `reference` has beside all that `old` has; none where anything else differs."""
     had = {scheme: envelope for scheme, envelope in reference.envelopes.items() if scheme in old["envelopes"]}
     without = replace(reference, envelopes=had)
-    alike = _said(old) == _content(without, digest.of_bytes(save(_arrays(without))))
+    alike = _said(old) == _said(_content(without, digest.of_bytes(save(_arrays(without)))))
     return sorted(reference.envelopes.keys() - had.keys()) if alike else []
 
 
 def _said(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of the reference itself."""
-    return {key: value for key, value in content.items() if key not in ("history", "sha256")}
+    """What a file says of the reference itself. By which name the model was called says nothing of it."""
+    return {key: value for key, value in content.items() if key not in ("history", "sha256", "model")}
 
 
 def read(directory: Path) -> Reference:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from genqual.conformance.scores import scores_of
 from genqual.conformance.tolerance import RoundingEnvelope, measure
 from genqual.engines.base import Scores
 from genqual.errors import BadInput
+
+_LOOK: Final = "look at its weights, and at the values of its config.json"
 
 __all__ = ["Reference", "RoundingEnvelope", "check_weights", "history", "make", "read", "with_envelope", "write"]
 
@@ -44,14 +47,18 @@ def make(
     parts: list[Scores] = []
     spreads, routers = [], []
     for row, prompt in enumerate(prompts):
-        tokens = oracle.greedy(prompt, steps)
+        with np.errstate(all="ignore"):  # what is not finite is told below, by its prompt
+            tokens = oracle.greedy(prompt, steps)
         ids = [*prompt, *tokens[:-1]]
         traced = getattr(oracle, "traced", None)  # an oracle of others' making may know nothing of routers
-        whole, margins = traced(ids) if traced else (oracle.logits(ids), None)
+        with np.errstate(all="ignore"):
+            whole, margins = traced(ids) if traced else (oracle.logits(ids), None)
         logits = whole[len(prompt) - 1 :]
         routers.append(margins)
         if not np.isfinite(logits).all():
-            raise BadInput(f"the oracle's logits of {model} are not finite on prompt {row}: are its weights?")
+            raise BadInput(f"the oracle's logits of {model} are not finite on prompt {row}: {_LOOK}")
+        if not logits.std(axis=-1).all():
+            raise BadInput(f"the oracle's logits of {model} are all the same on prompt {row}: {_LOOK}")
         best = logits.argmax(axis=-1)
         if (tokens != best).any():
             step = int((tokens != best).argmax())

@@ -7,12 +7,12 @@ from typing import Final
 
 from genqual.cases import Json
 from genqual.errors import BadInput
-from genqual.models.quantised import awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4
+from genqual.models.quantised import awq, bnb, compressed_tensors, fp8, gptq, mxfp4, nvfp4
 from genqual.models.quantised.base import SECTION, Scheme
 from genqual.models.quantised.inputs import InputRounding, check_precision
 
 FORMATS: Final[Mapping[str, Callable[[Mapping[str, Json]], Scheme]]] = {
-    module.METHOD: module.scheme for module in (awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4)
+    module.METHOD: module.scheme for module in (awq, bnb, compressed_tensors, fp8, gptq, mxfp4, nvfp4)
 }
 """What reads the section of each `quant_method`."""
 
