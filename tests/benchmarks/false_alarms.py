@@ -75,6 +75,9 @@ STRICTER: Final = {
         "the same, with an emulation of activations that a stored checkpoint quantises, which no cell has"
     ),
     "e0360e2daa29162cc9a09421a15b97fe834ffbc778ed3729c464636b9612416a": "as today, refusals in other words",
+    "1b8207cdd7f1869479c1a5ee0f53357acf67447a7d4006e8a8d466c508a9d5ed": (
+        "as today; references of impossible values and of logits that do not vary were refused in other words"
+    ),
 }  # fmt: skip
 """Earlier judges, and what they asked beyond today's: what passed all of them need not run again.
 

@@ -31,6 +31,7 @@ CONFIGS = pytest.mark.parametrize(
 )
 PROMPTS = [[5, 9, 200], [17], [3, 1, 4, 1, 5, 9, 2, 6]]
 STEPS = 5
+ANEW = r"delete .*state/\*\.safetensors and run the same command again"
 SMALL_BLOCK = 64 * 64  # of a vocabulary of 256 x 64: four blocks
 
 
@@ -250,7 +251,7 @@ def test_a_state_of_an_earlier_version_is_refused(tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as earlier:
         earlier.setattr(streamed_state, "_VERSION", 2)
         interrupted(tmp_path)
-    with pytest.raises(BadInput, match=r"belongs to another run.*delete .*state/\*\.safetensors and run the same command again"):
+    with pytest.raises(BadInput, match=rf"belongs to another run.*{ANEW}"):
         streamed(LLAMA, tmp_path).run()
 
 
@@ -275,7 +276,7 @@ def test_a_byte_that_changed_on_disk_is_refused(name: str, where: float, tmp_pat
     data = bytearray(file.read_bytes())
     data[int(where * len(data))] ^= 1
     file.write_bytes(data)
-    with pytest.raises(BadInput, match=f"{name}.*delete .*state/\*\.safetensors and run the same command again"):
+    with pytest.raises(BadInput, match=rf"{name}.*{ANEW}"):
         streamed(LLAMA, tmp_path).run()
 
 

@@ -141,9 +141,11 @@ def test_a_tolerance_is_added_without_a_reason_and_noted(tmp_path: Path) -> None
     more = {scheme: replace(wider, nrms=2.0 * wider.nrms), "fp16": whole.envelopes[scheme]}
     with pytest.raises(BadInput, match="another reference of these weights, made as table"):
         write(replace(whole, envelopes=more), tmp_path)
+    others = {**whole.generator, "prompts": "others"}
     with pytest.raises(BadInput, match="another reference of these weights, made as table"):
-        write(replace(whole, model="chair", envelopes={**whole.envelopes, "fp16": wider}), tmp_path)
+        write(replace(whole, generator=others, envelopes={**whole.envelopes, "fp16": wider}), tmp_path)
     assert read(tmp_path).sha256 == two
+    assert write(replace(whole, model="chair"), tmp_path) == two, "the same under another name"
 
 
 def test_another_reference_replaces_one_only_for_a_reason(tmp_path: Path) -> None:

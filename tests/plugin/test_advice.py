@@ -9,7 +9,9 @@ from pathlib import Path
 from genqual.cases import Case
 from genqual.conformance.judgement import Judgement
 from genqual.session.failure_message import paragraph
+from tests.conformance.oracle.small import SMALL, parameters
 from tests.here import CPU
+from tests.models.checkpoints import checkpoint
 from tests.plugin.suite import EXAMPLE, suite
 
 FAILED = Judgement("fail", "fp32", "logits", "Step 3 of prompt 1 is off. Smallest example of 9 tried: cuts = [1, 4].")
@@ -31,6 +33,16 @@ def test_a_declared_dtype_is_sent_to_fp32_first_and_tokens_to_nowhere() -> None:
     assert "--dtype fp32" in paragraph(case, "p", bf16, restarted=False)
     tokens = Judgement("fail", "fp32", "tokens", "Another text.")
     assert "genqual bisect" not in paragraph(case, "p", tokens, restarted=False)
+
+
+def test_a_model_without_an_oracle_is_not_sent_to_bisect(tmp_path: Path) -> None:
+    state, config = parameters(SMALL["llama"]), dict(SMALL["llama"])
+    ours = checkpoint(tmp_path / "ours", state, config)
+    other = checkpoint(tmp_path / "other", state, config | {"model_type": "stablelm"})
+    said = [
+        paragraph(Case(CPU, "transformers", str(one), "fp32"), "p", FAILED, restarted=False) for one in (ours, other)
+    ]
+    assert ["genqual bisect" in one for one in said] == [True, False]
 
 
 def test_the_run_ends_with_commands_that_run_its_failures_again(tmp_path: Path) -> None:

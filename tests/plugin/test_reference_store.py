@@ -171,6 +171,18 @@ def test_a_field_that_is_left_out_has_its_default(monkeypatch: pytest.MonkeyPatc
     assert index.differing(Path("any"), known | {"rms_norm_eps": 1e-3}) == ["rms_norm_eps"]
 
 
+@pytest.mark.parametrize(("independent", "apart"), [(True, []), (False, ["sliding_window"])])
+def test_a_field_that_was_removed_counts_where_nothing_knows_its_default(
+    independent: bool, apart: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an architecture without an oracle: transformers has a default of its own for what is not there."""
+    config = {"model_type": "olmo3", "hidden_size": 64}
+    made = {"generator": {"config": index.arithmetic(config | {"sliding_window": 8})}, "independent": independent}
+    monkeypatch.setattr(index, "facts", lambda folder: made)
+    assert index.differing(Path("any"), config) == apart
+    assert index.differing(Path("any"), config | {"sliding_window": 8, "of_a_later_release": 1}) == []
+
+
 def test_a_gguf_file_is_known_by_its_dequantised_weights(make: Make, tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     for name in ("bloom-tiny", "llama-tiny"):
