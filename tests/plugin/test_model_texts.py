@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from genqual.models import weights
 from genqual.models.registry import resolve
 from tests.here import CPU
+from tests.models.make_gguf import llama_tiny_gguf
 from tests.plugin.suite import suite
 
 GREEDY = "test_free_run_follows_the_oracle"
@@ -45,3 +46,11 @@ def test_a_hub_id_reads_and_shows_texts_by_its_snapshot_s_tokenizer(tmp_path: Pa
     assert made.returncode == 0, made.stdout + made.stderr
     assert "[...]" in made.stdout, "the text that a person reads"
     assert "no tokenizer.json beside" not in made.stdout
+
+
+def test_a_gguf_file_s_own_tokenizer_serves_stop_strings(tmp_path: Path) -> None:
+    """transformers takes a file for a folder, and ends in an error of JSON."""
+    file = llama_tiny_gguf(tmp_path / "small.gguf")
+    made = run(tmp_path, str(file), "test_a_row_ends_at_a_stop_string")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "1 passed" in made.stdout
