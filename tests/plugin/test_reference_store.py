@@ -176,7 +176,7 @@ def test_a_field_that_was_removed_counts_where_nothing_knows_its_default(
     independent: bool, apart: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an architecture without an oracle: transformers has a default of its own for what is not there."""
-    config = {"model_type": "olmo3", "hidden_size": 64}
+    config: dict[str, Any] = {"model_type": "olmo3", "hidden_size": 64}
     made = {"generator": {"config": index.arithmetic(config | {"sliding_window": 8})}, "independent": independent}
     monkeypatch.setattr(index, "facts", lambda folder: made)
     assert index.differing(Path("any"), config) == apart
