@@ -65,6 +65,8 @@ def _has_oracle(model: str) -> bool:
     """Whether genqual has an oracle of its own of `model`, whose layers `genqual bisect` compares with."""
     try:
         spec = resolve(model)
+        if spec.source == "embedded":
+            return True
         architecture_of(weights.config(spec)).declared(weights.config(spec), weights.lazily(spec))
     except BadInput:
         return False
