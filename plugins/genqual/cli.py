@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         click.echo(f"genqual: {error.strerror}{where}: {_OF_THE_PLACE[error.errno]}", err=True)
-        code = 1
+        code = 2 if (sys.argv[1:] if arguments is None else arguments)[:1] == ["node"] else 1
     except click.Abort:
         click.echo("genqual: interrupted", err=True)
         code = 130

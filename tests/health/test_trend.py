@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import theilslopes
 
+from genqual.health import stragglers
 from genqual.health import trend as module
 from genqual.health.trend import trend
 
@@ -28,7 +29,7 @@ def test_the_slope_is_theil_and_sens() -> None:
 
 def test_the_interval_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of all orders of seven values without a trend at most one in twenty has an interval that excludes none."""
-    monkeypatch.setattr(module, "CONFIDENCE", 0.95)
+    monkeypatch.setattr(stragglers, "CONFIDENCE", 0.95)
     module._order.cache_clear()
     at = np.arange(7.0)
     orders = list(itertools.permutations(range(7)))

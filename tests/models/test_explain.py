@@ -18,6 +18,7 @@ from genqual.cli import main
 from genqual.commands.explain_text import lines
 from genqual.commands.explanation import explanation
 from tests.conformance.oracle.small import SMALL, parameters
+from tests.models.make_gguf import llama_tiny_gguf
 from tests.models.quantised.changing import CHECKPOINTS, changed
 from tests.models.quantised.test_widening import cut_blocks
 from tests.plugin.test_other_architectures import tokenizer
@@ -187,6 +188,19 @@ def test_an_odd_checkpoint(change: Callable[[Path], None], tmp_path: Path, capsy
     if change is one_key_head:
         for engine in ("deepspeed-inference", "transformers-tp"):
             assert "1 key-value head(s) for 8 ranks" in why_not(found, engine, 8)
+
+
+def test_a_gguf_file_that_no_conversion_completes_is_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Converting it was the next command, and refuses it for the same reason."""
+    whole, cut = tmp_path / "whole.gguf", tmp_path / "scaled.gguf"
+    llama_tiny_gguf(whole)
+    llama_tiny_gguf(cut, frequencies=(1.0, 2.0, 4.0, 8.0))
+    found = explained(cut, capsys, code=1)
+    assert "use the directory that the file was converted from" in found["next"]
+    assert "convert" not in found["next"].partition("mend this first")[0]
+    assert explained(whole, capsys)["next"].startswith(("genqual reference ", "pytest -m "))
 
 
 def test_weights_that_were_copied_have_the_reference_that_is_theirs(

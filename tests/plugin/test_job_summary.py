@@ -98,6 +98,14 @@ def test_the_worst_stands_first_with_its_numbers_and_the_next_command(tmp_path: 
     assert text.rstrip().endswith("- a note")
 
 
+@pytest.mark.parametrize(("independent", "said"), [(True, ""), (None, ""), (False, ", not independent")])
+def test_what_is_correct_by_transformers_word_says_so(independent: bool | None, said: str, tmp_path: Path) -> None:
+    judged, rows = verdict(independent=independent), VerdictRows()
+    rows.add(report(ALIKE, "passed", verdict="pass", records=(tmp_path / f"{judged.id}.json",)))
+    text = markdown(rows.rows, {judged.id: judged}, "genqual: run x")
+    assert text.rstrip().endswith(f"Correct: `{CASE}` 1 properties{said}")
+
+
 def test_hardware_that_failed_stands_before_all_that_was_judged_on_it() -> None:
     rows = VerdictRows()
     rows.add(report(TPOT, "failed", "6 % slower", verdict="regressed", metric="tpot"))

@@ -143,6 +143,13 @@ def test_a_good_prompt_file_needs_no_template_to_be_looked_through(tmp_path: Pat
     early_checks.check(Options(prompts=f"{file}:messages"))
 
 
+def test_a_folder_without_the_suite_is_told(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    run = suite(tmp_path, "-m", CPU, f"--rootdir={tmp_path}", str(tmp_path / "elsewhere"))
+    assert run.returncode != 0
+    assert "no test was found here: run it in the clone of genqual" in run.stdout
+
+
 def test_a_share_is_a_number_or_percent() -> None:
     assert [option_types.share(text) for text in ("3%", "0.03", " 50% ", "1%")] == [0.03, 0.03, 0.5, 0.01]
     for wrong in ("3", "0", "0.5%", "51%", "three", "", "nan", "-3%"):

@@ -230,6 +230,7 @@ def test_a_pass_by_an_oracle_that_is_not_independent_says_so() -> None:
     """Who buys reads the passes alone."""
     theirs = [verdict(name="greedy", independent=False), verdict(name="cache", nrms=None)]
     assert "2 properties; closest: greedy; not independent" in one_row(*theirs)
+    assert "greedy; not independent" in one_row(theirs[0])
     ours = [verdict(name="greedy", independent=True), verdict(name="cache", nrms=None)]
     assert "2 properties; closest: greedy" in one_row(*ours)
 

@@ -40,6 +40,10 @@ class Accuracy:
         """Whether anything about this configuration was judged; a test that ended before its verdict judged nothing."""
         return any(not ended_without_verdict(judged) for judged in self._of(record))
 
+    def independent(self, record: Record) -> bool:
+        """Whether what was judged about this configuration was judged by genqual's own oracle, where by any."""
+        return not any(one.judgement is not None and one.judgement.independent is False for one in self._of(record))
+
     def _of(self, record: Record) -> Iterable[Record]:
         if not self._judged:
             return ()

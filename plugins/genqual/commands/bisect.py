@@ -14,7 +14,7 @@ import click
 from genqual.cases import Case, Json
 from genqual.conformance import bisect as places
 from genqual.conformance.oracle.core import CausalOracle
-from genqual.conformance.oracle.registry import architecture_of, oracle_for
+from genqual.conformance.oracle.registry import oracle_for, why_no_oracle
 from genqual.devices.registry import device, processor
 from genqual.errors import BadInput
 from genqual.faults import fault
@@ -73,14 +73,12 @@ def bisect(
 def _config(spec: ModelSpec) -> dict[str, Json]:
     """Its configuration. Raises BadInput where genqual has no oracle of it, whatever its reference was made by."""
     config = weights.config(spec)
-    try:
-        architecture_of(config).declared(config, weights.lazily(spec))
-    except BadInput as reason:
+    if (reason := why_no_oracle(config, weights.lazily(spec))) is not None:
         why = str(reason).partition("; make this model's reference")[0]
         raise BadInput(
             f"model {spec.name}: bisect compares with genqual's own oracle, layer by layer, and there is none of this "
             f"model ({why}); compare two engines instead, or two versions of one, by what each one's verdicts say"
-        ) from reason
+        )
     return config
 
 

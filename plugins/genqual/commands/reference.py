@@ -18,7 +18,7 @@ from genqual.commands.fault_free import fault_free_runs, other_shapes, other_way
 from genqual.commands.streaming import say, streamed
 from genqual.commands.tolerances import announce, check_declared, check_fp32, with_tolerances
 from genqual.conformance.calibration import leave_one_out, summary
-from genqual.conformance.oracle.registry import Oracle, architecture_of, oracle_for
+from genqual.conformance.oracle.registry import Oracle, oracle_for, why_no_oracle
 from genqual.conformance.references import file as reference_file
 from genqual.conformance.references import index
 from genqual.conformance.references import make as references
@@ -214,13 +214,11 @@ def _place(out: Path | None) -> Path:
 
 def _ours(spec: ModelSpec) -> Oracle:
     """genqual's own oracle over the weights of `spec`. Where it has none BadInput names the other way."""
-    config, stored = weights.config(spec), weights.lazily(spec)
-    try:
-        architecture_of(config).declared(config, stored)
-    except BadInput as error:
-        if "--by transformers" in str(error):
-            raise
-        raise BadInput(f"{error}. Or take transformers' word, which is not independent: --by transformers") from error
+    config = weights.config(spec)
+    if (reason := why_no_oracle(config, weights.lazily(spec))) is not None:
+        if "--by transformers" in str(reason):
+            raise reason
+        raise BadInput(f"{reason}. Or take transformers' word, which is not independent: --by transformers")
     return oracle_for(config, weights.read(spec))  # weights that are missing or left over, transformers refuses, too
 
 

@@ -13,7 +13,7 @@ from genqual.commands.streaming import say
 from genqual.conformance.emulation import emulated_nrms
 from genqual.conformance.judgement import Judgement
 from genqual.conformance.judges.logits import judge_scores
-from genqual.conformance.oracle.registry import architecture_of, contradiction, supported
+from genqual.conformance.oracle.registry import architecture_of, is_contradiction, supported, why_no_oracle
 from genqual.conformance.references import make as references
 from genqual.conformance.references.cost import Cost, Rates, Size, cost
 from genqual.conformance.references.make import Reference
@@ -31,13 +31,15 @@ from genqual.ranks.on_cpu import held_in_memory
 
 
 def check_declared(spec: ModelSpec, schemes: Sequence[str]) -> ModelSpec:
-    """`spec` itself. Raises BadInput where it continues no text, and where it quantises activations otherwise.
+    """`spec` itself. Raises BadInput where it continues no text, and where its configuration can be no model's.
 
-    Otherwise than `schemes` say: with the right scheme.
+    Also where it quantises activations otherwise than `schemes` say, with the right scheme.
     """
     config = weights.config_if_here(spec) or {}
-    if (other := why_no_text(config) or impossible(config) or contradiction(config)) is not None:
+    if (other := why_no_text(config) or impossible(config)) is not None:
         raise BadInput(f"model {spec.location}: {other}")
+    if (reason := why_no_oracle(config)) is not None and is_contradiction(reason):
+        raise BadInput(f"model {spec.location}: {reason}")
     for scheme in schemes:
         try:
             check_precision(declared_in(spec, scheme).values(), scheme, spec.name)

@@ -191,6 +191,7 @@ ACCELERATE: Final = EngineSpec(
         **_COMMON,
         "placement": "auto (device_map), split, cpu-offload, disk-offload, disk (half of the layers), dispatch",
         "max_memory": "what the device may hold with placement=auto (200MB, 40GiB, as accelerate reads it)",
+        "contiguous_rows": "true: the head reads rows side by side, as tolerances of streamed weights are made",
         "offload_folder": "where placements on disk put the weights; default: the temporary directory",
     },
 )

@@ -117,9 +117,17 @@ def _signed_ranks(blocks: int) -> int:
     chances = np.ones(1)
     for number in range(1, blocks + 1):
         chances = (np.pad(chances, (0, number)) + np.pad(chances, (number, 0))) / 2.0
+    return order_of(chances, f"{blocks} blocks are too few for an interval of {CONFIDENCE:.2%}; at least 15 are needed")
+
+
+def order_of(chances: NDArray[np.float64], too_few: str) -> int:
+    """The order statistic from each end that leaves at most half of what CONFIDENCE does not hold outside.
+
+    `chances` are those of each number of statistics below the true one. Raises ValueError with `too_few`.
+    """
     at_most = int((np.cumsum(chances) <= (1.0 - CONFIDENCE) / 2.0).sum())
     if at_most == 0:
-        raise ValueError(f"{blocks} blocks are too few for an interval of {CONFIDENCE:.2%}; at least 15 are needed")
+        raise ValueError(too_few)
     return at_most - 1
 
 

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.health.stragglers import CONFIDENCE
+from genqual.health.stragglers import CONFIDENCE, order_of
 
 BLOCKS: Final = 27
 """Equal parts of the time. What is near in time is disturbed together: a block's median is one piece of evidence."""
@@ -54,7 +54,4 @@ def _order(blocks: int) -> int:
     chances = np.ones(1)
     for number in range(1, blocks + 1):
         chances = np.convolve(chances, np.full(number, 1.0 / number))
-    at_most = int((np.cumsum(chances) <= (1.0 - CONFIDENCE) / 2.0).sum())
-    if at_most == 0:
-        raise ValueError(f"{blocks} blocks are too few for an interval of {CONFIDENCE:.2%}; at least eight are needed")
-    return at_most - 1
+    return order_of(chances, f"{blocks} blocks are too few for an interval of {CONFIDENCE:.2%}; at least 8 are needed")

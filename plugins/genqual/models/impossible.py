@@ -25,21 +25,28 @@ def impossible(config: Mapping[str, Json]) -> str | None:
         return _told("model_type", kind, "a name is wanted")
     for name in _COUNTS:
         value = config.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value <= 0):
+        if _single(value) and (type(value) is not int or value <= 0):
             return _told(name, value, "a positive integer is wanted")
     heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
-    if isinstance(heads, int) and isinstance(shared, int) and (shared <= 0 or heads % shared):
-        wanted = f"a part of its {heads} attention heads is wanted"
-        return _told("num_key_value_heads", shared, wanted)
-    for names, least in ((_ABOVE_ZERO, "above 0"), (_NOT_BELOW_ZERO, "of at least 0")):
-        for name in names:
-            value = config.get(name)
-            if value is None:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not (value > 0 if least == "above 0" else value >= 0):  # type: ignore[operator]
-                return _told(name, value, f"a number {least} is wanted")
+    if type(heads) is int and type(shared) is int and (shared <= 0 or heads % shared):
+        return _told("num_key_value_heads", shared, f"a part of its {heads} attention heads is wanted")
+    for name in (*_ABOVE_ZERO, *_NOT_BELOW_ZERO):
+        value = config.get(name)
+        if _single(value) and not _is_number(value, above_zero=name in _ABOVE_ZERO):
+            least = "above 0" if name in _ABOVE_ZERO else "of at least 0"
+            return _told(name, value, f"a number {least} is wanted")
     return None
+
+
+def _single(value: Json) -> bool:
+    """Whether it is one value: of a list, one for each layer, or a mapping nothing is known here."""
+    return value is not None and not isinstance(value, list | dict)
+
+
+def _is_number(value: Json, *, above_zero: bool) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return value > 0 if above_zero else value >= 0
 
 
 def _told(name: str, value: Json, wanted: str) -> str:

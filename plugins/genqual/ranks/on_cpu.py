@@ -91,7 +91,7 @@ def cpu_generator(
         options: dict[str, Json] = {} if attention is None else {"attn_implementation": attention}
         options |= _EMULATED.get(dtype, {})
         if stream:
-            options["max_memory"] = held_in_memory()
+            options |= {"max_memory": held_in_memory(), "contiguous_rows": True}
         group = plan(case, Path(logs), model=dense(spec), placement=place, options=options)
         try:
             yield Generator(pool, group)

@@ -9,7 +9,7 @@ from typing import Final
 
 from genqual.cases import Case, Json, Workload, compute_dtype
 from genqual.conformance.judgement import Judgement
-from genqual.conformance.oracle.registry import architecture_of
+from genqual.conformance.oracle.registry import why_no_oracle
 from genqual.devices.registry import processor
 from genqual.engines.registry import engine
 from genqual.engines.remote.openai_request import suspicion
@@ -65,12 +65,9 @@ def _has_oracle(model: str) -> bool:
     """Whether genqual has an oracle of its own of `model`, whose layers `genqual bisect` compares with."""
     try:
         spec = resolve(model)
-        if spec.source == "embedded":
-            return True
-        architecture_of(weights.config(spec)).declared(weights.config(spec), weights.lazily(spec))
+        return spec.source == "embedded" or why_no_oracle(weights.config(spec), weights.lazily(spec)) is None
     except BadInput:
         return False
-    return True
 
 
 def again(options: Options, case: Case, workload: Workload, metric: str) -> str:

@@ -34,7 +34,12 @@ def markdown(rows: Sequence[Row], records: Mapping[str, Record], title: str, not
     lines += [f"- {', '.join(of)}: {why}" for why, of in reasons.items()]
     right = Counter(row.case for row in rows if _right(row))
     if right:
-        lines += ["", "Correct: " + ", ".join(f"{_code(case)} {count} properties" for case, count in right.items()), ""]
+        found = [(row.case, records.get(row.record or "")) for row in rows]
+        by_others = {case for case, one in found if one and one.judgement and one.judgement.independent is False}
+        words = {
+            case: f"{count} properties{', not independent' * (case in by_others)}" for case, count in right.items()
+        }
+        lines += ["", "Correct: " + "; ".join(f"{_code(case)} {said}" for case, said in words.items()), ""]
     lines += [f"- {_text(note)}" for note in notes]
     return "\n".join(lines).rstrip() + "\n\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from genqual.conformance.oracle.registry import architecture_of, is_contradiction
+from genqual.conformance.oracle.registry import is_contradiction, why_no_oracle
 from genqual.errors import BadInput
 from genqual.models import weights
 from genqual.models.registry import cache_dir, resolve
@@ -39,9 +39,6 @@ def _by_oracle(spec: ModelSpec) -> bool:
     """Whether the oracle takes the configuration of `spec`. Raises BadInput where that cannot be read here."""
     if spec.source == "embedded":  # of an architecture that the oracle has; its weights are counted out when asked for
         return True
-    config, stored = weights.config(spec), weights.lazily(spec)
-    try:
-        architecture_of(config).declared(config, stored)
-    except BadInput as reason:
-        return is_contradiction(reason)  # which the command then tells; transformers' word would only hide it
-    return True
+    reason = why_no_oracle(weights.config(spec), weights.lazily(spec))
+    # The command then tells a contradiction; transformers' word would only hide it.
+    return reason is None or is_contradiction(reason)

@@ -1,10 +1,11 @@
-"""Run as a process on a checkpoint: bytes that a streamed run's head takes, and by how much scoring it raises memory.
+"""Run as a process on a checkpoint, with options as JSON: bytes of its head, and what scoring adds to memory.
 
 Eight rows in bf16, a step each: as a batch with a cache, then in one pass.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -15,7 +16,7 @@ from genqual.engines.projection import signs
 from genqual.models.registry import resolve
 
 engine = Accelerate()
-engine.load(LoadRequest(resolve(sys.argv[1]), "bf16", "cpu", 0, 1, 0, 1, 1, {"max_memory": 1 << 30}))
+engine.load(LoadRequest(resolve(sys.argv[1]), "bf16", "cpu", 0, 1, 0, 1, 1, json.loads(sys.argv[2])))
 head = engine.model.get_output_embeddings().weight
 signs(head.shape[0])  # kept from here on
 batch, forced = TokenBatch.of([[5, 6, 7]] * 8), np.full((8, 2), 9)

@@ -74,6 +74,12 @@ def test_wrong_text_never_qualifies_however_fast() -> None:
     assert (one.best, one.why) == (None, "1 wrong text")
 
 
+@pytest.mark.parametrize(("independent", "said"), [(True, "right"), (False, "right, not independent")])
+def test_what_is_right_by_transformers_word_says_so(independent: bool, said: str) -> None:
+    found = made(measured(), verdict(independent=independent), verdict(name="finite"))
+    assert [row.accuracy for row in found if row.accuracy != "not judged"] == [said]
+
+
 def test_filters_keep_what_a_source_leaves_out() -> None:
     asked = Asked(model="bloom-176b", input=128, batch=64)
     found = {one.platform: one.best for one in decide(cited(), asked)}

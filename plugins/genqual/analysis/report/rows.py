@@ -45,7 +45,7 @@ class ReportRow:
     new: int | None
     status: str
     message: str
-    accuracy: str  # right, wrong, waived (a known failure is excused), not judged
+    accuracy: str  # right (not independent: by transformers), wrong, waived (a known failure is excused), not judged
     provenance: str
     source: str
     doubts: tuple[str, ...]
@@ -177,7 +177,9 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
         new=asked.new_tokens,
         status="accuracy_fail" if wrong and ok else status,
         message=wrong or record.outcome.message or "",
-        accuracy=_accuracy(wrong or status == "accuracy_fail", excused, accuracy.known(record)),
+        accuracy=_accuracy(
+            wrong or status == "accuracy_fail", excused, accuracy.known(record), accuracy.independent(record)
+        ),
         provenance=record.provenance.kind,
         source=record.provenance.source or "",
         doubts=tuple(doubts),
@@ -206,10 +208,11 @@ def _row(cell: Cell, accuracy: Accuracy, prices: Sequence[Price]) -> ReportRow:
     )
 
 
-def _accuracy(wrong: object, excused: object, known: object) -> str:
+def _accuracy(wrong: object, excused: object, known: object, independent: bool) -> str:
     if wrong:
         return "wrong"
-    return "waived" if excused else "right" if known else "not judged"
+    right = "right" if independent else "right, not independent"
+    return "waived" if excused else right if known else "not judged"
 
 
 def _values(cell: Cell) -> dict[str, float]:

@@ -70,7 +70,7 @@ def _rows(properties: Sequence[_Property]) -> list[tuple[str, Cell | None, str]]
     for verdict, some in sorted(alike.items(), key=lambda item: (item[0] == "PASS", item[0])):
         closest = max(some, key=lambda one: _share(one.worst) or 0.0)
         if len(some) == 1:
-            rows.append((some[0].words, some[0].worst, verdict))
+            rows.append((f"{some[0].words}{_by(some) if verdict == 'PASS' else ''}", some[0].worst, verdict))
         elif verdict != "PASS":
             rows.append((f"{some[0].name} and {len(some) - 1} more", None, verdict))
         elif _share(closest.worst) is None:

@@ -71,12 +71,12 @@ def architecture_of(config: Mapping[str, object]) -> Architecture:
     return found[0]
 
 
-def contradiction(config: Mapping[str, object], stored: Collection[str] = ()) -> str | None:
-    """Why what is right is not defined, whoever is asked: two fields that loaders read otherwise. None where it is."""
+def why_no_oracle(config: Mapping[str, object], stored: Collection[str] = ()) -> BadInput | None:
+    """Why genqual's own oracle does not take `config` over a checkpoint with the names `stored`; None where it does."""
     try:
         architecture_of(config).declared(config, stored)
     except BadInput as reason:
-        return str(reason) if is_contradiction(reason) else None
+        return reason
     return None
 
 

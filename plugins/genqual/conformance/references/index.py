@@ -84,9 +84,10 @@ def differing(folder: Path, config: Mapping[str, Json] | None) -> list[str]:
     if config is None or not isinstance(known, dict):
         return []
     mine = arithmetic(config)
-    if not said.get("independent", True) and (lacking := known.keys() - mine.keys()):
-        return sorted(lacking)  # of such an architecture nothing here knows what a field is where it is left out
-    return sorted({key for key in mine.keys() & known.keys() if mine[key] != known[key]} | _left_out(mine, known))
+    # Of an architecture without an oracle nothing here knows what a field is where it is left out.
+    removed = set() if said.get("independent", True) else known.keys() - mine.keys()
+    other = {key for key in mine.keys() & known.keys() if mine[key] != known[key]}
+    return sorted(removed | other | _left_out(mine, known))
 
 
 def _left_out(mine: Mapping[str, Json], known: Mapping[str, Json]) -> set[str]:

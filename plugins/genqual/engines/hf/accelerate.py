@@ -25,7 +25,7 @@ PLACEMENTS: Final = ("auto", "split", "cpu-offload", "disk-offload", "disk", "di
 
 
 class Accelerate(HfEngine):
-    """Options: `placement`, one of PLACEMENTS; `max_memory`; `offload_folder`; `attn_implementation`.
+    """Options: `placement`, of PLACEMENTS; `max_memory`; `contiguous_rows`; `offload_folder`; `attn_implementation`.
 
     auto: `device_map="auto"`, what does not fit into `max_memory` of the device goes to the host and then to disk.
     split: layers in equal parts over the devices, in order; on a CPU two parts on one device, with the hooks between.
@@ -73,7 +73,7 @@ class Accelerate(HfEngine):
             first: Any = "cpu" if request.device == "cpu" else 0
             options |= {"max_memory": {first: limit}, "offload_folder": str(self._scratch(request))}
         model = read(request, **options, **self._quantised(request))
-        return model if limit is None else one_head(model)
+        return contiguous_rows(model) if request.options.get("contiguous_rows") else model
 
     def _split(self, request: LoadRequest, phases: Phases) -> Any:
         if request.device == "cpu":  # torch moves nothing to a second CPU device; accelerate's hooks do the rest
@@ -138,8 +138,8 @@ class Accelerate(HfEngine):
         return bitsandbytes_config() if request.dtype == "int8-bitsandbytes" else {}
 
 
-def one_head(model: Any) -> Any:
-    """`model`, whose head is given rows that lie side by side: it multiplies them by one matrix, in place.
+def contiguous_rows(model: Any) -> Any:
+    """`model`, whose head is given rows that lie side by side: they are multiplied by one matrix. In place.
 
     The head reads a slice, the last steps of each row. torch makes a batched product of such a slice, for which oneDNN
     copies the matrix once a row in bf16 (torch 2.13): eight rows of Llama 3's 8B took 8.4 GB, where memory was limited.

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from genqual.cases import Case, Json
+from genqual.cases import Json
 from genqual.conformance.judgement import FP32_LIMIT, Judgement
 from genqual.conformance.judges.logits import judge_scores
 from genqual.conformance.references import file
-from genqual.devices.base import Placement
 from genqual.engines.base import Scores, TokenBatch
 from genqual.engines.registry import engine
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
+from genqual.health.group import group_on
 from genqual.health.known_answer import rate_bounds
 from genqual.health.outcomes import bad
 from genqual.models.registry import resolve
@@ -26,8 +26,6 @@ from genqual.paths import data_dir
 from genqual.ranks.client import Generator
 from genqual.ranks.codec import decode
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.group_spec import plan
-from genqual.ranks.pool import Pool
 
 HERE: Final = "genqual.health.repeats_in_rank"
 MODEL: Final = "llama-tiny"
@@ -157,19 +155,8 @@ class Repeats:
     def _again(self, node: Node) -> str:
         return f"genqual bisect {MODEL} --engine {self._engine} --device {node.device} --ranks {self._ranks}"
 
-    @contextmanager
-    def _started(self, node: Node) -> Iterator[Generator]:
-        """A group on the cores of the node, shared out among its ranks; ended afterwards."""
-        share = max(1, len(node.cores) // self._ranks)
-        cores = tuple(node.cores[rank * share : (rank + 1) * share] for rank in range(self._ranks))
-        lease = tuple(f"cpu:{core}" for each in cores for core in each)
-        placement = Placement(env=tuple({} for _ in cores), cores=cores, lease=lease)
-        case = Case(node.device, self._engine, MODEL, "fp32", self._ranks, share)
-        pool = Pool(1, progress=lambda text: None)
-        try:
-            yield Generator(pool, plan(case, node.work / "logs", placement=placement))
-        finally:
-            pool.close_all()
+    def _started(self, node: Node) -> AbstractContextManager[Generator]:
+        return group_on(node, self._engine, MODEL, ranks=self._ranks)
 
 
 def told(event: dict[str, Any]) -> str:

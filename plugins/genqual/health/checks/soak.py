@@ -5,27 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genqual.cases import Case, Json
-from genqual.devices.base import Placement
+from genqual.cases import Json
 from genqual.devices.climate import Climate, climate
 from genqual.devices.sampling import sampled
 from genqual.engines.base import TokenBatch
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
+from genqual.health.group import group_on
 from genqual.health.outcomes import bad
 from genqual.health.trend import Trend, trend
 from genqual.ranks.client import Generator
 from genqual.ranks.errors import GroupLost
-from genqual.ranks.group_spec import plan
-from genqual.ranks.pool import Pool
 
 ENTRY: Final = "genqual.health.soak_in_rank:again"
 MODEL: Final = "llama-30m"
@@ -64,7 +61,7 @@ class Soak:
         """Two findings a rank, of memory and latency; one of heat and one of clocks."""
         node.say(f"{self.name}: {MODEL} for {seconds / 60:.0f} minutes")
         try:
-            with _started(node) as generator:
+            with group_on(node, "transformers", MODEL) as generator:
                 found = measured(generator, node, seconds, self._fault)
         except (GenqualError, GroupLost) as error:
             yield bad(f"{self.name}.lost", node.device, f"{type(error).__name__}: {str(error)[:400]}")
@@ -77,10 +74,11 @@ class Soak:
 
     def _memory(self, entity: str, at_s: NDArray[np.float64], held: NDArray[np.float64]) -> Finding:
         grown = _trend(at_s, held)
-        entity, limit = f"{entity}, memory", Threshold(value=8.0, unit="MiB that it surely grew", source=_SOURCE)
+        entity = f"{entity}, memory"
+        limit = Threshold(value=LEAK_BYTES / 2**20, unit="MiB that it surely grew", source=_SOURCE)
         if isinstance(grown, str):
             return self._silent(entity, Outcome.UNKNOWN, grown)
-        mib = [one / (1 << 20) for one in (grown.change, grown.low, grown.high)]
+        mib = [one / 2**20 for one in (grown.change, grown.low, grown.high)]
         minutes = (at_s[-1] - at_s[0]) / 60
         said = f"{mib[0]:+.1f} MiB ({mib[1]:+.1f} to {mib[2]:+.1f}) in {minutes:.0f} minutes, {len(at_s)} readings"
         if grown.low > LEAK_BYTES:
@@ -178,16 +176,3 @@ def _until(generator: Generator, end: float) -> list[dict[str, NDArray[np.float6
         runs = int(min(end - now, _CALL_S) / ((now - begun) / runs))
         if runs < 1:
             return [{name: np.concatenate([one[name] for one in part]) for name in part[0]} for part in parts]
-
-
-@contextmanager
-def _started(node: Node) -> Iterator[Generator]:
-    """One rank on all cores of the node; ended afterwards."""
-    lease = tuple(f"cpu:{core}" for core in node.cores)
-    placement = Placement(env=({},), cores=(node.cores,), lease=lease)
-    pool = Pool(1, progress=lambda text: None)
-    try:
-        case = Case(node.device, "transformers", MODEL, "fp32", 1, len(node.cores))
-        yield Generator(pool, plan(case, node.work / "logs", placement=placement))
-    finally:
-        pool.close_all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,19 @@ class Scheme(Protocol):
     def dequantise(self, packed: Packed, pieces: Arrays) -> F32:
         """The weight, float32 (`packed.shape`). `pieces` are as `Packed.pieces` names them: floats of 8 bits and
         wider as float32, integers as they are."""
+        ...
+
+
+@runtime_checkable
+class ReadsContent(Scheme, Protocol):
+    """A scheme that finds weights by the content of some tensors, where headers do not tell their shapes."""
+
+    def wants(self, name: str) -> bool:
+        """Whether the content of the stored tensor `name` is needed before `find`."""
+        ...
+
+    def having(self, content: Arrays) -> Scheme:
+        """The same, with what it `wants`, by stored name."""
         ...
 
 

@@ -46,14 +46,13 @@ class Bnb:
 
     states: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
-    @staticmethod
-    def wants(name: str) -> bool:
+    def wants(self, name: str) -> bool:
         """Whether the content of the stored tensor `name` is needed before `find`."""
         return _STATE in name
 
-    def having(self, states: Mapping[str, NDArray[Any]]) -> Bnb:
-        """The same, with what it `wants`."""
-        return replace(self, states=states)
+    def having(self, content: Arrays) -> Bnb:
+        """The same, with the JSON of each weight."""
+        return replace(self, states=content)
 
     def find(self, stored: Mapping[str, Tensor]) -> list[Packed]:
         """Every weight with a state, and what lies beside it."""

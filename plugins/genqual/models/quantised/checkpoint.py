@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from genqual.errors import BadInput
 from genqual.models import safetensor
-from genqual.models.quantised.base import INPUT_SCALE, Packed, Scheme, Shape, Tensor, no_zero_points
-from genqual.models.quantised.bnb import Bnb
+from genqual.models.quantised.base import INPUT_SCALE, Packed, ReadsContent, Scheme, Shape, Tensor, no_zero_points
 from genqual.models.quantised.inputs import InputRounding, static_scale
 from genqual.models.safetensor import TensorEntry
 
@@ -28,10 +27,9 @@ class Dequantised(Mapping[str, NDArray[np.float32]]):
         """`stored_names` maps the names to show to those in `entries`. Raises BadInput as `Scheme.find` does."""
         self._entries, self._scheme = entries, scheme
         shown = {stored: name for name, stored in stored_names.items()}
-        if isinstance(scheme, Bnb):
-            self._scheme = scheme = scheme.having(
-                {stored: self._piece(stored) for stored in shown if scheme.wants(stored)}
-            )
+        if isinstance(scheme, ReadsContent):
+            scheme = scheme.having({stored: self._piece(stored) for stored in shown if scheme.wants(stored)})
+            self._scheme = scheme
         packed = scheme.find({stored: Tensor(entries[stored].dtype, entries[stored].shape) for stored in shown})
         pieces = {piece for one in packed for piece in one.pieces.values()}
         self._plain = {name: stored for name, stored in stored_names.items() if stored not in pieces}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
@@ -66,6 +67,18 @@ def test_a_disk_that_fills_is_one_line(model: Path, tmp_path: Path, stream: bool
     assert "Traceback" not in done.stderr
     assert "File too large" in done.stderr
     assert "--out and --state, GENQUAL_CACHE for the cache" in done.stderr
+
+
+def test_a_full_disk_leaves_a_node_unjudged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1 would be: unfit. A scheduler would drain it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genqual.commands.node._list", full)
+    assert "No space left on device: free some" in said(capsys, "node", "--list", code=2)
 
 
 def test_a_directory_that_cannot_be_made_is_told_before_anything_is_read(
