@@ -170,7 +170,9 @@ def _until(generator: Generator, end: float) -> list[dict[str, NDArray[np.float6
     runs = 2
     while True:
         begun = time.monotonic()
-        for part, reply in zip(parts, generator.invoke(ENTRY, {"steps": STEPS, "runs": runs}, arrays), strict=True):
+        # What warming up and loading freed is given back once, after the first call; later it would slow generations.
+        how: dict[str, Json] = {"steps": STEPS, "runs": runs, "trim": len(parts[0]) == 1}
+        for part, reply in zip(parts, generator.invoke(ENTRY, how, arrays), strict=True):
             part.append(dict(reply.arrays))
         now = time.monotonic()
         runs = int(min(end - now, _CALL_S) / ((now - begun) / runs))
