@@ -52,6 +52,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "node": ("genqual.commands.node:node", "Check this node for a given time: fit or unfit, one JSON document."),
     "published": ("genqual.commands.published:group", "The posts' tables as records, and their claims recomputed."),
     "push": ("genqual.commands.results:push", "Send spooled records to a database, again if need be."),
+    "quorum": ("genqual.commands.quorum:quorum", "Name the node whose numbers are not those of most of its class."),
     "rebase": ("genqual.commands.rebase:rebase", "Measure latency baselines that the gate judges by."),
     "schema": ("genqual.commands.schema:schema", "The JSON Schema of a record, for readers in any language."),
     "sign": ("genqual.commands.trust:sign", "Sign what a run recorded: a DSSE envelope over its manifest."),

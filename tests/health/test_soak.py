@@ -114,9 +114,7 @@ def test_heat_and_clocks_are_read_as_the_kernel_writes_them(tmp_path: Path) -> N
     ],
     ids=["healthy", "leak", "creep"],
 )
-def test_a_real_rank_is_soaked(
-    fault: Any, entity: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_real_rank_is_soaked(fault: Any, entity: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Alone on the host: two minutes, where the check takes fifteen."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     said = {one.entity: one for one in Soak(fault).run(Node(CPU, CORES, tmp_path), 120.0)}

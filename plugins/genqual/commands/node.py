@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from genqual import __version__, toml_file
 from genqual.commands.node_outputs import Outputs
+from genqual.devices import simulated
 from genqual.devices.files import read
 from genqual.devices.registry import device as device_called
 from genqual.devices.registry import processor
@@ -19,6 +20,7 @@ from genqual.errors import BadInput
 from genqual.health import levels
 from genqual.health import signed as node_document
 from genqual.health.checks.base import Node
+from genqual.health.checks.cards import cards_of
 from genqual.health.checks.counters import PRIVILEGES
 from genqual.health.finding import Allowed, NodeVerdict
 from genqual.health.run_state import RunState
@@ -38,7 +40,8 @@ class _AllowList(BaseModel):
     "--level", type=click.Choice(list(levels.SECONDS)), default="1", help="60 s, 2 min or 15 min. [default: 1]"
 )
 @click.option("--minutes", type=click.FloatRange(min=0.5), help="Any other time, instead of a level.")
-@click.option("--device", help="[default: this host's processor]")
+@click.option("--device", help="xeon, cuda, hpu and so on: its cores or its cards.  [default: this host's processor]")
+@click.option("--simulate", is_flag=True, help="With --device hpu: on cards that are not there, and named simulated.")
 @click.option("--cores", help="Check these cores only, such as 0,1. [default: all that this process may use]")
 @click.option("--allow", "allow_file", type=click.Path(path_type=Path), help="Known findings, each until a date.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the document here, too.")
@@ -55,6 +58,7 @@ def node(
     level: str,
     minutes: float | None,
     device: str | None,
+    simulate: bool,
     cores: str | None,
     allow_file: Path | None,
     target: Path | None,
@@ -68,10 +72,10 @@ def node(
 ) -> None:
     """Check this node and print one verdict: fit or unfit.
 
-    Products with known answers on all cores, generation against the oracle and again and again, stragglers among cores
-    and ranks, and the hardware's own counters round each check. More time finds rarer faults. The document on stdout
-    has a finding for each check and entity, with threshold, evidence and action; `genqual schema node` prints its
-    schema.
+    Products with known answers on all cores or cards, generation against the oracle and again and again, stragglers
+    among them, a vote on the same generation, and the hardware's own counters round each check. More time finds rarer
+    faults. The document on stdout has a finding for each check and entity, with threshold, evidence and action;
+    `genqual schema node` prints its schema.
 
     Exit status: 0 fit; 1 unfit, or a required check gave no signal; 2 it could not run. Use it in
     Slurm's prolog or epilog, or in an init container. A pass covers only the checks that are listed, for the time that
@@ -80,6 +84,7 @@ def node(
     \b
       genqual node --level 1 --json node.json
       genqual node --list
+      CUDA_VISIBLE_DEVICES=0,1 genqual node --device cuda --level 2       # two of the cards
       genqual node --minutes 30 --state node.state           # after a kill: the same, with --resume
       genqual node --document node.json --key key.pem --page node.html   # sign elsewhere than on the node
       genqual verify node.signed.json --key key.pub
@@ -89,6 +94,8 @@ def node(
         return
     kept = None
     try:
+        if simulate:
+            simulated.switch_on()
         outputs = Outputs.of(page, keys, signed)  # a key that cannot be opened is told before the minutes
         if resume and state is None:
             raise BadInput("--resume: give the file of the interrupted run with --state")
@@ -145,19 +152,22 @@ def _run(
     presence = chosen.probe()
     if not presence.present:
         raise BadInput(f"device {chosen.name}: absent; {presence.probe} found {presence.found}")
-    if chosen.torch_device != "cpu":
-        raise BadInput(f"device {chosen.name}: this version checks processors; cards are qualified by pytest -m")
+    cards = cards_of(chosen)
+    if chosen.torch_device != "cpu" and not cards:
+        raise BadInput(f"device {chosen.name}: it tells of no single cards; qualify it by pytest -m {chosen.name}")
+    if cards and cores:
+        raise BadInput(f"--cores with {chosen.name}: its cards are checked, those that {cards[0].variable} shows")
     usable = tuple(sorted(os.sched_getaffinity(0)))
     wanted = _cores(cores, usable)
     identity = chosen.identity().class_id
     kept = None
     if state is not None:
-        shown = ",".join(map(str, wanted))
+        shown = ",".join(one.entity for one in cards) or ",".join(map(str, wanted))
         run = {"version": __version__, "level": level.name, "device": chosen.name, "class": identity, "cores": shown}
         kept = RunState(state, {**run, "boot": read(Path("/proc/sys/kernel/random/boot_id")) or ""}, resume=resume)
     with levels.alone(), tempfile.TemporaryDirectory(prefix="genqual-node-") as work:
         verdict = levels.run(
-            Node(chosen.name, wanted, Path(work), say=lambda text: click.echo(f"genqual node: {text}", err=True)),
+            Node(chosen.name, wanted, Path(work), say=_say, cards=cards),
             level,
             name=names().name(platform.node()),
             hardware_class=identity,
@@ -165,6 +175,10 @@ def _run(
             state=kept,
         )
     return verdict, kept
+
+
+def _say(text: str) -> None:
+    click.echo(f"genqual node: {text}", err=True)
 
 
 def _cores(text: str | None, usable: tuple[int, ...]) -> tuple[int, ...]:

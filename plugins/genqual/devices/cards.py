@@ -145,6 +145,11 @@ class Cards(ABC):
             lease=tuple(self.lease(card) for card in cards),
         )
 
+    def each(self) -> list[tuple[Card, Placement]]:
+        """Every card that can be used, in the order shown, and where one rank runs that has this card alone."""
+        cards = self._usable(self.scan()).cards
+        return [(one, Placement(env=(self.environment([one]),), lease=(self.lease(one),))) for one in cards]
+
     def conditions(self) -> dict[str, Json]:
         """The host's conditions, and `cards`: one reading each, or null."""
         return {**host_conditions(self._root), "cards": self.readings()}

@@ -13,7 +13,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA_VERSION: Final = "1.0"
+SCHEMA_VERSION: Final = "1.1"
+"""1.1: findings may have a `fingerprint`. Documents of 1.0 are read, too."""
 
 
 class Outcome(StrEnum):
@@ -47,6 +48,13 @@ class Threshold(_Frozen):
     source: str
 
 
+class Fingerprint(_Frozen):
+    """A digest that every node of a hardware class should have alike. `of` says of what, and by which software."""
+
+    of: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class Finding(_Frozen):
     """One check, one entity. `signal` is what was measured, in the threshold's unit; None where nothing was."""
 
@@ -62,6 +70,7 @@ class Finding(_Frozen):
     evidence: str = ""
     next_command: str = ""
     seconds: Annotated[float, Field(ge=0.0)] = 0.0
+    fingerprint: Fingerprint | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Finding:
@@ -97,7 +106,7 @@ class Allowed(_Frozen):
 class NodeVerdict(_Frozen):
     """The document of `genqual node`: one verdict, and every finding that made it."""
 
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.0", "1.1"] = SCHEMA_VERSION
     verdict: Literal["fit", "unfit"]
     reasons: tuple[str, ...]
     node: str

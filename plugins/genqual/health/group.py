@@ -1,9 +1,11 @@
-"""Ranks on the cores of a node, for a check that repeats one generation. Judges nothing."""
+"""Ranks on the cores or the card of a node, for a check that repeats one generation. Judges nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from genqual.cases import Case
 from genqual.devices.base import Placement
@@ -12,18 +14,33 @@ from genqual.ranks.client import Generator
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 
+T = TypeVar("T")
+
 
 @contextmanager
 def group_on(node: Node, engine: str, model: str, *, ranks: int = 1) -> Iterator[Generator]:
-    """A group in fp32 on the cores of `node`, shared out among its ranks; ended afterwards."""
+    """A group in fp32 on the cores of `node`, shared out among its ranks, or on its card; ended afterwards."""
     share = max(1, len(node.cores) // ranks)
-    cores = tuple(node.cores[rank * share : (rank + 1) * share] for rank in range(ranks))
-    lease = tuple(f"cpu:{core}" for each in cores for core in each)
-    placement = Placement(env=tuple({} for _ in cores), cores=cores, lease=lease)
+    if node.cards:
+        placement, threads = node.cards[0].placement, 1
+    else:
+        cores = tuple(node.cores[rank * share : (rank + 1) * share] for rank in range(ranks))
+        lease = tuple(f"cpu:{core}" for each in cores for core in each)
+        placement, threads = Placement(env=tuple({} for _ in cores), cores=cores, lease=lease), share
     pool = Pool(1, progress=lambda text: None)
     try:
         yield Generator(
-            pool, plan(Case(node.device, engine, model, "fp32", ranks, share), node.work / "logs", placement=placement)
+            pool,
+            plan(Case(node.device, engine, model, "fp32", ranks, threads), node.work / "logs", placement=placement),
         )
     finally:
         pool.close_all()
+
+
+def on_each_card(node: Node, work: Callable[[Node], T]) -> list[T]:
+    """What `work` gives on each card alone, in the order of the cards; all cards work at the same time.
+
+    Each card has a thread, which lives until its work is done: processes that it started end with it.
+    """
+    with ThreadPoolExecutor(len(node.cards)) as threads:
+        return list(threads.map(work, node.each_card()))

@@ -19,6 +19,7 @@ from genqual.health.checks.answers import KnownAnswers
 from genqual.health.checks.base import Check, Node
 from genqual.health.checks.counters import Window
 from genqual.health.checks.generation import Generation
+from genqual.health.checks.quorum import Quorum
 from genqual.health.checks.rank_steps import RankSteps
 from genqual.health.checks.repeats import Repeats
 from genqual.health.checks.siblings import Stragglers
@@ -30,7 +31,15 @@ SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
 """Wall time of each level. Each runs the checks that fit; a longer one computes longer, which finds rarer faults."""
 
 # The most revealing first: what computes wrong, what generates wrong, once or rarely, what is slow, what gets slow.
-CHECKS: Final[tuple[Check, ...]] = (KnownAnswers(), Generation(), Repeats(), Stragglers(), RankSteps(), Soak())
+CHECKS: Final[tuple[Check, ...]] = (
+    KnownAnswers(),
+    Generation(),
+    Repeats(),
+    Stragglers(),
+    Quorum(),
+    RankSteps(),
+    Soak(),
+)
 
 
 @dataclass(frozen=True, slots=True)

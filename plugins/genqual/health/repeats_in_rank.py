@@ -1,8 +1,8 @@
 """The same generation again and again in a rank, every step compared with the first run. In ranks only, by `invoke`.
 
-Weights, and the cache that each generation ends with, must be what they were, too. Products with known answers, of the
-sizes of the model's linear layers, run between the steps. All ranks do the same number of runs: each generation is
-collective.
+Logits of the generation itself, its cache at the end, and the weights must be what they were, too. Products with known
+answers, of the sizes of the model's linear layers, run between the steps. All ranks do the same number of runs: each
+generation is collective.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from genqual.cases import Json
 from genqual.engines.base import Scores, TokenBatch
 from genqual.errors import BadInput, Unsupported
 from genqual.health.known_answer import model_tiles
+from genqual.health.prints_in_rank import step_prints
 from genqual.health.products import DTYPES, Products
 from genqual.health.stored_in_rank import Prints, cache_of, weights
 
@@ -46,6 +48,7 @@ class _First:
     weights: str  # digest
     generated: Prints  # of the cache that `generate` ended with
     scored: Prints  # of the one that `score` ended with
+    chosen_from: list[str]  # SHA-256 of the logits of each step of `generate`; none of an engine that hides them
     run: int = 0
 
 
@@ -57,12 +60,12 @@ def begin(engine: Any, *, ids: I64, mask: I64, forced: I64, products: bool = Tru
     batch = TokenBatch(np.array(ids), np.array(mask))
     with cache_of(engine) as scored:
         scores: Scores = engine.score(batch, np.array(forced), logits=True)
-    with cache_of(engine) as generated:
+    with cache_of(engine) as generated, step_prints(engine) as chosen_from:
         tokens = engine.generate(batch, forced.shape[1]).tokens
     made = _products(engine, int(ids.shape[0])) if products else None
     logits = _logits(scores)
     _FIRST[id(engine)] = _First(
-        batch, np.array(forced), logits, _prints(logits), tokens, made, weights(engine), generated, scored
+        batch, np.array(forced), logits, _prints(logits), tokens, made, weights(engine), generated, scored, chosen_from
     )
     return dataclasses.replace(scores, logits=None)
 
@@ -120,18 +123,26 @@ def _run(
     first.run += 1
     events: list[dict[str, Json]] = []
     wrong: list[dict[str, Json]] = []
-    with _between(engine, first.products, wrong, target, bit), cache_of(engine) as generated:
+    with (
+        _between(engine, first.products, wrong, target, bit),
+        cache_of(engine) as generated,
+        step_prints(engine) as chosen_from,
+    ):
         tokens = engine.generate(first.batch, first.forced.shape[1]).tokens
     found, scored = _scored(engine, first, limit)
     kept = _kept_event(first, generated, scored) if limit is None else None
+    chosen = _chosen_event(first, chosen_from) if limit is None else None
     other = not np.array_equal(tokens, first.tokens)
     # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
-    differs = _anywhere(engine, bool(found or kept) or other)
+    differs = _anywhere(engine, bool(found or kept or chosen) or other)
     if differs:
         repeats = [_scored(engine, first, limit) for _ in range(again)]
         if found:
             same = sum(any(one["step"] == found[0]["step"] for one in steps) for steps, _ in repeats)
             events.append({**found[0], **_over(found), "again": same, "repeats": again})
+        elif chosen:
+            same = sum(bool(steps) for steps, _ in repeats)
+            events.append({**chosen, "again": same, "repeats": again})
         elif kept:
             same = sum(prints != first.scored for _, prints in repeats)
             events.append({**kept, "again": same, "repeats": again})
@@ -167,6 +178,17 @@ def _kept_event(first: _First, generated: Prints, scored: Prints) -> dict[str, J
             told = {"kind": "cache", "run": first.run, "step": first.forced.shape[1] - 1, "part": name}
             return {**told, "got": got.get(name, "")[:16], "expected": want[name][:16], "wrong": len(wrong)}
     return None
+
+
+def _chosen_event(first: _First, got: list[str]) -> dict[str, Json] | None:
+    """The first step of a generation whose logits have another digest than in the first run; None where none has."""
+    wrong = [step for step, pair in enumerate(zip_longest(got, first.chosen_from)) if pair[0] != pair[1]]
+    if not wrong:
+        return None
+    step = wrong[0]
+    now, then = ("".join(one[step : step + 1])[:16] or "none" for one in (got, first.chosen_from))
+    told: dict[str, Json] = {"kind": "generated", "run": first.run, "step": step, "got": now, "expected": then}
+    return {**told, "wrong": len(wrong)}
 
 
 def _anywhere(engine: Any, here: bool) -> bool:

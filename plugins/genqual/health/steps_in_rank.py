@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from genqual.cases import Json
 from genqual.engines.base import TokenBatch
+from genqual.health.places_in_rank import standing
 
 I64 = NDArray[np.int64]
 
@@ -37,7 +37,7 @@ def step_times(
     engine.between_steps(lambda: stamps.append(time.thread_time()))
     try:
         for run in range(runs):
-            with _standing(cores, run):
+            with _place(cores, run):
                 stamps.clear()
                 engine.generate(batch, steps)
             found.append(np.diff(stamps))
@@ -46,21 +46,8 @@ def step_times(
     return {"cpu_s": np.array(found, dtype=np.float64)}
 
 
-@contextlib.contextmanager
-def _standing(cores: Sequence[Sequence[int]], run: int) -> Iterator[None]:
-    """Every thread of this rank on the cores that are its place in `run`, then back; without `cores`, where it is."""
+def _place(cores: Sequence[Sequence[int]], run: int) -> contextlib.AbstractContextManager[None]:
+    """On the cores that are this rank's place in `run`; without `cores`, where it is."""
     if not cores:
-        yield
-        return
-    own = os.sched_getaffinity(0)
-    _move(cores[(int(os.environ.get("RANK", "0")) + run) % len(cores)])
-    try:
-        yield
-    finally:
-        _move(own)
-
-
-def _move(cores: Sequence[int] | set[int]) -> None:
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
-            os.sched_setaffinity(int(thread.name), cores)
+        return contextlib.nullcontext()
+    return standing(cores[(int(os.environ.get("RANK", "0")) + run) % len(cores)])

@@ -1,4 +1,4 @@
-"""Products with known answers on every core at once: the processor computes wrong, or it does not."""
+"""Products with known answers on every core or card at once: it computes wrong, or it does not."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from genqual.health.checks.base import Node
+from genqual.health.checks.spots import spots
 from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.known_answer import rate_bounds
@@ -18,10 +19,10 @@ _START_S: Final = 60.0  # what importing torch may take on a busy host, beyond t
 
 
 class KnownAnswers:
-    """One process a core, all at once, in fp32 and then in bf16."""
+    """One process a core or card, all at once, in fp32 and then in bf16."""
 
     name = "known_answers"
-    summary = "integer products of the sizes of generation, exact to the bit, on all cores at once"
+    summary = "integer products of the sizes of generation, exact to the bit, on all cores or cards at once"
     required = True
     seconds = 12.0
     stretches = True
@@ -31,9 +32,10 @@ class KnownAnswers:
         self._more = more  # words for the process, for tests
 
     def run(self, node: Node, seconds: float) -> Iterable[Finding]:
-        """A finding a core and dtype."""
+        """A finding a core or card, and dtype."""
         for dtype in ("fp32", "bf16"):
-            node.say(f"{self.name}: {dtype} on {len(node.cores)} cores, {seconds / 2:.0f} s")
+            many = f"{len(node.cards)} cards" if node.cards else f"{len(node.cores)} cores"
+            node.say(f"{self.name}: {dtype} on {many}, {seconds / 2:.0f} s")
             yield from self._dtype(node, dtype, seconds / 2)
 
     def _dtype(self, node: Node, dtype: str, seconds: float) -> Iterator[Finding]:
@@ -41,23 +43,24 @@ class KnownAnswers:
         command = [sys.executable, "-m", "genqual.health.stress", "--dtype", dtype]
         command += ["--seconds", f"{max(1.0, seconds - 4.0):.1f}", *self._more]
         started = {
-            core: subprocess.Popen(
-                [*command, "--core", str(core)],
+            spot.entity: subprocess.Popen(
+                [*command, *spot.words],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                env=spot.environment,
                 preexec_fn=ends_with_us(),
             )
-            for core in node.cores
+            for spot in spots(node)
         }
-        for core, process in started.items():
+        for entity, process in started.items():
             try:
                 out, error = process.communicate(timeout=seconds + _START_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, error = process.communicate()
                 error = f"no answer within {seconds + _START_S:.0f} s; {error[-200:]}"
-            yield self._finding(f"core {core}", dtype, process.returncode, out, error)
+            yield self._finding(entity, dtype, process.returncode, out, error)
 
     def _finding(self, entity: str, dtype: str, status: int, out: str, error: str) -> Finding:
         if status:

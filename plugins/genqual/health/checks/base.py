@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from genqual.devices.base import Placement
 from genqual.health.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
+class CardPlace:
+    """One accelerator card: its name in findings, torch's word for its kind, and where a rank has it alone."""
+
+    entity: str
+    torch_device: str
+    variable: str  # the environment variable that shows a process some cards only
+    placement: Placement
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that is to see this card only."""
+        return {**os.environ, **self.placement.env[0]}
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """What is checked: the device by its mark, the cores that may be used, and where files may be put."""
+    """What is checked: the device by its mark, its cores or its cards, and where files may be put.
+
+    Where there are `cards`, they are what is checked, and `cores` are those of their host.
+    """
 
     device: str
     cores: tuple[int, ...]
     work: Path
     root: Path = Path("/")
     say: Callable[[str], None] = field(default=lambda text: None)
+    cards: tuple[CardPlace, ...] = ()
+
+    @property
+    def entity(self) -> str:
+        """What a finding on the whole of it names: its only card, else the device."""
+        return self.cards[0].entity if len(self.cards) == 1 else self.device
+
+    def each_card(self) -> list[Node]:
+        """This node with each card alone, in a folder of its own."""
+        return [
+            replace(self, cards=(card,), work=self.work / f"card{number}") for number, card in enumerate(self.cards)
+        ]
 
 
 class Check(Protocol):

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from genqual.health.checks.base import Node
 from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
+from genqual.health.group import on_each_card
 from genqual.health.outcomes import bad
 
 _TESTS: Final = " or ".join(
@@ -37,8 +38,16 @@ class Generation:
         self._more = more  # words for pytest, for tests
 
     def run(self, node: Node, seconds: float) -> Iterable[Finding]:
-        """One finding: how many judgements passed, or what failed first."""
+        """One finding, or one a card: how many judgements passed, or what failed first."""
         node.say(f"{self.name}: the suite's own tests on {node.device}")
+        if not node.cards:
+            yield from self._run(node, seconds)
+            return
+        for found in on_each_card(node, lambda one: list(self._run(one, seconds))):
+            yield from found
+
+    def _run(self, node: Node, seconds: float) -> Iterator[Finding]:
+        node.work.mkdir(parents=True, exist_ok=True)
         report = node.work / "generation.xml"
         words = ["-m", f"{node.device} and conformance", "--engine", "transformers", "--model", "llama-tiny"]
         words += ["--dtype", "fp32", "-k", _TESTS, "--no-upload", f"--state-dir={node.work / 'state'}"]
@@ -47,22 +56,22 @@ class Generation:
         try:
             done = subprocess.run(
                 [*command, *words, f"--junitxml={report}", *self._more],
-                capture_output=True, text=True, check=False, timeout=seconds + 120.0, env=_plain_environment(),
+                capture_output=True, text=True, check=False, timeout=seconds + 120.0, env=_plain_environment(node),
                 preexec_fn=ends_with_us(),
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            yield bad(f"{self.name}.lost", node.device, f"no end within {seconds + 120.0:.0f} s", next_command=again)
+            yield bad(f"{self.name}.lost", node.entity, f"no end within {seconds + 120.0:.0f} s", next_command=again)
             return
         # Our own process has just written it.
         root = ET.parse(report).getroot() if report.is_file() else None  # noqa: S314
-        yield self._finding(node.device, root, done, again)
+        yield self._finding(node.entity, root, done, again)
 
     def _finding(
-        self, device: str, root: ET.Element | None, done: subprocess.CompletedProcess[str], again: str
+        self, entity: str, root: ET.Element | None, done: subprocess.CompletedProcess[str], again: str
     ) -> Finding:
         if root is None:
             last = (done.stdout + done.stderr).strip().splitlines()[-1:] or ["it said nothing"]
-            return self._unknown(device, f"pytest ended with {done.returncode} and no report: {last[0]}", again)
+            return self._unknown(entity, f"pytest ended with {done.returncode} and no report: {last[0]}", again)
         cases = root.findall(".//testcase")
         failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
         skipped = [case for case in cases if case.find("skipped") is not None]
@@ -73,12 +82,12 @@ class Generation:
             message = "" if first is None else str(first.get("message", ""))[:400]
             outcome = "lost" if "GroupLost" in message else "wrong"
             said = f"{len(failed)} of {len(cases)} judgements failed; {failed[0].get('name')}: {message}"
-            return bad(f"{self.name}.{outcome}", device, said, required=True, next_command=again)
+            return bad(f"{self.name}.{outcome}", entity, said, required=True, next_command=again)
         if not passed:
-            return self._unknown(device, f"no test gave a verdict ({len(skipped)} skipped)", again)
+            return self._unknown(entity, f"no test gave a verdict ({len(skipped)} skipped)", again)
         return Finding(
             check=self.name,
-            entity=device,
+            entity=entity,
             outcome=Outcome.OK,
             required=True,
             signal=float(passed),
@@ -86,10 +95,10 @@ class Generation:
             evidence=f"{passed} judgements passed",
         )
 
-    def _unknown(self, device: str, why: str, again: str) -> Finding:
+    def _unknown(self, entity: str, why: str, again: str) -> Finding:
         return Finding(
             check=self.name,
-            entity=device,
+            entity=entity,
             outcome=Outcome.UNKNOWN,
             required=True,
             evidence=why,
@@ -97,6 +106,7 @@ class Generation:
         )
 
 
-def _plain_environment() -> dict[str, str]:
+def _plain_environment(node: Node) -> dict[str, str]:
     """Ours without what steers another pytest: options, plugins and xdist's worker of whoever runs this check."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    whole = node.cards[0].environment if node.cards else dict(os.environ)
+    return {name: value for name, value in whole.items() if not name.startswith("PYTEST_")}

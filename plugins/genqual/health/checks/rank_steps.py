@@ -46,6 +46,9 @@ class RankSteps:
 
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
         """A finding a rank and a core; one for the host where there are no siblings, or no times."""
+        if node.cards:
+            yield self._silent(Outcome.UNAVAILABLE, "ranks on cards need the device's own clock: not measured yet")
+            return
         if len(node.cores) < 2:
             yield self._silent(Outcome.UNAVAILABLE, "one core has no room for two ranks")
             return

@@ -17,7 +17,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
-from genqual.health.group import group_on
+from genqual.health.group import group_on, on_each_card
 from genqual.health.known_answer import rate_bounds
 from genqual.health.outcomes import bad
 from genqual.models.registry import resolve
@@ -53,7 +53,7 @@ class Counts:
 
 
 class Repeats:
-    """llama-tiny in fp32 on all cores as one rank; products with known answers run between its steps."""
+    """llama-tiny in fp32, as one rank on all cores or one on each card; products with known answers between steps."""
 
     name = "repeats"
     summary = "the same generation again and again: bits of steps, weights and cache; the first run by the oracle"
@@ -73,7 +73,11 @@ class Repeats:
         self._fault, self._params = fault, params or {}  # for tests: put in after the first run
 
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
-        """A finding a rank, and one on the first run."""
+        """A finding a rank, and one on the first run; of each card, where there are cards."""
+        if len(node.cards) > 1:
+            for found in on_each_card(node, lambda one: list(self.run(one, seconds))):
+                yield from found
+            return
         end = time.monotonic() + seconds
         node.say(f"{self.name}: {MODEL} again and again, {seconds:.0f} s")
         try:
@@ -81,7 +85,7 @@ class Repeats:
                 yield from self._judged(node, generator, end)
         except (GenqualError, GroupLost) as error:
             why = f"{type(error).__name__}: {str(error)[:400]}"
-            yield bad(f"{self.name}.lost", node.device, why, required=True, next_command=self._again(node))
+            yield bad(f"{self.name}.lost", node.entity, why, required=True, next_command=self._again(node))
 
     def _judged(self, node: Node, generator: Generator, end: float) -> Iterator[Finding]:
         reference = file.read(data_dir("baselines") / "references" / MODEL).select(rows=range(ROWS), steps=STEPS)
@@ -90,7 +94,7 @@ class Repeats:
         first = generator.invoke(f"{HERE}:begin", {}, arrays)[0]
         scores = decode(Scores, first.value, first.arrays)
         if reference.weights_sha256 != sha256(resolve(MODEL)):
-            yield self._unknown(node.device, f"the reference is not of these weights of {MODEL}")
+            yield self._unknown(node.entity, f"the reference is not of these weights of {MODEL}")
             return
         yield self._first(node, judge_scores(scores, reference, dtype="fp32"))
         if self._fault is None:
@@ -118,7 +122,7 @@ class Repeats:
             begun, params = now, {"limit": limit}
 
     def _finding(self, node: Node, rank: int, counts: Counts) -> Finding:
-        entity = f"{node.device} rank {rank}"
+        entity = f"{node.entity} rank {rank}"
         limit = Threshold(value=0.0, unit="steps and products that differ", source=self._promise)
         compared = f"{counts.steps} steps and {counts.products} products"
         events, total = counts.events, len(counts.events) + counts.more
@@ -140,7 +144,7 @@ class Repeats:
         return "bits of the first run" if engine(self._engine).repeats_bits else f"nrms {FP32_LIMIT:g} of the first run"
 
     def _first(self, node: Node, judgement: Judgement) -> Finding:
-        entity, limit = f"{node.device}, first run", Threshold(value=FP32_LIMIT, unit="nrms", source="docs/judge.md")
+        entity, limit = f"{node.entity}, first run", Threshold(value=FP32_LIMIT, unit="nrms", source="docs/judge.md")
         if judgement.status == "no_reference":
             return self._unknown(entity, judgement.explanation)
         if not judgement.passed:
@@ -168,6 +172,8 @@ def told(event: dict[str, Any]) -> str:
         where = f"product {event['tile']} after step {event['step']}, number ({event['row']}, {event['column']})"
     elif event["kind"] == "cache":
         where = f"run {event['run']}, end of step {event['step']}, digest of the cache's {event['part']}"
+    elif event["kind"] == "generated":
+        where = f"run {event['run']}, step {event['step']} of the generation itself, digest of its logits"
     elif event["kind"] == "token":
         where = f"run {event['run']}, step {event['step']}, row {event['row']}: token"
     else:

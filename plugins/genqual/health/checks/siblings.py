@@ -1,4 +1,4 @@
-"""Cores in turns with the same work: one that is slower than its siblings is named."""
+"""Cores or cards in turns with the same work: one that is slower than its siblings is named."""
 
 from __future__ import annotations
 
@@ -11,40 +11,51 @@ from typing import Final
 import numpy as np
 
 from genqual.health.checks.base import Node
+from genqual.health.checks.spots import Spot, spots
 from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
 from genqual.health.outcomes import bad
 from genqual.health.stragglers import LEAST, standings
 
 ROUNDS: Final = 120
+_ANSWER_S: Final = 0.02  # of a card: long beside the launch of a kernel
 
 
 class Stragglers:
-    """One process a core; each answers in turn, so that a moment of the host meets all of them alike."""
+    """One process a core or card; each answers in turn, so that a moment of the host meets all of them alike.
+
+    A core's answer is CPU time. A card's is wall time, and as much work is asked of each as takes the first 20 ms.
+    """
 
     name = "stragglers"
-    summary = "the same work on one core after the other; a slower one is named"
+    summary = "the same work on one core or card after the other; a slower one is named"
     required = False
     seconds = 12.0
     stretches = False
     privileges = "none"
 
     def __init__(self, slower: dict[int, float] | None = None) -> None:
-        self._slower = slower or {}  # core -> more work, for tests
+        self._slower = slower or {}  # number of the core, or place of the card -> more work, for tests
 
     def run(self, node: Node, seconds: float) -> Iterable[Finding]:
-        """A finding a core; one for the host where there are no siblings or a process died."""
-        if len(node.cores) < 2:
-            yield self._silent(Outcome.UNAVAILABLE, "one core has no siblings: judge it with --under-test node")
+        """A finding a core or card; one for the host where there are no siblings or a process died."""
+        places, kind = spots(node), "card" if node.cards else "core"
+        if len(places) < 2:
+            yield self._silent(Outcome.UNAVAILABLE, f"one {kind} has no siblings: judge it with --under-test node")
             return
-        node.say(f"{self.name}: {ROUNDS} rounds over {len(node.cores)} cores")
-        times: dict[str, list[float]] = {f"core {core}": [] for core in node.cores}
+        node.say(f"{self.name}: {ROUNDS} rounds over {len(places)} {kind}s")
+        times: dict[str, list[float]] = {spot.entity: [] for spot in places}
+        numbers = range(len(places)) if node.cards else node.cores
         with ExitStack() as stack:
-            workers = [stack.enter_context(self._worker(core)) for core in node.cores]
+            workers = [
+                stack.enter_context(self._worker(spot, self._slower.get(number, 0.0)))
+                for number, spot in zip(numbers, places, strict=True)
+            ]
             try:
+                pieces = _pieces(workers[0]) if node.cards else 1
                 for _ in range(ROUNDS):
-                    for core, worker in zip(node.cores, workers, strict=True):
-                        times[f"core {core}"].append(_ask(worker))
+                    for spot, worker in zip(places, workers, strict=True):
+                        times[spot.entity].append(_ask(worker, pieces))
             except (OSError, ValueError) as error:
                 yield self._silent(Outcome.UNKNOWN, f"a worker ended by itself: {error}")
                 return
@@ -66,11 +77,11 @@ class Stragglers:
                     evidence=said,
                 )
 
-    def _worker(self, core: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "genqual.health.stress", "--serve", "--core", str(core)]
-        command += ["--slower", str(self._slower.get(core, 0.0))]
+    def _worker(self, spot: Spot, slower: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "genqual.health.stress", "--serve", *spot.words, "--slower", str(slower)]
         return subprocess.Popen(
             command,
+            env=spot.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -82,10 +93,16 @@ class Stragglers:
         return Finding(check=self.name, entity="host", outcome=outcome, evidence=why)
 
 
-def _ask(worker: subprocess.Popen[str]) -> float:
-    """Seconds of one piece of work. Raises ValueError or OSError where the worker is gone."""
+def _pieces(worker: subprocess.Popen[str]) -> int:
+    """So many pieces of work as take this one _ANSWER_S; all are then asked for as many."""
+    _ask(worker, 1)  # the first allocates, and loads kernels
+    return max(1, round(_ANSWER_S / min(_ask(worker, 1) for _ in range(3))))
+
+
+def _ask(worker: subprocess.Popen[str], pieces: int) -> float:
+    """Seconds of so many pieces of work. Raises ValueError or OSError where the worker is gone."""
     if worker.stdin is None or worker.stdout is None:
         raise ValueError("a worker without pipes")
-    worker.stdin.write("\n")
+    worker.stdin.write(f"{pieces}\n")
     worker.stdin.flush()
     return float(worker.stdout.readline())

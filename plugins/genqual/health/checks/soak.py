@@ -18,7 +18,7 @@ from genqual.engines.base import TokenBatch
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
-from genqual.health.group import group_on
+from genqual.health.group import group_on, on_each_card
 from genqual.health.outcomes import bad
 from genqual.health.trend import Trend, trend
 from genqual.ranks.client import Generator
@@ -58,19 +58,24 @@ class Soak:
         self._fault = fault  # for tests: put in before the run
 
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
-        """Two findings a rank, of memory and latency; one of heat and one of clocks."""
+        """Two findings a rank, of memory and latency; one of heat and one of clocks. Of each card, where there are."""
+        if len(node.cards) > 1:
+            for found in on_each_card(node, lambda one: list(self.run(one, seconds))):
+                yield from found
+            return
         node.say(f"{self.name}: {MODEL} for {seconds / 60:.0f} minutes")
         try:
             with group_on(node, "transformers", MODEL) as generator:
-                found = measured(generator, node, seconds, self._fault)
+                measurement = measured(generator, node, seconds, self._fault)
         except (GenqualError, GroupLost) as error:
-            yield bad(f"{self.name}.lost", node.device, f"{type(error).__name__}: {str(error)[:400]}")
+            yield bad(f"{self.name}.lost", node.entity, f"{type(error).__name__}: {str(error)[:400]}")
             return
-        for rank, one in enumerate(found.ranks):
-            yield self._memory(f"rank {rank}", one["read_s"], one["held_bytes"])
-            yield self._latency(f"rank {rank}", one["at_s"], one["tpot_s"])
-        yield self._heat(found)
-        yield self._clocks(found)
+        for rank, one in enumerate(measurement.ranks):
+            entity = f"{node.entity} rank {rank}" if node.cards else f"rank {rank}"
+            yield self._memory(entity, one["read_s"], one["held_bytes"])
+            yield self._latency(entity, one["at_s"], one["tpot_s"])
+        yield self._heat(measurement)
+        yield self._clocks(measurement)
 
     def _memory(self, entity: str, at_s: NDArray[np.float64], held: NDArray[np.float64]) -> Finding:
         grown = _trend(at_s, held)

@@ -1,0 +1,1 @@
+"""Which faults each level of `genqual node` finds."""
