@@ -120,15 +120,19 @@ def _share(found: int, of: int) -> str:
 
 
 def _clean(results: Sequence[Result]) -> list[str]:
-    """Between the faults, and of the engines that were asked to run clean: events, and how many there were."""
+    """Between the faults, and of the engines that ran clean, all pieces of each: events, and how many there were."""
     between = [one for one in results if "number" in one and "clean_steps" in one]
     steps, events = (sum(one[name] for one in between) for name in ("clean_steps", "clean_events"))
     lines = [f"Clean runs between the faults: {events} events in {steps} steps."] if steps else []
+    pieces: dict[tuple[str, str], list[Result]] = {}
     for one in results:
         if "clean" in one:
-            high = rate_bounds(one["events"], one["steps"])[1]
-            lines.append(
-                f"Clean, {one['clean']}, {one['dtype']}, {one['seconds']:.0f} s: {one['events']} events in "
-                f"{one['steps']} steps and {one['products']} products; at most {high:.2g} of steps at 95 %."
-            )
+            pieces.setdefault((one["clean"], one["dtype"]), []).append(one)
+    for (engine, dtype), some in pieces.items():
+        whole = {name: sum(one[name] for one in some) for name in ("seconds", "events", "steps", "products")}
+        high = rate_bounds(whole["events"], whole["steps"])[1]
+        lines.append(
+            f"Clean, {engine}, {dtype}, {whole['seconds']:.0f} s: {whole['events']} events in {whole['steps']} steps "
+            f"and {whole['products']} products; at most {high:.2g} of steps at 95 %."
+        )
     return lines

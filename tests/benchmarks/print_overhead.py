@@ -1,11 +1,11 @@
-"""What does a digest of each step's logits cost a generation? TPOT with it and without, in turns, on one loaded model.
+"""What does a checksum of each step's logits cost a generation? TPOT with it and without, in turns, on one model.
 
     python -m tests.benchmarks.print_overhead --rounds 200
 
-`genqual node` takes these digests in each generation of `repeats` and `quorum` (`genqual.health.prints_in_rank`). A
-round's ratio is the median step with digests over the geometric mean of the median steps of the two generations around
-it, without. Exit status 0: the upper end of the interval is at most 1 + --tolerance. 1: it is not. Run it alone on the
-host.
+`genqual node` takes these checksums in each generation of `repeats` and `quorum` (`genqual.health.prints_in_rank`). A
+round's ratio is the median step with checksums over the geometric mean of the median steps of the two generations
+around it, without. Exit status 0: the upper end of the interval is at most 1 + --tolerance. 1: it is not. Run it alone
+on the host.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ def main(arguments: Sequence[str]) -> int:
     def without() -> float:
         return float(np.median(np.diff(engine.generate(batch, options.new_tokens).step_s)))
 
-    def with_digests() -> float:
+    def with_checksums() -> float:
         with step_prints(engine) as prints:
             step_s = without()
         if len(set(prints)) < 2 or len(prints) != options.new_tokens:
-            raise SystemExit(f"{len(prints)} digests of {options.new_tokens} steps: nothing to compare")
+            raise SystemExit(f"{len(prints)} checksums of {options.new_tokens} steps: nothing to compare")
         return step_s
 
-    alternate(with_digests, without, 2)  # for warming up
-    ratio = summarise(alternate(with_digests, without, options.rounds), 0.95)
+    alternate(with_checksums, without, 2)  # for warming up
+    ratio = summarise(alternate(with_checksums, without, options.rounds), 0.95)
     held = ratio.high <= 1.0 + options.tolerance
     print(f"{options.model} {options.dtype}, threads {options.threads}, rows {options.rows}, {ratio.count} rounds")
-    print(f"TPOT with a digest of each step / without: {ratio} (median, 95 % interval)")
+    print(f"TPOT with a checksum of each step / without: {ratio} (median, 95 % interval)")
     print(f"at most {options.tolerance:.1%} more: {'yes' if held else 'not shown'}")
     settings = {name: value for name, value in vars(options).items() if name != "json"}
     save(options.json, {"settings": settings, "held": held, "ratio": plain(ratio)})

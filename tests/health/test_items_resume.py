@@ -42,12 +42,12 @@ def test_an_undisturbed_run_leaves_nothing_to_resume(tmp_path: Path) -> None:
     assert ran(tmp_path) == NAMES, "nothing ran"
 
 
-@pytest.mark.parametrize("moment", [0, 3, 4, 6, 7, 9, 12, 14, 15, 20, 22, 23])
-def test_a_killed_run_goes_on_to_the_same_verdicts(tmp_path: Path, moment: int) -> None:
-    killed = suite(tmp_path, moment)
+@pytest.mark.parametrize("moment", [0, 1, 3, 4, 5, 6, 7, 9, 11, 12, 14, 15, 17, 19, 20, 22, 23])
+def test_a_killed_run_of_level_2_goes_on_to_the_same_verdicts(tmp_path: Path, moment: int) -> None:
+    killed = suite(tmp_path, moment, "--level", "2")
     assert killed.returncode == -9, killed.stdout + killed.stderr
     before = ran(tmp_path)
-    resumed = suite(tmp_path, -1, "--resume")
+    resumed = suite(tmp_path, -1, "--resume", "--level", "2")
     assert resumed.returncode == 1, resumed.stdout + resumed.stderr
     assert verdicts(resumed) == {"first": "PASSED", "wrong": "FAILED", "last": "PASSED"}
     again = ran(tmp_path)[len(before) :]

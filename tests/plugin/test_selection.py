@@ -143,6 +143,21 @@ def test_a_good_prompt_file_needs_no_template_to_be_looked_through(tmp_path: Pat
     early_checks.check(Options(prompts=f"{file}:messages"))
 
 
+@pytest.mark.parametrize("template", [None, "{% if %}"])
+def test_a_conversation_for_a_model_without_its_template_is_told_before_it_is_loaded(
+    template: str | None, tmp_path: Path
+) -> None:
+    talk = {"messages": [{"role": "user", "content": "hello"}]}
+    (file := tmp_path / "p.jsonl").write_text(json.dumps(talk) + "\n")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({} if template is None else {"chat_template": template}))
+    with pytest.raises(BadInput, match="no chat template" if template is None else "is not jinja2"):
+        early_checks.check(Options(prompts=f"{file}:messages", models=(str(tmp_path),)))
+    with pytest.raises(BadInput, match="source embedded"):
+        early_checks.check(Options(prompts=f"{file}:messages", models=("llama-tiny",)))
+
+
 def test_a_folder_without_the_suite_is_told(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     run = suite(tmp_path, "-m", CPU, f"--rootdir={tmp_path}", str(tmp_path / "elsewhere"))

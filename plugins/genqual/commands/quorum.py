@@ -20,7 +20,7 @@ def quorum(context: click.Context, documents: tuple[Path, ...], target: Path | N
     """Name the nodes whose numbers are not those of most nodes of their hardware class.
 
     DOCUMENTS are of `genqual node --level 2` or longer, one a node, signed or not. Their check `quorum` keeps a
-    fingerprint: the SHA-256 of a generation's logits. Nodes of one class with the same software must have the same. A
+    fingerprint of a generation's logits and tokens. Nodes of one class with the same software must have the same. A
     node that computes otherwise, by a wrong bit that no tolerance can see, is named. Where no answer has a majority,
     all are.
 

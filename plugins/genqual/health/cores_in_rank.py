@@ -21,7 +21,7 @@ I64 = NDArray[np.int64]
 
 
 def by_core(engine: Any, *, ids: I64, mask: I64, steps: int, cores: Sequence[int]) -> dict[str, Json]:
-    """`prints`: of each of `cores`, in order, a SHA-256 over the logits of all steps and the tokens, computed there.
+    """`prints`: of each of `cores`, in order, a SHA-256 over checksums of each step's logits and the tokens.
 
     Without `cores` one, of this rank's card. One thread computes, so that all of it is that core's. `of` says by what
     software: prints of other software, or of other instructions, need not be the same.

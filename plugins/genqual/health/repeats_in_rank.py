@@ -48,7 +48,7 @@ class _First:
     weights: str  # digest
     generated: Prints  # of the cache that `generate` ended with
     scored: Prints  # of the one that `score` ended with
-    chosen_from: list[str]  # SHA-256 of the logits of each step of `generate`; none of an engine that hides them
+    chosen_from: list[str]  # checksums of the logits of each step of `generate`; none of an engine that hides them
     run: int = 0
 
 
@@ -181,7 +181,7 @@ def _kept_event(first: _First, generated: Prints, scored: Prints) -> dict[str, J
 
 
 def _chosen_event(first: _First, got: list[str]) -> dict[str, Json] | None:
-    """The first step of a generation whose logits have another digest than in the first run; None where none has."""
+    """The first step of a generation whose logits have another checksum than in the first run; None where none has."""
     wrong = [step for step, pair in enumerate(zip_longest(got, first.chosen_from)) if pair[0] != pair[1]]
     if not wrong:
         return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from genqual.errors import BadInput
 from genqual.gate.other_build import absent
+from genqual.models.chat import Message, renderer
 from genqual.models.dataset import check_not_empty, is_file, read_prompts
+from genqual.models.registry import resolve
 from genqual.session.options import Options
 
 LOOKED_AT: Final = 10_000
@@ -33,7 +36,7 @@ def check(options: Options) -> None:
         made = shlex.join(["genqual", "rebase", f"--out={options.baselines}"])
         raise BadInput(f"--baselines={options.baselines}: no such directory; check the path, or make it with `{made}`")
     if options.prompts is not None and is_file(options.prompts):
-        _look_through(options.prompts)
+        _look_through(options.prompts, options.models)
     if options.baseline_from is not None and (reason := absent(options.baseline_from)):
         raise BadInput(f"--baseline-from={options.baseline_from}: {reason}; give a commit, a wheel or an environment")
     if options.engine_command is not None:
@@ -54,14 +57,25 @@ def of_no_use(options: Options) -> list[str]:
     return [f"{', '.join(names)}: no latency is measured without --benchmark, so there is none to judge"]
 
 
-def _look_through(source: str) -> None:
-    """Raises BadInput on a bad line among the first prompts of a file, and on one without any; none is rendered."""
-    count = 0
-    for prompt in islice(read_prompts(source, render=lambda messages: UNRENDERED), LOOKED_AT):
+def _look_through(source: str, models: Sequence[str]) -> None:
+    """Raises BadInput on a bad line among the first prompts of a file, and on one without any.
+
+    Of conversations the first is rendered, by each of `models` that is here: one without a template is told now.
+    """
+    count, talks = 0, list[Sequence[Message]]()
+
+    def first_talk(messages: Sequence[Message]) -> str:
+        talks[:] = talks or [messages]
+        return UNRENDERED
+
+    for prompt in islice(read_prompts(source, render=first_talk), LOOKED_AT):
         check_not_empty(prompt)
         count += 1
     if not count:
         raise BadInput(f"--prompts={source}: holds no prompt; give a file with one at least")
+    for spec in (resolve(name) for name in models) if talks else ():
+        if spec.source != "hub":
+            renderer(spec)(talks[0])
 
 
 def _check_program(command: str) -> None:

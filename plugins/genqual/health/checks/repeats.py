@@ -173,7 +173,7 @@ def told(event: dict[str, Any]) -> str:
     elif event["kind"] == "cache":
         where = f"run {event['run']}, end of step {event['step']}, digest of the cache's {event['part']}"
     elif event["kind"] == "generated":
-        where = f"run {event['run']}, step {event['step']} of the generation itself, digest of its logits"
+        where = f"run {event['run']}, step {event['step']} of the generation itself, checksum of its logits"
     elif event["kind"] == "token":
         where = f"run {event['run']}, step {event['step']}, row {event['row']}: token"
     else:
