@@ -98,6 +98,7 @@ def test_generation_is_judged_on_each_card(tmp_path: Path) -> None:
     [
         (("--device", "hpu", "--simulate", "--cores", "0"), "HABANA_VISIBLE_MODULES"),
         (("--device", "xpu"), "absent"),
+        (("--device", "cuda", "--simulate"), "--device hpu"),
     ],
 )
 def test_what_cannot_be_asked_of_cards_is_told(words: tuple[str, ...], text: str) -> None:

@@ -94,6 +94,8 @@ def node(
         return
     kept = None
     try:
+        if simulate and device != "hpu":
+            raise BadInput("--simulate goes with --device hpu: there are no other cards to simulate")
         if simulate:
             simulated.switch_on()
         outputs = Outputs.of(page, keys, signed)  # a key that cannot be opened is told before the minutes

@@ -41,7 +41,7 @@ class NodeCheck:
 
 
 def items(selection: Selection) -> list[Any]:
-    """A parameter for each selected processor and check. Cards have no check of a node yet."""
+    """A parameter for each selected processor and check. Cards are for `genqual node`: a run's groups may hold them."""
     return [
         pytest.param(NodeCheck(name, check), marks=getattr(pytest.mark, name), id=f"{name}-{check.name}")
         for name in selection.devices
