@@ -29,6 +29,17 @@ def write_whole(path: Path, data: bytes) -> None:
         write_synced(temporary, data)
 
 
+def write_asked(path: Path, data: bytes) -> None:
+    """Write `data` where somebody asked for it: whole or not at all into a file, as it comes into a device or a pipe.
+
+    Raises OSError. A rename would put a file in the place of /dev/stdout.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        write_whole(path, data)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, synced: bool = False) -> Iterator[Path]:
     """A name beside `path` to write to; when the block ends, what is there takes its place, durably.

@@ -1,6 +1,6 @@
 """A real level of the node's checks by pytest, killed with -9 within three checks, and resumed each time.
 
-    python -m tests.health.killed_level --level 3 --state /tmp/killed
+    python -m tests.health.killed_level --level 3 --state FOLDER
 
 Takes the level's time and that of what was cut off: some 20 minutes for level 3. Prints the verdict of each check, and
 exits 0 where the last run, which was not killed, ended as an undisturbed one of a healthy host: every check passed, but

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_generation_is_judged_by_the_suite_itself(tmp_path: Path) -> None:
     assert (fine.outcome, fine.signal) == ("ok", 3.0), fine
     (silent,) = Generation(("--deselect", "genqual", "-k", "no_such_test")).run(here(tmp_path / "two"), 30.0)
     assert silent.outcome == "unknown", silent
+    assert shlex.split(silent.next_command)[1:3] == ["-m", f"{CPU} and conformance"], "as a shell takes it"
 
 
 def test_every_failing_outcome_has_component_severity_and_action() -> None:
@@ -165,6 +167,26 @@ def test_exit_codes(words: list[str], status: int, said: str) -> None:
     result = call(*words)
     assert result.exit_code == status, result.output
     assert said in result.output
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_document_is_out_whether_or_not_it_can_be_written(tmp_path: Path) -> None:
+    made = tmp_path / "new" / "node.json"
+    result = call("--json", str(made))
+    assert result.exit_code == 0, result.output
+    assert json.loads(made.read_text()) == json.loads(result.stdout)
+    result = call("--json", str(made / "node.json"))
+    assert result.exit_code == 2, "1 would say unfit"
+    assert json.loads(result.stdout)["verdict"] == "fit"
+    assert "fit, and not written: --json" in result.stderr
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # before anybody writes, and it never waits
+    try:
+        assert call("--json", str(pipe)).exit_code == 0
+        assert json.loads(os.read(reader, 1 << 16))["verdict"] == "fit"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo(), "no file took its place"
 
 
 @pytest.mark.usefixtures("quick")

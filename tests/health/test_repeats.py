@@ -94,6 +94,18 @@ def test_one_flipped_bit_is_found_and_named(
     assert one.next_command.startswith("genqual bisect llama-tiny")
 
 
+@pytest.mark.parametrize(("every", "again"), [(1, 4), (40, 0)])
+def test_a_generation_that_differs_while_a_forced_run_does_not_is_repeated_itself(
+    tmp_path: Path, one_rank: Generator, every: int, again: int
+) -> None:
+    """What is wrong in one loop only, in all of its runs or in one, is told apart by running that loop again."""
+    check = Live(one_rank, fault=("tests.health.quorum_faults:chosen", {"every": every}))
+    one = findings(tmp_path, check)[f"{CPU} rank 0"]
+    assert one.outcome == "bad", one
+    assert "of the generation itself, checksum of its logits" in one.evidence, one.evidence
+    assert f"again in {again} of 4" in one.evidence, one.evidence
+
+
 def test_only_the_first_runs_that_differ_are_repeated(tmp_path: Path, one_rank: Generator) -> None:
     """Else a weight that stays wrong would make a call five times as long as its level has time for."""
     made: list[dict[str, Json]] = []

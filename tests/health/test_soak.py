@@ -17,7 +17,6 @@ from genqual.health.checks.soak import Soak, Soaked
 from genqual.health.finding import Finding, Outcome
 from tests.here import CPU
 
-ROOT = Path(__file__).resolve().parents[2]
 CORES = tuple(sorted(os.sched_getaffinity(0)))
 MINUTES = 15
 
@@ -114,9 +113,8 @@ def test_heat_and_clocks_are_read_as_the_kernel_writes_them(tmp_path: Path) -> N
     ],
     ids=["healthy", "leak", "creep"],
 )
-def test_a_real_rank_is_soaked(fault: Any, entity: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_real_rank_is_soaked(fault: Any, entity: str | None, tmp_path: Path) -> None:
     """Alone on the host: two minutes, where the check takes fifteen."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     said = {one.entity: one for one in Soak(fault).run(Node(CPU, CORES, tmp_path), 120.0)}
     assert [name for name, one in said.items() if one.outcome is Outcome.BAD] == ([entity] if entity else []), said
     assert said["rank 0, memory"].outcome is not Outcome.UNKNOWN

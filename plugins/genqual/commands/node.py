@@ -98,7 +98,7 @@ def node(
             raise BadInput("--simulate goes with --device hpu: there are no other cards to simulate")
         if simulate:
             simulated.switch_on()
-        outputs = Outputs.of(page, keys, signed)  # a key that cannot be opened is told before the minutes
+        outputs = Outputs.of(target, page, keys, signed)  # a key that cannot be opened is told before the minutes
         if resume and state is None:
             raise BadInput("--resume: give the file of the interrupted run with --state")
         if document is not None:
@@ -109,8 +109,6 @@ def node(
         click.echo(f"genqual node: could not run: {error}", err=True)
         context.exit(2)
     text = verdict.model_dump_json(indent=2)
-    if target is not None:
-        target.write_text(text + "\n", encoding="utf-8")
     click.echo(text)
     try:
         told = outputs.write(verdict)

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION: Final = "1.1"
 """1.1: findings may have a `fingerprint`. Documents of 1.0 are read, too."""
@@ -112,7 +112,7 @@ class NodeVerdict(_Frozen):
     node: str
     hardware_class: str
     level: str
-    began: datetime
+    began: AwareDatetime
     seconds: float
     required: tuple[str, ...]
     findings: tuple[Finding, ...]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 from genqual.cases import Case
 from genqual.devices.base import Placement
-from genqual.health.checks.base import Node
+from genqual.health.checks.base import Check, Node, unknown
+from genqual.health.finding import Finding
 from genqual.ranks.client import Generator
+from genqual.ranks.errors import GroupLost
 from genqual.ranks.group_spec import plan
 from genqual.ranks.pool import Pool
 
@@ -37,10 +39,27 @@ def group_on(node: Node, engine: str, model: str, *, ranks: int = 1) -> Iterator
         pool.close_all()
 
 
-def on_each_card(node: Node, work: Callable[[Node], T]) -> list[T]:
-    """What `work` gives on each card alone, in the order of the cards; all cards work at the same time.
+def on_each_card(node: Node, work: Callable[[Node], T]) -> list[T | BaseException]:
+    """What `work` gives, or raises, on each card alone, in the order of the cards; all cards work at the same time.
 
     Each card has a thread, which lives until its work is done: processes that it started end with it.
     """
+
+    def told(one: Node) -> T | BaseException:
+        try:
+            return work(one)
+        except (Exception, GroupLost) as error:  # noqa: BLE001  one card's error must not hide what the others say
+            return error
+
     with ThreadPoolExecutor(len(node.cards)) as threads:
-        return list(threads.map(work, node.each_card()))
+        return list(threads.map(told, node.each_card()))
+
+
+def findings_on_each_card(check: Check, node: Node, run: Callable[[Node], Iterable[Finding]]) -> Iterator[Finding]:
+    """The findings of `run` on each card. A card where it raises is UNKNOWN, and the others say what they found."""
+    told = on_each_card(node, lambda one: list(run(one)))
+    for card, found in zip(node.cards, told, strict=True):
+        if isinstance(found, BaseException):
+            yield unknown(check, card.entity, f"the check itself failed: {type(found).__name__}: {found}")
+        else:
+            yield from found

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from genqual.errors import BadInput
 from genqual.health.checks.answers import KnownAnswers
-from genqual.health.checks.base import Check, Node
+from genqual.health.checks.base import Check, Node, unknown
 from genqual.health.checks.counters import Window
 from genqual.health.checks.generation import Generation
 from genqual.health.checks.quorum import Quorum
@@ -24,7 +24,7 @@ from genqual.health.checks.rank_steps import RankSteps
 from genqual.health.checks.repeats import Repeats
 from genqual.health.checks.siblings import Stragglers
 from genqual.health.checks.soak import Soak
-from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, Severity, allow, verdict_of
+from genqual.health.finding import Allowed, Finding, NodeVerdict, Outcome, allow, verdict_of
 from genqual.health.run_state import RunState
 
 SECONDS: Final = {"1": 60.0, "2": 120.0, "3": 900.0}
@@ -141,9 +141,9 @@ def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
         for one in check.run(node, seconds):
             found.append(one)  # one by one: what was found before an error is not lost with it
     except Exception as error:  # noqa: BLE001  whatever it was, this check has no signal, and the others still run
-        found.append(_unknown(check, f"the check itself failed: {type(error).__name__}: {error}"))
+        found.append(unknown(check, "host", f"the check itself failed: {type(error).__name__}: {error}"))
     if not found:
-        found = [_unknown(check, "the check ended without a finding")]
+        found = [unknown(check, "host", "the check ended without a finding")]
     took = round((time.monotonic() - start) / max(1, len(found)), 3)
     return [one.model_copy(update={"seconds": took}) for one in found]
 
@@ -151,13 +151,6 @@ def _timed(check: Check, node: Node, seconds: float) -> list[Finding]:
 def _no_time(check: Check, level: Level) -> Finding:
     why = f"left out: it takes {check.seconds:.0f} s, which the {level.seconds:.0f} s of this level do not leave"
     return Finding(check=check.name, entity="host", outcome=Outcome.UNAVAILABLE, evidence=why)
-
-
-def _unknown(check: Check, why: str) -> Finding:
-    return Finding(
-        check=check.name, entity="host", outcome=Outcome.UNKNOWN, required=check.required, severity=Severity.DEGRADED,
-        action="run this check again; when it fails again, the command in its finding shows more", evidence=why,
-    )  # fmt: skip
 
 
 @contextmanager

@@ -136,18 +136,18 @@ def _run(
     # Asked in every rank alike: a rank that repeats alone would wait for its peers for ever.
     differs = _anywhere(engine, bool(found or kept or chosen) or other)
     if differs:
-        repeats = [_scored(engine, first, limit) for _ in range(again)]
+        repeats = [_repeated(engine, first, limit) for _ in range(again)]
         if found:
-            same = sum(any(one["step"] == found[0]["step"] for one in steps) for steps, _ in repeats)
+            same = sum(any(one["step"] == found[0]["step"] for one in steps) for steps, _, _ in repeats)
             events.append({**found[0], **_over(found), "again": same, "repeats": again})
         elif chosen:
-            same = sum(bool(steps) for steps, _ in repeats)
+            same = sum(prints != first.chosen_from for _, _, prints in repeats)
             events.append({**chosen, "again": same, "repeats": again})
         elif kept:
-            same = sum(prints != first.scored for _, prints in repeats)
+            same = sum(prints != first.scored for _, prints, _ in repeats)
             events.append({**kept, "again": same, "repeats": again})
         elif other:
-            same = sum(bool(steps) for steps, _ in repeats)
+            same = sum(bool(steps) for steps, _, _ in repeats)
             events.append({**_token_event(first, tokens), "again": same, "repeats": again})
     return events + wrong, differs
 
@@ -157,6 +157,13 @@ def _scored(engine: Any, first: _First, limit: float | None) -> tuple[list[dict[
     with cache_of(engine) as prints:
         logits = _logits(engine.score(first.batch, first.forced, logits=True))
     return _differing(first, logits, limit), prints
+
+
+def _repeated(engine: Any, first: _First, limit: float | None) -> tuple[list[dict[str, Json]], Prints, list[str]]:
+    """As `_scored`, and the checksums of one more generation: both loops, whichever of them differed in some rank."""
+    with step_prints(engine) as chosen_from:
+        engine.generate(first.batch, first.forced.shape[1])
+    return *_scored(engine, first, limit), chosen_from
 
 
 def _over(found: list[dict[str, Json]]) -> dict[str, Json]:

@@ -48,12 +48,18 @@ def read(path: Path) -> NodeVerdict:
 
 
 def envelope_at(path: Path) -> Envelope | None:
-    """The envelope in `path`, where it is a signed document of a node; None where it is anything else."""
+    """The envelope in `path`, where it is a signed document of a node; None where it is anything else.
+
+    Raises BadInput on a damaged one.
+    """
     if not path.is_file():
         return None
     with path.open("rb") as stream:
         given = envelope_in(stream.readline())
-    found = None if given is None else Envelope.from_json(given)
+    try:
+        found = None if given is None else Envelope.from_json(given)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     return found if found is not None and found.payload_type == PAYLOAD_TYPE else None
 
 

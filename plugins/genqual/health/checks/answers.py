@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -53,21 +54,29 @@ class KnownAnswers:
             )
             for spot in spots(node)
         }
-        for entity, process in started.items():
-            try:
-                out, error = process.communicate(timeout=seconds + _START_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                out, error = process.communicate()
-                error = f"no answer within {seconds + _START_S:.0f} s; {error[-200:]}"
-            yield self._finding(entity, dtype, process.returncode, out, error)
+        end = time.monotonic() + seconds + _START_S  # of all: they run at the same time
+        try:
+            for entity, process in started.items():
+                try:
+                    out, error = process.communicate(timeout=max(1.0, end - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    out, error = process.communicate()
+                    error = f"no answer within {seconds + _START_S:.0f} s; {error[-200:]}"
+                yield self._finding(entity, dtype, process.returncode, out, error)
+        finally:
+            for process in started.values():
+                process.kill()  # does nothing to one that has ended
 
     def _finding(self, entity: str, dtype: str, status: int, out: str, error: str) -> Finding:
         if status:
             last = (error.strip().splitlines() or ["it said nothing"])[-1]
             return bad(f"{self.name}.died", f"{entity}, {dtype}", f"exit status {status}: {last}")
-        answer: dict[str, Any] = json.loads(out)
-        events, products = answer["events"], int(answer["products"])
+        try:  # the last line: what a driver prints on stdout comes before it
+            answer: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+            events, products = answer["events"], int(answer["products"])
+        except (IndexError, KeyError, TypeError, ValueError) as why:
+            return bad(f"{self.name}.died", f"{entity}, {dtype}", f"no answer: {type(why).__name__}: {out[-200:]!r}")
         if not products:
             return Finding(
                 check=self.name,

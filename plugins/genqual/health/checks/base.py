@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Protocol
 
 from genqual.devices.base import Placement
-from genqual.health.finding import Finding
+from genqual.health.finding import Finding, Outcome, Severity
 
 
 @dataclass(frozen=True, slots=True)
 class CardPlace:
-    """One accelerator card: its name in findings, torch's word for its kind, and where a rank has it alone."""
+    """One accelerator card: its name in findings, torch's word for it, its model, and where a rank has it alone."""
 
     entity: str
     torch_device: str
+    kind: str
     variable: str  # the environment variable that shows a process some cards only
     placement: Placement
 
@@ -66,3 +67,11 @@ class Check(Protocol):
     def run(self, node: Node, seconds: float) -> Iterable[Finding]:
         """Findings on each entity. What could not be measured is UNKNOWN or UNAVAILABLE, never an exception."""
         ...
+
+
+def unknown(check: Check, entity: str, why: str) -> Finding:
+    """What is said of an entity that `check` got no signal of."""
+    return Finding(
+        check=check.name, entity=entity, outcome=Outcome.UNKNOWN, required=check.required, severity=Severity.DEGRADED,
+        action="run this check again; when it fails again, the command in its finding shows more", evidence=why,
+    )  # fmt: skip

@@ -16,6 +16,7 @@ def cards_of(device: Device) -> tuple[CardPlace, ...]:
         CardPlace(
             f"card {card.number}" if card.bus is None else pci.entity(card.bus),
             device.torch_device,
+            device.kind(card),
             device.variable,
             placement,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -12,7 +13,7 @@ from typing import Final
 from genqual.health.checks.base import Node
 from genqual.health.children import ends_with_us
 from genqual.health.finding import Finding, Outcome, Threshold
-from genqual.health.group import on_each_card
+from genqual.health.group import findings_on_each_card
 from genqual.health.outcomes import bad
 
 _TESTS: Final = " or ".join(
@@ -43,15 +44,17 @@ class Generation:
         if not node.cards:
             yield from self._run(node, seconds)
             return
-        for found in on_each_card(node, lambda one: list(self._run(one, seconds))):
-            yield from found
+        yield from findings_on_each_card(self, node, lambda one: self._run(one, seconds))
 
     def _run(self, node: Node, seconds: float) -> Iterator[Finding]:
         node.work.mkdir(parents=True, exist_ok=True)
         report = node.work / "generation.xml"
         words = ["-m", f"{node.device} and conformance", "--engine", "transformers", "--model", "llama-tiny"]
         words += ["--dtype", "fp32", "-k", _TESTS, "--no-upload", f"--state-dir={node.work / 'state'}"]
-        again = " ".join(["pytest", *words[:2], *words[2:8]])
+        again = shlex.join(["pytest", *words[:8]])
+        if node.cards:
+            shown = node.cards[0].placement.env[0][node.cards[0].variable]
+            again = f"{node.cards[0].variable}={shlex.quote(shown)} {again}"
         command = [sys.executable, "-m", "pytest", "--pyargs", "genqual.suites", "-q", "-p", "no:cacheprovider"]
         try:
             done = subprocess.run(

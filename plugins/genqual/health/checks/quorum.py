@@ -10,7 +10,7 @@ from genqual.cases import Json
 from genqual.conformance.references import file
 from genqual.engines.base import TokenBatch
 from genqual.errors import GenqualError
-from genqual.health.checks.base import Node
+from genqual.health.checks.base import Node, unknown
 from genqual.health.finding import Finding, Fingerprint, Outcome, Threshold
 from genqual.health.group import group_on, on_each_card
 from genqual.health.outcomes import bad
@@ -42,26 +42,35 @@ class Quorum:
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
         """One finding on all places where they agree; else one on each that does not, or on all without a majority."""
         end = time.monotonic() + seconds
-        kind = "cards" if node.cards else "cores"
-        node.say(f"{self.name}: {MODEL} on {len(node.cards or node.cores)} {kind}")
-        try:
-            said, of = self._cards(node, end) if node.cards else self._group(node, node.cores, end)
-        except (GenqualError, GroupLost) as error:
-            yield self._unknown(node.entity, f"{type(error).__name__}: {str(error)[:400]}")
+        if node.cards:
+            yield from self._cards(node, end)
             return
-        yield from self._voted(said, of, kind)
+        node.say(f"{self.name}: {MODEL} on {len(node.cores)} cores")
+        try:
+            said, of = self._group(node, node.cores, end)
+        except (GenqualError, GroupLost) as error:
+            yield unknown(self, node.entity, _told(error))
+            return
+        yield from self._voted(said, of, "cores", "cores")
 
     def _group(self, node: Node, cores: tuple[int, ...], end: float) -> tuple[dict[str, list[str]], str]:
         with group_on(node, "transformers", MODEL) as generator:
             return asked(generator, cores, end, self._fault)
 
-    def _cards(self, node: Node, end: float) -> tuple[dict[str, list[str]], str]:
-        """What each card said, one rank on each, and by what software."""
-        told = on_each_card(node, lambda one: self._group(one, (), end))
-        said = {card.entity: answers[""] for card, (answers, _) in zip(node.cards, told, strict=True)}
-        return said, " or ".join(sorted({of for _, of in told}))
+    def _cards(self, node: Node, end: float) -> Iterator[Finding]:
+        """One rank on each card. Cards of one kind, with the same software, vote with each other."""
+        node.say(f"{self.name}: {MODEL} on {len(node.cards)} cards")
+        groups: dict[str, dict[str, list[str]]] = {}
+        for card, told in zip(node.cards, on_each_card(node, lambda one: self._group(one, (), end)), strict=True):
+            if isinstance(told, BaseException):
+                yield unknown(self, card.entity, _told(told))
+            else:
+                groups.setdefault(told[1], {})[card.entity] = told[0][""]
+        for of, said in groups.items():
+            yield from self._voted(said, of, "cards", "cards" if len(groups) == 1 else ", ".join(said))
 
-    def _voted(self, said: dict[str, list[str]], of: str, kind: str) -> Iterator[Finding]:
+    def _voted(self, said: dict[str, list[str]], of: str, kind: str, whole: str) -> Iterator[Finding]:
+        """Of the places in `said`, all of one kind; a finding on all of them names `whole`."""
         found = vote(said)
         rounds = min(map(len, said.values()))
         limit = Threshold(value=0.0, unit=f"{kind} that differ", source=f"bits of most {kind}")
@@ -79,14 +88,15 @@ class Quorum:
             alone = len(said) == 1
             told = f"{len(said)} {kind}, {rounds} generations each, all {found.agreed[:12]}; {of}"
             yield Finding(
-                check=self.name, entity=kind, outcome=Outcome.UNAVAILABLE if alone else Outcome.OK,
+                check=self.name, entity=whole, outcome=Outcome.UNAVAILABLE if alone else Outcome.OK,
                 signal=None if alone else 0.0, threshold=limit,
                 evidence=f"nobody to vote with: {told}" if alone else told,
                 fingerprint=Fingerprint(of=of, sha256=found.agreed),
             )  # fmt: skip
 
-    def _unknown(self, entity: str, why: str) -> Finding:
-        return Finding(check=self.name, entity=entity, outcome=Outcome.UNKNOWN, evidence=why)
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error)[:400]}"
 
 
 def asked(

@@ -17,7 +17,7 @@ from genqual.engines.registry import engine
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
-from genqual.health.group import group_on, on_each_card
+from genqual.health.group import findings_on_each_card, group_on
 from genqual.health.known_answer import rate_bounds
 from genqual.health.outcomes import bad
 from genqual.models.registry import resolve
@@ -75,8 +75,7 @@ class Repeats:
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
         """A finding a rank, and one on the first run; of each card, where there are cards."""
         if len(node.cards) > 1:
-            for found in on_each_card(node, lambda one: list(self.run(one, seconds))):
-                yield from found
+            yield from findings_on_each_card(self, node, lambda one: self.run(one, seconds))
             return
         end = time.monotonic() + seconds
         node.say(f"{self.name}: {MODEL} again and again, {seconds:.0f} s")

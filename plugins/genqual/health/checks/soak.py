@@ -18,7 +18,7 @@ from genqual.engines.base import TokenBatch
 from genqual.errors import GenqualError
 from genqual.health.checks.base import Node
 from genqual.health.finding import Finding, Outcome, Threshold
-from genqual.health.group import group_on, on_each_card
+from genqual.health.group import findings_on_each_card, group_on
 from genqual.health.outcomes import bad
 from genqual.health.trend import Trend, trend
 from genqual.ranks.client import Generator
@@ -60,8 +60,11 @@ class Soak:
     def run(self, node: Node, seconds: float) -> Iterator[Finding]:
         """Two findings a rank, of memory and latency; one of heat and one of clocks. Of each card, where there are."""
         if len(node.cards) > 1:
-            for found in on_each_card(node, lambda one: list(self.run(one, seconds))):
-                yield from found
+            told = set[str]()  # heat and clocks are the host's: once
+            for finding in findings_on_each_card(self, node, lambda card: self.run(card, seconds)):
+                if finding.entity not in ("heat", "clocks") or finding.entity not in told:
+                    yield finding
+                told.add(finding.entity)
             return
         node.say(f"{self.name}: {MODEL} for {seconds / 60:.0f} minutes")
         try:
